@@ -1,0 +1,1 @@
+"""airlora decides which low-rank adapter components to send over a weak link, and learns that decision."""

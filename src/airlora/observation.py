@@ -1,0 +1,126 @@
+"""What a policy sees before it decides: the paper's state s_t = {SNR, W, H, rho, r} (IV-A1).
+
+`Observation` keeps the quantities in their units; `ObservationSpec` says how they become the normalised vector that
+networks and Gymnasium see.  Learners use the vector, planners use the units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airlora.errors import SettingsError
+
+__all__ = ["NUM_CONTEXT", "FloatArray", "IntArray", "Observation", "ObservationSpec"]
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+NUM_CONTEXT = 4
+"""Length of the part before the ranks: SNR, bandwidth, lexical entropy, OOV rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The state s_t in its units.
+
+    Args:
+        snr_db: SNR of the link as the transmitter knows it, dB.
+        bandwidth_hz: W, Hz, > 0.
+        entropy_nats: Lexical entropy H of the text, nats per word, >= 0.
+        oov_rate: Share of words out of vocabulary, 0 to 1.
+        ranks: r_t, the ranks in force; int64 [num_modules].
+        budget_params: How many numbers the link carries before its deadline at this SNR (Eq. 7 solved for the count),
+            head already taken off; >= 0. Planners fill it; it is no part of the paper's state.
+    """
+
+    snr_db: float
+    bandwidth_hz: float
+    entropy_nats: float
+    oov_rate: float
+    ranks: IntArray
+    budget_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationSpec:
+    """How an `Observation` becomes a vector.
+
+    | index | quantity | mapped |
+    |---|---|---|
+    | 0 | SNR, dB | `snr_db_range` -> [-1, 1] |
+    | 1 | bandwidth, Hz | log10 of `bandwidth_hz_range` -> [-1, 1] |
+    | 2 | lexical entropy, nats | [0, `entropy_max_nats`] -> [-1, 1] |
+    | 3 | OOV rate | [0, 1] -> [-1, 1] |
+    | 4 ... | rank per module | [0, r_max] -> [-1, 1] |
+
+    Values outside the ranges map outside [-1, 1] and are clipped at `-LIMIT` and `LIMIT`: a link somewhat beyond the
+    trained ones is still told apart.
+
+    Args:
+        num_modules: Adapted projections, 6L in the paper.
+        r_max: Largest rank, >= 1.
+        snr_db_range: Lowest and highest usual SNR, dB.
+        bandwidth_hz_range: Lowest and highest usual bandwidth, Hz.
+        entropy_max_nats: Largest usual lexical entropy.
+    """
+
+    num_modules: int
+    r_max: int
+    snr_db_range: tuple[float, float] = (-5.0, 15.0)
+    bandwidth_hz_range: tuple[float, float] = (1e5, 1e8)
+    entropy_max_nats: float = 5.0
+
+    LIMIT = 4.0
+
+    def __post_init__(self) -> None:
+        if self.num_modules < 1:
+            raise SettingsError.of("num_modules", self.num_modules, "a whole number, 1 or more")
+        if self.r_max < 1:
+            raise SettingsError.of("r_max", self.r_max, "a whole number, 1 or more")
+        if not self.snr_db_range[0] < self.snr_db_range[1]:
+            raise SettingsError.of("snr_db_range", self.snr_db_range, "two numbers, the lower first")
+        if not 0 < self.bandwidth_hz_range[0] < self.bandwidth_hz_range[1]:
+            raise SettingsError.of("bandwidth_hz_range", self.bandwidth_hz_range, "two numbers above 0, lower first")
+        if not self.entropy_max_nats > 0:
+            raise SettingsError.of("entropy_max_nats", self.entropy_max_nats, "a number above 0")
+
+    @property
+    def size(self) -> int:
+        """Length of the vector: 4 + num_modules."""
+        return NUM_CONTEXT + self.num_modules
+
+    def to_vector(self, observation: Observation) -> FloatArray:
+        """Return the normalised state, float32 [4 + num_modules], each entry within +-LIMIT."""
+        low_hz, high_hz = (math.log10(value) for value in self.bandwidth_hz_range)
+        context = (
+            _to_unit(observation.snr_db, *self.snr_db_range),
+            _to_unit(math.log10(observation.bandwidth_hz), low_hz, high_hz),
+            _to_unit(observation.entropy_nats, 0.0, self.entropy_max_nats),
+            _to_unit(observation.oov_rate, 0.0, 1.0),
+        )
+        ranks = 2.0 * np.asarray(observation.ranks, dtype=np.float64) / self.r_max - 1.0
+        vector = np.concatenate([np.asarray(context), ranks])
+        clipped: FloatArray = np.clip(vector, -self.LIMIT, self.LIMIT).astype(np.float32)
+        return clipped
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain values for JSON or a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ObservationSpec:
+        """Return the spec written by `to_dict`."""
+        fields = dict(value)
+        fields["snr_db_range"] = tuple(fields["snr_db_range"])
+        fields["bandwidth_hz_range"] = tuple(fields["bandwidth_hz_range"])
+        return cls(**fields)
+
+
+def _to_unit(value: float, low: float, high: float) -> float:
+    return 2.0 * (value - low) / (high - low) - 1.0
