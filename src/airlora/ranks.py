@@ -148,9 +148,7 @@ class RankPattern(Mapping[str, int]):
         for key in keys:
             if not any(_peft_matches(key, name) for name in modules):
                 raise RankPatternError.of("rank_pattern key", key, f"a module's name or its end, such as {modules[:2]}")
-        return cls(
-            {name: next((rank_pattern[k] for k in keys if _peft_matches(k, name)), default) for name in modules}
-        )
+        return cls({name: next((rank_pattern[k] for k in keys if _peft_matches(k, name)), default) for name in modules})
 
     def to_dict(self) -> dict[str, int]:
         """Return a plain dict, in order."""
