@@ -97,6 +97,7 @@ class FinetuneSettings(_Section):
     batch_size: PositiveInt = 32
     learning_rate: Positive = 2e-3
     head_learning_rate: Positive = 2e-3
+    adalora_learning_rate: Positive = Field(1e-2, description="of the baseline, whose components start smaller")
     weight_decay: NonNegative = 0.0
     warmup_fraction: Fraction = 0.06
     decay: Literal["linear", "cosine", "constant"] = "linear"

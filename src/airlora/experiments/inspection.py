@@ -1,0 +1,105 @@
+"""Looking into a finished run: measuring it at other ranks, and showing what it decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from airlora.errors import RankPatternError, SettingsError
+from airlora.files import read_bytes, write_bytes
+from airlora.ranks import RankPattern
+from airlora.text import TextDataset, load_dataset
+from airlora.training import OpenRun, RunFolder, load_data, open_run
+
+__all__ = ["evaluate_run", "inspect_run"]
+
+
+def evaluate_run(
+    run: Path | str,
+    *,
+    data: str | None = None,
+    rank: int | None = None,
+    rank_pattern: str | None = None,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """Return `accuracy`, `loss`, `num_params`, `num_samples` of a run at a rank pattern, at full precision.
+
+    Args:
+        run: Folder of a finished run.
+        data: Data with the run's labels; the default is the run's own evaluation data.
+        rank: The same rank in every module.
+        rank_pattern: A JSON object of module name to rank, or the path of a file with one. Without `rank` and
+            `rank_pattern` it is the run's own.
+        predictions: File that gets one JSON object a line, `{"label", "logits"}`, in the order of the data.
+
+    Raises:
+        AirloraError: Run, data or pattern are not usable; the message names which.
+    """
+    if rank is not None and rank_pattern is not None:
+        raise SettingsError("give --rank or --rank-pattern, not both")
+    opened = open_run(run)
+    pattern = opened.record.rank_pattern
+    if rank is not None:
+        pattern = RankPattern.constant(opened.adapted.shapes, rank)
+    elif rank_pattern is not None:
+        pattern = _read_pattern(rank_pattern)
+    pattern.verify(opened.adapted.shapes, opened.adapted.r_max)
+    found = opened.predict(_read_data(opened, data), pattern)
+    if predictions is not None:
+        lines = [
+            json.dumps({"label": int(label), "logits": logits.tolist()})
+            for label, logits in zip(found.labels, found.logits, strict=True)
+        ]
+        write_bytes(predictions, ("\n".join(lines) + "\n").encode())
+    evaluation = found.evaluation
+    return {
+        "accuracy": evaluation.accuracy,
+        "loss": evaluation.loss,
+        "num_params": pattern.num_params(opened.adapted.shapes),
+        "num_samples": evaluation.num_samples,
+    }
+
+
+def inspect_run(run: Path | str) -> dict[str, Any]:
+    """Return what a run decided and what that costs, from its record alone."""
+    record = RunFolder(run).record()
+    return {
+        "rank_pattern": record.rank_pattern.to_dict(),
+        "modules": dict(record.modules),
+        "policy": {"name": record.policy, "link": dict(record.link)},
+        "model": {
+            "name": record.model,
+            "fingerprint": record.fingerprint,
+            "label_names": list(record.label_names),
+        },
+        "accuracy": record.accuracy,
+        "loss": record.loss,
+        "num_params": record.num_params,
+        "paper_num_params": record.paper_num_params,
+        "num_head_params": record.num_head_params,
+        "steps": record.steps,
+        "text": dict(record.text),
+    }
+
+
+def _read_data(opened: OpenRun, source: str | None) -> TextDataset:
+    if source is None:
+        return load_data(opened.settings)[1]
+    data = opened.settings.data
+    return load_dataset(
+        source,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        label_names=opened.record.label_names,
+        require_classes=1,
+    )
+
+
+def _read_pattern(text: str) -> RankPattern:
+    if text.lstrip().startswith("{"):
+        return RankPattern.from_json(text)
+    try:
+        return RankPattern.from_json(read_bytes(text, "rank pattern", RankPatternError).decode())
+    except UnicodeDecodeError as error:
+        raise RankPatternError(f"rank pattern {text}: not UTF-8 text") from error

@@ -1,0 +1,68 @@
+"""Fine-tuning, Algorithm 1, early stopping, checkpoints, and the folder of a run."""
+
+from airlora.training.adalora import AdaLoraResult, train_adalora
+from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
+from airlora.training.assemble import Workbench, assemble, load_adapted, load_data, make_vocabulary
+from airlora.training.batches import BatchOrder, EncodedData, encode
+from airlora.training.checkpoint import load_checkpoint, save_checkpoint
+from airlora.training.early_stopping import EarlyStopping
+from airlora.training.finetune import Evaluation, FineTuner, Predictions, evaluate, predict
+from airlora.training.importance import measure_importance
+from airlora.training.interrupts import Interrupted, Interrupts
+from airlora.training.links import Link, decide_for_link, observe_link, reference_link
+from airlora.training.metrics import MetricsLog, read_metrics
+from airlora.training.open_run import OpenRun, open_run
+from airlora.training.policies import build_policy, problem_of
+from airlora.training.precision import pick_autocast, pick_device, set_threads
+from airlora.training.progress import LiveProgress, SilentWatcher, Watcher
+from airlora.training.run import RunFolder, RunRecord
+from airlora.training.train import Trainer, frozen_objective, train
+
+__all__ = [
+    "AdaLoraResult",
+    "Algorithm1",
+    "BatchOrder",
+    "EarlyStopping",
+    "EncodedData",
+    "Evaluation",
+    "FineTuner",
+    "Interrupted",
+    "Interrupts",
+    "Link",
+    "LiveProgress",
+    "MetricsLog",
+    "OpenRun",
+    "Predictions",
+    "RunFolder",
+    "RunRecord",
+    "SilentWatcher",
+    "StepRecord",
+    "Trainer",
+    "Watcher",
+    "Workbench",
+    "AdaLoraResult",
+    "assemble",
+    "build_policy",
+    "decide_for_link",
+    "encode",
+    "evaluate",
+    "frozen_objective",
+    "is_learner",
+    "load_adapted",
+    "load_checkpoint",
+    "load_data",
+    "make_vocabulary",
+    "measure_importance",
+    "observe_link",
+    "open_run",
+    "pick_autocast",
+    "pick_device",
+    "predict",
+    "problem_of",
+    "read_metrics",
+    "reference_link",
+    "save_checkpoint",
+    "set_threads",
+    "train",
+    "train_adalora",
+]

@@ -1,0 +1,168 @@
+"""PEFT's own AdaLoRA, trained at a parameter budget: the paper's baseline."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import AdaLoraConfig, get_peft_model
+from transformers import get_scheduler
+
+from airlora.adapters import ProjectionSite, find_head, find_projections, load_base_model
+from airlora.config import Settings
+from airlora.errors import ModelError, TrainingError
+from airlora.ranks import RankPattern
+from airlora.training.batches import BatchOrder, EncodedData
+from airlora.training.finetune import Evaluation, evaluate
+from airlora.training.precision import pick_autocast, pick_device
+
+__all__ = ["AdaLoraResult", "train_adalora"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdaLoraResult:
+    """What AdaLoRA came to at one budget.
+
+    Args:
+        rank_pattern: Ranks that it kept, per module.
+        num_params: Numbers in them, true count, head not included.
+        evaluation: On the evaluation data.
+    """
+
+    rank_pattern: RankPattern
+    num_params: int
+    evaluation: Evaluation
+
+
+def train_adalora(
+    settings: Settings,
+    train: EncodedData,
+    held_out: EncodedData,
+    *,
+    budget_params: int,
+    num_labels: int,
+    steps: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> AdaLoraResult:
+    """Return AdaLoRA trained from the same base model for a budget of numbers.
+
+    It is PEFT's implementation with its own schedule: full rank r_max for a tenth of the steps, pruned until 60 %, then
+    fixed.  PEFT counts a budget in singular values, all alike; ours is in numbers and modules differ in size, so the count
+    of singular values starts at the budget over the mean size, and components of least importance are masked at the
+    end should their sum still be above the budget.  `lora_alpha = scale * r_max` gives its update the same factor as
+    ours, since PEFT divides by the initial rank; batches, learning-rate schedule and precision are those of the settings.
+
+    Args:
+        settings: Sections `model`, `adapter`, `finetune`, and the seed.
+        train: Training data.
+        held_out: Evaluation data.
+        budget_params: Numbers that may be sent, head not included.
+        num_labels: Classes.
+        steps: Training steps.
+        on_step: Called after every step with its number.
+
+    Raises:
+        ModelError: The model has fused projections, which PEFT's AdaLoRA cannot split.
+        TrainingError: The loss is not finite.
+    """
+    device = pick_device(settings.device)
+    model, _ = load_base_model(
+        settings.model.name,
+        num_labels=num_labels,
+        dtype=getattr(torch, settings.model.dtype),
+        seed=settings.seed,
+        attn_implementation=settings.model.attn_implementation,
+        init=settings.model.init,
+    )
+    sites = find_projections(model, settings.adapter.target_modules)
+    if any(site.part is not None for site in sites):
+        raise ModelError(f"AdaLoRA: {settings.model.name} has fused projections, which PEFT's AdaLoRA cannot split")
+    shapes = {site.name: site.shape for site in sites}
+    sizes = np.asarray([shape.params_per_rank for shape in shapes.values()])
+    config = AdaLoraConfig(
+        init_r=settings.adapter.r_max,
+        target_r=1,
+        lora_alpha=settings.adapter.scale * settings.adapter.r_max,
+        lora_dropout=settings.adapter.dropout,
+        tinit=steps // 10,
+        tfinal=int(0.4 * steps),
+        deltaT=max(1, steps // 60),
+        total_step=steps,
+        target_modules=list(shapes),
+        modules_to_save=find_head(model, settings.adapter.head_modules),
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(settings.seed)
+        peft_model = get_peft_model(model, config).to(device)
+        allocator = peft_model.base_model.rankallocator
+        allocator.target_bgt = max(1, min(int(budget_params / sizes.mean()), settings.adapter.r_max * len(sites)))
+        _train(peft_model, settings, train, steps, device, on_step)
+    pattern = _prune_to(peft_model, sites, budget_params)
+    with pick_autocast(settings.finetune.precision, device)():
+        evaluation = evaluate(peft_model, held_out, device, settings.finetune.eval_batch_size)
+    return AdaLoraResult(pattern, pattern.num_params(shapes), evaluation)
+
+
+def _train(
+    model: Any, settings: Settings, train: EncodedData, steps: int, device: torch.device, on_step: Callable[[int], None]
+) -> None:
+    tuning = settings.finetune
+    components = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" in name]
+    head = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": components, "lr": tuning.adalora_learning_rate},
+            {"params": head, "lr": tuning.head_learning_rate},
+        ],
+        weight_decay=tuning.weight_decay,
+    )
+    scheduler = get_scheduler(
+        "constant_with_warmup" if tuning.decay == "constant" else tuning.decay,
+        optimizer,
+        num_warmup_steps=round(tuning.warmup_fraction * steps),
+        num_training_steps=steps,
+    )
+    autocast = pick_autocast(tuning.precision, device)
+    order = BatchOrder(train.lengths, tuning.batch_size, settings.seed)
+    for step in range(1, steps + 1):
+        model.train()
+        with autocast():
+            loss = model(**train.batch(order.take(), device)).loss.float()
+        if not torch.isfinite(loss):
+            raise TrainingError(f"loss = {float(loss)} at AdaLoRA step {step}: allowed is a finite number")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(components + head, tuning.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        model.base_model.update_and_allocate(step)
+        on_step(step)
+
+
+@torch.no_grad()
+def _prune_to(model: Any, sites: list[ProjectionSite], budget_params: int) -> RankPattern:
+    """Zero the singular values of least size until the budget holds, and return what is left."""
+    values: Mapping[str, torch.Tensor] = {
+        site.name: model.base_model.model.get_submodule(site.name).lora_E["default"] for site in sites
+    }
+    sizes = {site.name: site.shape.params_per_rank for site in sites}
+    kept = [
+        (abs(float(value)), site.name, row)
+        for site in sites
+        for row, value in enumerate(values[site.name].flatten())
+        if float(value) != 0.0
+    ]
+    total = sum(sizes[name] for _, name, _ in kept)
+    ranks = dict.fromkeys(sizes, 0)
+    for _, name, row in sorted(kept):
+        if total > budget_params:
+            values[name][row] = 0.0
+            total -= sizes[name]
+        else:
+            ranks[name] += 1
+    return RankPattern(ranks)

@@ -1,0 +1,125 @@
+"""Algorithm 1: a policy acts in the environment and learns in stages from one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from airlora.env import RankAllocationEnv
+from airlora.policy import Buffer, Decision, Learner, RankPolicy, Transition
+
+__all__ = ["Algorithm1", "StepRecord", "is_learner"]
+
+
+def is_learner(policy: RankPolicy) -> TypeGuard[Learner]:
+    """Whether the policy explores and learns, or only decides."""
+    return hasattr(policy, "explore") and hasattr(policy, "stages")
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What happened in one step of the environment.
+
+    Args:
+        step: Counted from 1.
+        reward: R_t of Eq. 10.
+        info: The environment's info of the step.
+        updates: Metrics of the learning stages, `stage/metric` to number; empty between two of them.
+    """
+
+    step: int
+    reward: float
+    info: Mapping[str, Any]
+    updates: Mapping[str, float] = field(default_factory=dict)
+
+
+class Algorithm1:
+    """The loop of Algorithm 1; any `RankPolicy` may act in it, only a `Learner` learns.
+
+    | line of Algorithm 1 | here |
+    |---|---|
+    | 2 observe s_0 | `env.reset`, again after every T_env steps |
+    | 4-11 a_out, DDIM, decode | `Learner.explore` |
+    | 12-13 deploy, reward, store | `env.step`, `Buffer.add` |
+    | 15-16 PPO stage | first of `Learner.stages`, every `rollout_steps` |
+    | 17-21 DDIM stage | second of `Learner.stages`, same buffer, PPO fixed |
+
+    The ranks stored as a~ are those in force, after a projection onto the deadline: the reward is theirs.
+
+    Args:
+        env: The decision problem.
+        policy: What decides.
+        rollout_steps: Transitions between two learning stages.
+        buffer_size: Transitions remembered, at least `rollout_steps`.
+        seed: Of the environment.
+    """
+
+    def __init__(
+        self, env: RankAllocationEnv, policy: RankPolicy, *, rollout_steps: int, buffer_size: int, seed: int
+    ) -> None:
+        self.env = env
+        self.policy = policy
+        self.num_steps = 0
+        self._rollout_steps = rollout_steps
+        self._buffer = Buffer(max(rollout_steps, buffer_size))
+        self._rollout = 0
+        self._vector, info = env.reset(seed=seed)
+        self._observation = info["observation"]
+
+    def step(self) -> StepRecord:
+        """Act once, and learn when the rollout is complete.
+
+        Raises:
+            TrainingError: A loss or reward is not finite.
+        """
+        observation, vector = self._observation, self._vector
+        learner = self.policy if is_learner(self.policy) else None
+        decision = learner.explore(observation) if learner else Decision(self.policy.decide(observation))
+        next_vector, reward, terminated, truncated, info = self.env.step(decision.ranks)
+        self.num_steps += 1
+        updates: dict[str, float] = {}
+        if learner:
+            self._buffer.add(
+                Transition(
+                    observation=observation,
+                    vector=vector,
+                    ranks=info["ranks"],
+                    reward=reward,
+                    next_vector=next_vector,
+                    terminated=terminated,
+                    truncated=truncated,
+                    loss=info["loss"],
+                    a_out=decision.a_out,
+                    log_prob=decision.log_prob,
+                    value=decision.value,
+                    x0=decision.x0,
+                )
+            )
+            self._rollout += 1
+            if self._rollout == self._rollout_steps:
+                for name, run in learner.stages(self._buffer, self._rollout):
+                    updates |= {f"{name}/{key}": value for key, value in run().items()}
+                self._rollout = 0
+        self._vector, self._observation = next_vector, info["observation"]
+        if terminated or truncated:
+            self._vector, start = self.env.reset()
+            self._observation = start["observation"]
+        return StepRecord(self.num_steps, reward, info, updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return buffer, environment and counters; the policy is its owner's to save."""
+        return {
+            "num_steps": self.num_steps,
+            "rollout": self._rollout,
+            "buffer": self._buffer.state_dict(),
+            "env": self.env.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; bit-equal on the CPU."""
+        self.num_steps, self._rollout = state["num_steps"], state["rollout"]
+        self._buffer = Buffer.from_state_dict(state["buffer"])
+        self.env.load_state_dict(state["env"])
+        self._observation = self.env.observe()
+        self._vector = self.env.spec.to_vector(self._observation)

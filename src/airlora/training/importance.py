@@ -1,0 +1,32 @@
+"""How much each component of a trained adapter matters, from gradients alone."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+import numpy as np
+import torch
+
+from airlora.adapters import AdaptedModel, ImportanceAccumulator
+from airlora.training.batches import EncodedData
+
+__all__ = ["measure_importance"]
+
+
+def measure_importance(
+    adapted: AdaptedModel, data: EncodedData, device: torch.device, batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Return the squared gradient of every component's gate over `data`, float64 [num_modules, r_max].
+
+    The adapter runs at full rank, in its own precision and without dropout. What the gate is, and why its squared
+    gradient, says `ImportanceAccumulator`.
+    """
+    adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
+    adapted.model.eval()
+    accumulator = ImportanceAccumulator(adapted)
+    for indices in data.in_order(batch_size):
+        adapted.model.zero_grad(set_to_none=True)
+        adapted.model(**data.batch(indices, device)).loss.backward()
+        accumulator.add()
+    adapted.model.zero_grad(set_to_none=True)
+    importance: npt.NDArray[np.float64] = accumulator.squared_gradient()
+    return importance
