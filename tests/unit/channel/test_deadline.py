@@ -118,7 +118,7 @@ def test_room_left_by_a_large_component_is_filled_again():
 
 
 def test_room_left_over_goes_to_the_greatest_gain_first():
-    # All are dropped, the large one last; of the small ones only one fits into 15, and the second is worth more a number.
+    # All are dropped, the large one last; one small one fits into 15, and the second is worth more a number.
     gains = [[20.0], [1.0], [1.8]]
     np.testing.assert_array_equal(project_ranks([1, 1, 1], [100, 10, 12], 15, gains=gains), [0, 0, 1])
 

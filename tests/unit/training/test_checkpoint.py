@@ -1,0 +1,81 @@
+import errno
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from airlora.errors import CheckpointError, StorageError
+from airlora.training import load_checkpoint, save_checkpoint
+
+STATE: dict[str, Any] = {
+    "tensor": torch.arange(4.0),
+    "nested": [{"a": None, "b": 1.5}, "text", True],
+    "generator": np.random.default_rng(3).bit_generator.state,
+}
+
+
+def test_round_trip_of_tensors_plain_values_and_generator_states(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", STATE, fingerprint="f" * 64)
+    state = load_checkpoint(tmp_path / "c.pt", fingerprint="f" * 64)
+    assert torch.equal(state["tensor"], STATE["tensor"])
+    assert state["nested"] == STATE["nested"]
+    generator = np.random.default_rng()
+    generator.bit_generator.state = state["generator"]
+    assert generator.random() == np.random.default_rng(3).random()
+
+
+def test_refuses_another_base_model(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", STATE, fingerprint="a" * 64)
+    with pytest.raises(CheckpointError, match=f"made for the base model {'a' * 12}, this one is {'b' * 12}"):
+        load_checkpoint(tmp_path / "c.pt", fingerprint="b" * 64)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1, -200])
+def test_refuses_truncated_files(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, STATE, fingerprint="f")
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match=r"checkpoint .*c.pt: damaged or not a checkpoint"):
+        load_checkpoint(path, fingerprint="f")
+
+
+def test_refuses_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(path, fingerprint="f")
+    torch.save({"model": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not written by airlora"):
+        load_checkpoint(path, fingerprint="f")
+    torch.save({"format": "airlora-checkpoint", "version": 99}, path)
+    with pytest.raises(CheckpointError, match="version .* = 99: allowed is 1"):
+        load_checkpoint(path, fingerprint="f")
+
+
+def test_never_runs_code_from_a_file(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    for name, writer in (("torch", torch.save), ("pickle", lambda value, path: path.write_bytes(pickle.dumps(value)))):
+        writer({"format": "airlora-checkpoint", "x": Trap()}, tmp_path / name)
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+            load_checkpoint(tmp_path / name, fingerprint="f")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"step": 1}, fingerprint="f")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left on device"):
+        save_checkpoint(path, {"step": 2}, fingerprint="f")
+    assert load_checkpoint(path, fingerprint="f") == {"step": 1}
+    assert os.listdir(tmp_path) == ["c.pt"]

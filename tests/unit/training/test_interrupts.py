@@ -1,0 +1,37 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from airlora.training import Interrupted, Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_remembers_the_signal_instead_of_dying(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        assert interrupts.received is None
+        os.kill(os.getpid(), number)
+        assert interrupts.received == number
+        # A second one is the user's last word.
+        assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
+
+
+def test_the_exit_code_is_the_shells() -> None:
+    assert Interrupted("saved", signal.SIGTERM).exit_code == 143
+
+
+def test_outside_the_main_thread_nothing_is_changed() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with Interrupts() as interrupts:
+            seen.append(interrupts.received)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+    assert signal.getsignal(signal.SIGINT) == before
