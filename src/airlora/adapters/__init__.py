@@ -1,0 +1,46 @@
+"""Low-rank updates in SVD form: the layers, the models that carry them, and the order and worth of their components.
+
+`load_base_model` gives a classifier, `inject` puts a zero update beside every projection (Eq. 1-3) and returns the
+`AdaptedModel`, `keep_inactive` lets ranks go down and up during training, `canonicalise` and `ImportanceAccumulator`
+say which components matter, and `save_adapter` and `load_adapter` keep them in a file.
+"""
+
+from airlora.adapters.canonical import canonical_svd, canonicalise
+from airlora.adapters.fingerprint import base_fingerprint
+from airlora.adapters.importance import ImportanceAccumulator
+from airlora.adapters.inject import AdaptedModel, dense_reference, inject
+from airlora.adapters.models import EMBEDDED_MODEL, embedded_model_folder, load_base_model, random_initialised
+from airlora.adapters.nested import sample_ranks
+from airlora.adapters.optim import keep_inactive
+from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections
+from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
+from airlora.adapters.svd import SVDFusedLinear, SVDLayer, SVDLinear, SVDUpdate, orthogonality_penalty
+
+__all__ = [
+    "EMBEDDED_MODEL",
+    "ROLES",
+    "AdaptedModel",
+    "AdapterMetadata",
+    "ImportanceAccumulator",
+    "ProjectionSite",
+    "SVDFusedLinear",
+    "SVDLayer",
+    "SVDLinear",
+    "SVDUpdate",
+    "base_fingerprint",
+    "canonical_svd",
+    "canonicalise",
+    "dense_reference",
+    "embedded_model_folder",
+    "find_head",
+    "find_projections",
+    "inject",
+    "keep_inactive",
+    "load_adapter",
+    "load_base_model",
+    "orthogonality_penalty",
+    "random_initialised",
+    "read_adapter_metadata",
+    "sample_ranks",
+    "save_adapter",
+]

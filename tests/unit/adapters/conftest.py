@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from airlora.adapters import AdaptedModel, inject, random_initialised
+
+HIDDEN, INNER, VOCAB = 32, 48, 60
+
+_LLAMA = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "pad_token_id": 0,
+}
+_BERT = _LLAMA | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+del _BERT["num_key_value_heads"]
+CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
+    "opt": lambda: hf.OPTConfig(
+        hidden_size=HIDDEN,
+        word_embed_proj_dim=HIDDEN,
+        ffn_dim=INNER,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCAB,
+        pad_token_id=1,
+        max_position_embeddings=32,
+    ),
+    "bert": lambda: hf.BertConfig(**_BERT),
+    "roberta": lambda: hf.RobertaConfig(**_BERT),
+    "distilbert": lambda: hf.DistilBertConfig(dim=HIDDEN, hidden_dim=INNER, n_layers=2, n_heads=4, vocab_size=VOCAB),
+    "gpt2": lambda: hf.GPT2Config(n_embd=HIDDEN, n_inner=INNER, n_layer=2, n_head=4, vocab_size=VOCAB),
+    "llama": lambda: hf.LlamaConfig(**_LLAMA),
+    "qwen2": lambda: hf.Qwen2Config(**_LLAMA),
+    "qwen3": lambda: hf.Qwen3Config(**_LLAMA, head_dim=8),
+    "mistral": lambda: hf.MistralConfig(**_LLAMA, head_dim=8),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On models this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=list(CONFIGS))
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of a model family; a test that takes it runs once for each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., nn.Module]:
+    """`tiny(family, seed=0)` makes a random classifier with two layers."""
+
+    def make(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+        return random_initialised(CONFIGS[name](), num_labels=2, seed=seed, dtype=dtype, attn_implementation="eager")
+
+    return make
+
+
+@pytest.fixture
+def adapted(tiny: Callable[..., nn.Module]) -> Callable[..., AdaptedModel]:
+    """`adapted(family, r_max=4)` injects a tiny model and gives its updates random values."""
+
+    def make(name: str, *, r_max: int = 4, seed: int = 0, **settings: object) -> AdaptedModel:
+        adapted = inject(tiny(name), r_max=r_max, seed=seed, **settings)
+        randomise(adapted, seed)
+        return adapted
+
+    return make
+
+
+def randomise(adapted: AdaptedModel, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in (p for update in adapted.updates.values() for p in update.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Four sentences of up to eleven tokens, padded on the right, with labels."""
+    tokens = torch.randint(3, VOCAB, (4, 11), generator=torch.Generator().manual_seed(5))
+    mask = torch.ones_like(tokens)
+    mask[0, 6:] = 0
+    mask[2, 9:] = 0
+    return {"input_ids": tokens * mask, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])}
