@@ -105,11 +105,11 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
             raise SettingsError.of("initial_rank", initial_rank, f"0 to {self.objective.r_max}")
         self.initial_rank = initial_rank
         self.hidden_size = hidden_size or min(shape.max_rank for shape in self.shapes.values())
-        self.spec = make_spec(self.channel, len(self.names), self.objective.r_max)
+        self.observation_spec = make_spec(self.channel, len(self.names), self.objective.r_max)
         self.observation_space = gymnasium.spaces.Box(
-            -ObservationSpec.LIMIT, ObservationSpec.LIMIT, (self.spec.size,), np.float32
+            -ObservationSpec.LIMIT, ObservationSpec.LIMIT, (self.observation_spec.size,), np.float32
         )
-        self.action_space = gymnasium.spaces.MultiDiscrete(  # type: ignore[assignment]  # int64 arrays, as typed above
+        self.action_space = gymnasium.spaces.MultiDiscrete(
             np.full(len(self.names), self.objective.r_max + 1), dtype=np.int64
         )
         self._link = make_link(self.channel)
@@ -135,7 +135,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self._link_state = self._link.reset(self._fork_generator())
         self.objective.reset(self._fork_generator())
         observation = self.observe()
-        return self.spec.to_vector(observation), {"observation": observation}
+        return self.observation_spec.to_vector(observation), {"observation": observation}
 
     def observe(self) -> Observation:
         """Return the state in units; raises `SettingsError` before the first reset."""
@@ -181,7 +181,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         observation = self.observe()
         info["observation"] = observation
         truncated = self._step >= self.settings.episode_steps
-        return self.spec.to_vector(observation), value, False, truncated, info
+        return self.observation_spec.to_vector(observation), value, False, truncated, info
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `step` depends on, for bit-equal resumption; the objective's own training aside."""

@@ -122,4 +122,4 @@ class Algorithm1:
         self._buffer = Buffer.from_state_dict(state["buffer"])
         self.env.load_state_dict(state["env"])
         self._observation = self.env.observe()
-        self._vector = self.env.spec.to_vector(self._observation)
+        self._vector = self.env.observation_spec.to_vector(self._observation)

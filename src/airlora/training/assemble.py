@@ -65,7 +65,7 @@ def load_data(settings: Settings) -> tuple[TextDataset, TextDataset]:
     """
     data = settings.data
     if data.train is None or data.eval is None:
-        return embedded_corpus(seed=EMBEDDED_CORPUS_SEED, num_train=data.num_train, num_eval=data.num_eval)
+        return embedded_corpus(seed=EMBEDDED_CORPUS_SEED, num_train=data.num_train, num_dev=data.num_eval)
     columns = {"text_column": data.text_column, "label_column": data.label_column}
     train = load_dataset(data.train, **columns)
     held_out = load_dataset(

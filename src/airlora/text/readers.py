@@ -1,0 +1,227 @@
+"""Rows of text and label out of TSV, CSV, JSON and Parquet files and the Hugging Face Hub, one at a time.
+
+Every reader says where a row stands, so that an error can name the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+from airlora.errors import DataError, MissingDependencyError
+
+__all__ = ["Row", "Rows", "open_rows"]
+
+_BOM = b"\xef\xbb\xbf"
+_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+_SPLITS = ("train", "validation", "valid", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample as it stands in the source; text and label are not checked yet.
+
+    Args:
+        place: "line 7", "item 7" or "row 7", counted from 1.
+        text: What the text column holds.
+        label: What the label column holds.
+    """
+
+    place: str
+    text: object
+    label: object
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """An open source.
+
+    Args:
+        samples: The rows, read as they are asked for.
+        label_names: Name per class where the source itself says so.
+    """
+
+    samples: Iterator[Row]
+    label_names: tuple[str, ...] | None = None
+
+
+@contextmanager
+def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterator[Rows]:
+    """Yield the rows of a source; it is closed afterwards.
+
+    Raises:
+        DataError: The source is missing, of an unknown kind, or (while rows are read) malformed.
+        MissingDependencyError: The format needs a package that is not installed.
+    """
+    columns = (text_column, label_column)
+    if isinstance(source, str) and source.startswith("hf:"):
+        yield _hub_rows(source, columns)
+        return
+    path = Path(source)
+    if path.is_dir():
+        raise DataError(f"data file {path}: is a folder; give one of its files")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DataError.of("data file", str(source), f"a file that ends in {', '.join(_SUFFIXES)}, or hf:owner/name")
+    try:
+        with open(path, "rb") as file:
+            yield Rows(_file_rows(path, file, columns))
+    except FileNotFoundError as error:
+        raise DataError(f"data file {path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"data file {path}: cannot be read ({error.strerror or error})") from error
+
+
+def _file_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+    match path.suffix.lower():
+        case ".tsv":
+            return _table_rows(path, ((n, line.rstrip("\r\n").split("\t")) for n, line in _lines(path, file)), columns)
+        case ".csv":
+            return _table_rows(path, _csv_records(path, file), columns)
+        case ".parquet":
+            return _parquet_rows(path, file, columns)
+        case _:
+            return _json_rows(path, file, columns)
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    # Lines are decoded one by one so that the number in the message is right; only "\n" ends one, not the other
+    # characters that Python counts as line breaks and that occur inside texts.
+    for number, raw in enumerate(file, start=1):
+        if b"\0" in raw:
+            raise DataError(f"{path}, line {number}: holds a NUL byte; UTF-8 text is needed")
+        try:
+            line = raw.removeprefix(_BOM).decode() if number == 1 else raw.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, line {number}: not UTF-8 text") from error
+        yield number, line
+
+
+def _csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+    # Strict, or a quote that is never closed would swallow the rest of the file as one text.
+    reader = csv.reader((line for _, line in _lines(path, file)), strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}, line {start}: not valid CSV ({error})") from error
+        yield start, record or [""]
+
+
+def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], columns: tuple[str, str]) -> Iterator[Row]:
+    _, first = next(records, (0, [""]))
+    header = [name.strip() for name in first]
+    if header == [""]:
+        raise DataError(f"data file {path}: is empty; a header and one sample or more are needed")
+    text_at, label_at = (header.index(column) for column in _present(path, columns, header))
+    for number, fields in records:
+        if fields == [""]:
+            continue
+        if len(fields) != len(header):
+            raise DataError(f"{path}, line {number}: {len(fields)} columns where the header has {len(header)}")
+        yield Row(f"line {number}", fields[text_at], fields[label_at])
+
+
+def _present(source: object, columns: tuple[str, str], found: Sequence[str], where: str = "") -> tuple[str, str]:
+    for column in columns:
+        if found.count(column) != 1:
+            shown = ", ".join(repr(name[:40]) for name in found[:12]) + (", ..." if len(found) > 12 else "")
+            problem = "occurs twice" if column in found else "is missing"
+            raise DataError(f"{source}{where}: column {column!r} {problem}; there are {shown or 'none'}")
+    return columns
+
+
+def _json_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+    start = file.read(64).removeprefix(_BOM).lstrip()[:1]
+    file.seek(0)
+    if start == b"[":
+        return _json_list_rows(path, file, columns)
+    return _json_line_rows(path, file, columns)
+
+
+def _json_list_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+    try:
+        items: list[object] = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError.
+        raise DataError(f"{path}: not valid JSON in UTF-8 ({error})") from error
+    for number, item in enumerate(items, start=1):
+        yield _object_row(path, f"item {number}", item, columns)
+
+
+def _json_line_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+    for number, line in _lines(path, file):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
+        yield _object_row(path, f"line {number}", value, columns)
+
+
+def _object_row(path: Path, place: str, value: object, columns: tuple[str, str]) -> Row:
+    if not isinstance(value, Mapping):
+        raise DataError.of(f"{path}, {place}", value, "a JSON object")
+    text, label = _present(path, columns, [str(key) for key in value], where=f", {place}")
+    return Row(place, value[text], value[label])
+
+
+def _parquet_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+    parquet = _optional("pyarrow.parquet", f"reading {path}", "pyarrow", "parquet")
+    damaged: tuple[type[Exception], ...] = (importlib.import_module("pyarrow").ArrowException, OSError, ValueError)
+    try:
+        table = parquet.ParquetFile(file)
+        text, label = _present(path, columns, list(table.schema_arrow.names))
+        number = 0
+        for batch in table.iter_batches(batch_size=4096, columns=[text, label]):
+            for item in batch.to_pylist():
+                number += 1
+                yield Row(f"row {number}", item[text], item[label])
+    except damaged as error:
+        raise DataError(f"data file {path}: not a readable Parquet file ({error})") from error
+
+
+def _hub_rows(source: str, columns: tuple[str, str]) -> Rows:
+    name, config, split = _hub_name(source)
+    datasets = _optional("datasets", f"loading {source}", "datasets", "hub")
+    unreachable: tuple[type[Exception], ...] = (
+        importlib.import_module("datasets.exceptions").DatasetsError,
+        OSError,
+        ValueError,
+    )
+    try:
+        table: Any = datasets.load_dataset(name, config, split=split)
+    except unreachable as error:
+        raise DataError(f"{source}: not found, or the Hugging Face Hub cannot be reached ({error})") from error
+    text, label = _present(source, columns, list(table.column_names))
+    names = getattr(table.features[label], "names", None)
+    samples = (Row(f"row {n}", item[text], item[label]) for n, item in enumerate(table, start=1))
+    return Rows(samples, None if names is None else tuple(names))
+
+
+def _hub_name(source: str) -> tuple[str, str | None, str]:
+    name, *parts = source.removeprefix("hf:").split(":")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or len(parts) > 2:
+        raise DataError.of("data set", source, "hf:owner/name, hf:owner/name:split or hf:owner/name:config:split")
+    if len(parts) == 1:
+        # One part alone is the split if it is a usual name of one, and otherwise the config.
+        parts = ["", parts[0]] if parts[0] in _SPLITS else [parts[0], ""]
+    config, split = parts or ["", ""]
+    return name, config or None, split or "train"
+
+
+def _optional(module: str, what: str, package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(f"{what} needs {package}: pip install 'airlora[{extra}]'") from error
