@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ NUM_CONTEXT = 4
 """Length of the part before the ranks: SNR, bandwidth, lexical entropy, OOV rate."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """The state s_t in its units.
 
@@ -45,6 +45,13 @@ class Observation:
     oov_rate: float
     ranks: IntArray
     budget_params: int
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Observation):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]  # it holds an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +123,10 @@ class ObservationSpec:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ObservationSpec:
         """Return the spec written by `to_dict`."""
-        fields = dict(value)
-        fields["snr_db_range"] = tuple(fields["snr_db_range"])
-        fields["bandwidth_hz_range"] = tuple(fields["bandwidth_hz_range"])
-        return cls(**fields)
+        given = dict(value)
+        given["snr_db_range"] = tuple(given["snr_db_range"])
+        given["bandwidth_hz_range"] = tuple(given["bandwidth_hz_range"])
+        return cls(**given)
 
 
 def _to_unit(value: float, low: float, high: float) -> float:

@@ -60,3 +60,10 @@ def test_round_trip_through_json() -> None:
 def test_refuses_empty_ranges(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
         ObservationSpec(**({"num_modules": 1, "r_max": 1} | {name: value}))  # type: ignore[arg-type]
+
+
+def test_two_observations_are_equal_when_all_is() -> None:
+    assert observation() == observation(ranks=np.asarray([0, 4, 8]))
+    assert observation() != observation(ranks=np.asarray([0, 4, 7]))
+    assert observation() != observation(snr_db=5.1)
+    assert observation() != "observation"

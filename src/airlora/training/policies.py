@@ -1,0 +1,54 @@
+"""Making a run's policy from its settings."""
+
+from __future__ import annotations
+
+from airlora.config import Settings
+from airlora.env import RankAllocationEnv
+from airlora.observation import FloatArray
+from airlora.policy import GreedyPolicy, PolicyProblem, RankPolicy, make_policy
+from airlora.ranks import params_per_rank
+from airlora.training.assemble import Workbench
+from airlora.training.importance import measure_importance
+
+__all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of"]
+
+
+def problem_of(env: RankAllocationEnv) -> PolicyProblem:
+    """Return what a policy decides about in that environment."""
+    return PolicyProblem(
+        module_names=env.names,
+        params_per_rank=params_per_rank(env.shapes),
+        spec=env.observation_spec,
+        cost_weight=env.settings.cost_weight,
+    )
+
+
+def policy_needs_trained_adapter(name: str) -> bool:
+    """Whether the policy reads the trained adapter's gradients, and so cannot act while it is being trained."""
+    return name == "greedy"
+
+
+def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
+    """Return the policy that the settings name, in its initial state.
+
+    `greedy` measures the importance of every component on the calibration samples; all others start without having
+    seen the model.
+
+    Raises:
+        PolicyError: The policy's settings are not allowed.
+    """
+    problem = problem_of(env)
+    if settings.policy.name == "greedy":
+        importance: FloatArray = measure_importance(
+            bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size
+        )
+        return GreedyPolicy(problem, importance)
+    return make_policy(
+        settings.policy.name,
+        problem,
+        seed=settings.seed,
+        ppo=settings.ppo,
+        diffusion=settings.diffusion,
+        allocate=settings.allocate,
+        constant_rank=settings.policy.constant_rank,
+    )

@@ -1,0 +1,304 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "data.max_length": 16,
+    "adapter.r_max": 4,
+    "policy.constant_rank": 2,
+    "finetune.batch_size": 8,
+    "finetune.precision": "float32",
+    "finetune.learning_rate": 0.02,
+    "finetune.head_learning_rate": 0.02,
+    "finetune.eval_every": 20,
+    "channel.bandwidth_hz": [2e4],
+    "env.frozen_batch_size": 6,
+    "env.frozen_batches": 3,
+    "policy.steps": 16,
+    "policy.rollout_steps": 8,
+    "num_threads": 1,
+    "tensorboard": "false",
+    "diffusion.num_train_timesteps": 20,
+    "diffusion.num_inference_steps": 4,
+    "diffusion.updates_per_stage": 4,
+    "checkpoint_every": 10,
+}
+
+
+def airlora(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "airlora.cli", *map(str, arguments)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def tiny_flags(model: Path, data: tuple[Path, Path], **overrides: object) -> list[str]:
+    settings = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
+    flags = ["--train", str(data[0]), "--eval", str(data[1]), "--model", str(model)]
+    for key, value in settings.items():
+        flags += ["--set", f"{key}={value}"]
+    return flags
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: tuple[Path, Path]) -> Path:
+    """A finished run of the tiny model."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = airlora("train", "--out", out, "--steps", 60, "--json", *tiny_flags(tiny_model, tiny_data))
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """Assert one clear line, exit code 2, and no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("airlora: ")]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_train_prints_the_keys_that_scripts_rely_on(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    out = tmp_path / "run"
+    flags = tiny_flags(tiny_model, tiny_data)
+    result = airlora("train", "--out", out, "--steps", 4, "--seed", 3, "--preset", "quick", "--json", *flags)
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert {"run", "accuracy", "loss", "num_params", "steps"} <= value.keys()
+    assert value["run"] == str(out)
+    assert value["steps"] == 4
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter.safetensors",
+        "checkpoint.pt",
+        "metrics.jsonl",
+        "policy.pt",
+        "run.json",
+        "settings.toml",
+    ]
+
+
+def test_evaluate_agrees_with_train_at_the_runs_own_pattern(run: Path, tiny_data: tuple[Path, Path]) -> None:
+    value = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--json").stdout)
+    record = json.loads((run / "run.json").read_text())
+    assert value.keys() == {"accuracy", "loss", "num_params", "num_samples"}
+    assert value["accuracy"] == record["accuracy"]
+    assert value["loss"] == pytest.approx(record["loss"], abs=1e-9)
+    assert value["num_params"] == record["num_params"]
+    assert json.loads(airlora("evaluate", run, "--json").stdout) == value
+
+
+def test_evaluate_at_other_patterns(run: Path, tiny_data: tuple[Path, Path], tmp_path: Path) -> None:
+    modules = json.loads(airlora("inspect", run, "--json").stdout)["modules"]
+    size = sum(module["d_in"] + module["d_out"] + 1 for module in modules.values())
+    at_two = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--rank", 2, "--json").stdout)
+    assert at_two["num_params"] == 2 * size
+    pattern = json.dumps(dict.fromkeys(modules, 2))
+    literal = airlora("evaluate", run, "--data", tiny_data[1], "--rank-pattern", pattern, "--json")
+    assert json.loads(literal.stdout) == at_two
+    (tmp_path / "pattern.json").write_text(pattern)
+    predictions = tmp_path / "p.jsonl"
+    from_file = airlora(
+        *("evaluate", run, "--data", tiny_data[1], "--rank-pattern", tmp_path / "pattern.json", "--json"),
+        *("--predictions", predictions),
+    )
+    assert json.loads(from_file.stdout) == at_two
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    right = sum(max(range(2), key=row["logits"].__getitem__) == row["label"] for row in rows)
+    assert right / len(rows) == at_two["accuracy"]
+
+
+def test_inspect_shows_keys_and_a_table(run: Path) -> None:
+    value = json.loads(airlora("inspect", run, "--json").stdout)
+    assert {"rank_pattern", "modules", "policy", "model"} <= value.keys()
+    assert list(value["rank_pattern"]) == list(value["modules"])
+    shown = airlora("inspect", run).stdout
+    assert "fc2" in shown
+    assert value["policy"]["name"] in shown
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["demo"]])
+def test_help_reads_well(command: list[str]) -> None:
+    result = airlora(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage:" in result.stdout
+    assert "None" not in result.stdout
+
+
+def test_version() -> None:
+    assert airlora("--version").stdout.strip() == "0.1.0"
+
+
+def test_wrong_paths(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    out = tmp_path / "run"
+    gone = (tmp_path / "gone.tsv", tiny_data[1])
+    refused(airlora("train", "--out", out, *tiny_flags(tiny_model, gone)), "gone.tsv", "no such file")
+    refused(airlora("train", "--out", out, *tiny_flags(Path("no/such/model"), tiny_data)), "no/such/model")
+    refused(airlora("train", "--out", out, "--config", "gone.toml"), "gone.toml", "no such file")
+    refused(airlora("evaluate", tmp_path / "nothing"), "nothing", "not a run of airlora")
+    refused(airlora("inspect", tmp_path / "nothing"), "nothing")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["empty"]),
+        ("label\ttext\n", ["no "]),
+        ("label\ttext\n" + "1\tgood film\n" * 40, ["one class"]),
+        ("label\ttext\n" + "1\tgood\n-3\tbad\n" * 20, ["-3"]),
+        ("label\n1\n0\n", ["text"]),
+    ],
+)
+def test_bad_training_files(
+    content: str, words: list[str], tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    bad = tmp_path / "bad.tsv"
+    bad.write_text(content)
+    result = airlora("train", "--out", tmp_path / "run", *tiny_flags(tiny_model, (bad, tiny_data[1])))
+    refused(result, "bad.tsv")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_label_that_training_never_saw(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    bad = tmp_path / "dev.tsv"
+    bad.write_text("label\ttext\n0\tbad\n2\tgood\n")
+    refused(airlora("train", "--out", tmp_path / "run", *tiny_flags(tiny_model, (tiny_data[0], bad))), "dev.tsv", "2")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"channel__bandwidth_hz": [-5]}, ["channel.bandwidth_hz.0 = -5", "greater than 0"]),
+        ({"channel__snr_db": [1e9]}, ["channel.snr_db.0", "less than or equal to 100"]),
+        ({"adapter__r_max": 17}, ["17", "16"]),
+        ({"adapter__target_modules": ["nonsense"]}, ["nonsense"]),
+        ({"data__max_length": 65}, ["data.max_length = 65", "64"]),
+        ({"device": "tpu9"}, ["device = 'tpu9'"]),
+        ({"env__objective": "live", "policy__name": "greedy"}, ["env.objective", "greedy"]),
+        ({"diffusion__backbone": "unet9"}, ["unet9", "residual_mlp"]),
+        ({"diffusion__loss": "magic"}, ["magic", "literal"]),
+    ],
+)
+def test_settings_that_are_not_allowed(
+    setting: dict[str, object], words: list[str], tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    flags = tiny_flags(tiny_model, tiny_data, **setting)
+    refused(airlora("train", "--out", tmp_path / "run", *flags), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_explodes_keeps_the_checkpoint_before(
+    tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "run"
+    flags = tiny_flags(
+        tiny_model, tiny_data, finetune__learning_rate=1e38, finetune__warmup_fraction=0.5, checkpoint_every=1
+    )
+    result = airlora("train", "--out", out, "--steps", 40, *flags)
+    refused(result, "fine-tuning step", "finetune.learning_rate")
+    assert (out / "checkpoint.pt").exists()
+    assert not (out / "run.json").exists()
+
+
+def test_a_run_is_not_written_over(run: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    refused(airlora("train", "--out", run, *tiny_flags(tiny_model, tiny_data)), "already holds a run")
+    refused(airlora("train", "--out", run, "--resume"), "finished")
+    refused(airlora("train", "--out", run, "--resume", "--steps", 3), "--resume")
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_evaluate_refuses_patterns_that_do_not_fit(run: Path) -> None:
+    refused(airlora("evaluate", run, "--rank", 5), "5", "0 to 4")
+    refused(airlora("evaluate", run, "--rank", -1), "-1")
+    refused(airlora("evaluate", run, "--rank", 1, "--rank-pattern", "{}"), "not both")
+    refused(airlora("evaluate", run, "--rank-pattern", '{"x": 1}'), "'x'")
+    refused(airlora("evaluate", run, "--rank-pattern", "{"), "JSON")
+    refused(airlora("evaluate", run, "--rank-pattern", "gone.json"), "gone.json")
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "run.json", "settings.toml"])
+def test_damaged_and_foreign_files_of_a_run(run: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path in run.iterdir():
+        if path.is_file():
+            (copy / path.name).write_bytes(path.read_bytes())
+    for content in (b"", (run / name).read_bytes()[:-30], b"foreign"):
+        (copy / name).write_bytes(content)
+        refused(airlora("evaluate", copy), name)
+
+
+def test_a_run_of_another_base_model_is_refused(run: Path, tmp_path: Path, tiny_model: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in tiny_model.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    weights = load_file(model / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"] += torch.tensor(1e-3)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path in run.iterdir():
+        if path.is_file():
+            (copy / path.name).write_bytes(path.read_bytes())
+    settings = copy / "settings.toml"
+    settings.write_text(settings.read_text().replace(str(tiny_model), str(model)))
+    refused(airlora("evaluate", copy), "made for the base model")
+
+
+def test_a_full_disk_while_saving(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    # A limit on the size of a file fails every write beyond it, as a full disk does.
+    out = tmp_path / "run"
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+        "from airlora.cli import main; sys.argv[0] = 'airlora'; main()"
+    )
+    flags = tiny_flags(tiny_model, tiny_data)
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train", "--out", str(out), "--steps", "30", *flags], capture_output=True, text=True
+    )
+    refused(result, "cannot write", "checkpoint.pt")
+    assert not list(out.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
+    number: signal.Signals, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    flags = ["--steps", "150", "--json", *tiny_flags(tiny_model, tiny_data)]
+    whole = airlora("train", "--out", tmp_path / "whole", *flags)
+    assert whole.returncode == 0, whole.stderr
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "airlora.cli", "train", "--out", str(broken), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = broken / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 25):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert "saved, go on with: airlora train --resume" in errors
+    assert not (broken / "run.json").exists()
+    resumed = airlora("train", "--out", broken, "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout) | {"run": ""} == json.loads(whole.stdout) | {"run": ""}
+    for name in ("adapter.safetensors", "metrics.jsonl"):
+        one, other = (tmp_path / "whole" / name).read_bytes(), (broken / name).read_bytes()
+        assert one.replace(b"whole", b"") == other.replace(b"broken", b""), name
