@@ -126,9 +126,13 @@ def _measure(draw: Draw, topic: Topic, sign: int) -> Phrase:
 def _content(draw: Draw, topic: Topic, sign: int) -> Phrase:
     rule = draw.pick(LACKING if draw.chance(TURN_RATE) else HOLDING)
     good = sign * rule.sign > 0
-    noun = draw.pick(topic.domain.merits + MERITS if good else topic.domain.faults + FAULTS)
-    predicate = rule.apply(Phrase(noun, 1.0 if good else -1.0))
-    return Phrase(f"{topic.next_subject()} {predicate.text}", predicate.value)
+    # The domain's own nouns fit the thing as a whole (a menu has no dirty plates), the general ones fit any part too.
+    if draw.chance(0.5):
+        subject, nouns = f"the {topic.thing}", topic.domain.merits if good else topic.domain.faults
+    else:
+        subject, nouns = topic.next_subject(), MERITS if good else FAULTS
+    predicate = rule.apply(Phrase(draw.pick(nouns), 1.0 if good else -1.0))
+    return Phrase(f"{subject} {predicate.text}", predicate.value)
 
 
 CLAUSES: dict[Builder, int] = {_judgement: 80, _measure: 8, _content: 12}

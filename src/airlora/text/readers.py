@@ -66,11 +66,13 @@ def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterat
         yield _hub_rows(source, columns)
         return
     path = Path(source)
-    if path.is_dir():
-        raise DataError(f"data file {path}: is a folder; give one of its files")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise DataError.of("data file", str(source), f"a file that ends in {', '.join(_SUFFIXES)}, or hf:owner/name")
     try:
+        if path.is_dir():
+            raise DataError(f"data file {path}: is a folder; give one of its files")
+        if path.suffix.lower() not in _SUFFIXES or "\0" in str(source):
+            raise DataError.of(
+                "data file", str(source), f"a file that ends in {', '.join(_SUFFIXES)}, or hf:owner/name"
+            )
         with open(path, "rb") as file:
             yield Rows(_file_rows(path, file, columns))
     except FileNotFoundError as error:

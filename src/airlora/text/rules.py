@@ -140,8 +140,8 @@ UNREAL = _rules(
     -1.0,
     "had the {aspect} been different, the {thing} would have been {x}",
     "the {thing} could have been {x} if not for the {aspect}",
-    "I wish that the {aspect} of the {thing} had been {x}",
-    "if only the {aspect} of the {thing} were {x}",
+    "without that {aspect}, the {thing} would have been {x}",
+    "the {thing} was supposed to be {x}, and is not",
 )
 """What might have been, and is not."""
 

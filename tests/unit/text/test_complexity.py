@@ -104,7 +104,7 @@ def test_vocabulary_file_missing(tmp_path: Path) -> None:
 class ByteLevelLike:
     """Knows "Ġgood" after a space and "Bad" at the start, as byte-level BPE does, and counts its calls."""
 
-    unk_token = "<unk>"
+    unk_token = "<unk>"  # noqa: S105
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -161,6 +161,6 @@ def test_real_tokenizer_on_real_sentences(minilm_vocabulary: TokenizerVocabulary
     if not SST2_DEV.is_file():
         pytest.skip(f"{SST2_DEV} is not there")
     complexity = batch_complexity(load_dataset(SST2_DEV).texts, minilm_vocabulary)
-    # About one word in ten of a film review is no single WordPiece, and about 18 words spend about e^2.7 different ones.
+    # About one word in ten of a film review is no single WordPiece; some 18 words spend some e^2.7 different ones.
     assert 0.02 < complexity.oov_rate < 0.25
     assert 2.0 < complexity.entropy_nats < 3.5

@@ -158,7 +158,7 @@ def bag_of_words_accuracy(train: TextDataset, dev: TextDataset, l2: float) -> fl
 
 
 def test_word_counts_alone_say_little(parts: tuple[TextDataset, TextDataset]) -> None:
-    # Between a guess (50 %) and an encoder of 22 M parameters after 300 steps of LoRA rank 8 (93 %; 97 % is the most
+    # Between a guess (50 %) and an encoder of 22 M parameters after 300 steps of LoRA rank 8 (91 %; 97 % is the most
     # that 3 % of wrong labels allow).
     best = max(bag_of_words_accuracy(*parts, l2=l2) for l2 in (1e-4, 1e-3, 1e-2))
     assert 0.68 < best < 0.78

@@ -73,7 +73,9 @@ def test_a_turning_predicate_turns_and_a_guarded_one_does_not(seed: int, domain:
                 assert ADJECTIVES[found[1]] * factor * sign > 0
 
 
-PLAINLY = "the [^,;]+? (?:is|was|feels|seems|turned out|remains) (?:\\w+ly |rather |somewhat )?"
+PLAINLY = (
+    "the [^,;]+? (?:is|was|feels|seems|turned out|remains) (?:(?:utterly|really|absolutely|rather|somewhat|mildly) )?"
+)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ PLAINLY = "the [^,;]+? (?:is|was|feels|seems|turned out|remains) (?:\\w+ly |rath
 def test_the_main_clause_decides_a_contrast(pattern: str, decides: int) -> None:
     compiled = re.compile(pattern.replace("X", "|".join(ADJECTIVES)), re.IGNORECASE)
     num_found = 0
-    for seed in range(600):
+    for seed in range(1500):
         sign = 1 if seed % 2 else -1
         found = compiled.search(sentence(Draw(seed), DOMAINS["hotels"], sign, "contrast").text)
         if found:

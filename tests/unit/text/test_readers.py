@@ -98,7 +98,7 @@ def test_column_that_occurs_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n"])
 def test_empty_file(tmp_path: Path, kind: str, data: bytes) -> None:
-    with pytest.raises(DataError, match="is empty|no samples"):
+    with pytest.raises(DataError, match=r"is empty|no samples"):
         load(tmp_path, f"data{kind}", data)
 
 
