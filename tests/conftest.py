@@ -12,10 +12,45 @@ hypothesis.settings.load_profile("airlora")
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-WORDS = (
-    "the a an of and but not is was film food phone great good fine bad awful poor very quite plot taste screen i it we "
-    "liked loved hated found with without story service battery never always"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "an",
+    "of",
+    "and",
+    "but",
+    "not",
+    "is",
+    "was",
+    "film",
+    "food",
+    "phone",
+    "great",
+    "good",
+    "fine",
+    "bad",
+    "awful",
+    "poor",
+    "very",
+    "quite",
+    "plot",
+    "taste",
+    "screen",
+    "i",
+    "it",
+    "we",
+    "liked",
+    "loved",
+    "hated",
+    "found",
+    "with",
+    "without",
+    "story",
+    "service",
+    "battery",
+    "never",
+    "always",
+]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """airlora decides which low-rank adapter components to send over a weak link, and learns that decision.
 
-The names below are the public API; each is loaded when it is first used, so that `import airlora` stays quick. Importing
-airlora registers the Gymnasium environment `airlora/RankAllocation-v0`.
+The names below are the public API; each is loaded when it is first used, so that `import airlora` stays quick.
+Importing airlora registers the Gymnasium environment `airlora/RankAllocation-v0`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to keep the run in.")],
     train_file: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--train", metavar="F", help="TSV, CSV, JSONL, Parquet or `hf:owner/name`; none: embedded corpus."),
+        typer.Option(
+            "--train", metavar="F", help="TSV, CSV, JSONL, Parquet or `hf:owner/name`; none: embedded corpus."
+        ),
     ] = None,
     eval_file: Annotated[
         Optional[str], typer.Option("--eval", metavar="F", help="Held-out data, to measure on.")  # noqa: UP045

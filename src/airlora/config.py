@@ -80,7 +80,7 @@ class AdapterSettings(_Section):
     """The SVD adapter (Eq. 2-3)."""
 
     r_max: PositiveInt = 8
-    scale: Positive = Field(2.0, description="factor of every update; the same at every rank")
+    scale: Positive = Field(4.0, description="factor of every update; the same at every rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     orthogonality_weight: NonNegative = Field(0.0, description="weight of Eq. 3; 0 costs nothing")
     target_modules: list[str] | None = Field(None, description="endings of module names; none: the six projections")
@@ -111,7 +111,7 @@ class ChannelSettings(_Section):
     """The link (Eq. 4-8)."""
 
     snr_db: list[SnrDb] = Field([-5.0, 0.0, 5.0, 10.0, 15.0], min_length=1, description="mean SNRs drawn from")
-    bandwidth_hz: list[BandwidthHz] = Field([1e6], min_length=1, description="bandwidths drawn from")
+    bandwidth_hz: list[BandwidthHz] = Field([5e5], min_length=1, description="bandwidths drawn from")
     fading: Literal["none", "rayleigh", "rician"] = "none"
     k_factor_db: Annotated[float, Field(ge=-50, le=50)] | None = None
     doppler_hz: NonNegative = 0.0
@@ -137,6 +137,7 @@ class EnvSettings(_Section):
     cost_weight: NonNegative = Field(0.1, description="lambda of Eq. 9 and 10")
     episode_steps: PositiveInt = Field(16, description="T_env of Algorithm 1")
     finetune_steps_per_action: PositiveInt = Field(1, description="k, objective `live`")
+    full_rank_steps_per_action: NonNegativeInt = Field(0, description="further steps at full rank, objective `live`")
     frozen_batch_size: PositiveInt = Field(64, description="samples behind one measured loss, objective `frozen`")
     frozen_batches: PositiveInt = Field(8, description="different batches that losses are measured on")
 
@@ -279,6 +280,7 @@ The U-Net's depth and kernel are missing: they belong to a backbone of its own.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "model": {"attn_implementation": "eager"},
+        "env": {"objective": "live", "full_rank_steps_per_action": 2},
         "diffusion": {"num_train_timesteps": 200, "num_inference_steps": 10},
     },
     "standard": {

@@ -13,6 +13,7 @@ import pytest
 TINY = {
     "data.max_length": 16,
     "adapter.r_max": 4,
+    "adapter.scale": 2.0,
     "policy.constant_rank": 2,
     "finetune.batch_size": 8,
     "finetune.precision": "float32",
@@ -66,7 +67,9 @@ def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-def test_train_prints_the_keys_that_scripts_rely_on(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_train_prints_the_keys_that_scripts_rely_on(
+    tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
     out = tmp_path / "run"
     flags = tiny_flags(tiny_model, tiny_data)
     result = airlora("train", "--out", out, "--steps", 4, "--seed", 3, "--preset", "quick", "--json", *flags)
@@ -167,7 +170,9 @@ def test_bad_training_files(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_label_that_training_never_saw(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_an_evaluation_label_that_training_never_saw(
+    tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
     bad = tmp_path / "dev.tsv"
     bad.write_text("label\ttext\n0\tbad\n2\tgood\n")
     refused(airlora("train", "--out", tmp_path / "run", *tiny_flags(tiny_model, (tiny_data[0], bad))), "dev.tsv", "2")
@@ -267,7 +272,9 @@ def test_a_full_disk_while_saving(tmp_path: Path, tiny_model: Path, tiny_data: t
     )
     flags = tiny_flags(tiny_model, tiny_data)
     result = subprocess.run(
-        [sys.executable, "-c", code, "train", "--out", str(out), "--steps", "30", *flags], capture_output=True, text=True
+        [sys.executable, "-c", code, "train", "--out", str(out), "--steps", "30", *flags],
+        capture_output=True,
+        text=True,
     )
     refused(result, "cannot write", "checkpoint.pt")
     assert not list(out.glob(".*tmp"))

@@ -7,7 +7,9 @@ from airlora.errors import AirloraError, ChannelError
 
 
 def test_every_error_is_an_airlora_error_and_listed() -> None:
-    classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__}
+    classes = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
     assert classes == set(errors.__all__)
     assert all(issubclass(getattr(errors, name), AirloraError) for name in classes)
 

@@ -30,7 +30,12 @@ def test_the_middle_of_every_range_is_zero() -> None:
 
 @pytest.mark.parametrize(
     ("field", "low", "high", "index"),
-    [("snr_db", -5.0, 15.0, 0), ("bandwidth_hz", 1e5, 1e7, 1), ("entropy_nats", 0.0, 5.0, 2), ("oov_rate", 0.0, 1.0, 3)],
+    [
+        ("snr_db", -5.0, 15.0, 0),
+        ("bandwidth_hz", 1e5, 1e7, 1),
+        ("entropy_nats", 0.0, 5.0, 2),
+        ("oov_rate", 0.0, 1.0, 3),
+    ],
 )
 def test_the_ends_of_every_range_are_minus_one_and_one(field: str, low: float, high: float, index: int) -> None:
     assert SPEC.to_vector(observation(**{field: low}))[index] == pytest.approx(-1.0)

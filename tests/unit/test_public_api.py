@@ -3,14 +3,59 @@ import sys
 
 import airlora
 
-PUBLIC = """
-AdaptedModel AirloraError AnalyticObjective FadingModel FrozenObjective Learner Link LinkProcess LiveObjective
-ModuleShape Objective Observation ObservationSpec OpenRun PolicyProblem RankAllocationEnv RankPattern RankPolicy RunFolder
-SVDLinear Settings TextDataset __version__ base_fingerprint budget_params canonicalise capacity_bps communication_cost
-compare_policies decide_for_link embedded_corpus evaluate_run find_projections inject inspect_run lexical_entropy_nats
-load_adapter load_base_model load_dataset load_policy load_settings make_policy oov_rate open_run project_ranks run_demo
-save_adapter save_policy save_settings train transfer_time_s
-""".split()
+PUBLIC = [
+    "AdaptedModel",
+    "AirloraError",
+    "AnalyticObjective",
+    "FadingModel",
+    "FrozenObjective",
+    "Learner",
+    "Link",
+    "LinkProcess",
+    "LiveObjective",
+    "ModuleShape",
+    "Objective",
+    "Observation",
+    "ObservationSpec",
+    "OpenRun",
+    "PolicyProblem",
+    "RankAllocationEnv",
+    "RankPattern",
+    "RankPolicy",
+    "RunFolder",
+    "SVDLinear",
+    "Settings",
+    "TextDataset",
+    "__version__",
+    "base_fingerprint",
+    "budget_params",
+    "canonicalise",
+    "capacity_bps",
+    "communication_cost",
+    "compare_policies",
+    "decide_for_link",
+    "embedded_corpus",
+    "evaluate_run",
+    "find_projections",
+    "inject",
+    "inspect_run",
+    "lexical_entropy_nats",
+    "load_adapter",
+    "load_base_model",
+    "load_dataset",
+    "load_policy",
+    "load_settings",
+    "make_policy",
+    "oov_rate",
+    "open_run",
+    "project_ranks",
+    "run_demo",
+    "save_adapter",
+    "save_policy",
+    "save_settings",
+    "train",
+    "transfer_time_s",
+]
 
 
 def test_the_public_api_is_exactly_this() -> None:

@@ -39,8 +39,8 @@ def make_link(channel: ChannelSettings) -> LinkProcess:
 def make_spec(channel: ChannelSettings, num_modules: int, r_max: int) -> ObservationSpec:
     """Return how observations of that link are normalised.
 
-    The SNR range is that of the settings, widened to at least 20 dB around its middle; the bandwidth range likewise to a
-    factor of ten: a policy trained on one link must not see a range of width zero.
+    The SNR range is that of the settings, widened to at least 20 dB around its middle; the bandwidth range likewise
+    to a factor of ten: a policy trained on one link must not see a range of width zero.
     """
     middle_db = (min(channel.snr_db) + max(channel.snr_db)) / 2.0
     half_db = max(10.0, (max(channel.snr_db) - min(channel.snr_db)) / 2.0)

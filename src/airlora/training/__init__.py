@@ -40,7 +40,6 @@ __all__ = [
     "Trainer",
     "Watcher",
     "Workbench",
-    "AdaLoraResult",
     "assemble",
     "build_policy",
     "decide_for_link",

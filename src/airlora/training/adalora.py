@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,11 @@ def train_adalora(
 ) -> AdaLoraResult:
     """Return AdaLoRA trained from the same base model for a budget of numbers.
 
-    It is PEFT's implementation with its own schedule: full rank r_max for a tenth of the steps, pruned until 60 %, then
-    fixed.  PEFT counts a budget in singular values, all alike; ours is in numbers and modules differ in size, so the count
-    of singular values starts at the budget over the mean size, and components of least importance are masked at the
+    It is PEFT's implementation with its own schedule: full rank r_max for a tenth of the steps, pruned until 60 %,
+    then fixed.  PEFT counts a budget in singular values, all alike; ours is in numbers and modules differ in size, so
+    the count of singular values is the budget over the mean size, and the smallest singular values are masked at the
     end should their sum still be above the budget.  `lora_alpha = scale * r_max` gives its update the same factor as
-    ours, since PEFT divides by the initial rank; batches, learning-rate schedule and precision are those of the settings.
+    ours, since PEFT divides by the initial rank.  Batches, schedule and precision are those of the settings.
 
     Args:
         settings: Sections `model`, `adapter`, `finetune`, and the seed.
@@ -145,7 +145,7 @@ def _train(
 
 
 @torch.no_grad()
-def _prune_to(model: Any, sites: list[ProjectionSite], budget_params: int) -> RankPattern:
+def _prune_to(model: Any, sites: Sequence[ProjectionSite], budget_params: int) -> RankPattern:
     """Zero the singular values of least size until the budget holds, and return what is left."""
     values: Mapping[str, torch.Tensor] = {
         site.name: model.base_model.model.get_submodule(site.name).lora_E["default"] for site in sites

@@ -24,7 +24,7 @@ from airlora.training.precision import pick_device, set_threads
 
 __all__ = ["Workbench", "assemble", "load_adapted", "load_data", "make_vocabulary"]
 
-EMBEDDED_CORPUS_SEED = 0
+EMBEDDED_CORPUS_SEED = 42
 """The embedded corpus is one fixed data set, whatever the seed of a run."""
 
 
@@ -66,10 +66,14 @@ def load_data(settings: Settings) -> tuple[TextDataset, TextDataset]:
     data = settings.data
     if data.train is None or data.eval is None:
         return embedded_corpus(seed=EMBEDDED_CORPUS_SEED, num_train=data.num_train, num_dev=data.num_eval)
-    columns = {"text_column": data.text_column, "label_column": data.label_column}
-    train = load_dataset(data.train, **columns)
+    train = load_dataset(data.train, text_column=data.text_column, label_column=data.label_column)
     held_out = load_dataset(
-        data.eval, **columns, label_names=train.label_names, max_samples=data.max_eval_samples, require_classes=1
+        data.eval,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        label_names=train.label_names,
+        max_samples=data.max_eval_samples,
+        require_classes=1,
     )
     return train, held_out
 
@@ -119,6 +123,12 @@ def load_adapted(settings: Settings, num_labels: int) -> tuple[AdaptedModel, Any
     return adapted, tokenizer, fingerprint, device
 
 
+def hidden_size(model: torch.nn.Module) -> int:
+    """Return d_h of a Hugging Face model."""
+    config: Any = model.config
+    return int(config.hidden_size)
+
+
 def assemble(settings: Settings) -> Workbench:
     """Return everything that a run works on.
 
@@ -142,7 +152,7 @@ def assemble(settings: Settings) -> Workbench:
         label_names=train.label_names,
         vocabulary=vocabulary,
         device=device,
-        hidden_size=int(adapted.model.config.hidden_size),
+        hidden_size=hidden_size(adapted.model),
     )
 
 

@@ -79,7 +79,9 @@ def encode(data: TextDataset, tokenizer: Any, vocabulary: Vocabulary, max_length
     encoded = tokenizer(list(data.texts), truncation=True, max_length=max_length)["input_ids"]
     empty = next((row for row, ids in enumerate(encoded) if not ids), None)
     if empty is not None:
-        raise DataError.of(f"{data.name}, sample {empty}", data.texts[empty], "text that the tokenizer gives tokens for")
+        raise DataError.of(
+            f"{data.name}, sample {empty}", data.texts[empty], "text that the tokenizer gives tokens for"
+        )
     states = [sample_complexity(text, vocabulary) for text in data.texts]
     return EncodedData(
         input_ids=[np.asarray(ids, dtype=np.int64) for ids in encoded],

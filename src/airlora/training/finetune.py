@@ -74,7 +74,9 @@ def predict(model: torch.nn.Module, data: EncodedData, device: torch.device, bat
         order.extend(indices.tolist())
     shuffled = torch.cat(parts)
     if not torch.isfinite(shuffled).all():
-        raise TrainingError("a logit is not finite: allowed are finite numbers; the adapter or the base model is broken")
+        raise TrainingError(
+            "a logit is not finite: allowed are finite numbers; the adapter or the base model is broken"
+        )
     logits = torch.empty_like(shuffled)
     logits[torch.tensor(order)] = shuffled
     return Predictions(logits=logits, labels=torch.from_numpy(data.labels))
@@ -171,7 +173,7 @@ class FineTuner:
             loss = task_loss + self.adapted.orthogonality_penalty(self._orthogonality_weight)
             self._verify_finite("loss", loss)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         self._verify_finite("gradient norm", norm)
         self.optimizer.step()
@@ -218,4 +220,4 @@ class FineTuner:
         generator = np.random.default_rng([self._seed, self.step])
         if generator.random() >= self._nested_probability:
             return ranks
-        return sample_ranks(self.r_max, len(self.shapes), generator).tolist()
+        return [int(rank) for rank in sample_ranks(self.r_max, len(self.shapes), generator)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy.typing as npt
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from airlora.adapters import AdaptedModel, ImportanceAccumulator

@@ -11,7 +11,7 @@ from airlora.errors import AirloraError
 __all__ = ["Interrupted", "Interrupts"]
 
 
-class Interrupted(AirloraError):
+class Interrupted(AirloraError):  # noqa: N818 (no error: the user wished it)
     """A run was ended by a signal and is saved.
 
     Args:

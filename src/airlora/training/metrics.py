@@ -39,9 +39,7 @@ class MetricsLog:
         try:
             self._file = path.open("a", encoding="utf-8")
             self._writer = (
-                SummaryWriter(str(folder / "tensorboard"), purge_step=num_lines or None)  # type: ignore[no-untyped-call]
-                if tensorboard
-                else None
+                SummaryWriter(str(folder / "tensorboard"), purge_step=num_lines or None) if tensorboard else None
             )
         except OSError as error:
             raise StorageError(f"cannot write metrics in {folder}: {error.strerror}") from error
@@ -64,7 +62,7 @@ class MetricsLog:
         if self._writer is not None:
             for key, value in line.items():
                 if isinstance(value, int | float) and key != "step":
-                    self._writer.add_scalar(f"{kind}/{key}", value, step)  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(f"{kind}/{key}", value, step)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +72,7 @@ class MetricsLog:
     ) -> None:
         self._file.close()
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:

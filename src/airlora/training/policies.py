@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from airlora.config import Settings
 from airlora.env import RankAllocationEnv
-from airlora.observation import FloatArray
 from airlora.policy import GreedyPolicy, PolicyProblem, RankPolicy, make_policy
 from airlora.ranks import params_per_rank
 from airlora.training.assemble import Workbench
@@ -39,9 +38,7 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
     """
     problem = problem_of(env)
     if settings.policy.name == "greedy":
-        importance: FloatArray = measure_importance(
-            bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size
-        )
+        importance = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
         return GreedyPolicy(problem, importance)
     return make_policy(
         settings.policy.name,

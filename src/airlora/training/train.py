@@ -30,9 +30,7 @@ from airlora.training.run import RunFolder, RunRecord
 __all__ = ["Trainer", "frozen_objective", "train"]
 
 
-def train(
-    settings: Settings, out: Path | str, *, resume: bool = False, watcher: Watcher | None = None
-) -> RunRecord:
+def train(settings: Settings, out: Path | str, *, resume: bool = False, watcher: Watcher | None = None) -> RunRecord:
     """Return what a run came to, having written it to the folder `out`.
 
     Args:
@@ -145,7 +143,8 @@ class Trainer:
         )
 
     def _live_objective(self) -> LiveObjective:
-        return LiveObjective(self.finetuner, self.settings.env.finetune_steps_per_action)
+        env = self.settings.env
+        return LiveObjective(self.finetuner, env.finetune_steps_per_action, env.full_rank_steps_per_action)
 
     def _finetune(self) -> None:
         """Fine-tune for `finetune.steps`, or until the paper's early stop; then order the components."""
@@ -177,7 +176,9 @@ class Trainer:
         """Measure accuracy where the run stands, and stop early if the paper's rule says so."""
         pattern = full
         if self._algorithm is not None:
-            pattern = decide_for_link(self._algorithm.policy, self._algorithm.env, self.link, self.bench.eval.complexity())
+            pattern = decide_for_link(
+                self._algorithm.policy, self._algorithm.env, self.link, self.bench.eval.complexity()
+            )
         result = self.finetuner.evaluate(self.bench.eval, pattern)
         values = {
             "accuracy": result.accuracy,

@@ -99,7 +99,7 @@ def test_resumes_bit_equal_across_episodes() -> None:
     def play(env: RankAllocationEnv) -> list[Any]:
         steps = [env.step(np.full(12, rank)) for rank in (1, 2, 3)]
         first, _ = env.reset()
-        return [step[0].tolist() + [step[1]] for step in steps] + [first.tolist(), env.step(np.ones(12, np.int64))[1]]
+        return [[*step[0].tolist(), step[1]] for step in steps] + [first.tolist(), env.step(np.ones(12, np.int64))[1]]
 
     assert play(one) == play(other)
 

@@ -197,7 +197,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 class HubTable:
     column_names = ("text", "label")
-    features = {"label": SimpleNamespace(names=["bad", "good"]), "text": SimpleNamespace(dtype="string")}  # noqa: RUF012
+    features = {"label": SimpleNamespace(names=["bad", "good"]), "text": SimpleNamespace(dtype="string")}
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         return iter([{"text": "x", "label": 1}, {"text": "y", "label": 0}])

@@ -14,6 +14,7 @@ def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
         "data.eval": str(data[1]),
         "data.max_length": 16,
         "adapter.r_max": 4,
+        "adapter.scale": 2.0,
         "policy.constant_rank": 2,
         "finetune.steps": 12,
         "finetune.batch_size": 8,
@@ -34,6 +35,6 @@ def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
     return load_settings("quick", overrides=base | overrides)
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(tiny_model: Path, tiny_data: tuple[Path, Path]) -> Settings:
     return tiny(tiny_model, tiny_data)

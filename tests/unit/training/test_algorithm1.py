@@ -42,7 +42,12 @@ def test_stages_alternate_in_order_on_one_bounded_buffer() -> None:
     policy = Recorder()
     algorithm = run(policy)
     records = [algorithm.step() for _ in range(8)]
-    assert [call[:3] for call in policy.calls] == [("ppo", 4, 4), ("diffusion", 4, 4), ("ppo", 6, 4), ("diffusion", 6, 4)]
+    assert [call[:3] for call in policy.calls] == [
+        ("ppo", 4, 4),
+        ("diffusion", 4, 4),
+        ("ppo", 6, 4),
+        ("diffusion", 6, 4),
+    ]
     assert [bool(record.updates) for record in records] == [False, False, False, True] * 2
     assert records[3].updates == {"ppo/loss": 1.0, "diffusion/loss": 2.0}
 

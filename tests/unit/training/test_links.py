@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from airlora.channel import ergodic_bps, FadingModel
+from airlora.channel import FadingModel, ergodic_bps
 from airlora.config import ChannelSettings
 from airlora.env import ANALYTIC_CHANNEL, RankAllocationEnv
 from airlora.policy import ConstantPolicy

@@ -48,16 +48,26 @@ class LiveObjective:
     The loss is that of the training batches before each step, averaged over the k.  It falls as training goes on,
     whatever the ranks are: rewards of early and late steps are not comparable.
 
+    An adapter that is only ever trained at the few ranks that a weak link carries stays poor. `full_rank_steps` after
+    each action train all components as well; their losses do not count. The paper has none.
+
     Args:
         stepper: What fine-tunes; it keeps its own state and is checkpointed by its owner.
         steps_per_action: k, >= 1.
+        full_rank_steps: Further steps at full rank after them, >= 0.
+
+    Raises:
+        SettingsError: A count is below what is allowed.
     """
 
-    def __init__(self, stepper: Stepper, steps_per_action: int = 1) -> None:
+    def __init__(self, stepper: Stepper, steps_per_action: int = 1, full_rank_steps: int = 0) -> None:
         if steps_per_action < 1:
             raise SettingsError.of("env.finetune_steps_per_action", steps_per_action, "a whole number, 1 or more")
+        if full_rank_steps < 0:
+            raise SettingsError.of("env.full_rank_steps_per_action", full_rank_steps, "a whole number, 0 or more")
         self._stepper = stepper
         self._steps_per_action = steps_per_action
+        self._full_rank_steps = full_rank_steps
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
@@ -74,7 +84,7 @@ class LiveObjective:
         """Numbers of the classification head."""
         return self._stepper.head_params
 
-    def reset(self, generator: np.random.Generator) -> None:  # noqa: ARG002 (batches come in the stepper's own order)
+    def reset(self, generator: np.random.Generator) -> None:
         """Start an episode; training goes on where it is."""
 
     def complexity(self) -> TextComplexity:
@@ -82,8 +92,12 @@ class LiveObjective:
         return self._stepper.complexity()
 
     def measure(self, ranks: IntArray) -> float:
-        """Train k steps at `ranks` and return their mean loss, nats."""
-        return float(np.mean([self._stepper.train_step(ranks) for _ in range(self._steps_per_action)]))
+        """Train k steps at `ranks` and return their mean loss, nats; then take the steps at full rank."""
+        loss = float(np.mean([self._stepper.train_step(ranks) for _ in range(self._steps_per_action)]))
+        full = np.full(len(self.shapes), self.r_max, dtype=np.int64)
+        for _ in range(self._full_rank_steps):
+            self._stepper.train_step(full)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the stepper's owner saves it."""

@@ -1,0 +1,110 @@
+r"""The forward process and its algebra (Eq. 13, 14, 16), one function an equation.
+
+Every function takes \bar\alpha as a number or as a tensor that broadcasts against the samples, float [N, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from airlora.policy.diffusion.schedules import SCHEDULES
+
+__all__ = [
+    "NoiseSchedule",
+    "add_noise",
+    "forward_step",
+    "posterior_mean",
+    "predict_noise",
+    "predict_x0",
+    "velocity",
+]
+
+
+class NoiseSchedule:
+    r"""beta, alpha = 1 - beta and \bar\alpha = prod alpha per diffusion step; step 0 is the least noisy.
+
+    Args:
+        betas: Float64 [num_train_timesteps], each above 0 and below 1.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = betas
+        self.alphas = 1.0 - betas
+        self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
+        self._alpha_bars: list[float] = self.alphas_cumprod.tolist()
+
+    @classmethod
+    def make(cls, beta_schedule: str, num_train_timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:
+        """Return the schedule of this name; raises `PolicyError` if there is none."""
+        return cls(SCHEDULES[beta_schedule](num_train_timesteps, beta_start, beta_end))
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number of diffusion steps, T."""
+        return len(self.betas)
+
+    def alpha_bar(self, timestep: int) -> float:
+        r"""Return \bar\alpha of one step; 1 for step -1, which is the clean sample."""
+        return 1.0 if timestep < 0 else self._alpha_bars[timestep]
+
+    def alpha_bars(self, timesteps: Tensor) -> Tensor:
+        r"""Return \bar\alpha as a column, float32 [N, 1], for steps int64 [N]."""
+        return self.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None]
+
+
+def forward_step(x_previous: Tensor, noise: Tensor, beta: float) -> Tensor:
+    r"""Return x_tau, one step noisier (Eq. 13): $x_\tau = \sqrt{1 - \beta_\tau}\, x_{\tau-1} + \sqrt{\beta_\tau}\, \epsilon$."""
+    return (1.0 - beta) ** 0.5 * x_previous + beta**0.5 * noise
+
+
+def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    r"""Return x_tau straight from x_0 (Eq. 14).
+
+    $$x_\tau = \sqrt{\bar\alpha_\tau}\, x_0 + \sqrt{1 - \bar\alpha_\tau}\, \epsilon$$
+
+    Notation: epsilon noise, a standard normal draw.
+
+    Source: AirLLM Eq. 14; Ho et al. 2020 (arXiv:2006.11239) Eq. 4.
+    """
+    return alpha_bar**0.5 * x0 + (1.0 - alpha_bar) ** 0.5 * noise
+
+
+def predict_x0(x_tau: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    r"""Return the clean sample that this noise implies, Eq. 14 solved for x_0.
+
+    $$\hat x_0 = \frac{x_\tau - \sqrt{1 - \bar\alpha_\tau}\, \hat\epsilon}{\sqrt{\bar\alpha_\tau}}$$
+
+    The paper takes the posterior mean of Eq. 16 for it, with which DDIM does not arrive at the data (erratum 2).
+
+    Source: Song et al. 2021 (arXiv:2010.02502) Eq. 9.
+    """
+    return (x_tau - (1.0 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
+
+
+def predict_noise(x_tau: Tensor, x0: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    r"""Return the noise that this clean sample implies, Eq. 14 solved for epsilon."""
+    return (x_tau - alpha_bar**0.5 * x0) / (1.0 - alpha_bar) ** 0.5
+
+
+def posterior_mean(x_tau: Tensor, noise: Tensor, alpha: float, alpha_bar: float) -> Tensor:
+    r"""Return the mean of x_{tau-1} given x_tau, which DDPM steps to (Eq. 16).
+
+    $$\mu_\psi = \frac{1}{\sqrt{\alpha_\tau}}
+      \left(x_\tau - \frac{1 - \alpha_\tau}{\sqrt{1 - \bar\alpha_\tau}}\, \hat\epsilon\right)$$
+
+    Notation: alpha alpha; \bar\alpha alpha_bar, both of step tau; epsilon^ noise.
+
+    Source: AirLLM Eq. 16; Ho et al. 2020 (arXiv:2006.11239) Eq. 11.
+    """
+    return (x_tau - (1.0 - alpha) / (1.0 - alpha_bar) ** 0.5 * noise) / alpha**0.5
+
+
+def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    r"""Return the velocity between signal and noise: $v = \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\, x_0$.
+
+    The paper's v is this standard one (erratum 6).
+
+    Source: Salimans and Ho 2022 (arXiv:2202.00512), section 4.
+    """
+    return alpha_bar**0.5 * noise - (1.0 - alpha_bar) ** 0.5 * x0

@@ -1,0 +1,137 @@
+"""Policies by name, and their files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
+from airlora.errors import PolicyError
+from airlora.files import read_bytes, write_bytes
+from airlora.policy.allocate import AllocatePolicy
+from airlora.policy.base import PolicyProblem, RankPolicy
+from airlora.policy.constant import ConstantPolicy
+from airlora.policy.diffusion.policy import DiffusionPolicy
+from airlora.policy.greedy import GreedyPolicy
+from airlora.policy.hierarchical import HierarchicalPolicy
+from airlora.policy.ppo import PPOPolicy
+from airlora.policy.random import RandomPolicy
+from airlora.policy.table import TablePolicy
+
+__all__ = ["POLICIES", "load_policy", "make_policy", "save_policy"]
+
+POLICIES: Mapping[str, type[RankPolicy]] = {
+    cls.name: cls
+    for cls in (
+        HierarchicalPolicy,
+        PPOPolicy,
+        DiffusionPolicy,
+        AllocatePolicy,
+        GreedyPolicy,
+        ConstantPolicy,
+        RandomPolicy,
+        TablePolicy,
+    )
+}
+"""Every policy by its name."""
+
+_FORMAT = "airlora-policy"
+_VERSION = 1
+
+
+def make_policy(
+    name: str,
+    problem: PolicyProblem,
+    *,
+    seed: int,
+    ppo: PPOSettings | None = None,
+    diffusion: DiffusionSettings | None = None,
+    allocate: AllocateSettings | None = None,
+    constant_rank: int = 1,
+    device: str = "cpu",
+) -> RankPolicy:
+    """Return the policy called `name` in its initial state.
+
+    Args:
+        name: airllm, ppo, ddim, allocate, constant or random. `greedy` and `table` are made of what was measured
+            elsewhere: call their classes.
+        problem: What is decided about.
+        seed: Of weights and draws.
+        ppo: Settings of the coarse policy.
+        diffusion: Settings of the fine policy.
+        allocate: Settings of the planner.
+        constant_rank: Of the policy `constant`.
+        device: Where networks live.
+
+    Raises:
+        PolicyError: The name is unknown, or a setting is not allowed.
+
+    >>> from airlora.observation import ObservationSpec
+    >>> problem = PolicyProblem(("a",), (3,), ObservationSpec(num_modules=1, r_max=2))
+    >>> make_policy("constant", problem, seed=0, constant_rank=2).name
+    'constant'
+    """
+    ppo, diffusion, allocate = ppo or PPOSettings(), diffusion or DiffusionSettings(), allocate or AllocateSettings()
+    if name == HierarchicalPolicy.name:
+        return HierarchicalPolicy(problem, ppo, diffusion, seed=seed, device=device)
+    if name == PPOPolicy.name:
+        return PPOPolicy(problem, ppo, seed=seed, device=device)
+    if name == DiffusionPolicy.name:
+        return DiffusionPolicy(problem, diffusion, seed=seed, device=device)
+    if name == AllocatePolicy.name:
+        return AllocatePolicy(problem, allocate, seed=seed)
+    if name == ConstantPolicy.name:
+        return ConstantPolicy(problem, constant_rank)
+    if name == RandomPolicy.name:
+        return RandomPolicy(problem, seed=seed)
+    raise PolicyError.of("policy.name", name, "airllm, ppo, ddim, allocate, constant or random")
+
+
+def save_policy(policy: RankPolicy, path: Path | str) -> None:
+    """Write a policy with its problem, arguments and state to `path`, whole or not at all; raises `StorageError`."""
+    buffer = io.BytesIO()
+    value = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "name": policy.name,
+        "problem": policy.problem.to_dict(),
+        "arguments": policy.arguments,
+        "state": policy.state_dict(),
+    }
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: str = "cpu") -> RankPolicy:
+    """Return the policy in `path`; no code in the file is ever run.
+
+    Args:
+        path: A file of `save_policy`.
+        problem: What it is to decide about; the default is whatever it was made for.
+        device: Where networks live.
+
+    Raises:
+        PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or r_max.
+    """
+    data = read_bytes(path, "policy", PolicyError)
+    try:
+        value: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for damaged archives and refused pickles
+        raise PolicyError(f"policy {path}: damaged or not a policy ({type(error).__name__})") from error
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        raise PolicyError(f"policy {path}: not written by airlora")
+    if value.get("version") != _VERSION:
+        raise PolicyError.of(f"version of policy {path}", value.get("version"), str(_VERSION))
+    try:
+        own = PolicyProblem.from_dict(value["problem"])
+        policy = POLICIES[value["name"]].from_arguments(own, value["arguments"], device)
+        policy.load_state_dict(value["state"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise PolicyError(f"policy {path}: damaged ({type(error).__name__}: {error})") from error
+    if problem is not None:
+        own.verify_same(problem)
+    return policy

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from airlora.env import LiveObjective
+from airlora.errors import SettingsError
+from airlora.ranks import ModuleShape
+from airlora.text import TextComplexity
+
+
+class Counter:
+    """Fine-tunes nothing: its loss is the number of the step, and it remembers the ranks."""
+
+    shapes = {"a": ModuleShape(4, 4), "b": ModuleShape(4, 4)}
+    r_max = 4
+    head_params = 3
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def complexity(self) -> TextComplexity:
+        return TextComplexity(entropy_nats=float(len(self.seen)), oov_rate=0.0)
+
+    def train_step(self, ranks: np.ndarray) -> float:
+        self.seen.append(ranks.tolist())
+        return float(len(self.seen))
+
+
+def test_the_loss_is_the_mean_over_k_steps_at_the_ranks() -> None:
+    stepper = Counter()
+    objective = LiveObjective(stepper, steps_per_action=3)
+    assert objective.measure(np.asarray([1, 2])) == 2.0
+    assert stepper.seen == [[1, 2]] * 3
+    assert objective.complexity().entropy_nats == 3.0
+
+
+def test_steps_at_full_rank_come_after_and_do_not_count() -> None:
+    stepper = Counter()
+    objective = LiveObjective(stepper, steps_per_action=1, full_rank_steps=2)
+    assert [objective.measure(np.asarray([1, 0])) for _ in range(2)] == [1.0, 4.0]
+    assert stepper.seen == [[1, 0], [4, 4], [4, 4]] * 2
+
+
+def test_the_problem_is_the_steppers() -> None:
+    objective = LiveObjective(Counter())
+    assert (objective.r_max, objective.head_params, list(objective.shapes)) == (4, 3, ["a", "b"])
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (-1, 0), (1, -1)])
+def test_refuses_counts_below_one_or_zero(counts: tuple[int, int]) -> None:
+    with pytest.raises(SettingsError, match="_steps_per_action = "):
+        LiveObjective(Counter(), *counts)
