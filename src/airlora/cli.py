@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -33,6 +34,8 @@ Set = Annotated[
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    # Waiting threads that spin slow a shared machine down tenfold; OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except AirloraError as error:

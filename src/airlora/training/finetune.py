@@ -143,6 +143,11 @@ class FineTuner:
         return self.adapted.head_params
 
     @property
+    def steps_left(self) -> int:
+        """How many of the settings' steps are still to be taken."""
+        return max(0, self._settings.steps - self.step)
+
+    @property
     def learning_rate(self) -> float:
         """The adapter's learning rate at the next step."""
         return float(self.optimizer.param_groups[0]["lr"])

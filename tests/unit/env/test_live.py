@@ -14,8 +14,13 @@ class Counter:
     r_max = 4
     head_params = 3
 
-    def __init__(self) -> None:
+    def __init__(self, num_steps: int = 100) -> None:
+        self.num_steps = num_steps
         self.seen: list[list[int]] = []
+
+    @property
+    def steps_left(self) -> int:
+        return self.num_steps - len(self.seen)
 
     def complexity(self) -> TextComplexity:
         return TextComplexity(entropy_nats=float(len(self.seen)), oov_rate=0.0)
@@ -38,6 +43,16 @@ def test_steps_at_full_rank_come_after_and_do_not_count() -> None:
     objective = LiveObjective(stepper, steps_per_action=1, full_rank_steps=2)
     assert [objective.measure(np.asarray([1, 0])) for _ in range(2)] == [1.0, 4.0]
     assert stepper.seen == [[1, 0], [4, 4], [4, 4]] * 2
+
+
+def test_the_last_action_stops_where_the_steps_end() -> None:
+    stepper = Counter(num_steps=5)
+    objective = LiveObjective(stepper, steps_per_action=2, full_rank_steps=2)
+    objective.measure(np.asarray([1, 0]))
+    objective.measure(np.asarray([1, 0]))
+    assert len(stepper.seen) == 5
+    objective.measure(np.asarray([1, 0]))
+    assert len(stepper.seen) == 6
 
 
 def test_the_problem_is_the_steppers() -> None:

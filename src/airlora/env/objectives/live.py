@@ -33,6 +33,11 @@ class Stepper(Protocol):
         """Numbers of the head."""
         ...
 
+    @property
+    def steps_left(self) -> int:
+        """How many steps are still to be taken."""
+        ...
+
     def complexity(self) -> TextComplexity:
         """Return the text state of the next batch."""
         ...
@@ -92,10 +97,14 @@ class LiveObjective:
         return self._stepper.complexity()
 
     def measure(self, ranks: IntArray) -> float:
-        """Train k steps at `ranks` and return their mean loss, nats; then take the steps at full rank."""
-        loss = float(np.mean([self._stepper.train_step(ranks) for _ in range(self._steps_per_action)]))
+        """Train k steps at `ranks` and return their mean loss, nats; then take the steps at full rank.
+
+        The last action takes no more steps than are left, but at least one.
+        """
+        num_steps = min(self._steps_per_action, max(1, self._stepper.steps_left))
+        loss = float(np.mean([self._stepper.train_step(ranks) for _ in range(num_steps)]))
         full = np.full(len(self.shapes), self.r_max, dtype=np.int64)
-        for _ in range(self._full_rank_steps):
+        for _ in range(min(self._full_rank_steps, self._stepper.steps_left)):
             self._stepper.train_step(full)
         return loss
 
