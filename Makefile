@@ -24,7 +24,7 @@ check: install-dev
 	$(MAKE) docs
 
 docs: install-dev
-	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+	$(BIN)/mkdocs build --quiet --strict
 
 format: install-dev
 	$(BIN)/ruff format .
@@ -48,4 +48,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

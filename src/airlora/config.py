@@ -138,8 +138,8 @@ class EnvSettings(_Section):
     episode_steps: PositiveInt = Field(16, description="T_env of Algorithm 1")
     finetune_steps_per_action: PositiveInt = Field(1, description="k, objective `live`")
     full_rank_steps_per_action: NonNegativeInt = Field(0, description="further steps at full rank, objective `live`")
-    frozen_batch_size: PositiveInt = Field(64, description="samples behind one measured loss, objective `frozen`")
-    frozen_batches: PositiveInt = Field(8, description="different batches that losses are measured on")
+    frozen_batch_size: PositiveInt = Field(32, description="samples behind one measured loss, objective `frozen`")
+    frozen_batches: PositiveInt = Field(16, description="different batches that losses are measured on")
 
 
 class PPOSettings(_Section):
