@@ -15,8 +15,8 @@ __all__ = ["ActorCritic"]
 class ActorCritic(nn.Module):
     """A Gaussian over continuous vectors, and a value.
 
-    The actor makes a vector and no softmax per rank, which spares O(6L (r_max + 1)) outputs.  Its spread does not depend
-    on the state.
+    The actor makes a vector and no softmax per rank, which spares O(6L (r_max + 1)) outputs.  Its spread does not
+    depend on the state.
 
     Args:
         state_size: Length of s.
@@ -30,11 +30,8 @@ class ActorCritic(nn.Module):
         self, state_size: int, action_size: int, hidden_size: int, *, initial_mean: float, initial_std: float
     ) -> None:
         super().__init__()
-        self.actor = two_layer_mlp(state_size, hidden_size, action_size, out_gain=0.01)
+        self.actor = two_layer_mlp(state_size, hidden_size, action_size, out_gain=0.01, out_bias=initial_mean)
         self.critic = two_layer_mlp(state_size, hidden_size, 1, out_gain=1.0)
-        last = self.actor[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.constant_(last.bias, initial_mean)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def mean(self, state: Tensor) -> Tensor:

@@ -72,9 +72,8 @@ class PolicyProblem:
         if self.module_names != other.module_names:
             differing = sorted(set(self.module_names) ^ set(other.module_names))
             example = f", such as {differing[0]!r}" if differing else ", in another order"
-            raise PolicyError(
-                f"the policy was made for another model: {self.num_modules} modules against {other.num_modules}{example}"
-            )
+            counts = f"{self.num_modules} modules against {other.num_modules}"
+            raise PolicyError(f"the policy was made for another model: {counts}{example}")
         if self.params_per_rank != other.params_per_rank:
             raise PolicyError("the policy was made for another model: same module names, other shapes")
         if self.r_max != other.r_max:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from airlora.config import PPOSettings
-from airlora.errors import TrainingError
+from airlora.errors import PolicyError, TrainingError
 from airlora.observation import FloatArray
 from airlora.policy.actor_critic import ActorCritic
 from airlora.policy.buffer import Batch
@@ -86,9 +86,11 @@ class CoarsePolicy:
             and `entropy` (nats) and `explained_variance` (of the returns by the old values, at most 1).
 
         Raises:
+            PolicyError: The rollout was drawn by another learner.
             TrainingError: The loss is not finite.
         """
-        assert rollout.a_outs is not None and rollout.log_probs is not None and rollout.values is not None
+        if rollout.a_outs is None or rollout.log_probs is None or rollout.values is None:
+            raise PolicyError("the rollout has no a_out, log_prob and value: it was not drawn by PPO")
         settings = self.settings
         advantages = gae(
             rollout.rewards,
@@ -104,7 +106,7 @@ class CoarsePolicy:
         steps = []
         for _ in range(settings.update_epochs):
             order = torch.randperm(len(rollout), generator=self.generator).to(self.device)
-            for rows in order.split(settings.minibatch_size):
+            for rows in torch.split(order, settings.minibatch_size):
                 log_ratio = self._log_prob(rollout.vectors[rows], rollout.a_outs[rows]) - rollout.log_probs[rows]
                 ratio = log_ratio.exp()
                 objective = clipped_objective(ratio, standardised[rows], clip_coef=settings.clip_coef)

@@ -115,7 +115,8 @@ def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: 
         device: Where networks live.
 
     Raises:
-        PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or r_max.
+        PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or
+            r_max.
     """
     data = read_bytes(path, "policy", PolicyError)
     try:

@@ -9,14 +9,17 @@ from torch import nn
 __all__ = ["two_layer_mlp"]
 
 
-def two_layer_mlp(in_size: int, hidden_size: int, out_size: int, *, out_gain: float) -> nn.Sequential:
-    """Return in -> hidden -> hidden -> out with tanh, orthogonal weights and zero biases.
+def two_layer_mlp(
+    in_size: int, hidden_size: int, out_size: int, *, out_gain: float, out_bias: float = 0.0
+) -> nn.Sequential:
+    """Return in -> hidden -> hidden -> out with tanh, orthogonal weights and, before the last layer, zero biases.
 
     Args:
         in_size: Length of the input.
         hidden_size: Width of both hidden layers.
         out_size: Length of the output.
         out_gain: Gain of the last layer's weights; .01 starts a policy near its bias, 1 is usual for a value.
+        out_bias: Every bias of the last layer.
 
     Source: Andrychowicz et al. 2021 (arXiv:2006.05990), choices of initialisation; CleanRL `ppo_continuous_action.py`.
     """
@@ -25,11 +28,11 @@ def two_layer_mlp(in_size: int, hidden_size: int, out_size: int, *, out_gain: fl
         nn.Tanh(),
         _orthogonal(nn.Linear(hidden_size, hidden_size), math.sqrt(2.0)),
         nn.Tanh(),
-        _orthogonal(nn.Linear(hidden_size, out_size), out_gain),
+        _orthogonal(nn.Linear(hidden_size, out_size), out_gain, out_bias),
     )
 
 
-def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+def _orthogonal(layer: nn.Linear, gain: float, bias: float = 0.0) -> nn.Linear:
     nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    nn.init.constant_(layer.bias, bias)
     return layer

@@ -30,10 +30,11 @@ class Registry(Generic[T]):
         self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that puts a part under `name`."""
+        """Return a decorator that puts a part under `name`, which raises `PolicyError` if the name is taken."""
 
         def put(part: T) -> T:
-            assert name not in self._parts, f"{self._setting} {name!r} is registered twice"
+            if name in self._parts:
+                raise PolicyError(f"{self._setting} {name!r} is registered twice")
             self._parts[name] = part
             return part
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-__all__ = ["numpy_state", "restore_numpy", "restore_torch", "seeded_init", "torch_generator"]
+__all__ = ["child_seeds", "numpy_state", "restore_numpy", "restore_torch", "seeded_init", "torch_generator"]
+
+
+def child_seeds(seed: int, count: int) -> list[int]:
+    """Return seeds for `count` parts, so that their draws have nothing in common."""
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
 @contextlib.contextmanager

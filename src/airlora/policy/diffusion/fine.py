@@ -1,4 +1,4 @@
-"""The fine policy: a diffusion model, its optimiser and its draws (IV-B); shared by "ddim" and "airllm"."""
+"""The fine policy: a diffusion model over ranks, and how it learns (IV-B)."""
 
 from __future__ import annotations
 
@@ -14,78 +14,136 @@ from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
 
-__all__ = ["FinePolicy"]
+__all__ = ["NUM_DECISION_SAMPLES", "WARMUP_UPDATES", "FinePolicy", "Pairs"]
+
+WARMUP_UPDATES = 500
+"""Steps of imitation.  An identity is then met to .05 over 36 modules and to .15 over 144, in units of half a range."""
+
+WARMUP_BATCH_SIZE = 128
+
+WARMUP_LEARNING_RATE = 3e-3
+"""At the first step of the warm-up; it falls evenly to 0 at the last."""
+
+NUM_DECISION_SAMPLES = 8
+"""Samples whose mean is a decision.  One sample of a policy that still explores costs as much as its spread."""
+
+MAX_GRAD_NORM = 1.0
+
+Pairs = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""(N, generator) -> what to start from: x_0, float [N, D], and its condition, float [N, C]."""
 
 
 class FinePolicy:
-    """A diffusion model over ranks in unit coordinates, and how it learns.
+    """A diffusion model, its optimiser and its draws; the part that "ddim" and "airllm" share.
+
+    The paper does not say how the DDIM starts.  An untrained one would ignore its condition and give 0 or r_max to
+    every module; this one first imitates the pairs it is given, at its first use.
 
     Args:
-        sample_size: Number of modules.
-        condition_size: Length of what it is told.
+        sample_size: D, number of modules.
+        condition_size: C, length of the condition.
+        pairs: What to start from.
         settings: See `DiffusionSettings`.
         seed: Of weights, noise and minibatches.
         device: Where the network lives.
+        warmup_updates: Steps of imitation; 0 starts untrained.
     """
 
     def __init__(
-        self, sample_size: int, condition_size: int, *, settings: DiffusionSettings, seed: int, device: str = "cpu"
+        self,
+        sample_size: int,
+        condition_size: int,
+        pairs: Pairs,
+        *,
+        settings: DiffusionSettings,
+        seed: int,
+        device: str = "cpu",
+        warmup_updates: int = WARMUP_UPDATES,
     ) -> None:
         self.settings = settings
         self.device = device
-        self.seed = seed
+        self.warmup_updates = warmup_updates
         with seeded_init(seed):
             self.model = DiffusionModel(sample_size, condition_size, settings).to(device)
-        self.loss = LOSSES[settings.loss](settings)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
-        self.generator = torch_generator(seed)
+        self._pairs = pairs
+        self._seed = seed
+        self._loss = LOSSES[settings.loss](settings)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self._generator = torch_generator(seed)
+        self._is_warm = False
 
-    def mean_sample(self, condition: Tensor, count: int = 1) -> Tensor:
-        """Return mean of samples."""
-        samples = self.model.sample(condition.expand(count, -1), torch_generator(self.seed))
-        return samples.clamp(-1.0, 1.0).mean(0)
+    def decide(self, condition: Tensor) -> Tensor:
+        """Return the mean of a few samples for one condition, float [D], within [-1, 1]; a function of its argument.
+
+        Args:
+            condition: Float [C].
+        """
+        self._warm_up()
+        conditions = condition.to(self.device).expand(NUM_DECISION_SAMPLES, -1)
+        samples = self.model.sample(conditions, torch_generator(self._seed))
+        return samples.clamp(-1.0, 1.0).mean(0).cpu()
 
     def explore(self, condition: Tensor) -> Tensor:
-        """Return a draw with exploration noise, float [D], within [-1, 1]."""
-        x0 = self.model.sample(condition, self.generator)[0]
-        noise = torch.randn(x0.shape, generator=self.generator).to(x0.device)
-        return (x0 + self.settings.exploration * noise).clamp(-1.0, 1.0)
+        """Return one sample for one condition with `settings.exploration` added, float [D], within [-1, 1].
 
-    def update(self, batch: DiffusionBatch, draw=None) -> dict[str, float]:
+        Args:
+            condition: Float [C].
+        """
+        self._warm_up()
+        sample = self.model.sample(condition.to(self.device)[None], self._generator)[0].cpu()
+        noise = torch.randn(sample.shape, generator=self._generator)
+        return (sample + self.settings.exploration * noise).clamp(-1.0, 1.0)
+
+    def update(self, batch: DiffusionBatch) -> dict[str, float]:
+        """Take `updates_per_stage` steps on minibatches drawn from executed decisions.
+
+        Returns:
+            `loss`, the mean over the steps, and `advantage`, the mean over the batch in standard deviations.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        self._warm_up()
+        settings = self.settings
         losses = []
-        for _ in range(self.settings.updates_per_stage):
-            rows = torch.randint(len(batch), (self.settings.batch_size,), generator=self.generator).to(self.device)
-            loss = self.loss(self.model, batch[rows], self.generator)
-            if draw:
-                loss = loss + self.model.squared_error(*draw(self.generator, 64), self.generator).mean()
-            losses.append(self._step(loss))
-        return {"loss": sum(losses) / len(losses)}
-
-    def warm_up(self, draw: Callable[[torch.Generator], tuple[Tensor, Tensor]], updates: int) -> float:
-        loss = 0.0
-        for _ in range(updates):
-            x0, condition = draw(self.generator)
-            error = self.model.squared_error(x0.to(self.device), condition.to(self.device), self.generator)
-            loss = self._step(error.mean())
-        return loss
+        for _ in range(settings.updates_per_stage):
+            rows = torch.randint(len(batch), (settings.batch_size,), generator=self._generator).to(self.device)
+            losses.append(self._step(self._optimizer, self._loss(self.model, batch[rows], self._generator)))
+        return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimiser, generator, and whether the warm-up is behind it."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+            "is_warm": self._is_warm,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        restore_torch(self.generator, state["generator"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        restore_torch(self._generator, state["generator"])
+        self._is_warm = state["is_warm"]
 
-    def _step(self, loss: Tensor) -> float:
+    def _warm_up(self) -> None:
+        if self._is_warm:
+            return
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=WARMUP_LEARNING_RATE)
+        for update in range(self.warmup_updates):
+            optimizer.param_groups[0]["lr"] = WARMUP_LEARNING_RATE * (1.0 - update / self.warmup_updates)
+            x0, condition = self._pairs(WARMUP_BATCH_SIZE, self._generator)
+            error = self.model.squared_error(x0.to(self.device), condition.to(self.device), self._generator)
+            self._step(optimizer, error.mean())
+        self._is_warm = True
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+        value = loss.item()
         if not torch.isfinite(loss):
-            raise TrainingError.of("loss of the diffusion stage", loss.item(), "a finite number")
-        self.optimizer.zero_grad()
+            raise TrainingError.of("loss of the diffusion stage", value, "a finite number")
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return loss.item()
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        return value

@@ -42,8 +42,8 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
 
     $$\tilde\epsilon = \epsilon_u + w\,(\epsilon_c - \epsilon_u)$$
 
-    It may be applied to any prediction type: each is an affine function of epsilon at a given x_tau, and the weights sum
-    to 1.
+    It may be applied to any prediction type: each is an affine function of epsilon at a given x_tau, and the weights
+    sum to 1.
 
     Notation: epsilon_u unconditional; epsilon_c conditional; w guidance_scale.
 

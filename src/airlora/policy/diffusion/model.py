@@ -60,7 +60,8 @@ class DiffusionModel(nn.Module):
         present = drop_condition(count, self.condition_dropout, generator).to(device)
         alpha_bar = self.schedule.alpha_bars(timesteps)
         output = self.backbone(add_noise(x0, noise, alpha_bar), timesteps, with_presence(condition, present))
-        return (output - self.prediction.target(x0, noise, alpha_bar)).square().mean(-1)
+        error: Tensor = output - self.prediction.target(x0, noise, alpha_bar)
+        return error.square().mean(-1)
 
     def denoiser(self, condition: Tensor) -> Denoise:
         """Return the function (x_tau, tau) -> guided estimates of x_0 and of the noise, each float [N, D].

@@ -5,6 +5,8 @@ Every function takes \bar\alpha as a number or as a tensor that broadcasts again
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ __all__ = [
     "posterior_mean",
     "predict_noise",
     "predict_x0",
+    "root",
     "velocity",
 ]
 
@@ -53,9 +56,21 @@ class NoiseSchedule:
         return self.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None]
 
 
+def root(value: Tensor | float) -> Tensor | float:
+    """Return the square root of a number or of every entry."""
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
 def forward_step(x_previous: Tensor, noise: Tensor, beta: float) -> Tensor:
-    r"""Return x_tau, one step noisier (Eq. 13): $x_\tau = \sqrt{1 - \beta_\tau}\, x_{\tau-1} + \sqrt{\beta_\tau}\, \epsilon$."""
-    return (1.0 - beta) ** 0.5 * x_previous + beta**0.5 * noise
+    r"""Return x_tau, one step noisier than x_{tau-1} (Eq. 13).
+
+    $$x_\tau = \sqrt{1 - \beta_\tau}\, x_{\tau-1} + \sqrt{\beta_\tau}\, \epsilon$$
+
+    Notation: epsilon noise, a standard normal draw.
+
+    Source: AirLLM Eq. 13; Ho et al. 2020 (arXiv:2006.11239) Eq. 2.
+    """
+    return math.sqrt(1.0 - beta) * x_previous + math.sqrt(beta) * noise
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
@@ -67,7 +82,7 @@ def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
 
     Source: AirLLM Eq. 14; Ho et al. 2020 (arXiv:2006.11239) Eq. 4.
     """
-    return alpha_bar**0.5 * x0 + (1.0 - alpha_bar) ** 0.5 * noise
+    return root(alpha_bar) * x0 + root(1.0 - alpha_bar) * noise
 
 
 def predict_x0(x_tau: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
@@ -79,12 +94,12 @@ def predict_x0(x_tau: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tenso
 
     Source: Song et al. 2021 (arXiv:2010.02502) Eq. 9.
     """
-    return (x_tau - (1.0 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
+    return (x_tau - root(1.0 - alpha_bar) * noise) / root(alpha_bar)
 
 
 def predict_noise(x_tau: Tensor, x0: Tensor, alpha_bar: Tensor | float) -> Tensor:
     r"""Return the noise that this clean sample implies, Eq. 14 solved for epsilon."""
-    return (x_tau - alpha_bar**0.5 * x0) / (1.0 - alpha_bar) ** 0.5
+    return (x_tau - root(alpha_bar) * x0) / root(1.0 - alpha_bar)
 
 
 def posterior_mean(x_tau: Tensor, noise: Tensor, alpha: float, alpha_bar: float) -> Tensor:
@@ -97,7 +112,7 @@ def posterior_mean(x_tau: Tensor, noise: Tensor, alpha: float, alpha_bar: float)
 
     Source: AirLLM Eq. 16; Ho et al. 2020 (arXiv:2006.11239) Eq. 11.
     """
-    return (x_tau - (1.0 - alpha) / (1.0 - alpha_bar) ** 0.5 * noise) / alpha**0.5
+    return (x_tau - (1.0 - alpha) / math.sqrt(1.0 - alpha_bar) * noise) / math.sqrt(alpha)
 
 
 def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
@@ -107,4 +122,4 @@ def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
 
     Source: Salimans and Ho 2022 (arXiv:2202.00512), section 4.
     """
-    return alpha_bar**0.5 * noise - (1.0 - alpha_bar) ** 0.5 * x0
+    return root(alpha_bar) * noise - root(1.0 - alpha_bar) * x0

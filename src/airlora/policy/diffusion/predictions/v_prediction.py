@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from airlora.policy.diffusion.predictions import PREDICTIONS, Prediction
-from airlora.policy.diffusion.process import velocity
+from airlora.policy.diffusion.process import root, velocity
 
 __all__ = ["VelocityPrediction"]
 
@@ -20,5 +20,5 @@ class VelocityPrediction(Prediction):
 
     def to_x0_and_noise(self, output: Tensor, x_tau: Tensor, alpha_bar: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return x_0 and the noise: (x_tau, v) is (x_0, epsilon) turned by an angle, here turned back."""
-        signal, spread = alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5
+        signal, spread = root(alpha_bar), root(1.0 - alpha_bar)
         return signal * x_tau - spread * output, spread * x_tau + signal * output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,10 +72,11 @@ class DDIMSampler(Sampler):
         if self.clip_sample:
             x0_hat = x0_hat.clamp(-1.0, 1.0)
             noise_hat = predict_noise(x_tau, x0_hat, alpha_bar)
-        sigma = self.eta * ((1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar)) ** 0.5
+        variance = (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar)
+        sigma = self.eta * math.sqrt(variance)
         # Rounding may bring the difference just below 0 at eta = 1.
-        direction = max(1.0 - next_alpha_bar - sigma**2, 0.0) ** 0.5 * noise_hat
-        x_next = next_alpha_bar**0.5 * x0_hat + direction
+        direction = math.sqrt(max(1.0 - next_alpha_bar - sigma * sigma, 0.0)) * noise_hat
+        x_next = math.sqrt(next_alpha_bar) * x0_hat + direction
         if sigma > 0.0:
             x_next = x_next + sigma * torch.randn(x_tau.shape, generator=generator).to(x_tau.device)
         return x_next
