@@ -1,7 +1,8 @@
 """The command line as a user meets it, in processes of its own."""
 
+import contextlib
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from airlora.cli import main
 
 TINY = {
     "data.max_length": 16,
@@ -34,10 +37,27 @@ TINY = {
 }
 
 
-def airlora(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "airlora.cli", *map(str, arguments)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+def airlora(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in this process, which saves loading torch for every call."""
+    command, output, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["airlora", *command]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = argv
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _offline_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 def tiny_flags(model: Path, data: tuple[Path, Path], **overrides: object) -> list[str]:
@@ -130,7 +150,7 @@ def test_inspect_shows_keys_and_a_table(run: Path) -> None:
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["demo"]])
 def test_help_reads_well(command: list[str]) -> None:
     result = airlora(*command, "--help")
-    assert result.returncode == 0
+    assert result.returncode == 0, result.stderr
     assert "Usage:" in result.stdout
     assert "None" not in result.stdout
 
@@ -205,7 +225,13 @@ def test_a_loss_that_explodes_keeps_the_checkpoint_before(
 ) -> None:
     out = tmp_path / "run"
     flags = tiny_flags(
-        tiny_model, tiny_data, finetune__learning_rate=1e38, finetune__warmup_fraction=0.5, checkpoint_every=1
+        tiny_model,
+        tiny_data,
+        finetune__learning_rate=1e38,
+        finetune__warmup_fraction=0.5,
+        checkpoint_every=1,
+        env__objective="frozen",
+        policy__name="constant",
     )
     result = airlora("train", "--out", out, "--steps", 40, *flags)
     refused(result, "fine-tuning step", "finetune.learning_rate")
@@ -237,9 +263,10 @@ def test_damaged_and_foreign_files_of_a_run(run: Path, tmp_path: Path, name: str
     for path in run.iterdir():
         if path.is_file():
             (copy / path.name).write_bytes(path.read_bytes())
-    for content in (b"", (run / name).read_bytes()[:-30], b"foreign"):
+    for content in (b"", b"foreign", *([] if name == "settings.toml" else [(run / name).read_bytes()[:-30]])):
         (copy / name).write_bytes(content)
-        refused(airlora("evaluate", copy), name)
+        # Empty settings are the defaults: then it is the base model that does not fit.
+        refused(airlora("evaluate", copy), "base model" if (name, content) == ("settings.toml", b"") else name)
 
 
 def test_a_run_of_another_base_model_is_refused(run: Path, tmp_path: Path, tiny_model: Path) -> None:

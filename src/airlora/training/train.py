@@ -102,7 +102,10 @@ class Trainer:
         self._early_stopping = EarlyStopping(settings.env.cost_weight, settings.policy.patience)
         self._rewards: list[float] = []
         self._stopped_early = False
+        # Made before anything is written: a policy's settings are checked by making it.
         self._policy: RankPolicy | None = None
+        if not policy_needs_trained_adapter(settings.policy.name):
+            self._policy = build_policy(settings, self.make_env(self._live_objective()), self.bench)
         self._algorithm: Algorithm1 | None = None
 
     def run(self, *, resume: bool) -> RunRecord:
@@ -301,8 +304,7 @@ class Trainer:
         self._rewards = list(state["rewards"])
         live = self._phase == "finetune"
         objective = self._live_objective() if live else frozen_objective(self.bench, self.settings)
-        if state["policy"] is not None:
-            self._policy = build_policy(self.settings, self.make_env(objective), self.bench)
+        if self._policy is not None:
             self._policy.load_state_dict(state["policy"])
         if state["algorithm"] is not None:
             self._algorithm = self._algorithm_on(objective)

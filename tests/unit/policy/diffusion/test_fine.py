@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import Tensor
+
+from airlora.config import DiffusionSettings
+from airlora.errors import TrainingError
+from airlora.policy.diffusion.fine import FinePolicy
+from airlora.policy.diffusion.losses import DiffusionBatch
+
+SETTINGS = DiffusionSettings(
+    hidden_size=32, num_train_timesteps=100, beta_end=0.2, num_inference_steps=5, updates_per_stage=3, batch_size=16
+)
+
+
+def identity(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    condition = 2.0 * torch.rand(count, 3, generator=generator) - 1.0
+    return condition, condition
+
+
+def make(warmup_updates: int = 20, settings: DiffusionSettings = SETTINGS, seed: int = 0) -> FinePolicy:
+    return FinePolicy(3, 3, identity, settings=settings, seed=seed, warmup_updates=warmup_updates)
+
+
+def batch(value: float = 0.5) -> DiffusionBatch:
+    return DiffusionBatch(torch.full((40, 3), value), torch.zeros(40, 3), torch.zeros(40), torch.zeros(40))
+
+
+def test_starts_as_what_it_is_shown() -> None:
+    fine = make(warmup_updates=400)
+    for values in ([0.5, -0.5, 0.0], [-0.9, 0.9, 0.3]):
+        torch.testing.assert_close(fine.decide(torch.tensor(values)), torch.tensor(values), atol=0.15, rtol=0)
+
+
+def test_a_decision_is_a_function_and_exploring_is_not() -> None:
+    fine, condition = make(), torch.zeros(3)
+    assert torch.equal(fine.decide(condition), fine.decide(condition))
+    one, other = fine.explore(condition), fine.explore(condition)
+    assert not torch.equal(one, other)
+    assert max(one.abs().max(), other.abs().max()) <= 1.0
+
+
+def test_deciding_leaves_no_mark() -> None:
+    quiet, asked = make(), make()
+    quiet.decide(torch.zeros(3))
+    for _ in range(3):
+        asked.decide(torch.ones(3))
+    assert torch.equal(quiet.explore(torch.zeros(3)), asked.explore(torch.zeros(3)))
+
+
+def test_exploration_widens_the_draws() -> None:
+    spreads = []
+    for exploration in (0.0, 0.3):
+        fine = make(200, SETTINGS.model_copy(update={"exploration": exploration}))
+        draws = torch.stack([fine.explore(torch.zeros(3)) for _ in range(60)])
+        spreads.append(draws.std(0).mean().item())
+    assert spreads[1] > spreads[0] + 0.1
+
+
+def test_learns_what_was_executed() -> None:
+    fine = make(settings=SETTINGS.model_copy(update={"updates_per_stage": 300, "learning_rate": 3e-3}))
+    before = (fine.decide(torch.zeros(3)) - 0.5).abs().max()
+    metrics = fine.update(batch(0.5))
+    assert (fine.decide(torch.zeros(3)) - 0.5).abs().max() < min(0.15, before)
+    assert set(metrics) == {"loss", "advantage"}
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_goes_on_bit_equal(is_used: bool) -> None:
+    one = make()
+    if is_used:
+        one.update(batch())
+    other = make()
+    other.load_state_dict(one.state_dict())
+    for fine in (one, other):
+        fine.update(batch(-0.5))
+    assert torch.equal(one.explore(torch.zeros(3)), other.explore(torch.zeros(3)))
+    assert torch.equal(one.decide(torch.zeros(3)), other.decide(torch.zeros(3)))
+
+
+def test_the_seed_decides() -> None:
+    assert torch.equal(make(seed=1).explore(torch.zeros(3)), make(seed=1).explore(torch.zeros(3)))
+    assert not torch.equal(make(seed=1).explore(torch.zeros(3)), make(seed=2).explore(torch.zeros(3)))
+
+
+def test_a_loss_that_is_not_finite_ends_training() -> None:
+    fine = make()
+    before = {name: value.clone() for name, value in fine.model.state_dict().items()}
+    fine.decide(torch.zeros(3))
+    warm = {name: value.clone() for name, value in fine.model.state_dict().items()}
+    with pytest.raises(TrainingError, match="loss of the diffusion stage = nan"):
+        fine.update(batch(float("nan")))
+    assert all(torch.equal(value, warm[name]) for name, value in fine.model.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in warm.items())

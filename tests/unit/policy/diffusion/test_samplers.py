@@ -1,0 +1,140 @@
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from airlora.config import DiffusionSettings
+from airlora.errors import PolicyError
+from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise, predict_x0
+from airlora.policy.diffusion.samplers import SAMPLERS, Denoise
+from airlora.policy.diffusion.samplers.ddim import DDIMSampler
+from airlora.policy.diffusion.samplers.spacing import spaced_timesteps
+
+SCHEDULE = NoiseSchedule.make("scaled_linear", 1000, 1e-4, 2e-2)
+X_T = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+POINT = torch.tensor([0.5, -0.3, 0.0])
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def denoise_gaussian(mean: Tensor, std: float) -> Denoise:
+    """Return the exact denoiser of data from N(mean, std^2)."""
+
+    def denoise(x_tau: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        alpha_bar = SCHEDULE.alpha_bar(timestep)
+        variance = alpha_bar * std**2 + 1.0 - alpha_bar
+        noise_hat = math.sqrt(1.0 - alpha_bar) * (x_tau - math.sqrt(alpha_bar) * mean) / variance
+        return predict_x0(x_tau, noise_hat, alpha_bar), noise_hat
+
+    return denoise
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 50, 333, 1000])
+def test_visits_the_steps_that_diffusers_visits(spacing: str, steps: int) -> None:
+    scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    theirs = scheduler.timesteps.tolist()
+    if steps == 1 and spacing == "linspace":
+        theirs = [999]  # their linspace of one step is step 0, which starts from noise as if it were clean
+    assert spaced_timesteps(1000, steps, spacing) == theirs
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("timestep", [0, 20, 500, 980])
+def test_a_step_equals_diffusers(eta: float, clip: bool, timestep: int) -> None:
+    scheduler = DDIMScheduler(1000, 1e-4, 2e-2, "scaled_linear", clip_sample=clip)
+    scheduler.set_timesteps(50)
+    sampler = DDIMSampler(50, eta=eta, clip_sample=clip, spacing="leading")
+    x_tau = torch.randn(5, 3, generator=generator())
+    noise_hat = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    drawn = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
+    theirs = scheduler.step(
+        noise_hat, timestep, x_tau, eta=eta, use_clipped_model_output=clip, variance_noise=drawn
+    ).prev_sample
+    x0_hat = predict_x0(x_tau, noise_hat, SCHEDULE.alpha_bar(timestep))
+    ours = sampler.step(
+        SCHEDULE, x_tau, x0_hat, noise_hat, timestep, timestep - 20, torch.Generator().manual_seed(3)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_arrives_at_a_point_mass_in_any_number_of_steps(steps: int, spacing: str) -> None:
+    sampler = DDIMSampler(steps, clip_sample=False, spacing=spacing)
+    x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.0), X_T, generator())
+    torch.testing.assert_close(x0, POINT.expand_as(x0), atol=1e-3, rtol=0)
+
+
+def test_by_the_letter_of_eq_16_and_17_it_does_not_arrive() -> None:
+    """Erratum 2: the posterior mean in the place of x0_hat misses even a point mass with a perfect denoiser."""
+    exact = denoise_gaussian(POINT, 0.0)
+
+    def by_the_letter(x_tau: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        noise_hat = exact(x_tau, timestep)[1]
+        alpha, alpha_bar = float(SCHEDULE.alphas[timestep]), SCHEDULE.alpha_bar(timestep)
+        return posterior_mean(x_tau, noise_hat, alpha, alpha_bar), noise_hat
+
+    sampler = DDIMSampler(50, clip_sample=False)
+    right = sampler.sample(SCHEDULE, exact, X_T, generator())
+    wrong = sampler.sample(SCHEDULE, by_the_letter, X_T, generator())
+    assert (right - POINT).abs().max() < 1e-3
+    # Further off than guessing: a standard normal draw is .8 from its middle on average.
+    assert (wrong - POINT).abs().mean() > 0.8
+
+
+def test_recovers_a_gaussian_the_better_the_more_steps() -> None:
+    errors = []
+    for steps in (5, 20, 100):
+        sampler = DDIMSampler(steps, clip_sample=False)
+        x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.2), X_T, generator())
+        # DDIM maps x_T affinely here, so the spread of the samples is x_T's times a factor that should be .2.
+        errors.append(float(((x0.std(0) / X_T.std(0)) - 0.2).abs().max()))
+        torch.testing.assert_close(x0.mean(0), POINT, atol=0.05, rtol=0)
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.01
+
+
+def test_clipping_keeps_the_sample_among_the_ranks() -> None:
+    x0 = DDIMSampler(10).sample(SCHEDULE, denoise_gaussian(torch.tensor([3.0, -3.0, 0.0]), 0.1), X_T, generator())
+    assert x0.abs().max() <= 1.0
+    torch.testing.assert_close(x0[:, :2], torch.tensor([1.0, -1.0]).expand(400, 2))
+
+
+def test_clipping_moves_the_noise_along() -> None:
+    x_tau, timestep = torch.full((1, 1), 2.0), 500
+    alpha_bar, next_alpha_bar = SCHEDULE.alpha_bar(500), SCHEDULE.alpha_bar(400)
+    x0_hat = torch.full((1, 1), 5.0)
+    stepped = DDIMSampler(10).step(SCHEDULE, x_tau, x0_hat, torch.zeros(1, 1), timestep, 400, generator())
+    noise = predict_noise(x_tau, torch.ones(1, 1), alpha_bar)
+    torch.testing.assert_close(stepped, math.sqrt(next_alpha_bar) + math.sqrt(1 - next_alpha_bar) * noise)
+
+
+def test_eta_decides_whether_the_generator_matters() -> None:
+    denoise = denoise_gaussian(POINT, 0.3)
+    for eta, same in ((0.0, True), (1.0, False)):
+        sampler = DDIMSampler(10, eta=eta)
+        one = sampler.sample(SCHEDULE, denoise, X_T, torch.Generator().manual_seed(1))
+        other = sampler.sample(SCHEDULE, denoise, X_T, torch.Generator().manual_seed(2))
+        assert torch.equal(one, other) == same
+
+
+def test_is_made_from_settings() -> None:
+    settings = DiffusionSettings(num_inference_steps=7, eta=0.5)
+    assert SAMPLERS[settings.sampler].from_settings(settings) == DDIMSampler(7, eta=0.5)
+
+
+def test_refuses_what_is_not_allowed() -> None:
+    with pytest.raises(PolicyError, match="spacing = 'odd': allowed is one of leading, linspace"):
+        spaced_timesteps(10, 5, "odd")
+    for steps in (0, 11):
+        with pytest.raises(PolicyError, match=f"num_inference_steps = {steps}: allowed is 1 to 10"):
+            spaced_timesteps(10, steps, "leading")
+    with pytest.raises(PolicyError, match="diffusion.sampler = 'dream': allowed is one of"):
+        SAMPLERS["dream"]

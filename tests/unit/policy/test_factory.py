@@ -1,0 +1,144 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from airlora.config import DiffusionSettings, PPOSettings
+from airlora.errors import PolicyError
+from airlora.observation import Observation, ObservationSpec
+from airlora.policy import (
+    POLICIES,
+    Buffer,
+    GreedyPolicy,
+    PolicyProblem,
+    RankPolicy,
+    TablePolicy,
+    load_policy,
+    make_policy,
+    save_policy,
+)
+from airlora.ranks import RankPattern
+
+Observe = Callable[..., Observation]
+
+PPO = PPOSettings(hidden_size=8)
+DIFFUSION = DiffusionSettings(hidden_size=8, num_train_timesteps=50, beta_end=0.2, num_inference_steps=3)
+
+
+def make(name: str, problem: PolicyProblem) -> RankPolicy:
+    if name == "greedy":
+        return GreedyPolicy(problem, np.arange(16, dtype=np.float64).reshape(4, 4))
+    if name == "table":
+        return TablePolicy(problem, [RankPattern.from_ranks("abcd", [1, 2, 0, 1])])
+    return make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION, constant_rank=2)
+
+
+@pytest.fixture
+def saved(problem: PolicyProblem, tmp_path: Path) -> Path:
+    path = tmp_path / "policy.airlora"
+    save_policy(make("ppo", problem), path)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_comes_back(name: str, problem: PolicyProblem, observe: Observe, tmp_path: Path) -> None:
+    policy = make(name, problem)
+    path = tmp_path / "policy.airlora"
+    save_policy(policy, path)
+    again = load_policy(path, problem)
+    assert type(again) is type(policy)
+    assert again.problem == problem
+    for _ in range(3):
+        ranks = policy.decide(observe())
+        np.testing.assert_array_equal(again.decide(observe()), ranks)
+        assert ranks.dtype == np.int64
+        assert ranks.shape == (4,)
+        assert ((ranks >= 0) & (ranks <= problem.r_max)).all()
+
+
+@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "allocate"])
+def test_a_learner_comes_back_with_what_it_learnt(
+    name: str, problem: PolicyProblem, observe: Observe, explored: Callable[..., Buffer], tmp_path: Path
+) -> None:
+    policy = make(name, problem)
+    for _, run in policy.stages(explored(policy, 16), 16):  # type: ignore[attr-defined]
+        run()
+    save_policy(policy, tmp_path / "p")
+    again = load_policy(tmp_path / "p")
+    for _ in range(3):
+        one, other = policy.explore(observe()), again.explore(observe())  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(one.ranks, other.ranks)
+        assert one.value == other.value
+
+
+def test_refuses_another_model_and_another_r_max(saved: Path) -> None:
+    other_model = PolicyProblem(("a", "b"), (10, 10), ObservationSpec(2, 4))
+    with pytest.raises(PolicyError, match="another model"):
+        load_policy(saved, other_model)
+    other_rank = PolicyProblem(("a", "b", "c", "d"), (10, 10, 30, 30), ObservationSpec(4, 8))
+    with pytest.raises(PolicyError, match="r_max = 4: it cannot decide for r_max = 8"):
+        load_policy(saved, other_rank)
+
+
+def test_refuses_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="no such file"):
+        load_policy(tmp_path / "none")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_refuses_a_cut_file(saved: Path, share: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(PolicyError, match="damaged"):
+        load_policy(saved)
+
+
+def test_refuses_a_file_with_a_flipped_weight(problem: PolicyProblem, saved: Path) -> None:
+    weights = make("ppo", problem).state_dict()["network"]["actor.0.weight"].numpy().tobytes()
+    data = bytearray(saved.read_bytes())
+    place = bytes(data).index(weights) + len(weights) // 2
+    data[place] ^= 0x40
+    saved.write_bytes(bytes(data))
+    with pytest.raises(PolicyError, match="damaged"):
+        load_policy(saved)
+
+
+@pytest.mark.parametrize("value", [{"weights": 1}, [1, 2], {"format": "airlora-checkpoint", "version": 1}])
+def test_refuses_what_is_no_policy(saved: Path, value: object) -> None:
+    torch.save(value, saved)
+    with pytest.raises(PolicyError, match="not written by airlora"):
+        load_policy(saved)
+
+
+def test_refuses_another_version(saved: Path) -> None:
+    value = torch.load(saved, weights_only=True)
+    torch.save({**value, "version": 99}, saved)
+    with pytest.raises(PolicyError, match="99: allowed is 1"):
+        load_policy(saved)
+
+
+@pytest.mark.parametrize("missing", ["problem", "arguments", "state", "name"])
+def test_refuses_a_file_that_lacks_a_part(saved: Path, missing: str) -> None:
+    value = torch.load(saved, weights_only=True)
+    del value[missing]
+    torch.save(value, saved)
+    with pytest.raises(PolicyError, match="damaged"):
+        load_policy(saved)
+
+
+def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
+
+    torch.save({"format": "airlora-policy", "trap": Trap()}, saved)
+    with pytest.raises(PolicyError, match="damaged or not a policy"):
+        load_policy(saved)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_names_what_can_be_made(problem: PolicyProblem) -> None:
+    with pytest.raises(PolicyError, match="policy.name = 'oracle': allowed is airllm, ppo"):
+        make_policy("oracle", problem, seed=0)
