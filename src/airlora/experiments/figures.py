@@ -25,6 +25,7 @@ _COLOURS = {
     "allocate": "#0072B2",
     "greedy": "#56B4E9",
     "adalora": "#009E73",
+    "adalora-ranks": "#8FD4BC",
     "constant": "#555555",
     "random": "#AAAAAA",
 }

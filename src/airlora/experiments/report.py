@@ -35,7 +35,8 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
         verdict = "within" if gap <= interval else "beyond"
         lines.append(
             f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: "
-            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the interval of a single measurement."
+            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the interval of "
+            "a single measurement."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:

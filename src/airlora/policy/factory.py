@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ POLICIES: Mapping[str, type[RankPolicy]] = {
 }
 """Every policy by its name."""
 
+# A file is one line, "airlora-policy VERSION SHA-256", and then torch's archive, which that digest is of.
 _FORMAT = "airlora-policy"
 _VERSION = 1
 
@@ -95,15 +97,14 @@ def save_policy(policy: RankPolicy, path: Path | str) -> None:
     """Write a policy with its problem, arguments and state to `path`, whole or not at all; raises `StorageError`."""
     buffer = io.BytesIO()
     value = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "name": policy.name,
         "problem": policy.problem.to_dict(),
         "arguments": policy.arguments,
         "state": policy.state_dict(),
     }
     torch.save(value, buffer)
-    write_bytes(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_bytes(path, f"{_FORMAT} {_VERSION} {hashlib.sha256(content).hexdigest()}\n".encode() + content)
 
 
 def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: str = "cpu") -> RankPolicy:
@@ -118,15 +119,19 @@ def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: 
         PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or
             r_max.
     """
-    data = read_bytes(path, "policy", PolicyError)
-    try:
-        value: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for damaged archives and refused pickles
-        raise PolicyError(f"policy {path}: damaged or not a policy ({type(error).__name__})") from error
-    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+    header, _, content = read_bytes(path, "policy", PolicyError).partition(b"\n")
+    written_by, _, rest = header.partition(b" ")
+    version, _, digest = rest.partition(b" ")
+    if written_by != _FORMAT.encode():
         raise PolicyError(f"policy {path}: not written by airlora")
-    if value.get("version") != _VERSION:
-        raise PolicyError.of(f"version of policy {path}", value.get("version"), str(_VERSION))
+    if version != str(_VERSION).encode():
+        raise PolicyError.of(f"version of policy {path}", version.decode(errors="replace"), str(_VERSION))
+    if digest != hashlib.sha256(content).hexdigest().encode():
+        raise PolicyError(f"policy {path}: damaged (its digest differs)")
+    try:
+        value: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for refused pickles
+        raise PolicyError(f"policy {path}: damaged or not a policy ({type(error).__name__})") from error
     try:
         own = PolicyProblem.from_dict(value["problem"])
         policy = POLICIES[value["name"]].from_arguments(own, value["arguments"], device)

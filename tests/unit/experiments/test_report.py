@@ -1,5 +1,5 @@
+import io
 import re
-from pathlib import Path
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_heat_maps_take_gated_layers_and_missing_modules() -> None:
 def test_tables_show_every_policy_and_mark_broken_deadlines() -> None:
     from rich.console import Console
 
-    console = Console(width=160, record=True, file=Path("/dev/null").open("w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(comparison_table([row("airllm", 5.0, 0.8), row("price", 5.0, 0.7, share=1.4)]))
     console.print(rank_table({"modules": MODULES, "rank_pattern": dict.fromkeys(MODULES, 7)}))
     text = console.export_text()

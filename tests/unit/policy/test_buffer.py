@@ -64,7 +64,12 @@ def test_comes_back_exactly(fields: dict[str, object]) -> None:
     for index in range(5):
         one, other = buffer[index], again[index]
         assert one.observation == other.observation
-        assert (one.reward, one.loss, one.log_prob, one.value) == (other.reward, other.loss, other.log_prob, other.value)
+        assert (one.reward, one.loss, one.log_prob, one.value) == (
+            other.reward,
+            other.loss,
+            other.log_prob,
+            other.value,
+        )
         np.testing.assert_array_equal(one.next_vector, other.next_vector)
         np.testing.assert_array_equal(one.ranks, other.ranks)
 

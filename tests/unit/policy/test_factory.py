@@ -1,3 +1,5 @@
+import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +89,11 @@ def test_refuses_a_missing_file(tmp_path: Path) -> None:
         load_policy(tmp_path / "none")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
 def test_refuses_a_cut_file(saved: Path, share: float) -> None:
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(PolicyError, match="damaged"):
+    with pytest.raises(PolicyError, match="damaged|not written by airlora|version"):
         load_policy(saved)
 
 
@@ -105,25 +107,34 @@ def test_refuses_a_file_with_a_flipped_weight(problem: PolicyProblem, saved: Pat
         load_policy(saved)
 
 
-@pytest.mark.parametrize("value", [{"weights": 1}, [1, 2], {"format": "airlora-checkpoint", "version": 1}])
-def test_refuses_what_is_no_policy(saved: Path, value: object) -> None:
-    torch.save(value, saved)
+def test_refuses_what_is_no_policy(saved: Path) -> None:
+    torch.save({"weights": 1}, saved)
+    with pytest.raises(PolicyError, match="not written by airlora"):
+        load_policy(saved)
+    saved.write_text("airlora-policyholder\n")
     with pytest.raises(PolicyError, match="not written by airlora"):
         load_policy(saved)
 
 
 def test_refuses_another_version(saved: Path) -> None:
-    value = torch.load(saved, weights_only=True)
-    torch.save({**value, "version": 99}, saved)
-    with pytest.raises(PolicyError, match="99: allowed is 1"):
+    saved.write_bytes(saved.read_bytes().replace(b"airlora-policy 1 ", b"airlora-policy 99 ", 1))
+    with pytest.raises(PolicyError, match="'99': allowed is 1"):
         load_policy(saved)
+
+
+def forge(path: Path, value: object) -> None:
+    """Write a file of the right shape and digest."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    path.write_bytes(f"airlora-policy 1 {digest}\n".encode() + content.getvalue())
 
 
 @pytest.mark.parametrize("missing", ["problem", "arguments", "state", "name"])
 def test_refuses_a_file_that_lacks_a_part(saved: Path, missing: str) -> None:
-    value = torch.load(saved, weights_only=True)
+    value = torch.load(io.BytesIO(saved.read_bytes().partition(b"\n")[2]), weights_only=True)
     del value[missing]
-    torch.save(value, saved)
+    forge(saved, value)
     with pytest.raises(PolicyError, match="damaged"):
         load_policy(saved)
 
@@ -133,7 +144,7 @@ def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
 
-    torch.save({"format": "airlora-policy", "trap": Trap()}, saved)
+    forge(saved, {"name": Trap()})
     with pytest.raises(PolicyError, match="damaged or not a policy"):
         load_policy(saved)
     assert not (tmp_path / "touched").exists()

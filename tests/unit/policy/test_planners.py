@@ -61,8 +61,8 @@ def test_allocate_leaves_out_what_is_not_worth_its_price() -> None:
     dear = PolicyProblem(PROBLEM.module_names, COSTS, PROBLEM.spec, cost_weight=3.0)
     policy = AllocatePolicy(dear, AllocateSettings(), seed=1)
     learn(policy, 200)
-    # At a budget of 100 numbers a component of 10 costs .3 nats: of module a, .8 and .4 are worth it; one of c (.9) costs
-    # .9 and may go either way.
+    # At a budget of 100 numbers a component of 10 costs .3 nats: of module a, .8 and .4 are worth it; one of c is worth
+    # .9, costs .9 and may go either way.
     assert policy.decide(observe(100)).tolist() in ([2, 0, 0, 0], [2, 0, 1, 0])
 
 

@@ -57,5 +57,6 @@ def _fitted(features: Tensor, target: Tensor) -> Tensor:
     """Return the ridge regression's prediction of the target at the samples it was fitted to."""
     count, size = features.shape
     gram = features.T @ features / count + RIDGE * torch.eye(size, dtype=features.dtype, device=features.device)
-    weights: Tensor = torch.linalg.solve(gram, features.T @ target / count)
-    return features @ weights
+    mean = target.mean()
+    weights: Tensor = torch.linalg.solve(gram, features.T @ (target - mean) / count)
+    return mean + features @ weights

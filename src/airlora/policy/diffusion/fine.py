@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,18 +113,21 @@ class FinePolicy:
         return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser, generator, and whether the warm-up is behind it."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
-            "is_warm": self._is_warm,
-        }
+        """Return a copy of weights, optimiser, generator, and whether the warm-up is over; learning on leaves it."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "generator": self._generator.get_state(),
+                "is_warm": self._is_warm,
+            }
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        # The optimiser would keep the very tensors that it is given.
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         restore_torch(self._generator, state["generator"])
         self._is_warm = state["is_warm"]
 

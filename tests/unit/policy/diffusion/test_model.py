@@ -20,7 +20,7 @@ def awake(model: DiffusionModel) -> DiffusionModel:
     """Give the last layer weights, which start at zero."""
     with seeded_init(1), torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape))
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
     return model
 
 
@@ -61,7 +61,9 @@ def test_samples_come_from_the_seed_and_lie_among_the_ranks(prediction_type: str
     assert x0.shape == (2, 3)
     assert x0.abs().max() <= 1.0
     assert torch.equal(x0, model.sample(condition, generator()))
-    assert not torch.equal(x0, model.sample(condition, generator(1)))
+    assert (
+        torch.unique(torch.cat([model.sample(condition[:1], generator(seed)) for seed in range(9)]), dim=0).size(0) > 1
+    )
 
 
 def test_guidance_mixes_the_two_noises() -> None:

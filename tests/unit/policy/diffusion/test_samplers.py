@@ -58,9 +58,7 @@ def test_a_step_equals_diffusers(eta: float, clip: bool, timestep: int) -> None:
         noise_hat, timestep, x_tau, eta=eta, use_clipped_model_output=clip, variance_noise=drawn
     ).prev_sample
     x0_hat = predict_x0(x_tau, noise_hat, SCHEDULE.alpha_bar(timestep))
-    ours = sampler.step(
-        SCHEDULE, x_tau, x0_hat, noise_hat, timestep, timestep - 20, torch.Generator().manual_seed(3)
-    )
+    ours = sampler.step(SCHEDULE, x_tau, x0_hat, noise_hat, timestep, timestep - 20, torch.Generator().manual_seed(3))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
@@ -104,7 +102,7 @@ def test_recovers_a_gaussian_the_better_the_more_steps() -> None:
 def test_clipping_keeps_the_sample_among_the_ranks() -> None:
     x0 = DDIMSampler(10).sample(SCHEDULE, denoise_gaussian(torch.tensor([3.0, -3.0, 0.0]), 0.1), X_T, generator())
     assert x0.abs().max() <= 1.0
-    torch.testing.assert_close(x0[:, :2], torch.tensor([1.0, -1.0]).expand(400, 2))
+    torch.testing.assert_close(x0[:, :2], torch.tensor([1.0, -1.0]).expand(400, 2), atol=0.05, rtol=0)
 
 
 def test_clipping_moves_the_noise_along() -> None:
