@@ -100,7 +100,9 @@ def train_adalora(
         torch.manual_seed(settings.seed)
         peft_model = get_peft_model(model, config).to(device)
         allocator = peft_model.base_model.rankallocator
-        allocator.target_bgt = max(1, min(int(budget_params / sizes.mean()), settings.adapter.r_max * len(sites)))
+        # PEFT's allocator fails where nothing at all is to be masked.
+        most = settings.adapter.r_max * len(sites) - 1
+        allocator.target_bgt = max(1, min(int(budget_params / sizes.mean()), most))
         _train(peft_model, settings, train, steps, device, on_step)
     pattern = _prune_to(peft_model, sites, budget_params)
     with pick_autocast(settings.finetune.precision, device)():

@@ -19,12 +19,12 @@ def test_a_good_link_is_no_merit() -> None:
     advantage = contextual_advantage(states(SNR), 10.0 * SNR + LUCK)
     assert torch.corrcoef(torch.stack([advantage, LUCK]))[0, 1] > 0.99
     for snr in (-1.0, 0.0, 1.0):
-        assert abs(advantage[SNR == snr].mean()) < 0.05
+        assert abs(advantage[snr == SNR].mean()) < 0.05
 
 
 def test_a_loud_link_does_not_drown_a_quiet_one() -> None:
     advantage = contextual_advantage(states(SNR), LUCK * torch.where(SNR > 0, 20.0, 1.0))
-    spreads = [advantage[SNR == snr].std().item() for snr in (-1.0, 0.0, 1.0)]
+    spreads = [advantage[snr == SNR].std().item() for snr in (-1.0, 0.0, 1.0)]
     assert max(spreads) / min(spreads) < 2.0
 
 
