@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from airlora.config import PRESETS, TABLE_II, Settings, load_settings, save_settings
+from airlora.config import Settings, load_settings, save_settings
 from airlora.errors import SettingsError
+from airlora.presets import PRESETS, TABLE_II
 
 
 def value_of(settings: Settings, key: str) -> Any:
