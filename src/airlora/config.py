@@ -180,11 +180,11 @@ class DiffusionSettings(_Section):
     condition: Literal["a_out", "state", "a_out_and_state"] = "a_out"
     loss: str = "advantage_weighted"
     kappa: NonNegative = Field(0.1, description="weight of the reward in Eq. 19")
-    temperature: Positive = Field(1.0, description="of advantage weights, in standard deviations of the advantage")
-    learning_rate: Positive = 1e-3
+    temperature: Positive = Field(0.3, description="of advantage weights, in standard deviations of the advantage")
+    learning_rate: Positive = 1e-4
     batch_size: PositiveInt = 64
     updates_per_stage: PositiveInt = 32
-    buffer_size: PositiveInt = Field(4096, description="transitions that the diffusion stage draws from")
+    buffer_size: PositiveInt = Field(512, description="newest transitions that the diffusion stage draws from")
     exploration: Fraction = Field(0.1, description="standard deviation added to x_0 while learning, in [-1, 1] units")
 
     @model_validator(mode="after")

@@ -141,7 +141,7 @@ class Trainer:
             env,
             self._policy,
             rollout_steps=self.settings.policy.rollout_steps,
-            buffer_size=self.settings.diffusion.buffer_size,
+            buffer_size=max(self.settings.policy.steps, self.settings.diffusion.buffer_size),
             seed=self.settings.seed,
         )
 
