@@ -38,7 +38,7 @@ The U-Net's depth and kernel are missing: they belong to a backbone of its own.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "model": {"attn_implementation": "eager"},
-        "env": {"objective": "live", "full_rank_steps_per_action": 2},
+        "env": {"objective": "frozen"},
         "diffusion": {"num_train_timesteps": 200, "num_inference_steps": 10},
     },
     "standard": {

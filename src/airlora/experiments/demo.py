@@ -35,7 +35,7 @@ from airlora.training import (
 
 __all__ = ["DemoResult", "demo_settings", "run_demo"]
 
-SHORT = {"finetune.steps": 240, "policy.steps": 512}
+SHORT = {"finetune.steps": 300, "policy.steps": 512}
 """The generated corpus is learnt in fewer steps than the preset has, and five AdaLoRAs are trained beside it."""
 
 BASELINES = ("allocate", "greedy", "constant", "random")

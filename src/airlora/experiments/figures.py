@@ -64,7 +64,7 @@ def _with_style(draw: Any) -> str:
 
 
 def reward_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Return the reward of every step with its running mean, and the accuracy of every evaluation.
+    """Return how a run went: the reward of every decision, or the loss where nothing was decided, and the accuracy.
 
     Args:
         metrics: Lines of `metrics.jsonl`.
@@ -72,44 +72,48 @@ def reward_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
     return _with_style(lambda: _draw_rewards(metrics))
 
 
-def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    phases = [(kind, title) for kind, title in _PHASES if any(_is_step(line, kind) for line in metrics)]
-    figure, axes = _figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
-    for axis, (kind, title) in zip(axes, phases, strict=False):
-        lines = [line for line in metrics if _is_step(line, kind)]
-        steps = np.asarray([line["step"] for line in lines])
-        rewards = np.asarray([line["reward"] for line in lines])
-        window = max(1, len(rewards) // 20)
-        axis.plot(steps, rewards, color=_COLOURS["airllm"], alpha=0.18, linewidth=0.7)
-        smooth = np.convolve(rewards, np.ones(window) / window, mode="valid")
-        axis.plot(steps[window - 1 :], smooth, color=_COLOURS["airllm"], label=f"reward, mean of {window} steps")
-        axis.set_title(title, loc="left")
-        axis.set_xlabel("step")
-        axis.set_ylabel("reward R = -U - λη")
-        axis.set_ylim(*np.quantile(rewards, [0.01, 1.0]) + np.asarray([-0.02, 0.02]))
-        evaluations = [line for line in metrics if line["kind"] == "eval"]
-        if kind == "finetune" and evaluations:
-            other = axis.twinx()
-            other.plot(
-                [line["step"] for line in evaluations],
-                [line["accuracy"] for line in evaluations],
-                color=_COLOURS["allocate"],
-                marker="o",
-                markersize=4,
-            )
-            other.set_ylabel("accuracy", color=_COLOURS["allocate"])
-            other.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            other.grid(visible=False)
-            other.spines["right"].set_visible(True)
-        axis.legend(frameon=False, loc="lower right", fontsize=8)
-    return figure
-
-
 _PHASES = (("finetune", "while fine-tuning"), ("learn", "on the frozen adapter"))
 
 
-def _is_step(line: Mapping[str, Any], kind: str) -> bool:
-    return line["kind"] == kind and "reward" in line
+def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    by_kind = {kind: [line for line in metrics if line["kind"] == kind] for kind in ("finetune", "learn", "eval")}
+    phases = [(kind, title) for kind, title in _PHASES if by_kind[kind]]
+    figure, axes = _figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
+    for axis, (kind, title) in zip(axes, phases, strict=False):
+        lines = by_kind[kind]
+        quantity = "reward" if "reward" in lines[0] else "loss"
+        _noisy_line(axis, [line["step"] for line in lines], [line[quantity] for line in lines], quantity)
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("step")
+        axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
+        if kind == "finetune" and by_kind["eval"]:
+            _accuracy_line(axis, by_kind["eval"])
+        axis.legend(frameon=False, loc="lower right" if quantity == "reward" else "upper right", fontsize=8)
+    return figure
+
+
+def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name: str) -> None:
+    """Draw every value faintly and their running mean."""
+    window = max(1, len(values) // 10)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    axis.plot(steps, values, color=_COLOURS["airllm"], alpha=0.18, linewidth=0.7)
+    axis.plot(steps[window - 1 :], smooth, color=_COLOURS["airllm"], label=f"{name}, mean of {window} steps")
+
+
+def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the accuracy of every evaluation on an axis of its own."""
+    other = axis.twinx()
+    other.plot(
+        [line["step"] for line in evaluations],
+        [line["accuracy"] for line in evaluations],
+        color=_COLOURS["allocate"],
+        marker="o",
+        markersize=4,
+    )
+    other.set_ylabel("accuracy", color=_COLOURS["allocate"])
+    other.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    other.grid(visible=False)
+    other.spines["right"].set_visible(True)
 
 
 def rank_heat_maps(

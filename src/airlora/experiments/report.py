@@ -99,6 +99,7 @@ def write_report(
         table_note=table_note,
         head=f"{record.num_head_params:,}",
         reference=f"{record.link['snr_db']:g} dB and {record.link['bandwidth_hz'] / 1e6:g} MHz",
+        policy=record.policy,
         command=command,
         provenance=provenance,
         settings=folder.settings_path.read_text(encoding="utf-8"),
