@@ -17,6 +17,7 @@ TINY = {
     "data.max_length": 16,
     "adapter.r_max": 4,
     "adapter.scale": 2.0,
+    "policy.name": "airllm",
     "policy.constant_rank": 2,
     "finetune.batch_size": 8,
     "finetune.precision": "float32",

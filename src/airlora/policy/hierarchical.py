@@ -36,9 +36,10 @@ class HierarchicalPolicy:
     | "ppo" | ln pi(a_out | s) and the reward of a~: the diffusion is part of the environment | psi |
     | "diffusion" | x_0 = a~ as executed, its condition a_out, its reward | theta |
 
-    Two choices the paper leaves open.  The diffusion starts as the identity, x_0 = a_out: PPO can steer from the first
-    step, and the whole starts as PPO.  a_out is clipped to [-1, 1] before it conditions, since beyond lie no ranks and
-    the network has seen nothing there.
+    Two choices the paper leaves open.  The diffusion starts as the identity, x_0 = a_out, and rehearses it in every
+    stage: PPO can steer from the first step and goes on being followed where it has not been yet.  Without that the
+    diffusion learns its own samples by heart, whatever the condition, and PPO loses its grip, the sooner the more
+    modules there are.  a_out is clipped to [-1, 1] before it conditions, since beyond lie no ranks.
 
     Args:
         problem: What is decided about.
@@ -161,7 +162,8 @@ class HierarchicalPolicy:
                 condition=self._condition(batch.vectors, batch.a_outs),
                 reward=batch.rewards,
                 advantage=contextual_advantage(batch.vectors, batch.rewards, values),
-            )
+            ),
+            rehearse=True,
         )
 
     def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,9 @@ from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
     POLICIES,
     Buffer,
+    DiffusionPolicy,
     GreedyPolicy,
+    HierarchicalPolicy,
     PolicyProblem,
     RankPolicy,
     TablePolicy,
@@ -34,6 +36,11 @@ def make(name: str, problem: PolicyProblem) -> RankPolicy:
         return GreedyPolicy(problem, np.arange(16, dtype=np.float64).reshape(4, 4))
     if name == "table":
         return TablePolicy(problem, [RankPattern.from_ranks("abcd", [1, 2, 0, 1])])
+    # A short warm-up: what it reaches is tested elsewhere.
+    if name == "ddim":
+        return DiffusionPolicy(problem, DIFFUSION, seed=3, warmup_updates=10)
+    if name == "airllm":
+        return HierarchicalPolicy(problem, PPO, DIFFUSION, seed=3, warmup_updates=10)
     return make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION, constant_rank=2)
 
 
@@ -148,6 +155,13 @@ def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="damaged or not a policy"):
         load_policy(saved)
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "allocate", "constant", "random"])
+def test_a_policy_is_made_by_its_name(name: str, problem: PolicyProblem) -> None:
+    policy = make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION)
+    assert type(policy) is POLICIES[name]
+    assert policy.problem is problem
 
 
 def test_names_what_can_be_made(problem: PolicyProblem) -> None:

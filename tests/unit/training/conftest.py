@@ -15,6 +15,7 @@ def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
         "data.max_length": 16,
         "adapter.r_max": 4,
         "adapter.scale": 2.0,
+        "policy.name": "airllm",
         "policy.constant_rank": 2,
         "finetune.steps": 12,
         "finetune.batch_size": 8,

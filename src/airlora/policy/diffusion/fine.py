@@ -95,8 +95,13 @@ class FinePolicy:
         noise = torch.randn(sample.shape, generator=self._generator)
         return (sample + self.settings.exploration * noise).clamp(-1.0, 1.0)
 
-    def update(self, batch: DiffusionBatch) -> dict[str, float]:
+    def update(self, batch: DiffusionBatch, *, rehearse: bool) -> dict[str, float]:
         """Take `updates_per_stage` steps on minibatches drawn from executed decisions.
+
+        Args:
+            batch: What was executed.
+            rehearse: Add the denoising error on as many starting pairs to every step's loss, so that what was learnt
+                in the warm-up is not forgotten for the few conditions that were met lately.
 
         Returns:
             `loss`, the mean over the steps, and `advantage`, the mean over the batch in standard deviations.
@@ -109,7 +114,10 @@ class FinePolicy:
         losses = []
         for _ in range(settings.updates_per_stage):
             rows = torch.randint(len(batch), (settings.batch_size,), generator=self._generator).to(self.device)
-            losses.append(self._step(self._optimizer, self._loss(self.model, batch[rows], self._generator)))
+            loss = self._loss(self.model, batch[rows], self._generator)
+            if rehearse:
+                loss = loss + self._starting_error(settings.batch_size)
+            losses.append(self._step(self._optimizer, loss))
         return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())}
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,10 +145,12 @@ class FinePolicy:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=WARMUP_LEARNING_RATE)
         for update in range(self.warmup_updates):
             optimizer.param_groups[0]["lr"] = WARMUP_LEARNING_RATE * (1.0 - update / self.warmup_updates)
-            x0, condition = self._pairs(WARMUP_BATCH_SIZE, self._generator)
-            error = self.model.squared_error(x0.to(self.device), condition.to(self.device), self._generator)
-            self._step(optimizer, error.mean())
+            self._step(optimizer, self._starting_error(WARMUP_BATCH_SIZE))
         self._is_warm = True
+
+    def _starting_error(self, count: int) -> Tensor:
+        x0, condition = self._pairs(count, self._generator)
+        return self.model.squared_error(x0.to(self.device), condition.to(self.device), self._generator).mean()
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
         value = loss.item()

@@ -120,7 +120,8 @@ class DiffusionPolicy:
                 condition=batch.vectors,
                 reward=batch.rewards,
                 advantage=contextual_advantage(batch.vectors, batch.rewards),
-            )
+            ),
+            rehearse=False,
         )
 
     def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -60,20 +60,31 @@ def test_exploration_is_added_in_proportion() -> None:
 def test_learns_what_was_executed() -> None:
     fine = make(settings=SETTINGS.model_copy(update={"updates_per_stage": 300, "learning_rate": 3e-3}))
     before = (fine.decide(torch.zeros(3)) - 0.5).abs().max()
-    metrics = fine.update(batch(0.5))
+    metrics = fine.update(batch(0.5), rehearse=False)
     assert (fine.decide(torch.zeros(3)) - 0.5).abs().max() < min(0.15, before)
     assert set(metrics) == {"loss", "advantage"}
+
+
+def test_rehearsing_keeps_what_it_started_from() -> None:
+    """Taught .5 for the condition 0, it forgets other conditions, unless it rehearses them."""
+    conditions = torch.tensor([[0.8, -0.8, 0.0], [-0.7, 0.2, 0.7]])
+    errors = []
+    for rehearse in (False, True):
+        fine = make(400, SETTINGS.model_copy(update={"updates_per_stage": 300, "learning_rate": 1e-3}))
+        fine.update(batch(0.5), rehearse=rehearse)
+        errors.append(max((fine.decide(condition) - condition).abs().mean().item() for condition in conditions))
+    assert errors[1] < 0.5 * errors[0]
 
 
 @pytest.mark.parametrize("is_used", [False, True])
 def test_goes_on_bit_equal(is_used: bool) -> None:
     one = make()
     if is_used:
-        one.update(batch())
+        one.update(batch(), rehearse=False)
     other = make()
     other.load_state_dict(one.state_dict())
     for fine in (one, other):
-        fine.update(batch(-0.5))
+        fine.update(batch(-0.5), rehearse=True)
     assert torch.equal(one.explore(torch.zeros(3)), other.explore(torch.zeros(3)))
     assert torch.equal(one.decide(torch.zeros(3)), other.decide(torch.zeros(3)))
 
@@ -89,6 +100,6 @@ def test_a_loss_that_is_not_finite_ends_training() -> None:
     fine.decide(torch.zeros(3))
     warm = {name: value.clone() for name, value in fine.model.state_dict().items()}
     with pytest.raises(TrainingError, match="loss of the diffusion stage = nan"):
-        fine.update(batch(float("nan")))
+        fine.update(batch(float("nan")), rehearse=False)
     assert all(torch.equal(value, warm[name]) for name, value in fine.model.state_dict().items())
     assert not all(torch.equal(value, before[name]) for name, value in warm.items())
