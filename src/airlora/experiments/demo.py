@@ -36,7 +36,7 @@ from airlora.training import (
 __all__ = ["DemoResult", "demo_settings", "run_demo"]
 
 SHORT = {"finetune.steps": 240, "policy.name": "airllm", "policy.steps": 384}
-"""The paper's policy is the run's own. The generated corpus is learnt in fewer steps than the preset has, and five AdaLoRAs are trained beside it."""
+"""The paper's policy is the run's own; the generated corpus needs fewer steps, with five AdaLoRAs trained beside it."""
 
 BASELINES = ("allocate", "greedy", "constant", "random")
 
@@ -55,7 +55,11 @@ class DemoResult:
 
 
 def demo_settings(overrides: dict[str, Any] | None = None) -> Settings:
-    """Return the preset `quick` on the embedded model and corpus, with the paper's policy and in fewer steps; `overrides` are laid over it."""
+    """Return the preset `quick` on the embedded model and corpus with the paper's policy, in fewer steps.
+
+    Args:
+        overrides: Dotted keys to values, laid over it.
+    """
     return load_settings("quick", overrides=SHORT | (overrides or {}))
 
 
