@@ -39,7 +39,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "model": {"attn_implementation": "eager"},
         "env": {"objective": "frozen"},
-        "policy": {"name": "allocate"},
+        "policy": {"name": "greedy"},
         "diffusion": {"num_train_timesteps": 200, "num_inference_steps": 10},
     },
     "standard": {
@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "finetune": {"steps": 3000, "learning_rate": 1e-3},
         "channel": {"bandwidth_hz": [3e5, 1e6, 3e6, 1e7], "fading": "rayleigh", "doppler_hz": 0.1},
         "env": {"objective": "frozen"},
-        "policy": {"name": "allocate", "steps": 20_000, "rollout_steps": 256},
+        "policy": {"name": "greedy", "steps": 20_000, "rollout_steps": 256},
     },
     "paper": {
         "model": {"name": "facebook/opt-1.3b"},
