@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from airlora.experiments.compare import ComparisonRow
 from airlora.experiments.tables import projection_column
@@ -182,8 +182,9 @@ def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
         _lines(axis, rows, lambda row: row.num_params + row.num_head_params)
         axis.set_xscale("log")
         axis.set_xlabel("numbers sent, head included")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
-        axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         return figure
 
     return _with_style(draw)
