@@ -215,7 +215,7 @@ class FineTuner:
     def _verify_finite(self, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):
             raise TrainingError(
-                f"{name} = {float(value)} at fine-tuning step {self.step}: allowed is a finite number; lower "
+                f"{name} = {value.item()} at fine-tuning step {self.step}: allowed is a finite number; lower "
                 f"finetune.learning_rate = {self._settings.learning_rate} or check the data"
             )
 

@@ -96,7 +96,7 @@ def test_the_orthogonality_penalty_pulls_towards_orthogonal_components(settings:
         tuner = FineTuner(bench.adapted, bench.train, tuned, bench.device)
         for _ in range(20):
             tuner.train_step(ranks(bench, 4))
-        penalties[weight] = float(bench.adapted.orthogonality_penalty(1.0))
+        penalties[weight] = bench.adapted.orthogonality_penalty(1.0).item()
     assert penalties[10.0] < 0.5 * penalties[0.0]
 
 
