@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from airlora.adapters import read_adapter_metadata
+from airlora.adapters import dense_reference, read_adapter_metadata
 from airlora.config import Settings, load_settings
 from airlora.errors import AdapterError, CheckpointError, SettingsError
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
-from airlora.training import Interrupted, RunFolder, Trainer, open_run, read_metrics, train
+from airlora.text import TokenizerVocabulary, load_dataset
+from airlora.training import Interrupted, RunFolder, Trainer, encode, open_run, predict, read_metrics, train
 
 
 def with_(settings: Settings, **overrides: Any) -> Settings:
@@ -67,8 +68,6 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
 def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: Path, tiny_data: Any) -> None:
     record = train(with_(settings, policy__name="allocate", finetune__learning_rate=0.05), tmp_path / "run")
     run = open_run(tmp_path / "run")
-    from airlora.text import load_dataset
-
     data = load_dataset(tiny_data[1], label_names=record.label_names)
     evaluation = run.predict(data).evaluation
     assert evaluation.accuracy == record.accuracy
@@ -76,6 +75,12 @@ def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: P
     zero = run.predict(data, RankPattern.constant(record.shapes, 0))
     full = run.predict(data, RankPattern.constant(record.shapes, 4))
     assert not torch.equal(zero.logits, full.logits)
+    # At any pattern the logits are those of the base model with the update added to its weights.
+    mixed = RankPattern.from_ranks(record.shapes, [rank % 5 for rank in range(len(record.shapes))])
+    ours = run.predict(data, mixed).logits
+    encoded = encode(data, run.tokenizer, TokenizerVocabulary(run.tokenizer), run.settings.data.max_length)
+    dense = predict(dense_reference(run.adapted), encoded, run.device).logits
+    torch.testing.assert_close(ours, dense, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("objective", ["live", "frozen"])
