@@ -13,7 +13,17 @@ from typing import IO, Any
 
 from airlora.errors import AirloraError, StorageError
 
-__all__ = ["atomic_write", "make_folder", "read_bytes", "read_json", "sha256_of", "write_bytes", "write_json"]
+__all__ = [
+    "atomic_write",
+    "make_folder",
+    "read_bytes",
+    "read_json",
+    "seal",
+    "sha256_of",
+    "unseal",
+    "write_bytes",
+    "write_json",
+]
 
 
 def _reason(error: OSError) -> str:
@@ -127,3 +137,35 @@ def sha256_of(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def seal(content: bytes, kind: str, version: int) -> bytes:
+    """Return `content` behind a line that names its kind, version and SHA-256; `unseal` takes the line off again.
+
+    Archives of tensors do not notice a flipped bit by themselves.
+    """
+    return f"airlora-{kind} {version} {hashlib.sha256(content).hexdigest()}\n".encode() + content
+
+
+def unseal(path: Path | str, kind: str, version: int, error: type[AirloraError] = StorageError) -> bytes:
+    """Return what was sealed in `path`.
+
+    Args:
+        path: The file.
+        kind: What it must be, one word ("policy", "checkpoint").
+        version: The version that can be read.
+        error: What to raise.
+
+    Raises:
+        AirloraError: Of type `error`; the file is missing, of another kind or version, or damaged.
+    """
+    header, _, content = read_bytes(path, kind, error).partition(b"\n")
+    written_by, _, rest = header.partition(b" ")
+    found, _, digest = rest.partition(b" ")
+    if written_by != f"airlora-{kind}".encode():
+        raise error(f"{kind} {path}: not written by airlora")
+    if found != str(version).encode():
+        raise error.of(f"version of {kind} {path}", found.decode(errors="replace"), str(version))
+    if digest != hashlib.sha256(content).hexdigest().encode():
+        raise error(f"{kind} {path}: damaged (its digest differs)")
+    return content

@@ -40,7 +40,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model": {"attn_implementation": "eager"},
         "env": {"objective": "frozen"},
         "policy": {"name": "greedy"},
-        "diffusion": {"num_train_timesteps": 200, "num_inference_steps": 10},
+        "diffusion": {"num_inference_steps": 10},
     },
     "standard": {
         "adapter": {"r_max": 16},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
-from airlora.files import read_bytes, write_bytes
+from airlora.files import seal, unseal, write_bytes
 from airlora.policy.allocate import AllocatePolicy
 from airlora.policy.base import PolicyProblem, RankPolicy
 from airlora.policy.constant import ConstantPolicy
@@ -41,7 +40,6 @@ POLICIES: Mapping[str, type[RankPolicy]] = {
 """Every policy by its name."""
 
 # A file is one line, "airlora-policy VERSION SHA-256", and then torch's archive, which that digest is of.
-_FORMAT = "airlora-policy"
 _VERSION = 1
 
 
@@ -103,8 +101,7 @@ def save_policy(policy: RankPolicy, path: Path | str) -> None:
         "state": policy.state_dict(),
     }
     torch.save(value, buffer)
-    content = buffer.getvalue()
-    write_bytes(path, f"{_FORMAT} {_VERSION} {hashlib.sha256(content).hexdigest()}\n".encode() + content)
+    write_bytes(path, seal(buffer.getvalue(), "policy", _VERSION))
 
 
 def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: str = "cpu") -> RankPolicy:
@@ -119,15 +116,7 @@ def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: 
         PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or
             r_max.
     """
-    header, _, content = read_bytes(path, "policy", PolicyError).partition(b"\n")
-    written_by, _, rest = header.partition(b" ")
-    version, _, digest = rest.partition(b" ")
-    if written_by != _FORMAT.encode():
-        raise PolicyError(f"policy {path}: not written by airlora")
-    if version != str(_VERSION).encode():
-        raise PolicyError.of(f"version of policy {path}", version.decode(errors="replace"), str(_VERSION))
-    if digest != hashlib.sha256(content).hexdigest().encode():
-        raise PolicyError(f"policy {path}: damaged (its digest differs)")
+    content = unseal(path, "policy", _VERSION, PolicyError)
     try:
         value: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for refused pickles

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from airlora.errors import CheckpointError
-from airlora.files import read_bytes, write_bytes
+from airlora.files import seal, unseal, write_bytes
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
-_FORMAT = "airlora-checkpoint"
 _VERSION = 1
 
 
@@ -29,8 +28,8 @@ def save_checkpoint(path: Path | str, state: dict[str, Any], *, fingerprint: str
         StorageError: The disk is full or read-only; an earlier checkpoint stays as it was.
     """
     buffer = io.BytesIO()
-    torch.save({"format": _FORMAT, "version": _VERSION, "fingerprint": fingerprint, "state": state}, buffer)
-    write_bytes(path, buffer.getvalue())
+    torch.save({"fingerprint": fingerprint, "state": state}, buffer)
+    write_bytes(path, seal(buffer.getvalue(), "checkpoint", _VERSION))
 
 
 def load_checkpoint(path: Path | str, *, fingerprint: str) -> dict[str, Any]:
@@ -39,15 +38,11 @@ def load_checkpoint(path: Path | str, *, fingerprint: str) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, damaged, not airlora's, of another version or for another base model.
     """
-    data = read_bytes(path, "checkpoint", CheckpointError)
+    data = unseal(path, "checkpoint", _VERSION, CheckpointError)
     try:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"checkpoint {path}: damaged or not a checkpoint ({type(error).__name__})") from error
-    if not isinstance(value, dict) or value.get("format") != _FORMAT:
-        raise CheckpointError(f"checkpoint {path}: not written by airlora")
-    if value["version"] != _VERSION:
-        raise CheckpointError.of(f"version of checkpoint {path}", value["version"], str(_VERSION))
     if value["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"checkpoint {path}: made for the base model {value['fingerprint'][:12]}, this one is {fingerprint[:12]}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from airlora.errors import CheckpointError, StorageError
+from airlora.files import seal, write_bytes
 from airlora.training import load_checkpoint, save_checkpoint
 
 STATE: dict[str, Any] = {
@@ -39,7 +40,7 @@ def test_refuses_truncated_files(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "c.pt"
     save_checkpoint(path, STATE, fingerprint="f")
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match=r"checkpoint .*c.pt: damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"checkpoint .*c.pt: (damaged|not written by airlora)"):
         load_checkpoint(path, fingerprint="f")
 
 
@@ -50,9 +51,22 @@ def test_refuses_foreign_files(tmp_path: Path) -> None:
     torch.save({"model": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="not written by airlora"):
         load_checkpoint(path, fingerprint="f")
-    torch.save({"format": "airlora-checkpoint", "version": 99}, path)
-    with pytest.raises(CheckpointError, match="version .* = 99: allowed is 1"):
+    write_bytes(path, seal(b"", "checkpoint", 99))
+    with pytest.raises(CheckpointError, match="version .* = '99': allowed is 1"):
         load_checkpoint(path, fingerprint="f")
+    write_bytes(path, seal(b"", "policy", 1))
+    with pytest.raises(CheckpointError, match="not written by airlora"):
+        load_checkpoint(path, fingerprint="f")
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, STATE, fingerprint="f")
+    good = path.read_bytes()
+    for place in range(0, len(good), max(1, len(good) // 50)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(CheckpointError):
+            load_checkpoint(path, fingerprint="f")
 
 
 def test_never_runs_code_from_a_file(tmp_path: Path) -> None:
@@ -61,7 +75,8 @@ def test_never_runs_code_from_a_file(tmp_path: Path) -> None:
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     for name, writer in (("torch", torch.save), ("pickle", lambda value, path: path.write_bytes(pickle.dumps(value)))):
-        writer({"format": "airlora-checkpoint", "x": Trap()}, tmp_path / name)
+        writer({"fingerprint": "f", "state": Trap()}, tmp_path / name)
+        write_bytes(tmp_path / name, seal((tmp_path / name).read_bytes(), "checkpoint", 1))
         with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
             load_checkpoint(tmp_path / name, fingerprint="f")
     assert not (tmp_path / "ran").exists()
