@@ -35,7 +35,7 @@ from airlora.training import (
 
 __all__ = ["DemoResult", "demo_settings", "run_demo"]
 
-SHORT = {"finetune.steps": 240, "policy.name": "airllm", "policy.steps": 384}
+SHORT = {"finetune.steps": 200, "policy.name": "airllm", "policy.steps": 320}
 """The paper's policy is the run's own; the generated corpus needs fewer steps, with five AdaLoRAs trained beside it."""
 
 BASELINES = ("allocate", "greedy", "constant", "random")
