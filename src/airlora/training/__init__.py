@@ -1,6 +1,7 @@
 """Fine-tuning, Algorithm 1, early stopping, checkpoints, and the folder of a run."""
 
 from airlora.training.adalora import AdaLoraResult, train_adalora
+from airlora.training.adalora_sweep import train_adalora_sweep
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
 from airlora.training.assemble import Workbench, assemble, load_adapted, load_data, make_vocabulary
 from airlora.training.batches import BatchOrder, EncodedData, encode
@@ -64,4 +65,5 @@ __all__ = [
     "set_threads",
     "train",
     "train_adalora",
+    "train_adalora_sweep",
 ]

@@ -12,10 +12,11 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from transformers import get_scheduler
 
-from airlora.adapters import ProjectionSite, find_head, find_projections, load_base_model
+from airlora.adapters import ProjectionSite, find_head, find_projections
 from airlora.config import Settings
 from airlora.errors import ModelError, TrainingError
 from airlora.ranks import RankPattern
+from airlora.training.assemble import load_base
 from airlora.training.batches import BatchOrder, EncodedData
 from airlora.training.finetune import Evaluation, evaluate
 from airlora.training.precision import pick_autocast, pick_device
@@ -70,14 +71,7 @@ def train_adalora(
         TrainingError: The loss is not finite.
     """
     device = pick_device(settings.device)
-    model, _ = load_base_model(
-        settings.model.name,
-        num_labels=num_labels,
-        dtype=getattr(torch, settings.model.dtype),
-        seed=settings.seed,
-        attn_implementation=settings.model.attn_implementation,
-        init=settings.model.init,
-    )
+    model, _ = load_base(settings, num_labels)
     sites = find_projections(model, settings.adapter.target_modules)
     if any(site.part is not None for site in sites):
         raise ModelError(f"AdaLoRA: {settings.model.name} has fused projections, which PEFT's AdaLoRA cannot split")

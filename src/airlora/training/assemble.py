@@ -22,7 +22,7 @@ from airlora.text import (
 from airlora.training.batches import EncodedData, encode
 from airlora.training.precision import pick_device, set_threads
 
-__all__ = ["Workbench", "assemble", "load_adapted", "load_data", "make_vocabulary"]
+__all__ = ["Workbench", "assemble", "load_adapted", "load_base", "load_data", "make_vocabulary"]
 
 EMBEDDED_CORPUS_SEED = 42
 """The embedded corpus is one fixed data set, whatever the seed of a run."""
@@ -85,6 +85,18 @@ def make_vocabulary(settings: Settings, tokenizer: Any) -> Vocabulary:
     return TokenizerVocabulary(tokenizer)
 
 
+def load_base(settings: Settings, num_labels: int) -> tuple[Any, Any]:
+    """Return the settings' base model and tokenizer, nothing adapted; raises `ModelError`."""
+    return load_base_model(
+        settings.model.name,
+        num_labels=num_labels,
+        dtype=getattr(torch, settings.model.dtype),
+        seed=settings.seed,
+        attn_implementation=settings.model.attn_implementation,
+        init=settings.model.init,
+    )
+
+
 def load_adapted(settings: Settings, num_labels: int) -> tuple[AdaptedModel, Any, str, torch.device]:
     """Return the settings' base model with a fresh adapter on its device, its tokenizer, fingerprint and device.
 
@@ -95,14 +107,7 @@ def load_adapted(settings: Settings, num_labels: int) -> tuple[AdaptedModel, Any
     """
     set_threads(settings.num_threads)
     device = pick_device(settings.device)
-    model, tokenizer = load_base_model(
-        settings.model.name,
-        num_labels=num_labels,
-        dtype=getattr(torch, settings.model.dtype),
-        seed=settings.seed,
-        attn_implementation=settings.model.attn_implementation,
-        init=settings.model.init,
-    )
+    model, tokenizer = load_base(settings, num_labels)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and settings.data.max_length > longest:
         raise SettingsError.of("data.max_length", settings.data.max_length, f"1 to {longest}, the model's longest text")

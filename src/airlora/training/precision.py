@@ -12,7 +12,7 @@ import torch
 
 from airlora.errors import SettingsError
 
-__all__ = ["Autocast", "pick_autocast", "pick_device", "set_threads"]
+__all__ = ["Autocast", "available_threads", "pick_autocast", "pick_device", "set_threads"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -52,5 +52,9 @@ def pick_autocast(precision: str, device: torch.device) -> Autocast:
 
 def set_threads(num_threads: int) -> None:
     """Let torch use `num_threads` CPU threads; 0 means every core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    torch.set_num_threads(num_threads or cores)
+    torch.set_num_threads(num_threads or available_threads())
+
+
+def available_threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
