@@ -79,7 +79,7 @@ def train(
     ] = None,
     policy: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="airllm, ppo, ddim, allocate, greedy, constant or random."),
+        typer.Option(metavar="NAME", help="airllm, ppo, ddim, cmaes, allocate, greedy, eva, constant or random."),
     ] = None,
     preset: Annotated[
         Optional[str], typer.Option(metavar="P", help="`paper` (Table II), `standard` or `quick`.")  # noqa: UP045

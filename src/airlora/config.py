@@ -22,6 +22,7 @@ __all__ = [
     "AdapterSettings",
     "AllocateSettings",
     "ChannelSettings",
+    "CmaSettings",
     "DataSettings",
     "DiffusionSettings",
     "EnvSettings",
@@ -167,6 +168,9 @@ class DiffusionSettings(_Section):
     hidden_size: PositiveInt = 256
     num_blocks: PositiveInt = 2
     time_embedding_size: PositiveInt = 64
+    unet_depth: PositiveInt = Field(6, description="resolutions of backbone `unet`; fewer where the modules run out")
+    unet_kernel_size: PositiveInt = Field(3, description="odd")
+    unet_channels: Annotated[int, Field(ge=8, multiple_of=8)] = Field(32, description="at every resolution")
     num_train_timesteps: PositiveInt = 1000
     beta_schedule: str = "scaled_linear"
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
@@ -174,7 +178,11 @@ class DiffusionSettings(_Section):
     prediction_type: str = "epsilon"
     sampler: str = "ddim"
     num_inference_steps: PositiveInt = 50
-    eta: Fraction = 0.0
+    eta: Fraction = Field(0.0, description="noise of sampler `ddim`; 1: as much as `ddpm`")
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = Field(
+        "linspace", description="which of the trained steps a short sampler visits"
+    )
+    clip_sample: bool = Field(True, description="keep every estimate of x_0 within [-1, 1], where ranks live")
     guidance_scale: NonNegative = Field(1.0, description="w of classifier-free guidance; 1: condition alone, 0: none")
     condition_dropout: Fraction = 0.1
     condition: Literal["a_out", "state", "a_out_and_state"] = "a_out"
@@ -196,20 +204,40 @@ class DiffusionSettings(_Section):
             )
         if not self.beta_start <= self.beta_end:
             raise ValueError(f"diffusion.beta_start = {self.beta_start} is above beta_end = {self.beta_end}")
+        if self.unet_kernel_size % 2 == 0:
+            raise ValueError(f"diffusion.unet_kernel_size = {self.unet_kernel_size}: allowed is an odd number")
         return self
 
 
 class AllocateSettings(_Section):
     """The planner on fitted loss curves."""
 
-    ridge: NonNegative = Field(1e-3, description="penalty on the curves' slopes, relative to the design's scale")
-    exploration: Fraction = Field(0.5, description="share of random patterns among those it asks to measure")
+    ridge: NonNegative = Field(3e-4, description="penalty on the curves' slopes, relative to the design's scale")
+    exploration: Fraction = Field(0.1, description="share of random patterns among those it asks to measure")
+    drop_share: Fraction = Field(0.5, description="share of modules given another rank when a plan is measured")
+    forms: list[str] = Field(
+        ["separable", "text", "pairwise", "text-pairwise-smooth", "text-pairwise", "text-pairwise-rough"],
+        min_length=1,
+        description="forms of the utility model to choose among by held-out measurements, simplest first",
+    )
+    num_members: NonNegativeInt = Field(4, description="of the ensemble that says where to measure next")
+    refit_growth: Annotated[float, Field(ge=1)] = Field(1.25, description="fit anew when so many times as many")
+
+
+class CmaSettings(_Section):
+    """The search by CMA-ES."""
+
+    population_size: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="vectors of a generation; none: 4 + 3 ln(number of modules)"
+    )
+    initial_std: Positive = Field(0.3, description="in units of half the rank range")
+    initial_rank_fraction: Fraction = Field(0.25, description="mean rank at the start, as a share of r_max")
 
 
 class PolicySettings(_Section):
     """Which policy decides, and how long it learns."""
 
-    name: Literal["airllm", "ppo", "ddim", "allocate", "greedy", "constant", "random"] = "airllm"
+    name: Literal["airllm", "ppo", "ddim", "cmaes", "allocate", "greedy", "eva", "constant", "random"] = "airllm"
     steps: NonNegativeInt = Field(1024, description="environment steps of learning, objective `frozen`")
     rollout_steps: PositiveInt = Field(64, description="transitions between two learning stages")
     constant_rank: NonNegativeInt = Field(4, description="policy `constant`, also the start of every episode")
@@ -236,6 +264,7 @@ class Settings(_Section):
     ppo: PPOSettings = PPOSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     allocate: AllocateSettings = AllocateSettings()
+    cma: CmaSettings = CmaSettings()
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
+from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
 from airlora.observation import IntArray, Observation, ObservationSpec
 from airlora.policy import (
     AllocatePolicy,
     Buffer,
+    CmaPolicy,
     ConstantPolicy,
     DiffusionPolicy,
     HierarchicalPolicy,
@@ -136,6 +137,13 @@ def test_the_hierarchy_learns(task: Task) -> None:
     assert task.regret(policy) > 1.0
     task.teach(policy, 1024)
     assert task.regret(policy) < 0.4
+
+
+def test_cma_es_learns(task: Task) -> None:
+    policy = CmaPolicy(task.problem, CmaSettings(), seed=0)
+    assert task.regret(policy) > 1.0
+    task.teach(policy, 1024)
+    assert task.regret(policy) < 0.1
 
 
 def test_the_planner_finds_the_optimum(task: Task) -> None:

@@ -2,10 +2,12 @@
 
 `load_base_model` gives a classifier, `inject` puts a zero update beside every projection (Eq. 1-3) and returns the
 `AdaptedModel`, `keep_inactive` lets ranks go down and up during training, `canonicalise` and `ImportanceAccumulator`
-say which components matter, and `save_adapter` and `load_adapter` keep them in a file.
+say which components matter, `explained_variance_ratio` what the inputs look like, and `save_adapter` and `load_adapter`
+keep components in a file.
 """
 
 from airlora.adapters.canonical import canonical_svd, canonicalise
+from airlora.adapters.explained_variance import explained_variance_ratio
 from airlora.adapters.fingerprint import base_fingerprint
 from airlora.adapters.importance import ImportanceAccumulator
 from airlora.adapters.inject import AdaptedModel, dense_reference, inject
@@ -32,6 +34,7 @@ __all__ = [
     "canonicalise",
     "dense_reference",
     "embedded_model_folder",
+    "explained_variance_ratio",
     "find_head",
     "find_projections",
     "inject",

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
+from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.files import seal, unseal, write_bytes
 from airlora.policy.allocate import AllocatePolicy
 from airlora.policy.base import PolicyProblem, RankPolicy
+from airlora.policy.cma import CmaPolicy
 from airlora.policy.constant import ConstantPolicy
 from airlora.policy.diffusion.policy import DiffusionPolicy
+from airlora.policy.eva import EvaPolicy
 from airlora.policy.greedy import GreedyPolicy
 from airlora.policy.hierarchical import HierarchicalPolicy
 from airlora.policy.ppo import PPOPolicy
@@ -30,8 +32,10 @@ POLICIES: Mapping[str, type[RankPolicy]] = {
         HierarchicalPolicy,
         PPOPolicy,
         DiffusionPolicy,
+        CmaPolicy,
         AllocatePolicy,
         GreedyPolicy,
+        EvaPolicy,
         ConstantPolicy,
         RandomPolicy,
         TablePolicy,
@@ -51,19 +55,21 @@ def make_policy(
     ppo: PPOSettings | None = None,
     diffusion: DiffusionSettings | None = None,
     allocate: AllocateSettings | None = None,
+    cma: CmaSettings | None = None,
     constant_rank: int = 1,
     device: str = "cpu",
 ) -> RankPolicy:
     """Return the policy called `name` in its initial state.
 
     Args:
-        name: airllm, ppo, ddim, allocate, constant or random. `greedy` and `table` are made of what was measured
-            elsewhere: call their classes.
+        name: airllm, ppo, ddim, cmaes, allocate, constant or random. `greedy`, `eva` and `table` are made of what
+            was measured elsewhere: call their classes.
         problem: What is decided about.
         seed: Of weights and draws.
         ppo: Settings of the coarse policy.
         diffusion: Settings of the fine policy.
         allocate: Settings of the planner.
+        cma: Settings of the search by CMA-ES.
         constant_rank: Of the policy `constant`.
         device: Where networks live.
 
@@ -82,13 +88,15 @@ def make_policy(
         return PPOPolicy(problem, ppo, seed=seed, device=device)
     if name == DiffusionPolicy.name:
         return DiffusionPolicy(problem, diffusion, seed=seed, device=device)
+    if name == CmaPolicy.name:
+        return CmaPolicy(problem, cma or CmaSettings(), seed=seed)
     if name == AllocatePolicy.name:
         return AllocatePolicy(problem, allocate, seed=seed)
     if name == ConstantPolicy.name:
         return ConstantPolicy(problem, constant_rank)
     if name == RandomPolicy.name:
         return RandomPolicy(problem, seed=seed)
-    raise PolicyError.of("policy.name", name, "airllm, ppo, ddim, allocate, constant or random")
+    raise PolicyError.of("policy.name", name, "airllm, ppo, ddim, cmaes, allocate, constant or random")
 
 
 def save_policy(policy: RankPolicy, path: Path | str) -> None:

@@ -11,7 +11,7 @@ from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem
 from airlora.policy.seeding import numpy_state, restore_numpy
 
-__all__ = ["RandomPolicy", "fill_randomly"]
+__all__ = ["RandomPolicy", "fill_randomly", "spread_randomly"]
 
 
 def fill_randomly(
@@ -31,6 +31,28 @@ def fill_randomly(
         if params_per_rank[module] <= left:
             ranks[module] += 1
             left -= params_per_rank[module]
+    return ranks
+
+
+def spread_randomly(
+    wanted: IntArray, params_per_rank: tuple[int, ...], budget_params: int, generator: np.random.Generator
+) -> IntArray:
+    """Return wanted ranks as far as they fit, module after module in random order.
+
+    Patterns differ more than those of `fill_randomly`, which come close to one rank everywhere, and so say more about
+    each module.
+
+    Args:
+        wanted: Int64 [num_modules].
+        params_per_rank: Numbers in a component of each module.
+        budget_params: Numbers that may be taken.
+        generator: Of the order.
+    """
+    ranks = np.zeros(len(params_per_rank), dtype=np.int64)
+    left = budget_params
+    for module in generator.permutation(len(ranks)):
+        ranks[module] = min(int(wanted[module]), left // params_per_rank[module])
+        left -= int(ranks[module]) * params_per_rank[module]
     return ranks
 
 

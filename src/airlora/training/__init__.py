@@ -8,7 +8,7 @@ from airlora.training.batches import BatchOrder, EncodedData, encode
 from airlora.training.checkpoint import load_checkpoint, save_checkpoint
 from airlora.training.early_stopping import EarlyStopping
 from airlora.training.finetune import Evaluation, FineTuner, Predictions, evaluate, predict
-from airlora.training.importance import measure_importance
+from airlora.training.importance import measure_explained_variance, measure_importance
 from airlora.training.interrupts import Interrupted, Interrupts
 from airlora.training.links import Link, decide_for_link, observe_link, reference_link
 from airlora.training.metrics import MetricsLog, read_metrics
@@ -52,6 +52,7 @@ __all__ = [
     "load_checkpoint",
     "load_data",
     "make_vocabulary",
+    "measure_explained_variance",
     "measure_importance",
     "observe_link",
     "open_run",

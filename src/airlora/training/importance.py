@@ -1,4 +1,4 @@
-"""How much each component of a trained adapter matters, from gradients alone."""
+"""How much each component matters: by the trained adapter's gradients, or by the base model's activations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airlora.adapters import AdaptedModel, ImportanceAccumulator
+from airlora.adapters import AdaptedModel, ImportanceAccumulator, explained_variance_ratio
 from airlora.training.batches import EncodedData
 
-__all__ = ["measure_importance"]
+__all__ = ["measure_explained_variance", "measure_importance"]
 
 
 def measure_importance(
@@ -30,3 +30,14 @@ def measure_importance(
     adapted.model.zero_grad(set_to_none=True)
     importance: npt.NDArray[np.float64] = accumulator.squared_gradient()
     return importance
+
+
+def measure_explained_variance(
+    adapted: AdaptedModel, data: EncodedData, device: torch.device, batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Return the explained variance ratio of every module's inputs over `data`, float64 [num_modules, r_max].
+
+    The base model runs alone: as in EVA, nothing of it depends on fine-tuning. See `explained_variance_ratio`.
+    """
+    batches = [data.batch(indices, device) for indices in data.in_order(batch_size)]
+    return explained_variance_ratio(adapted, batches)

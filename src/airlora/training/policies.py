@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from airlora.config import Settings
 from airlora.env import RankAllocationEnv
-from airlora.policy import GreedyPolicy, PolicyProblem, RankPolicy, make_policy
+from airlora.policy import EvaPolicy, GreedyPolicy, PolicyProblem, RankPolicy, make_policy
 from airlora.ranks import params_per_rank
 from airlora.training.assemble import Workbench
-from airlora.training.importance import measure_importance
+from airlora.training.importance import measure_explained_variance, measure_importance
 
 __all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of"]
 
@@ -30,8 +30,8 @@ def policy_needs_trained_adapter(name: str) -> bool:
 def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
     """Return the policy that the settings name, in its initial state.
 
-    `greedy` measures the importance of every component on the calibration samples; all others start without having
-    seen the model.
+    On the calibration samples `greedy` measures the importance of every component, and `eva` the variance of the base
+    model's activations; all others start without having seen the model.
 
     Raises:
         PolicyError: The policy's settings are not allowed.
@@ -40,6 +40,11 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
     if settings.policy.name == "greedy":
         importance = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
         return GreedyPolicy(problem, importance)
+    if settings.policy.name == "eva":
+        ratio = measure_explained_variance(
+            bench.adapted, bench.calibration, bench.device, settings.finetune.eval_batch_size
+        )
+        return EvaPolicy(problem, ratio)
     return make_policy(
         settings.policy.name,
         problem,
@@ -47,5 +52,6 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
         ppo=settings.ppo,
         diffusion=settings.diffusion,
         allocate=settings.allocate,
+        cma=settings.cma,
         constant_rank=settings.policy.constant_rank,
     )

@@ -14,6 +14,7 @@ from airlora.policy import (
     POLICIES,
     Buffer,
     DiffusionPolicy,
+    EvaPolicy,
     GreedyPolicy,
     HierarchicalPolicy,
     PolicyProblem,
@@ -34,6 +35,8 @@ DIFFUSION = DiffusionSettings(hidden_size=8, num_train_timesteps=50, beta_end=0.
 def make(name: str, problem: PolicyProblem) -> RankPolicy:
     if name == "greedy":
         return GreedyPolicy(problem, np.arange(16, dtype=np.float64).reshape(4, 4))
+    if name == "eva":
+        return EvaPolicy(problem, np.arange(16, 0, -1).reshape(4, 4) / 200)
     if name == "table":
         return TablePolicy(problem, [RankPattern.from_ranks("abcd", [1, 2, 0, 1])])
     # A short warm-up: what it reaches is tested elsewhere.
@@ -67,7 +70,7 @@ def test_every_policy_comes_back(name: str, problem: PolicyProblem, observe: Obs
         assert ((ranks >= 0) & (ranks <= problem.r_max)).all()
 
 
-@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "allocate"])
+@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "cmaes", "allocate"])
 def test_a_learner_comes_back_with_what_it_learnt(
     name: str, problem: PolicyProblem, observe: Observe, explored: Callable[..., Buffer], tmp_path: Path
 ) -> None:
@@ -157,7 +160,7 @@ def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "allocate", "constant", "random"])
+@pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "cmaes", "allocate", "constant", "random"])
 def test_a_policy_is_made_by_its_name(name: str, problem: PolicyProblem) -> None:
     policy = make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION)
     assert type(policy) is POLICIES[name]

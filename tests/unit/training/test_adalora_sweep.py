@@ -1,7 +1,4 @@
-from pathlib import Path
-
 import pytest
-from tests.unit.training.conftest import tiny
 
 from airlora.config import Settings
 from airlora.errors import TrainingError
@@ -33,8 +30,8 @@ def test_processes_give_what_one_after_the_other_gives(settings: Settings, wide:
         assert counts[-1] == 16
 
 
-def test_an_error_in_a_process_is_raised_here(tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
-    settings = tiny(tiny_model, tiny_data, **{"finetune.adalora_learning_rate": 1e30, "num_threads": 2})
+def test_an_error_in_a_process_is_raised_here(wide: Settings) -> None:
+    settings = wide.model_copy(update={"finetune": wide.finetune.model_copy(update={"adalora_learning_rate": 1e30})})
     bench = assemble(settings)
     with pytest.raises(TrainingError, match=r"loss = nan at AdaLoRA step \d+"):
         train_adalora_sweep(settings, bench.train, bench.eval, budgets_params=[900, 900, 900], num_labels=2, steps=2000)

@@ -47,7 +47,9 @@ class Recorder:
         assert 0.0 <= values["accuracy"] <= 1.0
 
 
-@pytest.mark.parametrize("policy", ["airllm", "ppo", "ddim", "allocate", "greedy", "constant", "random"])
+@pytest.mark.parametrize(
+    "policy", ["airllm", "ppo", "ddim", "cmaes", "allocate", "greedy", "eva", "constant", "random"]
+)
 def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path: Path, policy: str) -> None:
     chosen = with_(settings, policy__name=policy, env__objective="frozen" if policy == "greedy" else "live")
     record = train(chosen, tmp_path / "run")
@@ -62,7 +64,7 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
     assert load_policy(folder.policy_path).name == policy
     kinds = {line["kind"] for line in read_metrics(folder.path)}
     assert {"finetune", "eval"} <= kinds
-    assert ("learn" in kinds) == (policy in ("airllm", "ppo", "ddim", "allocate"))
+    assert ("learn" in kinds) == (policy in ("airllm", "ppo", "ddim", "cmaes", "allocate"))
 
 
 def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: Path, tiny_data: Any) -> None:
@@ -84,7 +86,7 @@ def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: P
 
 
 @pytest.mark.parametrize("objective", ["live", "frozen"])
-@pytest.mark.parametrize("policy", ["airllm", "allocate"])
+@pytest.mark.parametrize("policy", ["airllm", "cmaes", "allocate"])
 @pytest.mark.parametrize("where", [("fine-tuning", 6), ("learning", 7)])
 def test_an_interrupted_run_goes_on_to_the_same_result(
     settings: Settings, tmp_path: Path, objective: str, policy: str, where: tuple[str, int]

@@ -1,8 +1,9 @@
-"""What a rank pattern is worth: a closed form, a trained adapter, or fine-tuning itself."""
+"""What a rank pattern is worth: closed forms, a trained adapter, or fine-tuning itself."""
 
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
 from airlora.env.objectives.frozen import FrozenObjective
 from airlora.env.objectives.live import LiveObjective, Stepper
+from airlora.env.objectives.synthetic import SyntheticObjective
 
-__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper"]
+__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper", "SyntheticObjective"]

@@ -1,16 +1,21 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
 from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise, predict_x0
-from airlora.policy.diffusion.samplers import SAMPLERS, Denoise
+from airlora.policy.diffusion.samplers import SAMPLERS, Denoise, Sampler
 from airlora.policy.diffusion.samplers.ddim import DDIMSampler
-from airlora.policy.diffusion.samplers.spacing import spaced_timesteps
+from airlora.policy.diffusion.samplers.ddpm import DDPMSampler
+from airlora.policy.diffusion.samplers.spacing import SPACINGS, spaced_timesteps
 
 SCHEDULE = NoiseSchedule.make("scaled_linear", 1000, 1e-4, 2e-2)
 X_T = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
@@ -19,6 +24,10 @@ POINT = torch.tensor([0.5, -0.3, 0.0])
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
+
+
+def make(name: str, **changes: object) -> Sampler:
+    return SAMPLERS[name].from_settings(DiffusionSettings(**changes))  # type: ignore[arg-type]
 
 
 def denoise_gaussian(mean: Tensor, std: float) -> Denoise:
@@ -33,7 +42,7 @@ def denoise_gaussian(mean: Tensor, std: float) -> Denoise:
     return denoise
 
 
-@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 50, 333, 1000])
 def test_visits_the_steps_that_diffusers_visits(spacing: str, steps: int) -> None:
     scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
@@ -44,28 +53,29 @@ def test_visits_the_steps_that_diffusers_visits(spacing: str, steps: int) -> Non
     assert spaced_timesteps(1000, steps, spacing) == theirs
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("timestep", [0, 20, 500, 980])
-def test_a_step_equals_diffusers(eta: float, clip: bool, timestep: int) -> None:
-    scheduler = DDIMScheduler(1000, 1e-4, 2e-2, "scaled_linear", clip_sample=clip)
-    scheduler.set_timesteps(50)
-    sampler = DDIMSampler(50, eta=eta, clip_sample=clip, spacing="leading")
-    x_tau = torch.randn(5, 3, generator=generator())
-    noise_hat = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
-    drawn = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
-    theirs = scheduler.step(
-        noise_hat, timestep, x_tau, eta=eta, use_clipped_model_output=clip, variance_noise=drawn
-    ).prev_sample
-    x0_hat = predict_x0(x_tau, noise_hat, SCHEDULE.alpha_bar(timestep))
-    ours = sampler.step(SCHEDULE, x_tau, x0_hat, noise_hat, timestep, timestep - 20, torch.Generator().manual_seed(3))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@given(st.data())
+def test_visits_as_many_steps_as_asked_for_downwards(spacing: str, data: st.DataObject) -> None:
+    num_train_timesteps = data.draw(st.integers(1, 1200))
+    steps = data.draw(st.integers(1, num_train_timesteps))
+    visited = spaced_timesteps(num_train_timesteps, steps, spacing)
+    assert len(visited) == steps
+    assert all(later < earlier for earlier, later in pairwise(visited))
+    assert 0 <= visited[-1] <= visited[0] < num_train_timesteps
+    if spacing != "leading":
+        assert visited[0] == num_train_timesteps - 1
+
+
+def test_trailing_does_not_overshoot() -> None:
+    """Added up 61 times, the float stride 1000 / 61 ends a hair above 0, which diffusers takes for step -1."""
+    assert spaced_timesteps(1000, 61, "trailing")[-1] == 15
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
-@pytest.mark.parametrize("spacing", ["leading", "linspace"])
-def test_arrives_at_a_point_mass_in_any_number_of_steps(steps: int, spacing: str) -> None:
-    sampler = DDIMSampler(steps, clip_sample=False, spacing=spacing)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_arrives_at_a_point_mass_in_any_number_of_steps(name: str, steps: int, spacing: str) -> None:
+    sampler = make(name, num_inference_steps=steps, clip_sample=False, timestep_spacing=spacing)
     x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.0), X_T, generator())
     torch.testing.assert_close(x0, POINT.expand_as(x0), atol=1e-3, rtol=0)
 
@@ -99,8 +109,11 @@ def test_recovers_a_gaussian_the_better_the_more_steps() -> None:
     assert errors[2] < 0.01
 
 
-def test_clipping_keeps_the_sample_among_the_ranks() -> None:
-    x0 = DDIMSampler(10).sample(SCHEDULE, denoise_gaussian(torch.tensor([3.0, -3.0, 0.0]), 0.1), X_T, generator())
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_clipping_keeps_the_sample_among_the_ranks(name: str) -> None:
+    x0 = make(name, num_inference_steps=10).sample(
+        SCHEDULE, denoise_gaussian(torch.tensor([3.0, -3.0, 0.0]), 0.1), X_T, generator()
+    )
     assert x0.abs().max() <= 1.0
     torch.testing.assert_close(x0[:, :2], torch.tensor([1.0, -1.0]).expand(400, 2), atol=0.05, rtol=0)
 
@@ -123,16 +136,55 @@ def test_eta_decides_whether_the_generator_matters() -> None:
         assert torch.equal(one, other) == same
 
 
-def test_is_made_from_settings() -> None:
-    settings = DiffusionSettings(num_inference_steps=7, eta=0.5)
-    assert SAMPLERS[settings.sampler].from_settings(settings) == DDIMSampler(7, eta=0.5)
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_noisy_sampler_recovers_a_gaussian(name: str) -> None:
+    x_T = torch.randn(4000, 3, generator=generator())
+    sampler = make(name, num_inference_steps=100, eta=1.0, clip_sample=False)
+    x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.2), x_T, generator())
+    torch.testing.assert_close(x0.mean(0), POINT, atol=0.02, rtol=0)
+    torch.testing.assert_close(x0.std(0), torch.full((3,), 0.2), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(("timestep", "next_timestep"), [(999, 800), (500, 499), (40, 20), (19, -1), (0, -1)])
+def test_ddpm_is_ddim_at_eta_1(clip: bool, timestep: int, next_timestep: int) -> None:
+    x_tau, x0_hat = X_T.double(), 1.5 * X_T.flip(0).double()
+    noise_hat = predict_noise(x_tau, x0_hat, SCHEDULE.alpha_bar(timestep))
+    ddim, ddpm = (
+        sampler.step(SCHEDULE, x_tau, x0_hat, noise_hat, timestep, next_timestep, generator())
+        for sampler in (DDIMSampler(10, eta=1.0, clip_sample=clip), DDPMSampler(10, clip_sample=clip))
+    )
+    torch.testing.assert_close(ddpm, ddim)
+
+
+@pytest.mark.parametrize("timestep", [1, 20, 500, 999])
+def test_ddpm_steps_to_the_posterior_mean(timestep: int) -> None:
+    """Eq. 16, where no step is skipped, once the draw is taken off."""
+    alpha, alpha_bar = float(SCHEDULE.alphas[timestep]), SCHEDULE.alpha_bar(timestep)
+    x_tau, noise_hat = X_T.double(), X_T.flip(0).double()
+    x0_hat = predict_x0(x_tau, noise_hat, alpha_bar)
+    ours = DDPMSampler(1000, clip_sample=False).step(
+        SCHEDULE, x_tau, x0_hat, noise_hat, timestep, timestep - 1, generator()
+    )
+    variance = float(SCHEDULE.betas[timestep]) * (1 - SCHEDULE.alpha_bar(timestep - 1)) / (1 - alpha_bar)
+    drawn = torch.randn(x_tau.shape, generator=generator())
+    torch.testing.assert_close(ours - math.sqrt(variance) * drawn, posterior_mean(x_tau, noise_hat, alpha, alpha_bar))
+
+
+@pytest.mark.parametrize(("name", "kind", "eta"), [("ddim", DDIMSampler, {"eta": 0.5}), ("ddpm", DDPMSampler, {})])
+def test_is_made_from_settings(name: str, kind: type[DDIMSampler | DDPMSampler], eta: dict[str, float]) -> None:
+    made = make(name, num_inference_steps=7, eta=0.5, timestep_spacing="trailing", clip_sample=False)
+    assert made == kind(7, clip_sample=False, spacing="trailing", **eta)
+    assert make(name) == kind(50, clip_sample=True, spacing="linspace")
 
 
 def test_refuses_what_is_not_allowed() -> None:
-    with pytest.raises(PolicyError, match="spacing = 'odd': allowed is one of leading, linspace"):
+    with pytest.raises(PolicyError, match="spacing = 'odd': allowed is one of leading, linspace, trailing"):
         spaced_timesteps(10, 5, "odd")
     for steps in (0, 11):
         with pytest.raises(PolicyError, match=f"num_inference_steps = {steps}: allowed is 1 to 10"):
             spaced_timesteps(10, steps, "leading")
+    with pytest.raises(ValidationError, match="'leading', 'linspace' or 'trailing'"):
+        make("ddim", timestep_spacing="odd")
     with pytest.raises(PolicyError, match="diffusion.sampler = 'dream': allowed is one of"):
         SAMPLERS["dream"]

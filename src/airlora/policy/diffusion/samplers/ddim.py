@@ -51,7 +51,7 @@ class DDIMSampler(Sampler):
     @classmethod
     def from_settings(cls, settings: DiffusionSettings) -> Self:
         """Return the sampler that the settings describe."""
-        return cls(num_inference_steps=settings.num_inference_steps, eta=settings.eta)
+        return cls(settings.num_inference_steps, settings.eta, settings.clip_sample, settings.timestep_spacing)
 
     def timesteps(self, num_train_timesteps: int) -> list[int]:
         """Return the diffusion steps to visit, noisiest first."""

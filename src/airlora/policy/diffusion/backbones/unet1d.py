@@ -1,0 +1,108 @@
+"""Backbone "unet": the paper's 1-D U-Net along the modules (Eq. 15)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from airlora.config import DiffusionSettings
+from airlora.policy.diffusion.backbones import BACKBONES, Backbone
+from airlora.policy.diffusion.time_embedding import time_embedding
+
+__all__ = ["UNet1D", "num_levels"]
+
+NUM_GROUPS = 4
+"""Of every group norm; channels are a multiple of 8, so a group has two or more."""
+
+
+def num_levels(sample_size: int, depth: int) -> int:
+    """Return how many resolutions a U-Net of this depth has over `sample_size` modules.
+
+    Every level halves the axis, rounding up.  Below one module there is nothing left to halve.
+
+    >>> num_levels(36, 6), num_levels(6, 6), num_levels(1, 6)
+    (6, 4, 1)
+    """
+    return min(depth, 1 + (sample_size - 1).bit_length())
+
+
+@BACKBONES.register("unet")
+class UNet1D(Backbone):
+    r"""A U-Net whose axis is the modules, in their order in the model (Eq. 15).
+
+    $$\hat\epsilon = f_\psi(\mathrm{concat}[x_\tau, e_\tau, a^{out}])$$
+
+    The concatenation, as a convolution takes it: x_tau is one channel along the D modules.  A linear map of the
+    condition to D entries is a second one, so that a condition per module, such as a^out, can be laid beside its
+    module; its bias tells the modules apart.  e_tau and the condition together scale and shift the channels of every
+    block (FiLM).
+
+    Every level halves the axis, rounding up, so no D needs padding: upsampling doubles it and drops what is too much.
+    A depth that would go below one module is cut, see `num_levels`.  The last layer starts at zero, so that training
+    starts from a quiet output.
+
+    Source: AirLLM section IV-B, Table II (depth 6, kernel 3); blocks as in Ho et al. 2020 (arXiv:2006.11239) appendix
+    B, along one axis and with FiLM as in Janner et al. 2022 (arXiv:2205.09991) and Chi et al. 2023 (arXiv:2303.04137).
+    """
+
+    def __init__(self, sample_size: int, condition_size: int, settings: DiffusionSettings) -> None:
+        super().__init__(sample_size, condition_size, settings)
+        channels, kernel_size, hidden_size = settings.unet_channels, settings.unet_kernel_size, settings.hidden_size
+        levels, padding = num_levels(sample_size, settings.unet_depth), settings.unet_kernel_size // 2
+        self.time_embeddings: Tensor
+        every_step = torch.arange(settings.num_train_timesteps)
+        table = time_embedding(every_step, settings.time_embedding_size)
+        self.register_buffer("time_embeddings", table, persistent=False)
+        self.align = nn.Linear(condition_size, sample_size)
+        self.embed = nn.Sequential(
+            nn.Linear(settings.time_embedding_size + condition_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.SiLU(),
+        )
+        self.enter = nn.Conv1d(2, channels, kernel_size, padding=padding)
+        self.down = nn.ModuleList(_FilmBlock(channels, channels, kernel_size, hidden_size) for _ in range(levels))
+        self.halve = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel_size, stride=2, padding=padding) for _ in range(levels - 1)
+        )
+        self.up = nn.ModuleList(_FilmBlock(2 * channels, channels, kernel_size, hidden_size) for _ in range(levels - 1))
+        self.leave = nn.Conv1d(channels, 1, kernel_size, padding=padding)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x_tau: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Return f_psi, the condition both beside the modules and in every block."""
+        embedding = self.embed(torch.cat([self.time_embeddings[timesteps], condition], dim=-1))
+        hidden = self.down[0](self.enter(torch.stack([x_tau, self.align(condition)], dim=1)), embedding)
+        skipped = []
+        for halve, block in zip(self.halve, self.down[1:], strict=True):
+            skipped.append(hidden)
+            hidden = block(halve(hidden), embedding)
+        for block in self.up:
+            skip = skipped.pop()
+            doubled = hidden.repeat_interleave(2, dim=-1)[..., : skip.shape[-1]]
+            hidden = block(torch.cat([doubled, skip], dim=1), embedding)
+        prediction: Tensor = self.leave(hidden).squeeze(1)
+        return prediction
+
+
+class _FilmBlock(nn.Module):
+    """Two convolutions around a scale and a shift per channel, added to the input."""
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, embedding_size: int) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.first = nn.Sequential(
+            nn.GroupNorm(NUM_GROUPS, in_channels),
+            nn.SiLU(),
+            nn.Conv1d(in_channels, channels, kernel_size, padding=padding),
+            nn.GroupNorm(NUM_GROUPS, channels),
+        )
+        self.film = nn.Linear(embedding_size, 2 * channels)
+        self.second = nn.Sequential(nn.SiLU(), nn.Conv1d(channels, channels, kernel_size, padding=padding))
+        self.shortcut = nn.Identity() if in_channels == channels else nn.Conv1d(in_channels, channels, 1)
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[..., None].chunk(2, dim=1)
+        summed: Tensor = self.shortcut(hidden) + self.second(self.first(hidden) * (1.0 + scale) + shift)
+        return summed

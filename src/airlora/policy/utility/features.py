@@ -1,0 +1,111 @@
+"""The columns that measured losses are explained by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from airlora.observation import IntArray
+from airlora.policy.utility.model import Floats
+
+__all__ = ["MAX_LEVELS", "Features", "coupled_pairs", "level_columns", "rank_knots", "saturating_basis"]
+
+MAX_LEVELS = 64
+"""Texts are given a loss level each when no more than this many different ones were measured."""
+
+MAX_COUPLED = 40
+"""Modules among which couplings are looked for, the most useful ones: pairs grow with the square."""
+
+USELESS_SHARE = 1e-3
+"""A curve below this share of the largest says nothing about its own shape."""
+
+
+def rank_knots(r_max: int) -> IntArray:
+    """Return the ranks at which a curve may bend: every rank up to 4, then about six per octave of growth, and r_max.
+
+    >>> rank_knots(16).tolist()
+    [1, 2, 3, 4, 6, 8, 12, 16]
+    """
+    knots, step = [1, 2, 3, 4], 6
+    while step < r_max:
+        knots += [step, step * 4 // 3]
+        step *= 2
+    return np.asarray(sorted({knot for knot in knots if knot < r_max} | {r_max}), dtype=np.int64)
+
+
+def level_columns(texts: Floats) -> Floats:
+    """Return the free columns: one per different text while those are few, else an intercept and the text state."""
+    different, which = np.unique(texts, axis=0, return_inverse=True)
+    if len(different) <= min(MAX_LEVELS, len(texts) // 4):
+        return np.eye(len(different))[which.reshape(-1)]
+    centred = texts - texts.mean(axis=0)
+    spread = centred.std(axis=0)
+    return np.column_stack([np.ones(len(texts)), centred[:, spread > 0] / spread[spread > 0]])
+
+
+def saturating_basis(curves: Floats) -> Floats:
+    """Return every curve's shape, [num_modules, r_max + 1] from 0 to 1; a standard one where the curve is flat."""
+    ranks = np.arange(curves.shape[1])
+    standard = (1.0 - np.exp(-ranks / 4.0)) / (1.0 - np.exp(-ranks[-1] / 4.0))
+    height = curves[:, -1:]
+    useful = height > USELESS_SHARE * max(float(height.max()), 1e-300)
+    return np.where(useful, curves / np.where(useful, height, 1.0), standard)
+
+
+def coupled_pairs(curves: Floats) -> tuple[IntArray, IntArray]:
+    """Return the pairs (m < n) among which couplings are looked for."""
+    chosen = np.sort(np.argsort(-curves[:, -1], kind="stable")[:MAX_COUPLED])
+    first, second = np.triu_indices(len(chosen), 1)
+    return chosen[first], chosen[second]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which columns there are: `curves`, then `text`, then `pairs`.
+
+    Args:
+        knots: See `rank_knots`.
+        basis: See `saturating_basis`.
+        text_mean: Mean text state, [2].
+        pairs: See `coupled_pairs`.
+    """
+
+    knots: IntArray
+    basis: Floats
+    text_mean: Floats
+    pairs: tuple[IntArray, IntArray]
+
+    @property
+    def num_modules(self) -> int:
+        """Number of modules."""
+        return len(self.basis)
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many columns each block has."""
+        return {
+            "curves": self.num_modules * len(self.knots),
+            "text": 2 * self.num_modules,
+            "pairs": len(self.pairs[0]),
+        }
+
+    def columns(self, ranks: IntArray, texts: Floats) -> Floats:
+        """Return all columns, [N, F], for ranks [N, num_modules] and texts [N, 2]."""
+        phi = self.basis[np.arange(self.num_modules), ranks]
+        offset = texts - self.text_mean
+        first, second = self.pairs
+        return np.column_stack(
+            [
+                curve_columns(ranks, self.knots),
+                (offset[:, :, None] * phi[:, None, :]).reshape(len(ranks), -1),
+                phi[:, first] * phi[:, second],
+            ]
+        )
+
+
+def curve_columns(ranks: IntArray, knots: IntArray) -> Floats:
+    """Return min(r_m, k_j), [N, num_modules * num_knots].
+
+    Every sum of them with weights >= 0 is concave, rises and starts at 0, and every such piecewise linear curve is one.
+    """
+    return np.minimum(ranks[:, :, None], knots).reshape(len(ranks), -1).astype(np.float64)

@@ -1,0 +1,32 @@
+"""Forms of the utility model: which columns may explain a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["FORMS", "Form"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A choice of columns.
+
+    Args:
+        blocks: Of `Features`: `curves`, and any of `text` and `pairs`.
+        penalty: Ridge on the blocks beyond the curves, as a share of their mean squared column.
+    """
+
+    blocks: tuple[str, ...]
+    penalty: float = 0.0
+
+
+FORMS: Mapping[str, Form] = {
+    "separable": Form(("curves",)),
+    "text": Form(("curves", "text"), 0.03),
+    "pairwise": Form(("curves", "pairs"), 0.03),
+    "text-pairwise-smooth": Form(("curves", "text", "pairs"), 0.3),
+    "text-pairwise": Form(("curves", "text", "pairs"), 0.03),
+    "text-pairwise-rough": Form(("curves", "text", "pairs"), 0.003),
+}
+"""Simplest first: held-out measurements decide, a tie goes to the simpler."""
