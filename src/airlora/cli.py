@@ -79,7 +79,7 @@ def train(
     ] = None,
     policy: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="airllm, ppo, ddim, cmaes, allocate, greedy, eva, constant or random."),
+        typer.Option(metavar="NAME", help="What decides: see `airlora policies --list`."),
     ] = None,
     preset: Annotated[
         Optional[str], typer.Option(metavar="P", help="`paper` (Table II), `standard` or `quick`.")  # noqa: UP045
@@ -221,6 +221,91 @@ def demo(
     console = Console()
     console.print(comparison_table(result.rows))
     console.print(f"report: {result.report}")
+
+
+@app.command()
+def policies(
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Judge them against known optima, and write a report.")
+    ] = False,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Show every policy by name (also without any option).")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One problem, few evaluations, two seeds: minutes instead of hours.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of records and report; a bench in it is gone on with.")
+    ] = Path("runs/policies"),
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--policy", metavar="NAME", help="Only this one; repeatable."),
+    ] = None,
+    problems: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--problem", metavar="KEY", help="separable-36, interacting-36 or separable-144; repeatable."),
+    ] = None,
+    evaluations: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Measured losses for each learner; 20000, with --quick 1000."),
+    ] = None,
+    seeds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Landscapes and seeds; 3, with --quick 2."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the policies, or judge them all on problems whose optimum is known."""
+    from airlora.config import RECIPES
+
+    if not bench:
+        if show_list or not (quick or names or problems or evaluations or seeds):
+            _print_policies(RECIPES, as_json=as_json)
+            return
+        raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+    from airlora.experiments import (
+        BENCH_POLICIES,
+        PROBLEMS,
+        BenchPlan,
+        bench_findings,
+        bench_tables,
+        run_bench,
+        summarise,
+        write_bench_report,
+    )
+    from airlora.training import LiveProgress, available_threads
+
+    plan = BenchPlan(
+        problems=tuple(problems or (tuple(PROBLEMS)[:1] if quick else PROBLEMS)),
+        policies=tuple(names or BENCH_POLICIES),
+        evaluations=evaluations or (1_000 if quick else 20_000),
+        num_seeds=seeds or (2 if quick else 3),
+    )
+    with LiveProgress(Console(stderr=True)) as progress:
+        rows = summarise(run_bench(plan, out, num_processes=available_threads(), watcher=progress))
+    report = write_bench_report(rows, out, command=" ".join(["airlora", *sys.argv[1:]]))
+    if as_json:
+        print(json.dumps(rows))
+        return
+    console = Console()
+    for table in bench_tables(rows):
+        console.print(table)
+    for line in bench_findings(rows):
+        console.print(line)
+    console.print(f"report: {report}")
+
+
+def _print_policies(recipes: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in recipes.items()]))
+        return
+    table = Table(title="policies", title_justify="left")
+    table.add_column("name")
+    table.add_column("learns")
+    table.add_column("what it is")
+    for name, recipe in recipes.items():
+        table.add_row(name, "yes" if recipe.learns else "no", recipe.summary)
+    Console().print(table)
 
 
 def _parse_settings(items: list[str] | None) -> dict[str, Any]:

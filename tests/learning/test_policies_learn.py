@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
+from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings, load_settings
 from airlora.observation import IntArray, Observation, ObservationSpec
 from airlora.policy import (
     AllocatePolicy,
@@ -91,6 +91,7 @@ class Task:
                     log_prob=decision.log_prob,
                     value=decision.value,
                     x0=decision.x0,
+                    chain=decision.chain,
                 )
             )
             observation = self.observe(following.snr_db, start) if truncated else following
@@ -137,6 +138,33 @@ def test_the_hierarchy_learns(task: Task) -> None:
     assert task.regret(policy) > 1.0
     task.teach(policy, 1024)
     assert task.regret(policy) < 0.4
+
+
+def test_a_policy_gradient_through_the_chain_learns(task: Task) -> None:
+    changes = {"loss": "policy_gradient", "eta": 1.0, "num_inference_steps": 5, "learning_rate": 3e-4}
+    policy = DiffusionPolicy(task.problem, DIFFUSION.model_copy(update=changes), seed=0)
+    start = task.regret(policy)
+    assert start > 1.0
+    task.teach(policy, 768)
+    assert task.regret(policy) < 0.5
+
+
+@pytest.mark.parametrize(("name", "steps", "regret"), [("ddim-q", 512, 0.4), ("ddim-utility", 256, 0.5)])
+def test_a_critics_gradient_teaches_diffusion(task: Task, name: str, steps: int, regret: float) -> None:
+    policy = DiffusionPolicy(task.problem, load_settings(overrides={"policy.name": name}).diffusion, seed=0)
+    assert task.regret(policy) > 1.0
+    task.teach(policy, steps)
+    assert task.regret(policy) < regret
+
+
+def test_the_distilled_sampler_is_nearly_its_planner(task: Task) -> None:
+    settings = load_settings(overrides={"policy.name": "distilled"})
+    student = DiffusionPolicy(task.problem, settings.diffusion, seed=0)
+    task.teach(student, 256)
+    twin = Task(seed=1)
+    planner = AllocatePolicy(twin.problem, AllocateSettings(), seed=0)
+    twin.teach(planner, 256)
+    assert task.regret(student) < task.regret(planner) + 0.1
 
 
 def test_cma_es_learns(task: Task) -> None:

@@ -64,7 +64,7 @@ def test_layers_win_in_order(tmp_path: Path) -> None:
         ("channel.snr_db", [], "channel.snr_db = .*: allowed is at least 1 item"),
         ("channel.fading", "rician", "channel.k_factor_db is needed"),
         ("channel.fading", "fog", "channel.fading = 'fog': allowed is 'none', 'rayleigh' or 'rician'"),
-        ("policy.name", "oracle", "policy.name = 'oracle': allowed is 'airllm', 'ppo'"),
+        ("policy.name", "oracle", "policy.name = 'oracle': allowed is one of allocate, distilled, "),
         ("adapter.r_max", 0, "adapter.r_max = 0: allowed is greater than or equal to 1"),
         ("adapter.r_max", 2, "policy.constant_rank = 4 is above adapter.r_max = 2"),
         ("data.train", "a.tsv", "data.train and data.eval are given together"),
@@ -84,9 +84,16 @@ def test_several_mistakes_are_counted() -> None:
         load_settings(overrides={"seed": -1, "finetune.steps": -1})
 
 
+def test_a_section_is_no_value() -> None:
+    with pytest.raises(SettingsError, match=r"policy = 'ppo': allowed is a section, since policy.name is given too"):
+        load_settings(overrides={"policy": "ppo", "policy.name": "ppo"})
+
+
 def test_refuses_unknown_presets_and_files_that_are_no_toml(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="preset = 'fast': allowed is one of paper, quick, standard"):
         load_settings("fast")
+    with pytest.raises(SettingsError, match=r"preset = \['quick'\]: allowed is one of"):
+        load_settings(overrides={"preset": ["quick"]})
     with pytest.raises(SettingsError, match="settings file .*gone.toml: no such file"):
         load_settings(toml=tmp_path / "gone.toml")
     (tmp_path / "bad.toml").write_bytes(b"\xff = [")

@@ -1,21 +1,35 @@
 """Comparisons, figures and reports."""
 
+from airlora.experiments.bench_problems import PROBLEMS, BenchProblem
+from airlora.experiments.bench_report import bench_findings, bench_tables, regret_figure, write_bench_report
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
 from airlora.experiments.inspection import evaluate_run, inspect_run
+from airlora.experiments.policy_bench import BENCH_POLICIES, BenchPlan, BenchRecord, run_bench, summarise
 from airlora.experiments.report import write_report
 from airlora.experiments.tables import comparison_table, rank_table
 
 __all__ = [
+    "BENCH_POLICIES",
+    "PROBLEMS",
+    "BenchPlan",
+    "BenchProblem",
+    "BenchRecord",
     "ComparisonRow",
     "DemoResult",
+    "bench_findings",
+    "bench_tables",
     "compare_policies",
     "comparison_table",
     "demo_settings",
     "evaluate_run",
     "inspect_run",
     "rank_table",
+    "regret_figure",
     "row_of",
+    "run_bench",
     "run_demo",
+    "summarise",
+    "write_bench_report",
     "write_report",
 ]

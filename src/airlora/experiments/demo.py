@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from airlora.adapters import load_adapter
-from airlora.config import Settings, load_settings
+from airlora.config import Settings, load_settings, with_policy
 from airlora.env import RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
@@ -140,7 +140,7 @@ def _frozen_env(bench: Workbench, settings: Settings) -> RankAllocationEnv:
 
 def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher) -> RankPolicy:
     """Return a policy for the frozen adapter; one that learns gets as many measurements as the run's own policy."""
-    own = settings.model_copy(update={"policy": settings.policy.model_copy(update={"name": name})})
+    own = with_policy(settings, name)
     env = _frozen_env(bench, own)
     policy = build_policy(own, env, bench)
     if is_learner(policy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from airlora.experiments.compare import ComparisonRow
 from airlora.experiments.tables import projection_column
 
-__all__ = ["accuracy_by_params", "accuracy_by_snr", "rank_heat_maps", "reward_curve"]
+__all__ = ["accuracy_by_params", "accuracy_by_snr", "new_figure", "rank_heat_maps", "reward_curve", "styled"]
 
 _COLOURS = {
     "airllm": "#D55E00",
@@ -28,6 +28,9 @@ _COLOURS = {
     "adalora-ranks": "#8FD4BC",
     "constant": "#555555",
     "random": "#AAAAAA",
+    "distilled": "#332288",
+    "eva": "#882255",
+    "cmaes": "#117733",
 }
 """Okabe and Ito's palette, which people with colour vision deficiencies can tell apart."""
 
@@ -52,13 +55,15 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure of that many inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(rows, columns))).ravel().tolist()
     return figure, axes
 
 
-def _with_style(draw: Any) -> str:
+def styled(draw: Callable[[], Figure]) -> str:
+    """Return what `draw` draws in the report's style, as SVG."""
     with matplotlib.rc_context(_STYLE):
         return _svg(draw())
 
@@ -69,7 +74,7 @@ def reward_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
     Args:
         metrics: Lines of `metrics.jsonl`.
     """
-    return _with_style(lambda: _draw_rewards(metrics))
+    return styled(lambda: _draw_rewards(metrics))
 
 
 _PHASES = (("finetune", "while fine-tuning"), ("learn", "on the frozen adapter"))
@@ -78,7 +83,7 @@ _PHASES = (("finetune", "while fine-tuning"), ("learn", "on the frozen adapter")
 def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     by_kind = {kind: [line for line in metrics if line["kind"] == kind] for kind in ("finetune", "learn", "eval")}
     phases = [(kind, title) for kind, title in _PHASES if by_kind[kind]]
-    figure, axes = _figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
+    figure, axes = new_figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
     for axis, (kind, title) in zip(axes, phases, strict=False):
         lines = by_kind[kind]
         quantity = "reward" if "reward" in lines[0] else "loss"
@@ -126,7 +131,7 @@ def rank_heat_maps(
         modules: `role` and `layer` per module name, in order.
         r_max: Largest rank, the top of the colour scale.
     """
-    return _with_style(lambda: _draw_heat_maps(patterns, modules, r_max))
+    return styled(lambda: _draw_heat_maps(patterns, modules, r_max))
 
 
 def _draw_heat_maps(
@@ -134,7 +139,7 @@ def _draw_heat_maps(
 ) -> Figure:
     columns = _heat_map_columns(modules)
     layers = sorted({module["layer"] for module in modules.values()})
-    figure, axes = _figure(2.6 * len(patterns) + 0.6, 1.2 + 0.34 * len(layers), 1, len(patterns))
+    figure, axes = new_figure(2.6 * len(patterns) + 0.6, 1.2 + 0.34 * len(layers), 1, len(patterns))
     largest = max(1, max(max(ranks.values()) for ranks in patterns.values()))
     image = None
     for index, (axis, (title, ranks)) in enumerate(zip(axes, patterns.items(), strict=True)):
@@ -165,20 +170,20 @@ def accuracy_by_snr(rows: Sequence[ComparisonRow]) -> str:
     """Return accuracy against SNR, a line per policy (the paper's Fig. 4)."""
 
     def draw() -> Figure:
-        figure, (axis,) = _figure(5.4, 3.5)
+        figure, (axis,) = new_figure(5.4, 3.5)
         _lines(axis, rows, lambda row: row.snr_db)
         axis.set_xlabel("mean SNR, dB")
         axis.set_xticks(sorted({row.snr_db for row in rows}))
         return figure
 
-    return _with_style(draw)
+    return styled(draw)
 
 
 def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
     """Return accuracy against numbers sent, head included, a line per policy."""
 
     def draw() -> Figure:
-        figure, (axis,) = _figure(5.4, 3.5)
+        figure, (axis,) = new_figure(5.4, 3.5)
         _lines(axis, rows, lambda row: row.num_params + row.num_head_params)
         axis.set_xscale("log")
         axis.set_xlabel("numbers sent, head included")
@@ -187,7 +192,7 @@ def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
         axis.xaxis.set_minor_formatter(NullFormatter())
         return figure
 
-    return _with_style(draw)
+    return styled(draw)
 
 
 def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:

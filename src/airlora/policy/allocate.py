@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from airlora.config import AllocateSettings
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
@@ -19,20 +22,25 @@ class AllocatePolicy:
     r"""A planner: concave curves per module, coupled where that explains the losses better, and their best plan.
 
     A plan takes components while they fit and while each lowers the objective of Eq. 9, $U + \lambda \eta$: one that
-    is worth less than its share of the price is not sent. Until something was measured all numbers are equal.
+    is worth less than its share of the price is not sent. Until something was measured the prior decides, or all
+    numbers are equal.
 
     Args:
         problem: What is decided about; `cost_weight` is lambda.
         settings: See `AllocateSettings`.
         seed: Of the exploration and of the fit's folds.
+        prior: See `Advisor`.
     """
 
     name: ClassVar[str] = "allocate"
 
-    def __init__(self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int) -> None:
+    def __init__(
+        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, prior: npt.ArrayLike | None = None
+    ) -> None:
         self.problem = problem
         self._seed = seed
-        self._advisor = Advisor(problem, settings, seed=seed)
+        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
+        self._advisor = Advisor(problem, settings, seed=seed, prior=prior)
 
     @property
     def gains(self) -> Gains:
@@ -42,13 +50,15 @@ class AllocatePolicy:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings and seed."""
-        return {"settings": self._advisor.settings.model_dump(), "seed": self._seed}
+        """Settings, seed and prior."""
+        prior = None if self._prior is None else self._prior.tolist()
+        return {"settings": self._advisor.settings.model_dump(), "seed": self._seed, "prior": prior}
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
         """Return the policy with these `arguments`, nothing measured yet."""
-        return cls(problem, AllocateSettings(**arguments["settings"]), seed=arguments["seed"])
+        settings = AllocateSettings(**arguments["settings"])
+        return cls(problem, settings, seed=arguments["seed"], prior=arguments["prior"])
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the plan for the link's budget and the text."""

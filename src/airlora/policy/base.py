@@ -27,6 +27,7 @@ class PolicyProblem:
         params_per_rank: Numbers in one component of each module, d_in + d_out + 1, >= 1.
         spec: How an observation becomes a vector; it knows the number of modules and r_max.
         cost_weight: lambda of Eq. 9 and 10, >= 0.
+        keeps_deadline: Whether patterns beyond the link's budget are cut before they are used.
 
     Raises:
         PolicyError: The lengths differ, a name comes twice, or a number is out of range.
@@ -36,6 +37,7 @@ class PolicyProblem:
     params_per_rank: tuple[int, ...]
     spec: ObservationSpec
     cost_weight: float = 0.0
+    keeps_deadline: bool = False
 
     def __post_init__(self) -> None:
         if len(self.module_names) != self.spec.num_modules:
@@ -66,8 +68,8 @@ class PolicyProblem:
     def verify_same(self, other: PolicyProblem) -> None:
         """Raise `PolicyError` unless a policy made for this problem can be used for `other`.
 
-        The modules, what a rank costs and r_max must agree.  The price `cost_weight` and the state's scaling may
-        differ: a policy keeps those that it was made with.
+        The modules, what a rank costs and r_max must agree.  The price `cost_weight`, the state's scaling and whether
+        the deadline is kept may differ: a policy keeps those that it was made with.
         """
         if self.module_names != other.module_names:
             differing = sorted(set(self.module_names) ^ set(other.module_names))
@@ -88,6 +90,7 @@ class PolicyProblem:
             "params_per_rank": list(self.params_per_rank),
             "spec": self.spec.to_dict(),
             "cost_weight": self.cost_weight,
+            "keeps_deadline": self.keeps_deadline,
         }
 
     @classmethod
@@ -98,6 +101,7 @@ class PolicyProblem:
             params_per_rank=tuple(value["params_per_rank"]),
             spec=ObservationSpec.from_dict(value["spec"]),
             cost_weight=value["cost_weight"],
+            keeps_deadline=value["keeps_deadline"],
         )
 
 
@@ -111,6 +115,7 @@ class Decision:
         log_prob: ln pi(a_out | s); none without PPO.
         value: V(s); none without a critic.
         x0: The diffusion sample that Eq. 18 made the ranks of, float32 [num_modules]; none without diffusion.
+        chain: The whole way to it, float32 [K + 1, num_modules]; only for losses that need it.
     """
 
     ranks: IntArray
@@ -118,6 +123,7 @@ class Decision:
     log_prob: float | None = None
     value: float | None = None
     x0: FloatArray | None = None
+    chain: FloatArray | None = None
 
 
 class RankPolicy(Protocol):

@@ -34,6 +34,7 @@ class Transition:
         log_prob: ln pi(a_out | s).
         value: V(s).
         x0: The diffusion sample before Eq. 18.
+        chain: The way from x_T to x_0, float32 [K + 1, num_modules].
 
     Raises:
         TrainingError: The reward or the loss is not finite.
@@ -51,6 +52,7 @@ class Transition:
     log_prob: float | None = None
     value: float | None = None
     x0: FloatArray | None = None
+    chain: FloatArray | None = None
 
     def __post_init__(self) -> None:
         for name in ("reward", "loss"):
@@ -74,6 +76,7 @@ class Batch:
         log_probs: Float32 [N].
         values: Float32 [N].
         x0s: Float32 [N, num_modules].
+        chains: Float32 [N, K + 1, num_modules].
     """
 
     vectors: Tensor
@@ -87,6 +90,7 @@ class Batch:
     log_probs: Tensor | None
     values: Tensor | None
     x0s: Tensor | None
+    chains: Tensor | None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -129,6 +133,11 @@ class Buffer:
             raise PolicyError.of("quantities of the transition", _present(transition), f"{_present(self._rows[0])}")
         self._rows.append(transition)
 
+    def observations(self, count: int | None = None) -> list[Observation]:
+        """Return the states, in units, of the `count` newest transitions (default: all), oldest first."""
+        rows = list(self._rows)
+        return [row.observation for row in rows[len(rows) - (len(rows) if count is None else count) :]]
+
     def newest(self, count: int | None = None, device: str = "cpu") -> Batch:
         """Return the `count` newest transitions (default: all), oldest first.
 
@@ -160,6 +169,7 @@ class Buffer:
             log_probs=find("log_prob"),
             values=find("value"),
             x0s=find("x0"),
+            chains=find("chain"),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,11 +193,11 @@ class Buffer:
         return buffer
 
 
-_ARRAYS = ("vector", "ranks", "next_vector", "a_out", "x0")
+_ARRAYS = ("vector", "ranks", "next_vector", "a_out", "x0", "chain")
 _NUMBERS = ("reward", "loss", "log_prob", "value")
 _FLAGS = ("terminated", "truncated")
 _NAMES = _ARRAYS + _NUMBERS + _FLAGS
-_OPTIONAL = ("a_out", "log_prob", "value", "x0")
+_OPTIONAL = ("a_out", "log_prob", "value", "x0", "chain")
 
 
 def _present(row: Transition) -> tuple[str, ...]:

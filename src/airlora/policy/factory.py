@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
-from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
+from airlora.config import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.files import seal, unseal, write_bytes
 from airlora.policy.allocate import AllocatePolicy
@@ -44,7 +45,7 @@ POLICIES: Mapping[str, type[RankPolicy]] = {
 """Every policy by its name."""
 
 # A file is one line, "airlora-policy VERSION SHA-256", and then torch's archive, which that digest is of.
-_VERSION = 1
+_VERSION = 2
 
 
 def make_policy(
@@ -57,13 +58,14 @@ def make_policy(
     allocate: AllocateSettings | None = None,
     cma: CmaSettings | None = None,
     constant_rank: int = 1,
+    prior: npt.ArrayLike | None = None,
     device: str = "cpu",
 ) -> RankPolicy:
     """Return the policy called `name` in its initial state.
 
     Args:
-        name: airllm, ppo, ddim, cmaes, allocate, constant or random. `greedy`, `eva` and `table` are made of what
-            was measured elsewhere: call their classes.
+        name: Of `RECIPES`; what a recipe sets is in the sections already if `load_settings` made them. `greedy`, `eva`
+            and `table` are made of what was measured elsewhere: call their classes.
         problem: What is decided about.
         seed: Of weights and draws.
         ppo: Settings of the coarse policy.
@@ -71,6 +73,7 @@ def make_policy(
         allocate: Settings of the planner.
         cma: Settings of the search by CMA-ES.
         constant_rank: Of the policy `constant`.
+        prior: Of policies with a utility model, see `Advisor`.
         device: Where networks live.
 
     Raises:
@@ -82,21 +85,25 @@ def make_policy(
     'constant'
     """
     ppo, diffusion, allocate = ppo or PPOSettings(), diffusion or DiffusionSettings(), allocate or AllocateSettings()
+    asked = name
+    name = RECIPES[name].policy if name in RECIPES else name
     if name == HierarchicalPolicy.name:
-        return HierarchicalPolicy(problem, ppo, diffusion, seed=seed, device=device)
+        return HierarchicalPolicy(problem, ppo, diffusion, allocate=allocate, seed=seed, device=device)
     if name == PPOPolicy.name:
         return PPOPolicy(problem, ppo, seed=seed, device=device)
     if name == DiffusionPolicy.name:
-        return DiffusionPolicy(problem, diffusion, seed=seed, device=device)
+        return DiffusionPolicy(problem, diffusion, allocate=allocate, prior=prior, seed=seed, device=device)
     if name == CmaPolicy.name:
         return CmaPolicy(problem, cma or CmaSettings(), seed=seed)
     if name == AllocatePolicy.name:
-        return AllocatePolicy(problem, allocate, seed=seed)
+        return AllocatePolicy(problem, allocate, seed=seed, prior=prior)
     if name == ConstantPolicy.name:
         return ConstantPolicy(problem, constant_rank)
     if name == RandomPolicy.name:
         return RandomPolicy(problem, seed=seed)
-    raise PolicyError.of("policy.name", name, "airllm, ppo, ddim, cmaes, allocate, constant or random")
+    made_elsewhere = {GreedyPolicy.name, EvaPolicy.name}
+    names = [key for key, recipe in RECIPES.items() if recipe.policy not in made_elsewhere]
+    raise PolicyError.of("policy.name", asked, f"one of {', '.join(names)}")
 
 
 def save_policy(policy: RankPolicy, path: Path | str) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings, PPOSettings
+from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
-from airlora.policy.buffer import Buffer
+from airlora.policy.buffer import Batch, Buffer
 from airlora.policy.coarse import CoarsePolicy
-from airlora.policy.diffusion.advantage import contextual_advantage
-from airlora.policy.diffusion.fine import WARMUP_UPDATES, FinePolicy
-from airlora.policy.diffusion.losses import DiffusionBatch
+from airlora.policy.diffusion.fine import FinePolicy
+from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds
+from airlora.policy.utility import Advisor
 
 __all__ = ["HierarchicalPolicy"]
 
@@ -47,8 +48,8 @@ class HierarchicalPolicy:
             modules share an entry at first, and the diffusion learns to tell them apart.
         diffusion: See `DiffusionSettings`; its `condition` is `a_out` (Eq. 15) or `a_out_and_state`.
         seed: Of everything random in it.
+        allocate: Of the utility model that says what to drop from a pattern that does not fit the deadline.
         device: Where the networks live.
-        warmup_updates: See `FinePolicy`.
 
     Raises:
         PolicyError: The condition leaves a_out out, or a part that the settings name does not exist.
@@ -63,8 +64,8 @@ class HierarchicalPolicy:
         diffusion: DiffusionSettings,
         *,
         seed: int,
+        allocate: AllocateSettings | None = None,
         device: str = "cpu",
-        warmup_updates: int = WARMUP_UPDATES,
     ) -> None:
         if diffusion.condition not in CONDITIONS:
             allowed = f"{' or '.join(CONDITIONS)} for the policy 'airllm'; 'ddim' is conditioned on the state"
@@ -73,7 +74,7 @@ class HierarchicalPolicy:
         self._seed = seed
         self._sees_state = diffusion.condition == "a_out_and_state"
         coarse_size = ppo.latent_size or problem.num_modules
-        coarse_seed, fine_seed = child_seeds(seed, 2)
+        coarse_seed, fine_seed, advisor_seed = child_seeds(seed, 3)
         self._coarse = CoarsePolicy(
             problem.spec.size,
             coarse_size,
@@ -89,17 +90,22 @@ class HierarchicalPolicy:
             settings=diffusion,
             seed=fine_seed,
             device=device,
-            warmup_updates=warmup_updates,
+        )
+        self._allocate = allocate or AllocateSettings()
+        self._advisor = (
+            Advisor(problem, self._allocate, seed=advisor_seed)
+            if self._fine.loss.uses_utility
+            else Advisor.for_projection(problem, seed=advisor_seed)
         )
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings, seed and length of the warm-up."""
+        """Settings and seed."""
         return {
             "ppo": self._coarse.settings.model_dump(),
             "diffusion": self._fine.settings.model_dump(),
             "seed": self._seed,
-            "warmup_updates": self._fine.warmup_updates,
+            "allocate": self._allocate.model_dump(),
         }
 
     @classmethod
@@ -111,60 +117,74 @@ class HierarchicalPolicy:
             DiffusionSettings(**arguments["diffusion"]),
             seed=arguments["seed"],
             device=device,
-            warmup_updates=arguments["warmup_updates"],
+            allocate=AllocateSettings(**arguments["allocate"]),
         )
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the ranks of the mean sample, given the mean of a_out."""
-        vector = self.problem.spec.to_vector(observation)
-        condition = self._condition(torch.from_numpy(vector), torch.from_numpy(self._coarse.mean(vector)))
-        return unit_to_ranks(self._fine.decide(condition).numpy(), self.problem.r_max)
+        x0 = self._fine.decide(self._encode([observation])[0]).numpy()
+        wanted = unit_to_ranks(x0, self.problem.r_max)
+        return self._advisor.keep_deadline(wanted, observation, fill=self._fine.settings.fill)
 
     def explore(self, observation: Observation) -> Decision:
         """Return the ranks of one noisy sample, given a draw of a_out."""
         vector = self.problem.spec.to_vector(observation)
         a_out, log_prob, value = self._coarse.sample(vector)
         condition = self._condition(torch.from_numpy(vector), torch.from_numpy(a_out))
-        x0 = self._fine.explore(condition).numpy()
-        return Decision(unit_to_ranks(x0, self.problem.r_max), a_out, log_prob, value, x0)
+        x0, chain = self._fine.explore(condition)
+        ranks = self._advisor.keep_deadline(unit_to_ranks(x0.numpy(), self.problem.r_max), observation)
+        return Decision(ranks, a_out, log_prob, value, x0.numpy(), None if chain is None else chain.numpy())
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return "ppo" on the newest `rollout` transitions, then "diffusion" on the newest `buffer_size`."""
+        """Return "ppo" on the newest `rollout` transitions, "utility", and "diffusion" on the newest `buffer_size`."""
         return [
             ("ppo", lambda: self._coarse.update(buffer.newest(rollout, self._coarse.device))),
+            *self._advisor.stages(buffer, rollout, always=self._fine.loss.uses_utility),
             ("diffusion", lambda: self._refine(buffer, rollout)),
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimisers and generators of both."""
-        return {"coarse": self._coarse.state_dict(), "fine": self._fine.state_dict()}
+        """Return weights, optimisers and generators of both, and the utility model."""
+        return {
+            "coarse": self._coarse.state_dict(),
+            "fine": self._fine.state_dict(),
+            "advisor": self._advisor.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self._coarse.load_state_dict(state["coarse"])
         self._fine.load_state_dict(state["fine"])
+        self._advisor.load_state_dict(state["advisor"])
 
     def _condition(self, vector: Tensor, a_out: Tensor) -> Tensor:
         """Return what the diffusion is told, [..., C]."""
         clipped = a_out.clamp(-1.0, 1.0)
         return torch.cat([clipped, vector], dim=-1) if self._sees_state else clipped
 
+    def _encode(self, observations: Sequence[Observation]) -> Tensor:
+        """Return what the diffusion is told with the mean of a_out, float [N, C]."""
+        vectors = [self.problem.spec.to_vector(observation) for observation in observations]
+        a_outs = [torch.from_numpy(self._coarse.mean(vector)) for vector in vectors]
+        return self._condition(torch.from_numpy(np.stack(vectors)), torch.stack(a_outs))
+
     def _refine(self, buffer: Buffer, rollout: int) -> dict[str, float]:
-        count = min(len(buffer), max(rollout, self._fine.settings.buffer_size))
-        batch = buffer.newest(count, self._fine.device)
+        context = loss_context(
+            buffer,
+            rollout,
+            buffer_size=self._fine.settings.buffer_size,
+            advisor=self._advisor,
+            conditions=self._conditions_of,
+            encode=self._encode,
+            values=self._coarse.value,
+            device=self._fine.device,
+        )
+        return self._fine.update(context, rehearse=True)
+
+    def _conditions_of(self, batch: Batch, observations: Sequence[Observation]) -> Tensor:  # noqa: ARG002
         if batch.a_outs is None:
             raise PolicyError("the buffer has no a_out: it was not filled by the policy 'airllm'")
-        executed = torch.from_numpy(ranks_to_unit(batch.ranks.cpu().numpy(), self.problem.r_max))
-        values = self._coarse.value(batch.vectors)
-        return self._fine.update(
-            DiffusionBatch(
-                x0=executed.to(self._fine.device),
-                condition=self._condition(batch.vectors, batch.a_outs),
-                reward=batch.rewards,
-                advantage=contextual_advantage(batch.vectors, batch.rewards, values),
-            ),
-            rehearse=True,
-        )
+        return self._condition(batch.vectors, batch.a_outs)
 
     def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         # A little wider than [-1, 1], so that the clipped ends are met as often as PPO will meet them.

@@ -12,12 +12,15 @@ from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.coarse import CoarsePolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
+from airlora.policy.utility import Advisor
 
 __all__ = ["PPOPolicy"]
 
 
 class PPOPolicy:
     """PPO over one continuous number per module; Eq. 18 makes ranks of them.
+
+    A utility model, fitted to what was measured, says what to drop from a pattern that does not fit the deadline.
 
     Args:
         problem: What is decided about.
@@ -36,6 +39,7 @@ class PPOPolicy:
             raise PolicyError.of("ppo.latent_size", settings.latent_size, "none for the policy 'ppo'; 'airllm' has one")
         self.problem = problem
         self._seed = seed
+        self._advisor = Advisor.for_projection(problem, seed=seed)
         self._coarse = CoarsePolicy(
             problem.spec.size,
             problem.num_modules,
@@ -57,21 +61,27 @@ class PPOPolicy:
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the ranks that the Gaussian's mean stands for."""
-        return unit_to_ranks(self._coarse.mean(self.problem.spec.to_vector(observation)), self.problem.r_max)
+        wanted = unit_to_ranks(self._coarse.mean(self.problem.spec.to_vector(observation)), self.problem.r_max)
+        return self._advisor.keep_deadline(wanted, observation)
 
     def explore(self, observation: Observation) -> Decision:
         """Return the ranks that a draw stands for."""
         a_out, log_prob, value = self._coarse.sample(self.problem.spec.to_vector(observation))
-        return Decision(unit_to_ranks(a_out, self.problem.r_max), a_out=a_out, log_prob=log_prob, value=value)
+        ranks = self._advisor.keep_deadline(unit_to_ranks(a_out, self.problem.r_max), observation)
+        return Decision(ranks, a_out=a_out, log_prob=log_prob, value=value)
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return the one stage "ppo", which learns from the newest `rollout` transitions."""
-        return [("ppo", lambda: self._coarse.update(buffer.newest(rollout, self._coarse.device)))]
+        """Return "ppo" on the newest `rollout` transitions, and "utility" where deadlines are kept."""
+        return [
+            ("ppo", lambda: self._coarse.update(buffer.newest(rollout, self._coarse.device))),
+            *self._advisor.stages(buffer, rollout),
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and generator."""
-        return self._coarse.state_dict()
+        """Return weights, optimiser, utility model and generators."""
+        return {"coarse": self._coarse.state_dict(), "advisor": self._advisor.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._coarse.load_state_dict(state)
+        self._coarse.load_state_dict(state["coarse"])
+        self._advisor.load_state_dict(state["advisor"])

@@ -73,7 +73,7 @@ def fill_exactly(
     result = milp(
         -worth[items] / worth[items].max(),
         constraints=LinearConstraint(prices[None, :].astype(np.float64), ub=float(budget_params)),
-        integrality=np.ones(len(items)),
+        integrality=np.ones(len(items), dtype=np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-6},
     )
@@ -140,9 +140,7 @@ def _fill(ranks: IntArray, gains: Gains, costs: IntArray, left: int, min_gain_pe
     """Return the ranks with components added by worth per number while they fit into what is left."""
     ranks = ranks.copy()
     worth = gains / costs[:, None]
-    heap = [
-        (-worth[module, ranks[module]], module) for module in range(len(costs)) if ranks[module] < gains.shape[1]
-    ]
+    heap = [(-worth[module, ranks[module]], module) for module in range(len(costs)) if ranks[module] < gains.shape[1]]
     heapq.heapify(heap)
     while heap:
         negative_worth, module = heapq.heappop(heap)

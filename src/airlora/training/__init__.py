@@ -14,7 +14,8 @@ from airlora.training.links import Link, decide_for_link, observe_link, referenc
 from airlora.training.metrics import MetricsLog, read_metrics
 from airlora.training.open_run import OpenRun, open_run
 from airlora.training.policies import build_policy, problem_of
-from airlora.training.precision import pick_autocast, pick_device, set_threads
+from airlora.training.precision import available_threads, pick_autocast, pick_device, set_threads
+from airlora.training.processes import Job, run_jobs
 from airlora.training.progress import LiveProgress, SilentWatcher, Watcher
 from airlora.training.run import RunFolder, RunRecord
 from airlora.training.train import Trainer, frozen_objective, train
@@ -29,6 +30,7 @@ __all__ = [
     "FineTuner",
     "Interrupted",
     "Interrupts",
+    "Job",
     "Link",
     "LiveProgress",
     "MetricsLog",
@@ -42,6 +44,7 @@ __all__ = [
     "Watcher",
     "Workbench",
     "assemble",
+    "available_threads",
     "build_policy",
     "decide_for_link",
     "encode",
@@ -62,6 +65,7 @@ __all__ = [
     "problem_of",
     "read_metrics",
     "reference_link",
+    "run_jobs",
     "save_checkpoint",
     "set_threads",
     "train",

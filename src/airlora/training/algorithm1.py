@@ -94,6 +94,7 @@ class Algorithm1:
                     log_prob=decision.log_prob,
                     value=decision.value,
                     x0=decision.x0,
+                    chain=decision.chain,
                 )
             )
             self._rollout += 1

@@ -19,19 +19,30 @@ def problem_of(env: RankAllocationEnv) -> PolicyProblem:
         params_per_rank=params_per_rank(env.shapes),
         spec=env.observation_spec,
         cost_weight=env.settings.cost_weight,
+        keeps_deadline=env.channel.deadline_mode == "project",
     )
 
 
-def policy_needs_trained_adapter(name: str) -> bool:
+PLANNERS = ("allocate", "distilled", "distilled-bare", "ddim-utility")
+"""Policies whose utility model decides, and so may start from a belief."""
+
+
+def policy_needs_trained_adapter(settings: Settings) -> bool:
     """Whether the policy reads the trained adapter's gradients, and so cannot act while it is being trained."""
-    return name == "greedy"
+    return settings.policy.name == "greedy" or _starts_from_importance(settings)
+
+
+def _starts_from_importance(settings: Settings) -> bool:
+    is_frozen = settings.env.objective == "frozen"
+    return settings.allocate.prior and is_frozen and settings.policy.name in PLANNERS
 
 
 def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
     """Return the policy that the settings name, in its initial state.
 
     On the calibration samples `greedy` measures the importance of every component, and `eva` the variance of the base
-    model's activations; all others start without having seen the model.
+    model's activations. Planners on a frozen adapter start from that importance too (`allocate.prior`); all others
+    start without having seen the model.
 
     Raises:
         PolicyError: The policy's settings are not allowed.
@@ -45,9 +56,13 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
             bench.adapted, bench.calibration, bench.device, settings.finetune.eval_batch_size
         )
         return EvaPolicy(problem, ratio)
+    prior = None
+    if _starts_from_importance(settings):
+        prior = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
     return make_policy(
         settings.policy.name,
         problem,
+        prior=prior,
         seed=settings.seed,
         ppo=settings.ppo,
         diffusion=settings.diffusion,

@@ -90,7 +90,7 @@ class Trainer:
         self.settings = settings
         self.folder = folder
         self.is_live = settings.env.objective == "live"
-        if self.is_live and policy_needs_trained_adapter(settings.policy.name):
+        if self.is_live and policy_needs_trained_adapter(settings):
             raise SettingsError.of(
                 "env.objective", "live", f"frozen with policy.name = {settings.policy.name!r}, which needs an adapter"
             )
@@ -104,7 +104,7 @@ class Trainer:
         self._stopped_early = False
         # Made before anything is written: a policy's settings are checked by making it.
         self._policy: RankPolicy | None = None
-        if not policy_needs_trained_adapter(settings.policy.name):
+        if not policy_needs_trained_adapter(settings):
             self._policy = build_policy(settings, self.make_env(self._live_objective()), self.bench)
         self._algorithm: Algorithm1 | None = None
 
@@ -224,7 +224,7 @@ class Trainer:
                 site.name: {"d_in": site.shape.d_in, "d_out": site.shape.d_out, "role": site.role, "layer": site.layer}
                 for site in bench.adapted.sites
             },
-            policy=policy.name,
+            policy=settings.policy.name,
             rank_pattern=pattern,
             link={"snr_db": self.link.snr_db, "bandwidth_hz": self.link.bandwidth_hz},
             accuracy=result.accuracy,
@@ -304,8 +304,9 @@ class Trainer:
         self._rewards = list(state["rewards"])
         live = self._phase == "finetune"
         objective = self._live_objective() if live else frozen_objective(self.bench, self.settings)
-        if self._policy is not None:
-            self._policy.load_state_dict(state["policy"])
         if state["algorithm"] is not None:
+            # Makes the policy too, where that needs the trained adapter.
             self._algorithm = self._algorithm_on(objective)
             self._algorithm.load_state_dict(state["algorithm"])
+        if self._policy is not None and state["policy"] is not None:
+            self._policy.load_state_dict(state["policy"])

@@ -49,6 +49,7 @@ def explored(observe: Callable[..., Observation]) -> Callable[[Learner, int], Bu
                     log_prob=decision.log_prob,
                     value=decision.value,
                     x0=decision.x0,
+                    chain=decision.chain,
                 )
             )
         return buffer

@@ -23,8 +23,8 @@ def make(
     problem: PolicyProblem, seed: int = 0, warmup_updates: int = 20, latent_size: int | None = None, **changes: Any
 ) -> HierarchicalPolicy:
     ppo = PPO.model_copy(update={"latent_size": latent_size})
-    diffusion = DIFFUSION.model_copy(update=changes)
-    return HierarchicalPolicy(problem, ppo, diffusion, seed=seed, warmup_updates=warmup_updates)
+    diffusion = DIFFUSION.model_copy(update={"warmup_updates": warmup_updates, **changes})
+    return HierarchicalPolicy(problem, ppo, diffusion, seed=seed)
 
 
 def weights(state: Any) -> list[torch.Tensor]:

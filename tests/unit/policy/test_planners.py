@@ -18,6 +18,7 @@ from airlora.policy import (
     TablePolicy,
     Transition,
 )
+from airlora.policy.random import fill_randomly, spread_randomly
 from airlora.ranks import RankPattern
 
 COSTS = (10, 10, 30, 30)
@@ -128,6 +129,36 @@ def test_random_fill_leaves_no_room_for_another_component(budget: int) -> None:
     left = budget - np.dot(ranks, COSTS)
     assert left >= 0
     assert all(rank == 4 or cost > left for rank, cost in zip(ranks, COSTS, strict=True))
+
+
+@pytest.mark.parametrize("budget", [0, 9, 10, 55, 200, 10_000])
+def test_spreading_gives_modules_what_was_wanted_as_far_as_it_fits(budget: int) -> None:
+    generator = np.random.default_rng(0)
+    for wanted in generator.integers(0, 5, (20, 4)):
+        ranks = spread_randomly(wanted, COSTS, budget, generator)
+        left = budget - np.dot(ranks, COSTS)
+        assert left >= 0
+        assert (ranks <= wanted).all()
+        assert all(rank == want or cost > left for rank, want, cost in zip(ranks, wanted, COSTS, strict=True))
+        if np.dot(wanted, COSTS) <= budget:
+            np.testing.assert_array_equal(ranks, wanted)
+
+
+def test_spreading_prefers_no_module_and_differs_more_than_filling() -> None:
+    generator = np.random.default_rng(0)
+    equal = (10, 10, 10, 10)
+    spread = np.asarray([spread_randomly(np.full(4, 4), equal, 80, generator) for _ in range(400)])
+    filled = np.asarray([fill_randomly(equal, 4, 80, generator) for _ in range(400)])
+    np.testing.assert_allclose(spread.mean(axis=0), 2.0, atol=0.35)
+    assert spread.std() > 1.5 * filled.std()
+
+
+def test_spreading_goes_on_with_its_generator() -> None:
+    one, other = (np.random.default_rng(7) for _ in range(2))
+    draws = [spread_randomly(np.full(4, 3), COSTS, 100, one) for _ in range(10)]
+    for ranks in draws:
+        np.testing.assert_array_equal(spread_randomly(np.full(4, 3), COSTS, 100, other), ranks)
+    assert len({tuple(ranks) for ranks in draws}) > 1
 
 
 def test_table_takes_the_largest_pattern_that_fits() -> None:

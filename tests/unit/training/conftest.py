@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,12 @@ def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
     return load_settings("quick", overrides=base | overrides)
 
 
+@pytest.fixture(scope="session")
+def make_settings(tiny_model: Path, tiny_data: tuple[Path, Path]) -> Callable[..., Settings]:
+    """Return tiny settings with some values laid over them."""
+    return partial(tiny, tiny_model, tiny_data)
+
+
 @pytest.fixture
-def settings(tiny_model: Path, tiny_data: tuple[Path, Path]) -> Settings:
-    return tiny(tiny_model, tiny_data)
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings()

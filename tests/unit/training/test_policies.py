@@ -1,13 +1,22 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from airlora.config import Settings, load_settings
+from airlora.config import RECIPES, Settings, with_policy
 from airlora.env import RankAllocationEnv
 from airlora.observation import Observation
 from airlora.policy import EvaPolicy, load_policy, save_policy
-from airlora.training import Workbench, assemble, build_policy, frozen_objective, measure_explained_variance
+from airlora.training import (
+    Workbench,
+    assemble,
+    build_policy,
+    frozen_objective,
+    is_learner,
+    measure_explained_variance,
+    problem_of,
+)
 from airlora.training.policies import policy_needs_trained_adapter
 
 
@@ -33,12 +42,37 @@ def named(settings: Settings, name: str, **cma: float) -> Settings:
     return Settings.model_validate(values)
 
 
-@pytest.mark.parametrize("name", load_settings().policy.model_fields["name"].annotation.__args__)  # type: ignore[union-attr]
-def test_every_policy_of_the_settings_can_be_made(settings: Settings, bench: Workbench, name: str) -> None:
-    chosen = named(settings, name)
-    policy = build_policy(chosen, env_of(chosen, bench), bench)
-    assert policy.name == name
-    assert policy.problem.module_names == tuple(bench.adapted.shapes)
+@pytest.fixture(scope="module")
+def shared_bench(make_settings: Callable[..., Settings]) -> Workbench:
+    """Return a bench that no test of the module changes."""
+    return assemble(make_settings())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_the_policy_that_it_names(
+    make_settings: Callable[..., Settings], shared_bench: Workbench, name: str
+) -> None:
+    chosen = make_settings(**{"policy.name": name, "diffusion.warmup_updates": 2})
+    policy = build_policy(chosen, env_of(chosen, shared_bench), shared_bench)
+    assert policy.name == RECIPES[name].policy
+    assert policy.problem.module_names == tuple(shared_bench.adapted.shapes)
+    assert is_learner(policy) == RECIPES[name].learns
+    ranks = policy.decide(Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 1000))
+    assert ranks.shape == (12,)
+    # What the recipe sets has arrived.
+    arguments = policy.arguments
+    for key in RECIPES[name].settings:
+        section, last = key.split(".")
+        if section != "policy":
+            assert arguments.get(section, arguments.get("settings"))[last] == getattr(getattr(chosen, section), last)
+
+
+@pytest.mark.parametrize(("mode", "keeps"), [("project", True), ("price", False), ("penalty", False)])
+def test_deadlines_are_kept_where_the_channel_projects(
+    make_settings: Callable[..., Settings], shared_bench: Workbench, mode: str, keeps: bool
+) -> None:
+    chosen = make_settings(**{"channel.deadline_mode": mode})
+    assert problem_of(env_of(chosen, shared_bench)).keeps_deadline is keeps
 
 
 def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
@@ -64,6 +98,23 @@ def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> N
     assert policy.decide(observation).tolist() == [4] * 12
 
 
-def test_only_gradients_need_a_trained_adapter() -> None:
-    assert policy_needs_trained_adapter("greedy")
-    assert not any(policy_needs_trained_adapter(name) for name in ("eva", "cmaes", "airllm", "random"))
+def test_only_gradients_need_a_trained_adapter(settings: Settings) -> None:
+    frozen = {name for name in RECIPES if policy_needs_trained_adapter(with_policy(settings, name))}
+    assert frozen == {"greedy", "allocate", "distilled", "distilled-bare", "ddim-utility"}
+    live = settings.model_copy(update={"env": settings.env.model_copy(update={"objective": "live"})})
+    assert {name for name in RECIPES if policy_needs_trained_adapter(with_policy(live, name))} == {"greedy"}
+    bare = settings.model_copy(update={"allocate": settings.allocate.model_copy(update={"prior": False})})
+    assert {name for name in RECIPES if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
+
+
+def test_a_planner_starts_where_greedy_stands(settings: Settings, bench: Workbench) -> None:
+    for name in ("allocate", "distilled"):
+        chosen = with_policy(settings, name)
+        greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, bench), bench)
+        policy = build_policy(chosen, env_of(chosen, bench), bench)
+        if name == "allocate":
+            for budget in (100, 500, 1000):
+                observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), budget)
+                sizes = np.asarray(policy.problem.params_per_rank)
+                assert abs((policy.decide(observation) - greedy.decide(observation)) @ sizes) <= sizes.max()
+        assert np.shape(policy.arguments["prior"]) == (12, 4)

@@ -11,22 +11,16 @@ from torch import Tensor, nn
 
 from airlora.config import DiffusionSettings
 from airlora.errors import TrainingError
-from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch
+from airlora.policy.diffusion.losses import LOSSES, LossContext
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
 
-__all__ = ["NUM_DECISION_SAMPLES", "WARMUP_UPDATES", "FinePolicy", "Pairs"]
-
-WARMUP_UPDATES = 500
-"""Steps of imitation.  An identity is then met to .05 over 36 modules and to .15 over 144, in units of half a range."""
+__all__ = ["FinePolicy", "Pairs"]
 
 WARMUP_BATCH_SIZE = 128
 
 WARMUP_LEARNING_RATE = 3e-3
 """At the first step of the warm-up; it falls evenly to 0 at the last."""
-
-NUM_DECISION_SAMPLES = 8
-"""Samples whose mean is a decision.  One sample of a policy that still explores costs as much as its spread."""
 
 MAX_GRAD_NORM = 1.0
 
@@ -47,7 +41,6 @@ class FinePolicy:
         settings: See `DiffusionSettings`.
         seed: Of weights, noise and minibatches.
         device: Where the network lives.
-        warmup_updates: Steps of imitation; 0 starts untrained.
     """
 
     def __init__(
@@ -59,16 +52,14 @@ class FinePolicy:
         settings: DiffusionSettings,
         seed: int,
         device: str = "cpu",
-        warmup_updates: int = WARMUP_UPDATES,
     ) -> None:
         self.settings = settings
         self.device = device
-        self.warmup_updates = warmup_updates
         with seeded_init(seed):
             self.model = DiffusionModel(sample_size, condition_size, settings).to(device)
         self._pairs = pairs
         self._seed = seed
-        self._loss = LOSSES[settings.loss](settings)
+        self.loss = LOSSES[settings.loss](settings, sample_size, condition_size, seed)
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         self._generator = torch_generator(seed)
         self._is_warm = False
@@ -80,50 +71,59 @@ class FinePolicy:
             condition: Float [C].
         """
         self._warm_up()
-        conditions = condition.to(self.device).expand(NUM_DECISION_SAMPLES, -1)
+        conditions = condition.to(self.device).expand(self.settings.num_decision_samples, -1)
         samples = self.model.sample(conditions, torch_generator(self._seed))
         return samples.clamp(-1.0, 1.0).mean(0).cpu()
 
-    def explore(self, condition: Tensor) -> Tensor:
-        """Return one sample for one condition with `settings.exploration` added, float [D], within [-1, 1].
+    def explore(self, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return one sample for one condition, float [D], within [-1, 1], and the way to it where the loss needs it.
+
+        The sample has noise of `settings.exploration` added; a way, float [K + 1, D], has its own in every step.
 
         Args:
             condition: Float [C].
         """
         self._warm_up()
+        if self.loss.needs_chains:
+            chain = self.model.sample_chain(condition.to(self.device)[None], self._generator)[0].cpu()
+            return chain[-1].clamp(-1.0, 1.0), chain
         sample = self.model.sample(condition.to(self.device)[None], self._generator)[0].cpu()
         noise = torch.randn(sample.shape, generator=self._generator)
-        return (sample + self.settings.exploration * noise).clamp(-1.0, 1.0)
+        return (sample + self.settings.exploration * noise).clamp(-1.0, 1.0), None
 
-    def update(self, batch: DiffusionBatch, *, rehearse: bool) -> dict[str, float]:
+    def update(self, context: LossContext, *, rehearse: bool) -> dict[str, float]:
         """Take `updates_per_stage` steps on minibatches drawn from executed decisions.
 
         Args:
-            batch: What was executed.
-            rehearse: Add the denoising error on as many starting pairs to every step's loss, so that what was learnt
-                in the warm-up is not forgotten for the few conditions that were met lately.
+            context: What was executed, and what else the loss may look at.
+            rehearse: Add the denoising error on as many starting pairs to every step's loss, times
+                `rehearsal_weight`, so that what was learnt in the warm-up is not forgotten for the few conditions that
+                were met lately.
 
         Returns:
-            `loss`, the mean over the steps, and `advantage`, the mean over the batch in standard deviations.
+            `loss`, the mean over the steps, `advantage`, the mean over the batch in standard deviations, and what the
+            loss itself reports.
 
         Raises:
             TrainingError: The loss is not finite.
         """
         self._warm_up()
-        settings = self.settings
+        settings, batch = self.settings, context.batch
+        metrics = self.loss.prepare(self.model, context)
         losses = []
         for _ in range(settings.updates_per_stage):
             rows = torch.randint(len(batch), (settings.batch_size,), generator=self._generator).to(self.device)
-            loss = self._loss(self.model, batch[rows], self._generator)
-            if rehearse:
-                loss = loss + self._starting_error(settings.batch_size)
+            loss = self.loss(self.model, batch[rows], self._generator)
+            if rehearse and settings.rehearsal_weight > 0.0:
+                loss = loss + settings.rehearsal_weight * self._starting_error(settings.batch_size)
             losses.append(self._step(self._optimizer, loss))
-        return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())}
+        return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())} | metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, optimiser, generator, and whether the warm-up is over; learning on leaves it."""
+        """Return a copy of weights, optimiser, generator, loss, and whether the warm-up is over."""
         return copy.deepcopy(
             {
+                "loss": self.loss.state_dict(),
                 "model": self.model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "generator": self._generator.get_state(),
@@ -138,13 +138,14 @@ class FinePolicy:
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         restore_torch(self._generator, state["generator"])
         self._is_warm = state["is_warm"]
+        self.loss.load_state_dict(state["loss"])
 
     def _warm_up(self) -> None:
         if self._is_warm:
             return
         optimizer = torch.optim.Adam(self.model.parameters(), lr=WARMUP_LEARNING_RATE)
-        for update in range(self.warmup_updates):
-            optimizer.param_groups[0]["lr"] = WARMUP_LEARNING_RATE * (1.0 - update / self.warmup_updates)
+        for update in range(self.settings.warmup_updates):
+            optimizer.param_groups[0]["lr"] = WARMUP_LEARNING_RATE * (1.0 - update / self.settings.warmup_updates)
             self._step(optimizer, self._starting_error(WARMUP_BATCH_SIZE))
         self._is_warm = True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from airlora.policy.diffusion.guidance import drop_condition, guide, with_presen
 from airlora.policy.diffusion.predictions import PREDICTIONS
 from airlora.policy.diffusion.process import NoiseSchedule, add_noise
 from airlora.policy.diffusion.samplers import SAMPLERS, Denoise
+from airlora.policy.gaussian import gaussian_log_prob
 
 __all__ = ["DiffusionModel"]
 
@@ -32,6 +35,7 @@ class DiffusionModel(nn.Module):
         self.sample_size = sample_size
         self.condition_dropout = settings.condition_dropout
         self.guidance_scale = settings.guidance_scale
+        self.min_std = settings.min_std
         self.schedule = NoiseSchedule.make(
             settings.beta_schedule, settings.num_train_timesteps, settings.beta_start, settings.beta_end
         )
@@ -41,7 +45,11 @@ class DiffusionModel(nn.Module):
         self.backbone = BACKBONES[settings.backbone](sample_size, condition_size + 1, settings)
 
     def squared_error(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        r"""Return the denoising error of each sample at a random step, averaged over its D entries.
+        """Return the first part of `error_and_x0`, float [N]."""
+        return self.error_and_x0(x0, condition, generator)[0]
+
+    def error_and_x0(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        r"""Return the denoising error of each sample at a random step, averaged over its D entries, and x0_hat.
 
         The first term of Eq. 19: each x_0 is noised by Eq. 14 at a step drawn uniformly, its condition is dropped now
         and then, and the network's output is compared with its target.
@@ -52,16 +60,17 @@ class DiffusionModel(nn.Module):
             generator: Of steps, noise and dropped conditions; on the CPU.
 
         Returns:
-            Float [N].
+            The error, float [N], and the clean sample that the network's output stands for, float [N, D].
         """
         count, device = len(x0), x0.device
         timesteps = torch.randint(self.schedule.num_train_timesteps, (count,), generator=generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         present = drop_condition(count, self.condition_dropout, generator).to(device)
         alpha_bar = self.schedule.alpha_bars(timesteps)
-        output = self.backbone(add_noise(x0, noise, alpha_bar), timesteps, with_presence(condition, present))
+        x_tau = add_noise(x0, noise, alpha_bar)
+        output = self.backbone(x_tau, timesteps, with_presence(condition, present))
         error: Tensor = output - self.prediction.target(x0, noise, alpha_bar)
-        return error.square().mean(-1)
+        return error.square().mean(-1), self.prediction.to_x0_and_noise(output, x_tau, alpha_bar)[0]
 
     def denoiser(self, condition: Tensor) -> Denoise:
         """Return the function (x_tau, tau) -> guided estimates of x_0 and of the noise, each float [N, D].
@@ -98,3 +107,37 @@ class DiffusionModel(nn.Module):
         """
         x_T = torch.randn(len(condition), self.sample_size, generator=generator).to(condition.device)
         return self.sampler.sample(self.schedule, self.denoiser(condition), x_T, generator)
+
+    @torch.no_grad()
+    def sample_chain(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Return every state of the way from x_T to x_0, float [N, K + 1, D]; K steps, each noisy by `min_std` or more.
+
+        Args:
+            condition: Float [N, C].
+            generator: On the CPU.
+        """
+        denoise = self.denoiser(condition)
+        chain = [torch.randn(len(condition), self.sample_size, generator=generator).to(condition.device)]
+        for visit in self.sampler.visits(self.schedule.num_train_timesteps):
+            mean, std = self._transition(denoise, chain[-1], *visit)
+            chain.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean.device))
+        return torch.stack(chain, dim=1)
+
+    def chain_log_prob(self, chain: Tensor, condition: Tensor) -> Tensor:
+        """Return ln p of every step of chains that `sample_chain` drew, float [N, K], summed over the D entries.
+
+        Args:
+            chain: Float [N, K + 1, D].
+            condition: Float [N, C].
+        """
+        denoise = self.denoiser(condition)
+        steps = []
+        for index, visit in enumerate(self.sampler.visits(self.schedule.num_train_timesteps)):
+            mean, std = self._transition(denoise, chain[:, index], *visit)
+            log_std = torch.full_like(mean[0], math.log(std))
+            steps.append(gaussian_log_prob(chain[:, index + 1], mean, log_std))
+        return torch.stack(steps, dim=1)
+
+    def _transition(self, denoise: Denoise, x_tau: Tensor, timestep: int, next_timestep: int) -> tuple[Tensor, float]:
+        mean, std = self.sampler.transition(self.schedule, x_tau, *denoise(x_tau, timestep), timestep, next_timestep)
+        return mean, max(std, self.min_std)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
-from airlora.observation import IntArray, Observation
+from airlora.config import AllocateSettings, DiffusionSettings
+from airlora.observation import NUM_CONTEXT, IntArray, Observation, ObservationSpec
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
-from airlora.policy.diffusion.advantage import contextual_advantage
-from airlora.policy.diffusion.fine import WARMUP_UPDATES, FinePolicy
-from airlora.policy.diffusion.losses import DiffusionBatch
+from airlora.policy.diffusion.fine import FinePolicy
+from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
+from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
+from airlora.policy.utility import TEXT, Advisor
 
 __all__ = ["DiffusionPolicy"]
 
@@ -29,15 +32,17 @@ INITIAL_STD = 0.3
 class DiffusionPolicy:
     """A diffusion model of good decisions given the state; Eq. 18 makes ranks of its samples.
 
-    It starts as a Gaussian around a quarter of r_max, whatever the state.  Its condition is always the state;
-    `settings.condition` is for the hierarchy.
+    It starts as a Gaussian around a quarter of r_max, whatever the state.  It is told the state, or, with the condition
+    `budget_and_text`, all that a decision depends on and no more: the share of all components that the link carries,
+    and the text.  A utility model, fitted to what was measured, says what to drop from a pattern that does not fit.
 
     Args:
         problem: What is decided about.
         settings: See `DiffusionSettings`.
         seed: Of weights, noise and minibatches.
+        allocate: Of the utility model.
+        prior: See `Advisor`.
         device: Where the network lives.
-        warmup_updates: See `FinePolicy`.
 
     Raises:
         PolicyError: A part that the settings name does not exist.
@@ -51,28 +56,39 @@ class DiffusionPolicy:
         settings: DiffusionSettings,
         *,
         seed: int,
+        allocate: AllocateSettings | None = None,
+        prior: npt.ArrayLike | None = None,
         device: str = "cpu",
-        warmup_updates: int = WARMUP_UPDATES,
     ) -> None:
         self.problem = problem
+        self._settings = settings
         self._seed = seed
+        self._told_budget = settings.condition == "budget_and_text"
         self._fine = FinePolicy(
             problem.num_modules,
-            problem.spec.size,
+            self._condition_size(),
             self._draw_start,
             settings=settings,
             seed=seed,
             device=device,
-            warmup_updates=warmup_updates,
         )
+        self._allocate = allocate or AllocateSettings()
+        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
+        self._advisor = (
+            Advisor(problem, self._allocate, seed=seed, prior=prior)
+            if self._fine.loss.uses_utility
+            else Advisor.for_projection(problem, seed=seed)
+        )
+        self._generator = np.random.default_rng(child_seeds(seed, 1)[0])
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings, seed and length of the warm-up."""
+        """Settings, seed and prior."""
         return {
-            "settings": self._fine.settings.model_dump(),
+            "settings": self._settings.model_dump(),
+            "allocate": self._allocate.model_dump(),
+            "prior": None if self._prior is None else self._prior.tolist(),
             "seed": self._seed,
-            "warmup_updates": self._fine.warmup_updates,
         }
 
     @classmethod
@@ -81,51 +97,77 @@ class DiffusionPolicy:
         return cls(
             problem,
             DiffusionSettings(**arguments["settings"]),
+            allocate=AllocateSettings(**arguments["allocate"]),
+            prior=arguments["prior"],
             seed=arguments["seed"],
             device=device,
-            warmup_updates=arguments["warmup_updates"],
         )
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks that the mean sample stands for."""
-        return unit_to_ranks(self._fine.decide(self._condition(observation)).numpy(), self.problem.r_max)
+        """Return the ranks that the mean sample stands for, fitted to the budget where the deadline is kept."""
+        x0 = self._fine.decide(self._encode([observation])[0]).numpy()
+        return self._advisor.keep_deadline(unit_to_ranks(x0, self.problem.r_max), observation, fill=self._settings.fill)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return the ranks that one noisy sample stands for."""
-        x0 = self._fine.explore(self._condition(observation)).numpy()
-        return Decision(unit_to_ranks(x0, self.problem.r_max), x0=x0)
+        """Return the ranks that one noisy sample stands for, or a pattern of the utility model's choice."""
+        if self._fine.loss.explores_by_plans and self._generator.random() < self._settings.plan_exploration:
+            ranks = self._advisor.explore(observation)
+            return Decision(ranks, x0=ranks_to_unit(ranks, self.problem.r_max))
+        x0, chain = self._fine.explore(self._encode([observation])[0])
+        ranks = self._advisor.keep_deadline(unit_to_ranks(x0.numpy(), self.problem.r_max), observation)
+        return Decision(ranks, x0=x0.numpy(), chain=None if chain is None else chain.numpy())
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return the one stage "diffusion", which learns from the newest `settings.buffer_size` transitions."""
-        return [("diffusion", lambda: self._learn(buffer, rollout))]
+        """Return "utility", which fits the utility model, and "diffusion" on the newest `buffer_size` transitions."""
+        return [
+            *self._advisor.stages(buffer, rollout, always=self._fine.loss.uses_utility),
+            ("diffusion", lambda: self._learn(buffer, rollout)),
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and generator."""
-        return self._fine.state_dict()
+        """Return weights, optimiser, utility model and generators."""
+        return {
+            "fine": self._fine.state_dict(),
+            "advisor": self._advisor.state_dict(),
+            "generator": numpy_state(self._generator),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._fine.load_state_dict(state)
+        self._fine.load_state_dict(state["fine"])
+        self._advisor.load_state_dict(state["advisor"])
+        restore_numpy(self._generator, state["generator"])
 
-    def _condition(self, observation: Observation) -> Tensor:
-        return torch.from_numpy(self.problem.spec.to_vector(observation))
+    def _condition_size(self) -> int:
+        return 1 + NUM_CONTEXT - TEXT.start if self._told_budget else self.problem.spec.size
+
+    def _encode(self, observations: Sequence[Observation]) -> Tensor:
+        """Return what the sampler is told, float [N, C]."""
+        spec = self.problem.spec
+        vectors = np.stack([spec.to_vector(observation) for observation in observations])
+        if not self._told_budget:
+            return torch.from_numpy(vectors)
+        everything = self.problem.num_params(np.full(self.problem.num_modules, self.problem.r_max, dtype=np.int64))
+        shares = np.asarray([observation.budget_params for observation in observations]) / everything
+        # A decade of the budget is a unit: a hundredth of all components is -1, all of them 1.
+        decades = np.log10(np.maximum(shares, 1e-9)) + 1.0
+        clipped = np.clip(decades, -ObservationSpec.LIMIT, ObservationSpec.LIMIT)
+        return torch.from_numpy(np.column_stack([clipped, vectors[:, TEXT]]).astype(np.float32))
 
     def _learn(self, buffer: Buffer, rollout: int) -> dict[str, float]:
-        count = min(len(buffer), max(rollout, self._fine.settings.buffer_size))
-        batch = buffer.newest(count, self._fine.device)
-        executed = torch.from_numpy(ranks_to_unit(batch.ranks.cpu().numpy(), self.problem.r_max))
-        return self._fine.update(
-            DiffusionBatch(
-                x0=executed.to(self._fine.device),
-                condition=batch.vectors,
-                reward=batch.rewards,
-                advantage=contextual_advantage(batch.vectors, batch.rewards),
-            ),
-            rehearse=False,
+        context = loss_context(
+            buffer,
+            rollout,
+            buffer_size=self._settings.buffer_size,
+            advisor=self._advisor,
+            conditions=lambda batch, observations: self._encode(observations) if self._told_budget else batch.vectors,
+            encode=self._encode,
+            device=self._fine.device,
         )
+        return self._fine.update(context, rehearse=False)
 
     def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         middle = float(ranks_to_unit(INITIAL_RANK_FRACTION * self.problem.r_max, self.problem.r_max))
         x0 = middle + INITIAL_STD * torch.randn(count, self.problem.num_modules, generator=generator)
-        states = 2.0 * torch.rand(count, self.problem.spec.size, generator=generator) - 1.0
+        states = 2.0 * torch.rand(count, self._condition_size(), generator=generator) - 1.0
         return x0.clamp(-1.0, 1.0), states

@@ -10,7 +10,7 @@
 | `advisor` | a policy's own utility model, kept up to date with its buffer |
 """
 
-from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.advisor import TEXT, Advisor
 from airlora.policy.utility.features import rank_knots
 from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
 from airlora.policy.utility.forms import FORMS, Form
@@ -19,6 +19,7 @@ from airlora.policy.utility.plan import improve_plan, plan_ranks
 
 __all__ = [
     "FORMS",
+    "TEXT",
     "Advisor",
     "Form",
     "Measurements",

@@ -62,19 +62,22 @@ def coupled_pairs(curves: Floats) -> tuple[IntArray, IntArray]:
 
 @dataclass(frozen=True)
 class Features:
-    """Which columns there are: `curves`, then `text`, then `pairs`.
+    """Which columns there are: `curves`, `prior`, `text`, `pairs`, in this order.
 
     Args:
         knots: See `rank_knots`.
         basis: See `saturating_basis`.
         text_mean: Mean text state, [2].
         pairs: See `coupled_pairs`.
+        prior: What every rank was believed to be worth before anything was measured, in whatever unit,
+            [num_modules, r_max + 1]; none: nothing was.
     """
 
     knots: IntArray
     basis: Floats
     text_mean: Floats
     pairs: tuple[IntArray, IntArray]
+    prior: Floats | None = None
 
     @property
     def num_modules(self) -> int:
@@ -85,6 +88,7 @@ class Features:
         """Return how many columns each block has."""
         return {
             "curves": self.num_modules * len(self.knots),
+            "prior": int(self.prior is not None),
             "text": 2 * self.num_modules,
             "pairs": len(self.pairs[0]),
         }
@@ -97,6 +101,7 @@ class Features:
         return np.column_stack(
             [
                 curve_columns(ranks, self.knots),
+                prior_columns(ranks, self.prior),
                 (offset[:, :, None] * phi[:, None, :]).reshape(len(ranks), -1),
                 phi[:, first] * phi[:, second],
             ]
@@ -109,3 +114,11 @@ def curve_columns(ranks: IntArray, knots: IntArray) -> Floats:
     Every sum of them with weights >= 0 is concave, rises and starts at 0, and every such piecewise linear curve is one.
     """
     return np.minimum(ranks[:, :, None], knots).reshape(len(ranks), -1).astype(np.float64)
+
+
+def prior_columns(ranks: IntArray, prior: Floats | None) -> Floats:
+    """Return what a pattern was believed to be worth, [N, 1]; [N, 0] without a belief."""
+    if prior is None:
+        return np.zeros((len(ranks), 0))
+    believed: Floats = prior[np.arange(len(prior)), ranks].sum(axis=1, keepdims=True)
+    return believed

@@ -16,6 +16,7 @@ from airlora.policy.utility.features import (
     coupled_pairs,
     curve_columns,
     level_columns,
+    prior_columns,
     rank_knots,
     saturating_basis,
 )
@@ -29,6 +30,9 @@ NUM_FOLDS = 10
 """Measurements are dealt into so many folds, whose moments are all that the fits look at."""
 
 HELD_OUT_FOLDS = 2
+
+NOTICEABLE = 0.99
+"""A form takes the place of a simpler one when its held-out error is below this share of the simpler one's."""
 
 MIN_TO_CHOOSE = 100
 """With fewer measurements the form is not chosen: it is the simplest."""
@@ -85,6 +89,7 @@ def fit_utility(
     forms: tuple[str, ...],
     num_members: int,
     generator: np.random.Generator,
+    prior: Floats | None = None,
 ) -> UtilityFit:
     r"""Return the utility model that explains the losses best.
 
@@ -102,6 +107,8 @@ def fit_utility(
         forms: Names from `FORMS` to choose among, simplest first.
         num_members: Of the ensemble.
         generator: Deals the folds and draws the ensemble's.
+        prior: What every rank was believed to be worth, in whatever unit, [num_modules, r_max + 1]; its size is fitted,
+            and the ridge pulls the curves towards it instead of towards 0.
 
     Raises:
         PolicyError: An unknown form.
@@ -110,7 +117,7 @@ def fit_utility(
         if name not in FORMS:
             raise PolicyError.of("form of the utility model", name, f"one of {', '.join(FORMS)}")
     count = len(measured.losses)
-    features = _shape_features(measured, r_max, ridge)
+    features = _shape_features(measured, r_max, ridge, prior)
     system = _System(
         targets=-measured.losses,
         levels=level_columns(measured.texts),
@@ -127,7 +134,9 @@ def fit_utility(
         for name in forms:
             weights = system.solve(total - held, FORMS[name], ridge)
             held_out[name] = math.sqrt(system.squared_error(held, weights) / int((folds < HELD_OUT_FOLDS).sum()))
-        best = min(forms, key=lambda name: held_out[name])
+        for name in forms:
+            if held_out[name] < NOTICEABLE * held_out[best]:
+                best = name
     weights = system.solve(total, FORMS[best], ridge)
     members = []
     for _ in range(num_members):
@@ -171,11 +180,11 @@ class _System:
         inner = moments[np.ix_(free.rows, free.rows)] + np.diag(free.penalty)
         cross = moments[np.ix_(free.rows, bounded.rows)]
         # Whatever may have any sign is eliminated exactly; the bounded fit is left with the curves.
-        solved = scipy.linalg.solve(inner, np.column_stack([moments[free.rows, 0], cross]), assume_a="pos")
+        solved = _solve_scaled(inner, np.column_stack([moments[free.rows, 0], cross]))
         gram = moments[np.ix_(bounded.rows, bounded.rows)] - cross.T @ solved[:, 1:]
         moment = moments[bounded.rows, 0] - cross.T @ solved[:, 0]
-        # A column that the levels explain wholly (a rank that never moved) leaves rounding errors, not information.
-        moved = np.diag(gram) > 1e-9 * np.maximum(np.diag(moments)[bounded.rows], 1e-300)
+        # A column that the levels explain wholly (a rank that never moved) leaves their ridge, 1e-9, not information.
+        moved = np.diag(gram) > 1e-8 * np.maximum(np.diag(moments)[bounded.rows], 1e-300)
         gram[~moved], gram[:, ~moved], moment[~moved] = 0.0, 0.0, 0.0
         weights = np.zeros(len(moments))
         first = None if start is None else start[bounded.rows - 1]
@@ -195,16 +204,18 @@ class _System:
         diagonal = np.diag(moments)
         level_rows = np.arange(1, 1 + num_levels)
         level_penalty = np.full(num_levels, 1e-9 * max(float(diagonal[level_rows].mean()), 1e-300))
-        free, bounded = [_Columns(level_rows, level_penalty)], []
+        free = [_Columns(level_rows, level_penalty)]
+        bounded: list[_Columns] = []
         start = 1 + num_levels
         for block, size in self.block_sizes.items():
             rows = np.arange(start, start + size)
             start += size
-            if block not in form.blocks or not size:
+            if not size or (block != "prior" and block not in form.blocks):
                 continue
-            share = max(ridge if block == "curves" else form.penalty, 1e-9)
+            # The size of the prior is one number, which needs no ridge.
+            share = max({"curves": ridge * form.stiffness, "prior": 0.0}.get(block, form.penalty), 1e-9)
             penalty = np.full(size, share * max(float(diagonal[rows].mean()), 1e-300))
-            (bounded if block == "curves" else free).append(_Columns(rows, penalty))
+            (bounded if block in ("curves", "prior") else free).append(_Columns(rows, penalty))
         return _Columns.joined(free), _Columns.joined(bounded)
 
 
@@ -220,22 +231,34 @@ class _Columns:
         return cls(np.concatenate([part.rows for part in parts]), np.concatenate([part.penalty for part in parts]))
 
 
-def _shape_features(measured: Measurements, r_max: int, ridge: float) -> Features:
+def _solve_scaled(matrix: Floats, right: Floats) -> Floats:
+    """Return x of matrix x = right, positive definite; scaled first, as columns never moved have next to no size."""
+    scale = 1.0 / np.sqrt(np.diag(matrix))[:, None]
+    solved: Floats = scale * scipy.linalg.solve(matrix * scale * scale.T, scale * right, assume_a="pos")
+    return solved
+
+
+def _shape_features(measured: Measurements, r_max: int, ridge: float, prior: Floats | None) -> Features:
     """Return the columns, their shapes taken from a fit of the curves alone."""
     knots = rank_knots(r_max)
     num_modules = measured.ranks.shape[1]
-    columns = curve_columns(measured.ranks, knots)
+    empty = np.zeros(0, dtype=np.int64)
+    plain = Features(knots, np.zeros((num_modules, r_max + 1)), measured.texts.mean(axis=0), (empty, empty), prior)
+    columns = np.column_stack([curve_columns(measured.ranks, knots), prior_columns(measured.ranks, prior)])
+    sizes = {name: plain.sizes()[name] for name in ("curves", "prior")}
     levels = level_columns(measured.texts)
-    system = _System(-measured.losses, levels, columns, {"curves": columns.shape[1]})
+    system = _System(-measured.losses, levels, columns, sizes)
     weights = system.solve(system.moments(np.ones(len(columns), dtype=bool)), FORMS["separable"], ridge)
-    curves = _curves(weights[levels.shape[1] :], knots, num_modules, r_max)
-    return Features(knots, saturating_basis(curves), measured.texts.mean(axis=0), coupled_pairs(curves))
+    curves = _curves(weights[levels.shape[1] :], plain, r_max)
+    return Features(knots, saturating_basis(curves), plain.text_mean, coupled_pairs(curves), prior)
 
 
-def _curves(weights: Floats, knots: IntArray, num_modules: int, r_max: int) -> Floats:
-    """Return the curves of the weights of `curve_columns`, [num_modules, r_max + 1]."""
-    table: Floats = weights.reshape(num_modules, len(knots)) @ np.minimum(np.arange(r_max + 1), knots[:, None])
-    return table
+def _curves(weights: Floats, features: Features, r_max: int) -> Floats:
+    """Return the curves of the weights of the blocks "curves" and "prior", [num_modules, r_max + 1]."""
+    split = features.sizes()["curves"]
+    steps = np.minimum(np.arange(r_max + 1), features.knots[:, None])
+    table: Floats = weights[:split].reshape(features.num_modules, -1) @ steps
+    return table if features.prior is None else table + weights[split] * features.prior
 
 
 def _unpack(weights: Floats, features: Features, r_max: int) -> UtilityModel:
@@ -243,11 +266,11 @@ def _unpack(weights: Floats, features: Features, r_max: int) -> UtilityModel:
     sizes = features.sizes()
     num_modules = features.num_modules
     columns = weights[len(weights) - sum(sizes.values()) :]
-    own, text, pairs = np.split(columns, np.cumsum(list(sizes.values()))[:-1])
+    own, believed, text, pairs = np.split(columns, np.cumsum(list(sizes.values()))[:-1])
     coupling = np.zeros((num_modules, num_modules))
     coupling[features.pairs] = pairs
     return UtilityModel(
-        curves=_curves(own, features.knots, num_modules, r_max),
+        curves=_curves(np.concatenate([own, believed]), features, r_max),
         text_curves=text.reshape(2, num_modules, 1) * features.basis,
         text_mean=features.text_mean,
         basis=features.basis,

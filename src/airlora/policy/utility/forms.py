@@ -15,18 +15,20 @@ class Form:
     Args:
         blocks: Of `Features`: `curves`, and any of `text` and `pairs`.
         penalty: Ridge on the blocks beyond the curves, as a share of their mean squared column.
+        stiffness: Times the ridge on the curves.
     """
 
     blocks: tuple[str, ...]
     penalty: float = 0.0
+    stiffness: float = 1.0
 
 
 FORMS: Mapping[str, Form] = {
+    "stiff": Form(("curves",), stiffness=300.0),
     "separable": Form(("curves",)),
     "text": Form(("curves", "text"), 0.03),
     "pairwise": Form(("curves", "pairs"), 0.03),
     "text-pairwise-smooth": Form(("curves", "text", "pairs"), 0.3),
     "text-pairwise": Form(("curves", "text", "pairs"), 0.03),
-    "text-pairwise-rough": Form(("curves", "text", "pairs"), 0.003),
 }
 """Simplest first: held-out measurements decide, a tie goes to the simpler."""

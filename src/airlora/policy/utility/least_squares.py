@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
 __all__ = ["ridge_least_squares"]
 
@@ -34,7 +34,7 @@ def ridge_least_squares(
     """
     scale = 1.0 / np.sqrt(np.diag(gram) + penalty)
     scaled = gram * scale[:, None] * scale[None, :]
-    scaled[np.diag_indices_from(scaled)] += penalty * scale**2
+    scaled[np.diag_indices_from(scaled)] += penalty * scale * scale
     target = moment * scale
 
     def value_and_slope(weights: Floats) -> tuple[float, Floats]:
@@ -42,14 +42,14 @@ def ridge_least_squares(
         return float(weights @ (0.5 * product - target)), product - target
 
     first = np.zeros(len(moment)) if start is None else start / scale
-    bounds = np.column_stack([lower, np.full(len(lower), np.inf)])
+    tolerance = 1e-9 * max(1e-12, float(np.abs(target).max()))
     result = minimize(
         value_and_slope,
         np.maximum(first, lower),
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-12, "gtol": 1e-9 * max(1e-12, float(np.abs(target).max()))},
+        bounds=Bounds(lower, np.inf),
+        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-12, "gtol": tolerance},
     )
     weights: Floats = result.x * scale
     return weights

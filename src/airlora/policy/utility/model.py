@@ -31,7 +31,7 @@ class UtilityModel:
     | text_curves | t, change of g per unit of the text state | [2, num_modules, r_max + 1] |
     | text_mean | mean of x, lexical entropy and OOV rate as the state's vector has them | [2] |
     | basis | phi, from 0 at rank 0 to 1 at r_max | [num_modules, r_max + 1] |
-    | coupling | C, symmetric, 0 on the diagonal; above 0 where two modules need each other | [num_modules, num_modules] |
+    | coupling | C, symmetric, 0 on the diagonal; above 0 if two modules need each other | [num_modules, num_modules] |
 
     Parts that a form leaves out are zero.
     """
@@ -64,7 +64,7 @@ class UtilityModel:
     @property
     def r_max(self) -> int:
         """Largest rank."""
-        return self.curves.shape[1] - 1
+        return int(self.curves.shape[1]) - 1
 
     @property
     def is_separable(self) -> bool:

@@ -41,7 +41,7 @@ def plan_ranks(
         budget_params: Numbers that may be sent.
         text: Lexical entropy and OOV rate as the state's vector has them.
         price_per_param: What a number costs, nats.
-        start: A second start for the search, such as the plan of a neighbouring budget; cut if it does not fit.
+        start: A second start for the search, such as the plan of a neighbouring budget; left out if it does not fit.
 
     Returns:
         Ranks, int64 [num_modules].
@@ -103,8 +103,9 @@ def improve_plan(
         joint = w[:, None] + w[None, :]
         if not model.is_separable:
             joint = joint + model.coupling[m[:, None], m[None, :]] * shift[:, None] * shift[None, :]
-        # Staying put is a change of price 0 and worth 0 of every module, so single changes are among the pairs.
         joint[(m[:, None] == m[None, :]) | (c[:, None] + c[None, :] > left)] = -np.inf
+        # A change of one module stands on the diagonal, as a pair with itself.
+        np.fill_diagonal(joint, np.where(c <= left, w, -np.inf))
         best = int(np.argmax(joint))
         first, second = divmod(best, len(m))
         if joint[first, second] <= tolerance:

@@ -22,6 +22,8 @@ def batch(advantage: Tensor) -> DiffusionBatch:
         condition=torch.rand(size, 2, generator=generator),
         reward=torch.rand(size, generator=generator),
         advantage=advantage,
+        budget=torch.full((size,), 100.0),
+        text=torch.zeros(size, 2),
     )
 
 
@@ -29,7 +31,7 @@ def loss_and_gradient(name: str, advantage: Tensor, **changes: float) -> tuple[f
     settings = DiffusionSettings(**SMALL, loss=name, **changes)  # type: ignore[arg-type]
     with seeded_init(0):
         model = DiffusionModel(3, 2, settings)
-    loss = LOSSES[name](settings)(model, batch(advantage), torch.Generator().manual_seed(1))
+    loss = LOSSES[name](settings, 3, 2, 0)(model, batch(advantage), torch.Generator().manual_seed(1))
     loss.backward()
     gradients = [parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None]
     return loss.item(), torch.cat(gradients)

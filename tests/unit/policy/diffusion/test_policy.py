@@ -18,8 +18,8 @@ SETTINGS = DiffusionSettings(
 
 
 def make(problem: PolicyProblem, seed: int = 0, warmup_updates: int = 20, **changes: object) -> DiffusionPolicy:
-    settings = SETTINGS.model_copy(update=changes)
-    return DiffusionPolicy(problem, settings, seed=seed, warmup_updates=warmup_updates)
+    settings = SETTINGS.model_copy(update={"warmup_updates": warmup_updates, **changes})
+    return DiffusionPolicy(problem, settings, seed=seed)
 
 
 def test_starts_around_a_quarter_of_r_max(problem: PolicyProblem, observe: Observe) -> None:

@@ -44,7 +44,7 @@ class AdvantageWeightedLoss(DiffusionLoss):
     Source: Peng et al. 2019 (arXiv:1910.00177) Eq. 14, with the denoising error in the place of the log-likelihood.
     """
 
-    def __init__(self, settings: DiffusionSettings) -> None:
+    def __init__(self, settings: DiffusionSettings, sample_size: int, condition_size: int, seed: int) -> None:  # noqa: ARG002
         self.temperature = settings.temperature
 
     def __call__(self, model: DiffusionModel, batch: DiffusionBatch, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ class LiteralLoss(DiffusionLoss):
     does not depend on the model's size.
     """
 
-    def __init__(self, settings: DiffusionSettings) -> None:
+    def __init__(self, settings: DiffusionSettings, sample_size: int, condition_size: int, seed: int) -> None:  # noqa: ARG002
         self.kappa = settings.kappa
 
     def __call__(self, model: DiffusionModel, batch: DiffusionBatch, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,26 @@ class Sampler(ABC):
         """Return the diffusion steps to visit, noisiest first."""
 
     @abstractmethod
+    def transition(
+        self,
+        schedule: NoiseSchedule,
+        x_tau: Tensor,
+        x0_hat: Tensor,
+        noise_hat: Tensor,
+        timestep: int,
+        next_timestep: int,
+    ) -> tuple[Tensor, float]:
+        """Return mean and standard deviation of the sample one visited step less noisy.
+
+        Args:
+            schedule: The forward process.
+            x_tau: Float [N, D], at `timestep`.
+            x0_hat: The estimate of the clean sample, float [N, D].
+            noise_hat: The estimate of the noise, float [N, D].
+            timestep: tau.
+            next_timestep: The step to arrive at, below `timestep`; -1 is the clean sample.
+        """
+
     def step(
         self,
         schedule: NoiseSchedule,
@@ -41,23 +61,19 @@ class Sampler(ABC):
         next_timestep: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return the sample one visited step less noisy.
+        """Return a draw of the sample one visited step less noisy; arguments as `transition`."""
+        mean, std = self.transition(schedule, x_tau, x0_hat, noise_hat, timestep, next_timestep)
+        return mean + std * torch.randn(mean.shape, generator=generator).to(mean.device) if std > 0.0 else mean
 
-        Args:
-            schedule: The forward process.
-            x_tau: Float [N, D], at `timestep`.
-            x0_hat: The estimate of the clean sample, float [N, D].
-            noise_hat: The estimate of the noise, float [N, D].
-            timestep: tau.
-            next_timestep: The step to arrive at, below `timestep`; -1 is the clean sample.
-            generator: For samplers that add noise.
-        """
+    def visits(self, num_train_timesteps: int) -> list[tuple[int, int]]:
+        """Return every visited step with the one that follows it; the last is followed by -1, the clean sample."""
+        timesteps = self.timesteps(num_train_timesteps)
+        return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
     def sample(self, schedule: NoiseSchedule, denoise: Denoise, x_T: Tensor, generator: torch.Generator) -> Tensor:
         """Return x_0, float [N, D], by stepping from x_T through every visited step."""
         x = x_T
-        timesteps = self.timesteps(schedule.num_train_timesteps)
-        for timestep, next_timestep in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        for timestep, next_timestep in self.visits(schedule.num_train_timesteps):
             x0_hat, noise_hat = denoise(x, timestep)
             x = self.step(schedule, x, x0_hat, noise_hat, timestep, next_timestep, generator)
         return x

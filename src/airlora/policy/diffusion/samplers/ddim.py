@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from airlora.config import DiffusionSettings
@@ -57,7 +56,7 @@ class DDIMSampler(Sampler):
         """Return the diffusion steps to visit, noisiest first."""
         return spaced_timesteps(num_train_timesteps, self.num_inference_steps, self.spacing)
 
-    def step(
+    def transition(
         self,
         schedule: NoiseSchedule,
         x_tau: Tensor,
@@ -65,9 +64,8 @@ class DDIMSampler(Sampler):
         noise_hat: Tensor,
         timestep: int,
         next_timestep: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return x at `next_timestep` by Eq. 17."""
+    ) -> tuple[Tensor, float]:
+        """Return mean and sigma of x at `next_timestep` by Eq. 17."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar(timestep), schedule.alpha_bar(next_timestep)
         if self.clip_sample:
             x0_hat = x0_hat.clamp(-1.0, 1.0)
@@ -76,7 +74,4 @@ class DDIMSampler(Sampler):
         sigma = self.eta * math.sqrt(variance)
         # Rounding may bring the difference just below 0 at eta = 1.
         direction = math.sqrt(max(1.0 - next_alpha_bar - sigma * sigma, 0.0)) * noise_hat
-        x_next = math.sqrt(next_alpha_bar) * x0_hat + direction
-        if sigma > 0.0:
-            x_next = x_next + sigma * torch.randn(x_tau.shape, generator=generator).to(x_tau.device)
-        return x_next
+        return math.sqrt(next_alpha_bar) * x0_hat + direction, sigma

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from airlora.config import DiffusionSettings
@@ -59,7 +58,7 @@ class DDPMSampler(Sampler):
         """Return the diffusion steps to visit, noisiest first."""
         return spaced_timesteps(num_train_timesteps, self.num_inference_steps, self.spacing)
 
-    def step(
+    def transition(
         self,
         schedule: NoiseSchedule,
         x_tau: Tensor,
@@ -67,17 +66,13 @@ class DDPMSampler(Sampler):
         noise_hat: Tensor,  # noqa: ARG002
         timestep: int,
         next_timestep: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return a draw of x at `next_timestep`; the step to the clean sample adds no noise."""
+    ) -> tuple[Tensor, float]:
+        """Return the posterior of x at `next_timestep`; the step to the clean sample adds no noise."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar(timestep), schedule.alpha_bar(next_timestep)
         alpha = alpha_bar / next_alpha_bar
         if self.clip_sample:
             x0_hat = x0_hat.clamp(-1.0, 1.0)
         x0_share = math.sqrt(next_alpha_bar) * (1.0 - alpha) / (1.0 - alpha_bar)
         x_tau_share = math.sqrt(alpha) * (1.0 - next_alpha_bar) / (1.0 - alpha_bar)
-        x_next = x0_share * x0_hat + x_tau_share * x_tau
         variance = (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha)
-        if variance > 0.0:
-            x_next = x_next + math.sqrt(variance) * torch.randn(x_tau.shape, generator=generator).to(x_tau.device)
-        return x_next
+        return x0_share * x0_hat + x_tau_share * x_tau, math.sqrt(variance)

@@ -1,0 +1,32 @@
+"""What sections of settings are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BandwidthHz",
+    "Fraction",
+    "NonNegative",
+    "NonNegativeInt",
+    "Positive",
+    "PositiveInt",
+    "Section",
+    "SnrDb",
+]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+SnrDb = Annotated[float, Field(ge=-50, le=100)]
+BandwidthHz = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, and it does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

@@ -1,0 +1,173 @@
+"""The settings of a run: checked on the way in, written beside every run, read back from TOML.
+
+`Settings` holds one section per room.  Three presets are a start: `paper` (Table II), `standard` (a workstation with a
+GPU) and `quick` (two CPU cores, minutes).  A TOML file and then single values are laid over the preset.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from airlora.config.fields import NonNegativeInt, PositiveInt, Section
+from airlora.config.policy_sections import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
+from airlora.config.recipes import RECIPES
+from airlora.config.run_sections import (
+    AdapterSettings,
+    ChannelSettings,
+    DataSettings,
+    EnvSettings,
+    FinetuneSettings,
+    ModelSettings,
+)
+from airlora.errors import SettingsError
+from airlora.files import read_bytes, write_bytes
+from airlora.presets import PRESETS
+
+__all__ = ["Settings", "load_settings", "save_settings", "with_policy"]
+
+
+class Settings(Section):
+    """Every setting of a run."""
+
+    preset: Literal["paper", "standard", "quick"] = "quick"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    num_threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: all cores")
+    device: str = Field("auto", description="`auto`: CUDA where there is one, else CPU")
+    checkpoint_every: PositiveInt = Field(100, description="fine-tuning steps between two checkpoints")
+    tensorboard: bool = True
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    channel: ChannelSettings = ChannelSettings()
+    env: EnvSettings = EnvSettings()
+    policy: PolicySettings = PolicySettings()
+    ppo: PPOSettings = PPOSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    allocate: AllocateSettings = AllocateSettings()
+    cma: CmaSettings = CmaSettings()
+
+    @model_validator(mode="after")
+    def _constant_rank_fits(self) -> Self:
+        if self.policy.constant_rank > self.adapter.r_max:
+            raise ValueError(
+                f"policy.constant_rank = {self.policy.constant_rank} is above adapter.r_max = {self.adapter.r_max}"
+            )
+        return self
+
+
+def load_settings(
+    preset: str | None = None,
+    toml: Path | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Return the settings of a preset with a TOML file and single values laid over it.
+
+    Args:
+        preset: `paper`, `standard` or `quick`; the default is the file's, or else `quick`.
+        toml: A TOML file with any of the sections of `Settings`.
+        overrides: Dotted keys to values, such as `{"finetune.steps": 100}`; they win.
+
+    Raises:
+        SettingsError: An unknown preset or key, a value that is not allowed (key, value and what is allowed are
+            named), or a file that is missing or no TOML.
+
+    >>> load_settings("paper").ppo.gamma
+    0.95
+    """
+    layers: list[Mapping[str, Any]] = []
+    if toml is not None:
+        layers.append(_read_toml(toml))
+    layers.append(_nest(overrides or {}))
+    name = preset or next((layer["preset"] for layer in reversed(layers) if "preset" in layer), "quick")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
+    merged: dict[str, Any] = {"preset": name}
+    for layer in (PRESETS[name], *layers, {"preset": name}):
+        merged = _merge(merged, layer)
+    # What a policy's recipe sets lies above the preset and below whatever the user says.
+    section = merged.get("policy")
+    chosen = section.get("name") if isinstance(section, Mapping) else None
+    recipe = RECIPES.get(chosen) if isinstance(chosen, str) else None
+    if recipe is not None and recipe.settings:
+        merged = {"preset": name}
+        for layer in (PRESETS[name], _nest(recipe.settings), *layers, {"preset": name}):
+            merged = _merge(merged, layer)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def with_policy(settings: Settings, name: str) -> Settings:
+    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name."""
+    if name not in RECIPES:
+        raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
+    merged = _merge(settings.model_dump(), _nest({**RECIPES[name].settings, "policy.name": name}))
+    return Settings.model_validate(merged)
+
+
+def save_settings(settings: Settings, path: Path | str) -> None:
+    """Write the resolved settings as TOML that `load_settings` reads back to equal settings; raises `StorageError`."""
+    write_bytes(path, tomli_w.dumps(settings.model_dump(exclude_none=True)).encode())
+
+
+def _read_toml(path: Path | str) -> dict[str, Any]:
+    data = read_bytes(path, "settings file", SettingsError)
+    try:
+        return tomllib.loads(data.decode())
+    except ValueError as error:
+        raise SettingsError(f"settings file {path}: not valid TOML ({error})") from error
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError.of(section, place, f"a section, since {key} is given too")
+        place[last] = value
+    return nested
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first problem as `key = value: what is allowed`, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        text = str(first["ctx"]["error"])
+    elif first["type"] == "extra_forbidden":
+        text = f"{key}: no such setting; {_known_keys(first['loc'][:-1])}"
+    else:
+        allowed = first["msg"].removeprefix("Input should be ").removeprefix("List should have ")
+        text = f"{key} = {first['input']!r}: allowed is {allowed}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return text + more
+
+
+def _known_keys(section: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = Settings
+    for part in section:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    where = ".".join(str(part) for part in section) or "the settings"
+    return f"{where} has {', '.join(model.model_fields)}"

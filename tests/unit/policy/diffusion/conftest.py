@@ -1,0 +1,28 @@
+"""What tests of the diffusion's learning share."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from airlora.observation import Observation
+from airlora.policy import Advisor, PolicyProblem
+from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
+
+
+@pytest.fixture
+def context_of(problem: PolicyProblem) -> Callable[..., LossContext]:
+    """Return what a loss is shown before a stage; whatever is not given is empty."""
+
+    def make(
+        batch: DiffusionBatch,
+        *,
+        chains: Tensor | None = None,
+        observations: Sequence[Observation] = (),
+        encode: Callable[[Sequence[Observation]], Tensor] = lambda observations: torch.zeros(len(observations), 3),
+        advisor: Advisor | None = None,
+    ) -> LossContext:
+        return LossContext(batch, chains, observations, encode, advisor or Advisor.for_projection(problem, seed=0))
+
+    return make
