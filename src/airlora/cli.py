@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -253,16 +254,28 @@ def policies(
         Optional[int],  # noqa: UP045
         typer.Option(metavar="N", help="Landscapes and seeds; 3, with --quick 2."),
     ] = None,
+    runs: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(
+            "--run", metavar="RUN", help="Judge on this finished run's adapter instead; repeatable, one a seed."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the policies, or judge them all on problems whose optimum is known."""
+    """Show the policies, or judge them all on problems whose optimum is known, or on the adapters of finished runs."""
     from airlora.config import RECIPES
 
+    numbers_given = evaluations is not None or seeds is not None
     if not bench:
-        if show_list or not (quick or names or problems or evaluations or seeds):
+        if show_list or not (quick or names or problems or numbers_given or runs):
             _print_policies(RECIPES, as_json=as_json)
             return
         raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+    if runs:
+        if problems or seeds is not None or quick:
+            raise SettingsError("--run judges on finished runs: leave --problem, --seeds and --quick out")
+        _bench_on_runs(runs, names, out, evaluations, as_json=as_json)
+        return
     from airlora.experiments import (
         BENCH_POLICIES,
         PROBLEMS,
@@ -278,12 +291,12 @@ def policies(
     plan = BenchPlan(
         problems=tuple(problems or (tuple(PROBLEMS)[:1] if quick else PROBLEMS)),
         policies=tuple(names or BENCH_POLICIES),
-        evaluations=evaluations or (1_000 if quick else 20_000),
-        num_seeds=seeds or (2 if quick else 3),
+        evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
+        num_seeds=(2 if quick else 3) if seeds is None else seeds,
     )
     with LiveProgress(Console(stderr=True)) as progress:
         rows = summarise(run_bench(plan, out, num_processes=available_threads(), watcher=progress))
-    report = write_bench_report(rows, out, command=" ".join(["airlora", *sys.argv[1:]]))
+    report = write_bench_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
     if as_json:
         print(json.dumps(rows))
         return
@@ -293,6 +306,22 @@ def policies(
     for line in bench_findings(rows):
         console.print(line)
     console.print(f"report: {report}")
+
+
+def _bench_on_runs(
+    runs: list[Path], names: list[str] | None, out: Path, evaluations: int | None, *, as_json: bool
+) -> None:
+    from airlora.experiments import FROZEN_POLICIES, frozen_table, run_frozen_bench
+    from airlora.training import LiveProgress
+
+    with LiveProgress(Console(stderr=True)) as progress:
+        summary = run_frozen_bench(
+            runs, tuple(names or FROZEN_POLICIES), out, evaluations=evaluations or 2_000, watcher=progress
+        )
+    if as_json:
+        print(json.dumps(summary))
+        return
+    Console().print(frozen_table(summary))
 
 
 def _print_policies(recipes: Any, *, as_json: bool) -> None:

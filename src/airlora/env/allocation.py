@@ -8,11 +8,20 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from airlora.channel import LinkProcess, LinkState, budget_params, communication_cost, project_ranks, transfer_time_s
+from airlora.channel import (
+    FadingModel,
+    LinkProcess,
+    LinkState,
+    budget_params,
+    capacity_bps,
+    communication_cost,
+    project_ranks,
+    transfer_time_s,
+)
 from airlora.config import ChannelSettings, EnvSettings
 from airlora.env.objectives import AnalyticObjective, Objective
 from airlora.env.reward import deadline_penalty, reward
-from airlora.errors import RankPatternError, SettingsError
+from airlora.errors import ChannelError, RankPatternError, SettingsError
 from airlora.observation import FloatArray, IntArray, Observation, ObservationSpec
 from airlora.ranks import RankPattern, paper_num_params, params_per_rank
 
@@ -81,7 +90,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
 
     Raises:
         SettingsError: `initial_rank` is above r_max.
-        ChannelError: The link's settings are not allowed.
+        ChannelError: The link's settings are not allowed, or in mode `project` its weakest does not carry the head.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own spelling)
@@ -113,6 +122,8 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
             np.full(len(self.names), self.objective.r_max + 1), dtype=np.int64
         )
         self._link = make_link(self.channel)
+        if self.channel.deadline_mode == "project":
+            self._verify_head_fits()
         self._link_state: LinkState | None = None
         self._ranks = np.full(len(self.names), initial_rank, dtype=np.int64)
         self._step = 0
@@ -202,6 +213,28 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self._link.load_state_dict(state["link"])
         self._link_state = self._link.state
         self.np_random.bit_generator.state = state["generator"]
+
+    def _verify_head_fits(self) -> None:
+        """Raise `ChannelError` if a link of the settings does not even carry the head, at its mean SNR."""
+        channel, head = self.channel, self.objective.head_params
+        snr_db, bandwidth_hz = min(channel.snr_db), min(channel.bandwidth_hz)
+        carried = budget_params(
+            capacity_bps=capacity_bps(
+                channel.rate,
+                mean_snr_db=snr_db,
+                bandwidth_hz=bandwidth_hz,
+                fading=FadingModel(channel.fading, channel.k_factor_db),
+                outage_epsilon=channel.outage_epsilon,
+            ),
+            deadline_s=channel.deadline_s,
+            bits_per_param=channel.bits_per_param,
+        )
+        if carried < head:
+            raise ChannelError(
+                f"channel.snr_db = {snr_db:g}, channel.bandwidth_hz = {bandwidth_hz:g}: the link carries {carried} "
+                f"numbers before the deadline of {channel.deadline_s:g} s, allowed is {head} or more, the size of the "
+                "head, which always travels"
+            )
 
     def _fork_generator(self) -> np.random.Generator:
         return np.random.default_rng(int(self.np_random.integers(2**63)))

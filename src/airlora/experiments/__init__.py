@@ -1,5 +1,6 @@
 """Comparisons, figures and reports."""
 
+from airlora.experiments.bench_frozen import FROZEN_POLICIES, frozen_table, run_frozen_bench, summarise_frozen
 from airlora.experiments.bench_problems import PROBLEMS, BenchProblem
 from airlora.experiments.bench_report import bench_findings, bench_tables, regret_figure, write_bench_report
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
@@ -11,6 +12,7 @@ from airlora.experiments.tables import comparison_table, rank_table
 
 __all__ = [
     "BENCH_POLICIES",
+    "FROZEN_POLICIES",
     "PROBLEMS",
     "BenchPlan",
     "BenchProblem",
@@ -23,13 +25,16 @@ __all__ = [
     "comparison_table",
     "demo_settings",
     "evaluate_run",
+    "frozen_table",
     "inspect_run",
     "rank_table",
     "regret_figure",
     "row_of",
     "run_bench",
     "run_demo",
+    "run_frozen_bench",
     "summarise",
+    "summarise_frozen",
     "write_bench_report",
     "write_report",
 ]

@@ -9,24 +9,21 @@ from typing import Any
 import numpy as np
 
 from airlora.adapters import load_adapter
-from airlora.config import Settings, load_settings, with_policy
+from airlora.config import Settings, load_settings
 from airlora.env import RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
+from airlora.experiments.frozen import frozen_env, learn_on_frozen
 from airlora.experiments.report import write_report
 from airlora.files import write_json
 from airlora.policy import RankPolicy, TablePolicy, load_policy
 from airlora.ranks import RankPattern
 from airlora.training import (
-    Algorithm1,
     Link,
     RunFolder,
     Watcher,
     Workbench,
     assemble,
-    build_policy,
-    frozen_objective,
-    is_learner,
     problem_of,
     train,
     train_adalora_sweep,
@@ -94,7 +91,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     record = folder.record()
     bench = assemble(settings)
     load_adapter(bench.adapted, folder.adapter_path)
-    env = _frozen_env(bench, settings)
+    env = frozen_env(bench, settings)
     policies = [load_policy(folder.policy_path, problem_of(env))]
     policies += [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
@@ -128,34 +125,19 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     return DemoResult(rows, report)
 
 
-def _frozen_env(bench: Workbench, settings: Settings) -> RankAllocationEnv:
-    return RankAllocationEnv(
-        frozen_objective(bench, settings),
-        channel=settings.channel,
-        env=settings.env,
-        initial_rank=settings.policy.constant_rank,
-        hidden_size=bench.hidden_size,
-    )
-
-
 def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher) -> RankPolicy:
     """Return a policy for the frozen adapter; one that learns gets as many measurements as the run's own policy."""
-    own = with_policy(settings, name)
-    env = _frozen_env(bench, own)
-    policy = build_policy(own, env, bench)
-    if is_learner(policy):
-        algorithm = Algorithm1(
-            env,
-            policy,
-            rollout_steps=own.policy.rollout_steps,
-            buffer_size=own.policy.steps,
-            seed=own.seed + 1,
-        )
-        watcher.phase(f"learning {name}", own.policy.steps)
-        while algorithm.num_steps < own.policy.steps:
-            step = algorithm.step()
-            watcher.step(step.step, {"reward": step.reward, "mean rank": float(np.mean(step.info["ranks"]))})
-    return policy
+    steps = settings.policy.steps
+    return learn_on_frozen(
+        name,
+        bench,
+        settings,
+        evaluations=steps,
+        on_start=lambda: watcher.phase(f"learning {name}", steps),
+        on_step=lambda record: watcher.step(
+            record.step, {"reward": record.reward, "mean rank": float(np.mean(record.info["ranks"]))}
+        ),
+    )
 
 
 def _adalora_rows(

@@ -100,9 +100,11 @@ def _start_process(count: Any, stop: multiprocessing.synchronize.Event) -> None:
 
 def _run_one(job: Job[T]) -> T:
     set_threads(1)
+    parent = multiprocessing.parent_process()
 
     def count_step() -> None:
-        if _shared["stop"].is_set():
+        # A parent that was killed outright cannot say stop.
+        if _shared["stop"].is_set() or not (parent and parent.is_alive()):
             raise _StoppedError
         with _shared["count"].get_lock():
             _shared["count"].value += 1

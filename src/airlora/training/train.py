@@ -102,10 +102,11 @@ class Trainer:
         self._early_stopping = EarlyStopping(settings.env.cost_weight, settings.policy.patience)
         self._rewards: list[float] = []
         self._stopped_early = False
-        # Made before anything is written: a policy's settings are checked by making it.
+        # Made before anything is written: settings of link and policy are checked by making them.
+        env = self.make_env(self._live_objective())
         self._policy: RankPolicy | None = None
         if not policy_needs_trained_adapter(settings):
-            self._policy = build_policy(settings, self.make_env(self._live_objective()), self.bench)
+            self._policy = build_policy(settings, env, self.bench)
         self._algorithm: Algorithm1 | None = None
 
     def run(self, *, resume: bool) -> RunRecord:

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from airlora.channel import shannon_bps
 from airlora.config import ChannelSettings, EnvSettings
 from airlora.env import ANALYTIC_CHANNEL, AnalyticObjective, RankAllocationEnv, make_spec, reward
-from airlora.errors import RankPatternError, SettingsError, TrainingError
+from airlora.errors import ChannelError, RankPatternError, SettingsError, TrainingError
 
 
 def env_of(mode: str = "project", **channel: Any) -> RankAllocationEnv:
@@ -160,3 +160,23 @@ def test_gymnasium_vectorises_it() -> None:
     observations, _ = envs.reset(seed=0)
     assert observations.shape == (2, 16)
     assert envs.step(envs.action_space.sample())[1].shape == (2,)
+
+
+class Headed(AnalyticObjective):
+    """An objective with a head of 100 numbers."""
+
+    @property
+    def head_params(self) -> int:
+        return 100
+
+
+def test_a_link_that_does_not_carry_the_head_is_refused_where_the_deadline_is_kept() -> None:
+    # At -5 dB a hertz carries .396 bit/s: 100 numbers of 32 bits need 8,075 Hz.
+    settings = ANALYTIC_CHANNEL.model_copy(update={"bandwidth_hz": [8_000.0, 1e6]})
+    with pytest.raises(
+        ChannelError, match=r"channel.snr_db = -5, channel.bandwidth_hz = 8000.*carries 99.*100 or more"
+    ):
+        RankAllocationEnv(Headed(), channel=settings)
+    RankAllocationEnv(Headed(), channel=settings.model_copy(update={"bandwidth_hz": [8_080.0]}))
+    RankAllocationEnv(Headed(), channel=settings.model_copy(update={"deadline_mode": "price"}))
+    RankAllocationEnv(channel=settings)
