@@ -70,7 +70,8 @@ def improve_plan(
 ) -> IntArray:
     """Return the plan after the best change of one or two modules' ranks, again and again while one helps.
 
-    Every change of two modules to any ranks is tried, (num_modules * r_max)^2 / 2 of them, couplings included.
+    Every change of two modules to any ranks is looked at: by sorting where they are not coupled, as a matrix of at most
+    (coupled modules * r_max)^2 where they are.
 
     Args:
         model: What ranks are worth.
@@ -83,48 +84,69 @@ def improve_plan(
     costs = np.asarray(params_per_rank, dtype=np.int64)
     plan = ranks.copy()
     num_modules, num_ranks = model.curves.shape
-    modules = np.repeat(np.arange(num_modules), num_ranks)
-    targets = np.tile(np.arange(num_ranks), num_modules)
+    module = np.repeat(np.arange(num_modules), num_ranks)
+    target = np.tile(np.arange(num_ranks), num_modules)
+    is_coupled = (model.coupling != 0.0).any(axis=1)[module]
+    coupled, free = np.flatnonzero(is_coupled), np.flatnonzero(~is_coupled)
+    # A coupling's part of a pair of changes is this times the shifts of both.
+    coupling = model.coupling[module[coupled][:, None], module[coupled]]
+    same = module[coupled][:, None] == module[coupled]
     own = model.tables(text)
     tolerance = 1e-9 * max(float(np.abs(own).max()), 1e-300)
     for _ in range(MAX_MOVES):
         phi = model.basis[np.arange(num_modules), plan]
         table = own + model.basis * (model.coupling @ phi)[:, None]
         left = budget_params - int(plan @ costs)
-        price = (targets - plan[modules]) * costs[modules]
-        worth = table[modules, targets] - table[modules, plan[modules]] - price_per_param * price
-        kept = np.ones(len(modules), dtype=bool)
-        if model.is_separable:
-            # Only changes that can be part of an improvement: the rest makes the square below large for nothing.
-            # With couplings any can: a module that needs another is worth nothing until the other is there.
-            kept = _undominated(worth.reshape(num_modules, -1), price.reshape(num_modules, -1)).ravel()
-        m, k, w, c = modules[kept], targets[kept], worth[kept], price[kept]
-        shift = model.basis[m, k] - phi[m]
-        joint = w[:, None] + w[None, :]
-        if not model.is_separable:
-            joint = joint + model.coupling[m[:, None], m[None, :]] * shift[:, None] * shift[None, :]
-        joint[(m[:, None] == m[None, :]) | (c[:, None] + c[None, :] > left)] = -np.inf
-        # A change of one module stands on the diagonal, as a pair with itself.
-        np.fill_diagonal(joint, np.where(c <= left, w, -np.inf))
-        best = int(np.argmax(joint))
-        first, second = divmod(best, len(m))
-        if joint[first, second] <= tolerance:
+        price = (target - plan[module]) * costs[module]
+        worth = table[module, target] - table[module, plan[module]] - price_per_param * price
+        moves = [_best_change(worth, price, left), _best_free_pair(module, worth, price, free, left)]
+        if len(coupled):
+            shift = (model.basis[module, target] - phi[module])[coupled]
+            joint = worth[coupled][:, None] + worth[coupled] + coupling * shift[:, None] * shift
+            joint[same | (price[coupled][:, None] + price[coupled] > left)] = -np.inf
+            first, second = divmod(int(np.argmax(joint)), len(coupled))
+            moves.append((float(joint[first, second]), (int(coupled[first]), int(coupled[second]))))
+        gain, changes = max(moves, key=lambda move: move[0])
+        if gain <= tolerance:
             break
-        plan[m[first]], plan[m[second]] = k[first], k[second]
+        for change in changes:
+            plan[module[change]] = target[change]
     return plan
 
 
-def _undominated(worth: Floats, price: IntArray) -> npt.NDArray[np.bool_]:
-    """Return which changes of each module no cheaper change of it is at least as worthy as; staying put is kept."""
-    order = np.argsort(price, axis=1, kind="stable")
-    sorted_worth = np.take_along_axis(worth, order, axis=1)
-    before = np.maximum.accumulate(sorted_worth, axis=1)
-    better = np.ones_like(sorted_worth, dtype=bool)
-    better[:, 1:] = sorted_worth[:, 1:] > before[:, :-1]
-    kept = np.zeros_like(better)
-    np.put_along_axis(kept, order, better, axis=1)
-    kept |= price == 0
-    return kept
+_Move = tuple[float, tuple[int, ...]]
+"""What a move gains, and the changes that it is made of."""
+
+
+def _best_change(worth: Floats, price: IntArray, left: int) -> _Move:
+    best = int(np.argmax(np.where(price <= left, worth, -np.inf)))
+    return (float(worth[best]) if price[best] <= left else -np.inf), (best,)
+
+
+def _best_free_pair(module: IntArray, worth: Floats, price: IntArray, free: IntArray, left: int) -> _Move:
+    """Return the best pair of changes of two modules of which one is coupled to nothing.
+
+    In the order of price, the best change so far and the best of another module are known at every place; a free change
+    takes the better of the two that is not its own at the last place that it can pay.
+    """
+    order = np.argsort(price, kind="stable")
+    best, other = np.empty(len(order), dtype=np.int64), np.empty(len(order), dtype=np.int64)
+    first = second = -1
+    for place, change in enumerate(order.tolist()):
+        if first < 0 or worth[change] > worth[first]:
+            if first >= 0 and module[change] != module[first]:
+                second = first
+            first = change
+        elif module[change] != module[first] and (second < 0 or worth[change] > worth[second]):
+            second = change
+        best[place], other[place] = first, second
+    last = np.searchsorted(price[order], left - price[free], side="right") - 1
+    partner = np.where(module[best[last]] == module[free], other[last], best[last])
+    gain = np.where((last >= 0) & (partner >= 0), worth[free] + worth[partner], -np.inf)
+    if not len(gain):
+        return -np.inf, ()
+    top = int(np.argmax(gain))
+    return float(gain[top]), (int(free[top]), int(partner[top]))
 
 
 def _value(model: UtilityModel, costs: IntArray, price: float, text: npt.ArrayLike, ranks: IntArray) -> float:
