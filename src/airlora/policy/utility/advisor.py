@@ -126,7 +126,8 @@ class Advisor:
 
         A share of `settings.exploration` gives every module a random rank.  The others are plans of a member of the
         ensemble drawn at random (members that agree need no more measurements there), where some modules, few or up to
-        a share of `settings.drop_share`, are given another rank: any, or one near the plan's.
+        a share of `settings.drop_share` (half of it where modules are coupled), are given another rank: any, or one
+        near the plan's.
         """
         problem, generator = self.problem, self._generator
         num_modules = problem.num_modules
@@ -138,7 +139,9 @@ class Advisor:
             # At the mean text: what is exchanged varies more than what a text changes, and plans can be kept.
             member = self.members[generator.integers(len(self.members))] if self.members else self.model
             plan = self._plan(member, observation.budget_params, tuple(member.text_mean.tolist()))
-            changed = generator.random(num_modules) < generator.uniform(0.0, self.settings.drop_share)
+            # Couplings are right only near where they were measured: there, stay closer to the plan.
+            largest = self.settings.drop_share * (1.0 if member.is_separable else 0.5)
+            changed = generator.random(num_modules) < generator.uniform(0.0, largest)
             kept = np.where(changed, 0, plan)
             if generator.random() < 0.5:
                 size = np.maximum(1, np.rint(plan * generator.uniform(0.2, 0.6, num_modules))).astype(np.int64)
