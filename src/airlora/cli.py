@@ -264,11 +264,15 @@ def policies(
 ) -> None:
     """Show the policies, or judge them all on problems whose optimum is known, or on the adapters of finished runs."""
     from airlora.config import RECIPES
+    from airlora.experiments.tables import policy_table
 
     numbers_given = evaluations is not None or seeds is not None
     if not bench:
         if show_list or not (quick or names or problems or numbers_given or runs):
-            _print_policies(RECIPES, as_json=as_json)
+            if as_json:
+                print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]))
+            else:
+                Console().print(policy_table())
             return
         raise SettingsError("these options belong to --bench: `airlora policies --bench`")
     if runs:
@@ -316,25 +320,16 @@ def _bench_on_runs(
 
     with LiveProgress(Console(stderr=True)) as progress:
         summary = run_frozen_bench(
-            runs, tuple(names or FROZEN_POLICIES), out, evaluations=evaluations or 2_000, watcher=progress
+            runs,
+            tuple(names or FROZEN_POLICIES),
+            out,
+            evaluations=2_000 if evaluations is None else evaluations,
+            watcher=progress,
         )
     if as_json:
         print(json.dumps(summary))
         return
     Console().print(frozen_table(summary))
-
-
-def _print_policies(recipes: Any, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in recipes.items()]))
-        return
-    table = Table(title="policies", title_justify="left")
-    table.add_column("name")
-    table.add_column("learns")
-    table.add_column("what it is")
-    for name, recipe in recipes.items():
-        table.add_row(name, "yes" if recipe.learns else "no", recipe.summary)
-    Console().print(table)
 
 
 def _parse_settings(items: list[str] | None) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_inspect_shows_keys_and_a_table(run: Path) -> None:
     assert value["policy"]["name"] in shown
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["demo"], ["policies"]])
 def test_help_reads_well(command: list[str]) -> None:
     result = airlora(*command, "--help")
     assert result.returncode == 0, result.stderr
@@ -337,3 +337,63 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
     for name in ("adapter.safetensors", "metrics.jsonl"):
         one, other = (tmp_path / "whole" / name).read_bytes(), (broken / name).read_bytes()
         assert one.replace(b"whole", b"") == other.replace(b"broken", b""), name
+
+
+def test_policies_are_listed() -> None:
+    from airlora.config import RECIPES
+
+    shown = airlora("policies")
+    assert shown.returncode == 0, shown.stderr
+    for name, recipe in RECIPES.items():
+        assert name in shown.stdout
+        assert recipe.summary in shown.stdout
+    assert airlora("policies", "--list").stdout == shown.stdout
+    value = json.loads(airlora("policies", "--list", "--json").stdout)
+    assert value == [{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]
+
+
+def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two processes would only load torch twice.
+    monkeypatch.setattr("airlora.training.available_threads", lambda: 1)
+    flags = ["--bench", "--policy", "random", "--policy", "cmaes", "--evaluations", 500, "--seeds", 1]
+    flags += ["--problem", "separable-36", "--out", tmp_path / "a bench"]
+    result = airlora("policies", *flags, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [(row["policy"], row["evaluations"]) for row in rows] == [("random", 0), ("cmaes", 500)]
+    for row in rows:
+        assert {"policy", "modules", "evaluations", "regret", "spread"} <= row.keys()
+        assert (row["problem"], row["modules"], row["seeds"], row["spread"]) == ("separable-36", 36, 1, 0.0)
+        assert row["regret"] > 0.0
+    names = ["records.jsonl", "regret.svg", "report.html", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "a bench").iterdir()) == names
+    assert f"--out &#39;{tmp_path}/a bench&#39;" in (tmp_path / "a bench" / "report.html").read_text()
+    # Again, for people: nothing is left to learn, and the table says the same.
+    shown = airlora("policies", *flags)
+    assert shown.returncode == 0, shown.stderr
+    for row in rows:
+        assert f"{row['regret']:.3f}" in shown.stdout
+    assert "best is cmaes" in shown.stdout
+    (tmp_path / "a bench" / "records.jsonl").write_text("{")
+    refused(airlora("policies", *flags), "records.jsonl", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--bench", "--policy", "magic"], ["policy = 'magic'", "allocate", "airllm"]),
+        (["--bench", "--policy", "greedy"], ["policy = 'greedy'", "allocate"]),
+        (["--bench", "--problem", "separable-7"], ["problem = 'separable-7'", "separable-36"]),
+        (["--bench", "--evaluations", 10], ["evaluations = 10", "500 or more"]),
+        (["--bench", "--evaluations", 0], ["evaluations = 0", "500 or more"]),
+        (["--bench", "--seeds", 0], ["seeds = 0", "1 or more"]),
+        (["--quick"], ["--bench"]),
+        (["--policy", "ppo"], ["--bench"]),
+        (["--problem", "separable-36"], ["--bench"]),
+        (["--evaluations", 0], ["--bench"]),
+        (["--seeds", 0], ["--bench"]),
+    ],
+)
+def test_a_bench_that_is_not_allowed(flags: list[object], words: list[str], tmp_path: Path) -> None:
+    refused(airlora("policies", "--out", tmp_path / "bench", *flags), *words)
+    assert not (tmp_path / "bench").exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airlora.config import RECIPES, Settings, load_settings, save_settings
+from airlora.config import RECIPES, Settings, load_settings, save_settings, with_policy
 from airlora.errors import SettingsError
 from airlora.policy import POLICIES
 from airlora.policy.diffusion.losses import LOSSES
@@ -109,3 +109,39 @@ def test_a_name_that_is_no_text_is_refused_in_a_line(key: str, value: Any) -> No
 def test_a_summary_is_a_line_of_a_table(recipe: Any) -> None:
     assert 0 < len(recipe.summary) <= 100
     assert "\n" not in recipe.summary
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_policy_brings_its_recipe_and_leaves_the_rest(name: str) -> None:
+    base = load_settings(overrides={"policy.name": "greedy", "seed": 7, "diffusion.temperature": 0.7})
+    before = base.model_dump()
+    settings = with_policy(base, name)
+    assert settings.policy.name == name
+    for key, value in RECIPES[name].settings.items():
+        assert value_of(settings, key) == value
+    assert (settings.seed, settings.diffusion.temperature) == (7, 0.7)
+    assert settings == load_settings(overrides={"policy.name": name, "seed": 7, "diffusion.temperature": 0.7})
+    assert base.model_dump() == before
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_another_policy_inherits_nothing_of_the_formers_recipe(preset: str) -> None:
+    plain = {name: load_settings(preset, overrides={"policy.name": name}) for name in RECIPES}
+    for former in ("distilled", "airllm-latent", "ddim-gradient", "cmaes"):
+        for name in RECIPES:
+            assert with_policy(plain[former], name) == plain[name], (former, name)
+
+
+def test_another_policy_keeps_what_the_user_changed_in_the_formers_recipe() -> None:
+    mine = load_settings(overrides={"policy.name": "distilled", "diffusion.num_inference_steps": 7})
+    settings = with_policy(mine, "airllm")
+    assert settings.diffusion.num_inference_steps == 7
+    assert settings.diffusion.loss == load_settings().diffusion.loss
+
+
+@pytest.mark.parametrize("name", ["oracle", "", "Airllm"])
+def test_another_policy_of_an_unknown_name_is_refused_in_a_line(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"policy.name = '{name}': allowed is one of") as caught:
+        with_policy(load_settings(), name)
+    assert "\n" not in str(caught.value)
+    assert all(known in str(caught.value) for known in RECIPES)

@@ -106,10 +106,19 @@ def load_settings(
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name."""
+    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name.
+
+    What the former policy's recipe set goes back to the preset, unless it was changed since.
+    """
     if name not in RECIPES:
         raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
-    merged = _merge(settings.model_dump(), _nest({**RECIPES[name].settings, "policy.name": name}))
+    values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
+    former = {
+        key: _at(preset, key)
+        for key, value in RECIPES[settings.policy.name].settings.items()
+        if _at(values, key) == value
+    }
+    merged = _merge(_merge(values, _nest(former)), _nest({**RECIPES[name].settings, "policy.name": name}))
     return Settings.model_validate(merged)
 
 
@@ -137,6 +146,13 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
                 raise SettingsError.of(section, place, f"a section, since {key} is given too")
         place[last] = value
     return nested
+
+
+def _at(nested: Mapping[str, Any], key: str) -> Any:
+    value: Any = nested
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

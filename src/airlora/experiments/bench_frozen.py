@@ -62,12 +62,14 @@ def run_frozen_bench(
         watcher: Is told of the progress.
 
     Raises:
-        SettingsError: An unknown policy.
+        SettingsError: An unknown policy, or no evaluations.
         AirloraError: A run is not finished, or its data are gone.
     """
     for name in policies:
         if name not in FROZEN_POLICIES:
             raise SettingsError.of("policy", name, f"one of {', '.join(FROZEN_POLICIES)} with --run")
+    if evaluations < 1:
+        raise SettingsError.of("evaluations", evaluations, "1 or more")
     for run in runs:
         RunFolder(run).record()
     folder = make_folder(out)

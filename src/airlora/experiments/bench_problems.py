@@ -66,7 +66,8 @@ def unseen_contexts(env: RankAllocationEnv) -> list[Context]:
 def stale_break_rate(policy: RankPolicy, env: RankAllocationEnv, *, correlation_hz: float, num_steps: int) -> float:
     """Return how often a pattern breaks Eq. 7 when it was chosen for the block before the one it is sent in.
 
-    Rayleigh fading, correlated from block to block by the Doppler frequency; the environment sends what was chosen.
+    Rayleigh fading, correlated from block to block by the Doppler frequency. Nothing is in force meanwhile: the state's
+    ranks are 0, and only the link moves.
 
     Args:
         policy: What decides.

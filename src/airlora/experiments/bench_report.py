@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from typing import Any
 import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from rich.table import Table
 
 from airlora.config import RECIPES
 from airlora.experiments.bench_problems import PROBLEMS
 from airlora.experiments.figures import new_figure, styled
-from airlora.experiments.policy_bench import STALE_DOPPLER_HZ
-from airlora.files import write_bytes
+from airlora.experiments.policy_bench import MARKS, STALE_DOPPLER_HZ
+from airlora.files import make_folder, write_bytes
 
 __all__ = ["bench_findings", "bench_tables", "regret_figure", "write_bench_report"]
 
@@ -34,6 +35,11 @@ FAMILIES = {
 """Colour and members; within a family lines differ by dashes."""
 
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 3)))
+
+PANELS_PER_ROW = 2
+
+LEAST_DRAWN = 1e-3
+"""A regret below it is drawn at it: 0 has no place on a logarithmic axis."""
 
 
 def bench_tables(rows: Sequence[Row]) -> list[Table]:
@@ -54,25 +60,26 @@ def bench_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def bench_findings(rows: Sequence[Row]) -> list[str]:
-    """Return what the rows say, in plain sentences: the best of each problem, and where the paper's method stands."""
+    """Return what the rows say, in plain sentences: the best of each problem, and where the paper's method stands.
+
+    Policies are compared at the largest number of measured losses that all learners of the problem have.
+    """
     lines = []
-    for problem in _problems(rows):
-        last = _last(rows, problem["key"])
-        order = sorted(last, key=lambda row: row["regret"])
+    for key in _keys(rows):
+        order = _ranking(rows, key)
         best = order[0]
-        line = (
-            f"{PROBLEMS[problem['key']].title}: best is {best['policy']} with {best['regret']:.3f} after "
-            f"{best['evaluations']:,} measured losses"
-        )
-        paper = [row for row in order if row["policy"] == "airllm"]
-        if paper and best["policy"] != "airllm":
-            line += (
-                f"; the paper's airllm has {paper[0]['regret']:.3f}, place {order.index(paper[0]) + 1} of {len(order)}"
+        line = f"{PROBLEMS[key].title}: best is {best['policy']} with {best['regret']:.3f}"
+        line += f" after {best['evaluations']:,} measured losses" if best["evaluations"] else ", and measures no loss"
+        place = {row["policy"]: f"{row['regret']:.3f}, place {index}" for index, row in enumerate(order, 1)}
+        others = [
+            f"{title} has {place[name]} of {len(order)}"
+            for name, title in (
+                ("airllm", "the paper's airllm"),
+                ("airllm-literal", "airllm-literal, with Eq. 19 as written,"),
             )
-        literal = [row for row in order if row["policy"] == "airllm-literal"]
-        if literal:
-            line += f", and {literal[0]['regret']:.3f} with Eq. 19 as written"
-        lines.append(line + ".")
+            if name in place and name != best["policy"]
+        ]
+        lines.append("; ".join([line, *others]) + ".")
     broken = sorted({row["policy"] for row in rows if row["deadline_breaks"] > 0.0})
     lines.append(
         f"Patterns that broke the deadline of the link they were chosen for: {', '.join(broken)}."
@@ -86,12 +93,17 @@ def regret_figure(rows: Sequence[Row]) -> str:
     """Return regret against evaluations as SVG, one panel per problem, a line per policy, labelled at its end."""
 
     def draw() -> Figure:
-        keys = [problem["key"] for problem in _problems(rows)]
-        figure, axes = new_figure(5.6 * len(keys), 4.6, 1, len(keys))
-        for axis, key in zip(axes, keys, strict=True):
+        keys = _keys(rows)
+        columns = min(len(keys), PANELS_PER_ROW)
+        lines = math.ceil(len(keys) / columns)
+        figure, axes = new_figure(5.6 * columns, 4.4 * lines, lines, columns)
+        for axis, key in zip(axes, keys, strict=False):
             _draw_problem(axis, [row for row in rows if row["problem"] == key])
             axis.set_title(PROBLEMS[key].title, loc="left")
-        axes[0].set_ylabel("regret (0: optimum, 1: best constant rank)")
+        for axis in axes[: len(keys) : columns]:
+            axis.set_ylabel("regret (0: optimum, 1: best constant rank)")
+        for axis in axes[len(keys) :]:
+            axis.remove()
         return figure
 
     return styled(draw)
@@ -108,7 +120,7 @@ def write_bench_report(rows: Sequence[Row], out: Path | str, *, command: str) ->
     Raises:
         StorageError: A file cannot be written.
     """
-    folder = Path(out)
+    folder = make_folder(out)
     figure = regret_figure(rows)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("airlora.experiments"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -120,6 +132,7 @@ def write_bench_report(rows: Sequence[Row], out: Path | str, *, command: str) ->
         figure=figure,
         problems=[dict(problem, title=PROBLEMS[problem["key"]].title) for problem in _problems(rows)],
         num_seeds=max(row["seeds"] for row in rows),
+        figure_rem=34 * min(len(_keys(rows)), PANELS_PER_ROW),
         doppler_hz=STALE_DOPPLER_HZ,
     )
     write_bytes(folder / "results.json", (json.dumps(list(rows), indent=1) + "\n").encode())
@@ -128,30 +141,30 @@ def write_bench_report(rows: Sequence[Row], out: Path | str, *, command: str) ->
     return folder / "report.html"
 
 
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["problem"] for row in rows))
+
+
 def _problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return per problem its marks and a formatted line per policy, best first."""
     found = []
-    for key in dict.fromkeys(row["problem"] for row in rows):
+    for key in _keys(rows):
         own = [row for row in rows if row["problem"] == key]
-        marks = sorted({row["evaluations"] for row in own} - {0})
-        best = {mark: min(row["regret"] for row in own if row["evaluations"] == mark) for mark in marks}
+        marks = _marks(own) or [0]
+        best = {mark: min(row["regret"] for row in own if row["evaluations"] in (0, mark)) for mark in marks}
         lines = []
-        for last in sorted(_last(rows, key), key=lambda row: row["regret"]):
-            at = {row["evaluations"]: row for row in own if row["policy"] == last["policy"]}
-            cells = []
-            for mark in marks:
-                row = at.get(mark, at.get(0))
-                text = (
-                    ""
-                    if row is None
-                    else f"{row['regret']:.3f}" + (f" ± {row['spread']:.3f}" if row["seeds"] > 1 else "")
-                )
-                cells.append({"text": text, "best": row is not None and row["regret"] == best[mark]})
+        for name in (row["policy"] for row in _ranking(rows, key)):
+            at = {row["evaluations"]: row for row in own if row["policy"] == name}
+            last = at[max(at)]
+            shown = [at.get(mark, at.get(0)) for mark in marks]
             lines.append(
                 {
-                    "policy": last["policy"],
-                    "summary": RECIPES[last["policy"]].summary,
-                    "cells": cells,
+                    "policy": name,
+                    "summary": RECIPES[name].summary,
+                    "cells": [
+                        {"text": _regret(row), "best": row is not None and row["regret"] == best[mark]}
+                        for mark, row in zip(marks, shown, strict=True)
+                    ],
                     "unseen": _number(last["unseen_regret"], "{:.3f}"),
                     "breaks": f"{last['deadline_breaks']:.0%}",
                     "stale": _number(last["stale_breaks"], "{:.0%}"),
@@ -162,13 +175,30 @@ def _problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _last(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return every policy's row with the most evaluations on a problem."""
-    last: dict[str, Row] = {}
+def _marks(rows: Sequence[Row]) -> list[int]:
+    """Return the numbers of evaluations at which learners were judged."""
+    return sorted({row["evaluations"] for row in rows} - {0})
+
+
+def _ranking(rows: Sequence[Row], key: str) -> list[Row]:
+    """Return a row per policy of a problem, least regret first, all at the last mark that every learner reached.
+
+    A folder may hold more evaluations of one policy than of another: the comparison has to be fair.
+    """
+    by_policy: dict[str, dict[int, Row]] = {}
     for row in rows:
-        if row["problem"] == key and row["evaluations"] >= last.get(row["policy"], row)["evaluations"]:
-            last[row["policy"]] = row
-    return list(last.values())
+        if row["problem"] == key:
+            by_policy.setdefault(row["policy"], {})[row["evaluations"]] = row
+    learners = [set(at) for at in by_policy.values() if 0 not in at]
+    common = max(set.intersection(*learners), default=0) if learners else 0
+    at_common = [at.get(0) or at.get(common) or at[max(at)] for at in by_policy.values()]
+    return sorted(at_common, key=lambda row: row["regret"])
+
+
+def _regret(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['regret']:.3f}" + (f" ± {row['spread']:.3f}" if row["seeds"] > 1 else "")
 
 
 def _number(value: float | None, form: str) -> str:
@@ -176,8 +206,8 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _draw_problem(axis: Axes, rows: Sequence[Row]) -> None:
-    end = max(row["evaluations"] for row in rows)
-    labels = []
+    marks = _marks(rows) or [MARKS[0]]
+    ends = []
     for colour, members in FAMILIES.values():
         for name, dash in zip(members, DASHES, strict=False):
             points = sorted((row["evaluations"], row["regret"], row["spread"]) for row in rows if row["policy"] == name)
@@ -185,31 +215,57 @@ def _draw_problem(axis: Axes, rows: Sequence[Row]) -> None:
                 continue
             if points[0][0] == 0:
                 # It measures nothing: the same at any number.
-                points = [(mark, *points[0][1:]) for mark in sorted({row["evaluations"] for row in rows} - {0})]
-            marks, means, spreads = zip(*points, strict=True)
-            axis.plot(marks, means, color=colour, linestyle=dash, linewidth=1.6)
+                points = [(mark, *points[0][1:]) for mark in marks]
+            at, regrets, spreads = zip(*points, strict=True)
+            means = [max(regret, LEAST_DRAWN) for regret in regrets]
+            axis.plot(at, means, color=colour, linestyle=dash, linewidth=1.6, marker="o", markersize=2.5)
             low = [max(mean - spread, 0.3 * mean) for mean, spread in zip(means, spreads, strict=True)]
             high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-            axis.fill_between(marks, low, high, color=colour, alpha=0.1, linewidth=0)
-            labels.append((means[-1], name, colour))
+            axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
+            ends.append((means[-1], at[-1], name, colour))
     axis.axhline(1.0, color="#444444", linestyle="dashed", linewidth=1.0)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("measured losses")
+    # Marks closer than a label is wide give way to the next one.
+    axis.set_xticks([mark for mark, after in zip(marks, [*marks[1:], math.inf], strict=True) if after > 1.4 * mark])
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(marks[0] / 1.08, marks[-1] * 1.08)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
-    _label_ends(axis, end, labels)
+    _label_ends(axis, sorted(ends))
 
 
-def _label_ends(axis: Axes, end: float, labels: list[tuple[float, str, str]]) -> None:
-    """Write each name beside the end of its line, pushed apart where they would overlap."""
+def _label_ends(axis: Axes, ends: Sequence[tuple[float, int, str, str]]) -> None:
+    """Write each name right of the axes, level with its line's end or pushed apart where names would overlap.
+
+    Args:
+        axis: Where the lines are.
+        ends: Regret and evaluations of each line's end, name and colour; least regret first.
+    """
     bottom, top = axis.get_ylim()
+    # Two labelled ticks at least.
+    bottom = min(bottom, 0.45)
+    axis.set_ylim(bottom, top)
     gap = (top / bottom) ** (1.0 / 24.0)
-    height = 0.0
-    for regret, name, colour in sorted(labels):
-        height = max(regret, height * gap)
+    heights: list[float] = []
+    for regret, *_ in ends:
+        heights.append(max(regret, heights[-1] * gap if heights else bottom))
+    ceiling = top
+    for index in reversed(range(len(heights))):
+        heights[index] = min(heights[index], ceiling)
+        ceiling = heights[index] / gap
+    for (regret, evaluations, name, colour), height in zip(ends, heights, strict=True):
         axis.annotate(
-            name, (end, regret), (end * 1.15, height), color=colour, fontsize=8, va="center", annotation_clip=False
+            name,
+            (evaluations, regret),
+            (1.03, height),
+            textcoords=axis.get_yaxis_transform(),
+            color=colour,
+            fontsize=8,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.7, "relpos": (0.0, 0.5)},
         )
-    axis.margins(x=0.02)

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from airlora.config import RECIPES, Settings, load_settings
 from airlora.env import Judge
 from airlora.errors import CheckpointError, SettingsError
@@ -52,6 +54,8 @@ class BenchPlan:
 
     def __post_init__(self) -> None:
         for kind, names, known in (("problem", self.problems, PROBLEMS), ("policy", self.policies, BENCH_POLICIES)):
+            if not names:
+                raise SettingsError.of(kind, "", f"one of {', '.join(known)}")
             for name in names:
                 if name not in known:
                     raise SettingsError.of(kind, name, f"one of {', '.join(known)}")
@@ -94,8 +98,13 @@ class BenchRecord:
     seconds: float
 
 
+_RECORD = TypeAdapter(BenchRecord)
+
+
 def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: Watcher) -> list[BenchRecord]:
     """Return a record per problem, policy, seed and mark; what `out` holds of an earlier run is not run again.
+
+    That goes for every learner that had as many evaluations or more; with fewer it starts anew.
 
     Args:
         plan: What to compare.
@@ -109,7 +118,7 @@ def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: 
     """
     path = make_folder(out) / "records.jsonl"
     records = _read(path)
-    done = {(r.problem, r.policy, r.seed) for r in records if r.evaluations in (0, plan.evaluations)}
+    done = {(r.problem, r.policy, r.seed) for r in records if not 0 < r.evaluations < plan.evaluations}
     todo = [
         (problem, policy, seed)
         for problem in plan.problems
@@ -120,7 +129,7 @@ def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: 
     watcher.phase("learning and judging", sum(plan.evaluations for _, policy, _ in todo if RECIPES[policy].learns))
 
     def keep(index: int, found: list[BenchRecord]) -> None:
-        # An interrupted run of more evaluations leaves nothing behind; one of fewer is replaced.
+        # An interrupted job leaves nothing behind; one of fewer evaluations is replaced.
         records[:] = [r for r in records if (r.problem, r.policy, r.seed) != todo[index]] + found
         write_bytes(path, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
         watcher.show({"last": "{}, {}".format(*todo[index]), "regret": found[-1].regret})
@@ -220,7 +229,10 @@ def _read(path: Path) -> list[BenchRecord]:
     if not path.exists():
         return []
     lines = read_bytes(path, "records of a bench", CheckpointError).decode(errors="replace").splitlines()
-    try:
-        return [BenchRecord(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it to start anew") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_RECORD.validate_json(line))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: damaged in line {number}; delete it to start anew") from error
+    return records

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
+from airlora.config import RECIPES
 from airlora.experiments.compare import ComparisonRow
 
-__all__ = ["comparison_table", "projection_column", "rank_table"]
+__all__ = ["comparison_table", "policy_table", "projection_column", "rank_table"]
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
@@ -32,6 +33,17 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
         accuracy = statistics.fmean(row.accuracy for row in own.values())
         kept = "kept" if all(row.deadline_share <= 1.0 for row in own.values()) else "broken"
         table.add_row(name, *cells, f"{accuracy:.2%}", kept)
+    return table
+
+
+def policy_table() -> Table:
+    """Return every policy that can be asked for, a line each."""
+    table = Table(title="policies", title_justify="left")
+    table.add_column("name")
+    table.add_column("learns")
+    table.add_column("what it is")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, "yes" if recipe.learns else "no", recipe.summary)
     return table
 
 

@@ -1,0 +1,94 @@
+import importlib
+import os
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from airlora.errors import TrainingError
+from airlora.training import run_jobs
+
+
+@pytest.fixture
+def some_jobs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The helper module, on a path that spawned processes are told of."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("some_jobs")
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_results_come_in_order_and_steps_are_counted(some_jobs: ModuleType, num_processes: int) -> None:
+    # The first takes longest, so that in processes it ends last.
+    waits, steps = (1.5, 0.0, 0.0), (3, 5, 7)
+    jobs: list[Any] = [partial(some_jobs.count, 10 * i, steps[i], waits[i] * (num_processes - 1)) for i in range(3)]
+    counts: list[int] = []
+    told: list[tuple[int, Any]] = []
+    results = run_jobs(
+        [*jobs, some_jobs.num_threads],
+        num_processes,
+        on_step=counts.append,
+        on_result=lambda index, value: told.append((index, value)),
+    )
+    process, threads = results.pop()
+    assert results == [0, 10, 20]
+    assert sorted(told) == [(0, 0), (1, 10), (2, 20), (3, (process, threads))]
+    assert counts == sorted(counts)
+    assert counts[-1] == 16
+    if num_processes == 1:
+        assert process == os.getpid()
+        assert counts == list(range(1, 17))
+        assert [index for index, _ in told] == [0, 1, 2, 3]
+    else:
+        assert process != os.getpid()
+        assert threads == 1
+
+
+@pytest.mark.parametrize(("num_jobs", "num_processes"), [(1, 4), (2, 1)])
+def test_no_process_is_started_for_one_job_or_one_at_a_time(
+    some_jobs: ModuleType, num_jobs: int, num_processes: int
+) -> None:
+    results = run_jobs([some_jobs.num_threads] * num_jobs, num_processes)
+    assert {process for process, _ in results} == {os.getpid()}
+
+
+def test_no_jobs_give_no_results() -> None:
+    assert run_jobs([], 2) == []
+
+
+def test_an_error_here_is_raised_and_the_rest_is_left_out(some_jobs: ModuleType, tmp_path: Path) -> None:
+    told: list[int] = []
+    jobs: list[Any] = [
+        partial(some_jobs.count, 1, 1, 0.0),
+        partial(some_jobs.fail, tmp_path),
+        partial(some_jobs.long, tmp_path, "rest"),
+    ]
+    with pytest.raises(TrainingError, match="loss = nan at step 1"):
+        run_jobs(jobs, 1, on_result=lambda index, _: told.append(index))
+    assert told == [0]
+    assert not (tmp_path / "rest began").exists()
+
+
+def test_an_error_in_a_process_is_raised_here_and_stops_the_others(some_jobs: ModuleType, tmp_path: Path) -> None:
+    told: list[int] = []
+    jobs: list[Any] = [
+        partial(some_jobs.fail, tmp_path / "first began"),
+        partial(some_jobs.long, tmp_path, "first"),
+        partial(some_jobs.long, tmp_path, "second"),
+    ]
+    with pytest.raises(TrainingError, match="^loss = nan at step 1$"):
+        run_jobs(jobs, 2, on_result=lambda index, _: told.append(index))
+    assert told == []
+    assert not list(tmp_path.glob("* ended"))
+
+
+def test_a_killed_process_is_told_in_a_line(some_jobs: ModuleType, tmp_path: Path) -> None:
+    jobs: list[Any] = [
+        partial(some_jobs.die, tmp_path / "first began"),
+        partial(some_jobs.long, tmp_path, "first"),
+    ]
+    with pytest.raises(TrainingError, match="a process was killed; is there enough memory") as caught:
+        run_jobs(jobs, 2)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("* ended"))
