@@ -19,6 +19,7 @@ from airlora.policy.seeding import numpy_state, restore_numpy
 from airlora.policy.solver import concave_envelope, fit_to_budget
 from airlora.policy.utility.features import rank_knots
 from airlora.policy.utility.fit import Measurements, fit_utility
+from airlora.policy.utility.forms import verify_forms
 from airlora.policy.utility.model import Floats, UtilityModel
 from airlora.policy.utility.plan import plan_ranks
 
@@ -29,6 +30,9 @@ TEXT = slice(2, NUM_CONTEXT)
 
 MAX_MEASUREMENTS = 20_000
 """The newest ones that a fit looks at."""
+
+MAX_PLANS = 4_096
+"""Plans that are remembered; where links fade, every budget is a new one."""
 
 
 class Advisor:
@@ -42,12 +46,13 @@ class Advisor:
             squared gradient, [num_modules, r_max]; none: every number is worth the same.
 
     Raises:
-        PolicyError: The prior has another shape, or a value is negative or not finite.
+        PolicyError: A form is unknown, the prior has another shape, or a value of it is negative or not finite.
     """
 
     def __init__(
         self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, prior: npt.ArrayLike | None = None
     ) -> None:
+        verify_forms(tuple(settings.forms))
         self.problem = problem
         self.settings = settings
         self.model = UtilityModel.flat(problem.params_per_rank, problem.r_max)
@@ -171,6 +176,8 @@ class Advisor:
         """Return the model's plan, from memory where it was asked for since the last fit."""
         key = (id(model), budget_params, text if model.text_curves.any() else ())
         if key not in self._plans:
+            if len(self._plans) >= MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
             self._plans[key] = plan_ranks(
                 model, self.problem.params_per_rank, budget_params, text, price_per_param=self.price(budget_params)
             )

@@ -20,7 +20,7 @@ from airlora.policy.utility.features import (
     rank_knots,
     saturating_basis,
 )
-from airlora.policy.utility.forms import FORMS, Form
+from airlora.policy.utility.forms import FORMS, Form, verify_forms
 from airlora.policy.utility.least_squares import ridge_least_squares
 from airlora.policy.utility.model import Floats, UtilityModel
 
@@ -113,9 +113,7 @@ def fit_utility(
     Raises:
         PolicyError: An unknown form.
     """
-    for name in forms:
-        if name not in FORMS:
-            raise PolicyError.of("form of the utility model", name, f"one of {', '.join(FORMS)}")
+    verify_forms(forms)
     count = len(measured.losses)
     features = _shape_features(measured, r_max, ridge, prior)
     system = _System(

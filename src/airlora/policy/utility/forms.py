@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FORMS", "Form"]
+from airlora.errors import PolicyError
+
+__all__ = ["FORMS", "Form", "verify_forms"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,12 @@ FORMS: Mapping[str, Form] = {
     "text-pairwise": Form(("curves", "text", "pairs"), 0.03),
 }
 """Simplest first: held-out measurements decide, a tie goes to the simpler."""
+
+
+def verify_forms(names: tuple[str, ...]) -> None:
+    """Raise `PolicyError` unless there is a name and all are known."""
+    if not names:
+        raise PolicyError.of("forms of the utility model", names, f"one or more of {', '.join(FORMS)}")
+    for name in names:
+        if name not in FORMS:
+            raise PolicyError.of("form of the utility model", name, f"one of {', '.join(FORMS)}")

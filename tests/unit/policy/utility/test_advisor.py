@@ -69,6 +69,21 @@ def test_a_growth_of_1_fits_every_time() -> None:
         assert advisor.update(buffer, 10)
 
 
+def test_plans_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlora.policy.utility.advisor.MAX_PLANS", 3)
+    advisor = fitted()
+    first = [advisor.plan(observe(budget)) for budget in (40, 80, 120, 160, 200)]
+    assert len(advisor._plans) == 3
+    again = [advisor.plan(observe(budget)) for budget in (40, 80, 120, 160, 200)]
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("forms", [["cubic"], ["separable", "cubic"]])
+def test_an_unknown_form_is_refused_when_the_advisor_is_made(forms: list[str]) -> None:
+    with pytest.raises(PolicyError, match="cubic.*allowed is one of stiff"):
+        make(forms=forms)
+
+
 def test_nothing_measured_is_refused() -> None:
     with pytest.raises(PolicyError, match="transitions to learn from"):
         make().update(Buffer(10), 0)
