@@ -35,14 +35,14 @@ if TYPE_CHECKING:
         transfer_time_s,
     )
     from airlora.config import Settings, load_settings, save_settings
-    from airlora.env import AnalyticObjective, FrozenObjective, LiveObjective, Objective, RankAllocationEnv
+    from airlora.env import AnalyticObjective, FrozenObjective, Link, LiveObjective, Objective, RankAllocationEnv
     from airlora.errors import AirloraError
     from airlora.experiments import compare_policies, evaluate_run, inspect_run, run_demo
     from airlora.observation import Observation, ObservationSpec
     from airlora.policy import Learner, PolicyProblem, RankPolicy, load_policy, make_policy, save_policy
     from airlora.ranks import ModuleShape, RankPattern
     from airlora.text import TextDataset, embedded_corpus, lexical_entropy_nats, load_dataset, oov_rate
-    from airlora.training import Link, OpenRun, RunFolder, decide_for_link, open_run, train
+    from airlora.training import OpenRun, RunFolder, decide_for_link, open_run, train
 
 _HOMES = {
     "adapters": (
@@ -66,14 +66,14 @@ _HOMES = {
         "transfer_time_s",
     ),
     "config": ("Settings", "load_settings", "save_settings"),
-    "env": ("AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "RankAllocationEnv"),
+    "env": ("AnalyticObjective", "FrozenObjective", "Link", "LiveObjective", "Objective", "RankAllocationEnv"),
     "errors": ("AirloraError",),
     "experiments": ("compare_policies", "evaluate_run", "inspect_run", "run_demo"),
     "observation": ("Observation", "ObservationSpec"),
     "policy": ("Learner", "PolicyProblem", "RankPolicy", "load_policy", "make_policy", "save_policy"),
     "ranks": ("ModuleShape", "RankPattern"),
     "text": ("TextDataset", "embedded_corpus", "lexical_entropy_nats", "load_dataset", "oov_rate"),
-    "training": ("Link", "OpenRun", "RunFolder", "decide_for_link", "open_run", "train"),
+    "training": ("OpenRun", "RunFolder", "decide_for_link", "open_run", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,10 +6,10 @@ Regret is 0 at the optimum of Eq. 9 for each link, 1 at the best constant rank f
 import numpy as np
 
 from airlora.config import ChannelSettings, DiffusionSettings, EnvSettings, PPOSettings
-from airlora.env import AnalyticObjective, RankAllocationEnv
+from airlora.env import AnalyticObjective, Link, RankAllocationEnv
 from airlora.policy import RankPolicy, make_policy
 from airlora.text import TextComplexity
-from airlora.training import Algorithm1, Link, observe_link, problem_of
+from airlora.training import Algorithm1, problem_of
 
 CHANNEL = ChannelSettings(snr_db=[-5.0, 5.0, 15.0], bandwidth_hz=[4e4], deadline_mode="price")
 COST_WEIGHT = 0.3
@@ -36,7 +36,7 @@ def regret(policy: RankPolicy, env: RankAllocationEnv) -> float:
         def value(ranks: np.ndarray, price: float = price) -> float:
             return objective.loss(ranks, OOV_RATE) + price * float(ranks.sum())
 
-        own += value(policy.decide(observe_link(env, link, TextComplexity(2.5, OOV_RATE))))
+        own += value(policy.decide(env.observe_link(link, TextComplexity(2.5, OOV_RATE))))
         best += value(objective.optimum(OOV_RATE, price, 24))
         constant += min(value(np.full(6, rank)) for rank in range(5))
     return (own - best) / (constant - best)

@@ -2,6 +2,7 @@
 
 from airlora.env.allocation import ANALYTIC_CHANNEL, RankAllocationEnv, make_link, make_spec
 from airlora.env.judge import Context, Judge, Regret, judge_env
+from airlora.env.links import Link
 from airlora.env.objectives import (
     AnalyticObjective,
     FrozenObjective,
@@ -18,6 +19,7 @@ __all__ = [
     "Context",
     "FrozenObjective",
     "Judge",
+    "Link",
     "LiveObjective",
     "Objective",
     "RankAllocationEnv",

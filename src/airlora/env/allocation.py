@@ -9,21 +9,21 @@ import gymnasium
 import numpy as np
 
 from airlora.channel import (
-    FadingModel,
     LinkProcess,
     LinkState,
     budget_params,
-    capacity_bps,
     communication_cost,
     project_ranks,
     transfer_time_s,
 )
 from airlora.config import ChannelSettings, EnvSettings
+from airlora.env.links import Link
 from airlora.env.objectives import AnalyticObjective, Objective
 from airlora.env.reward import deadline_penalty, reward
 from airlora.errors import ChannelError, RankPatternError, SettingsError
 from airlora.observation import FloatArray, IntArray, Observation, ObservationSpec
 from airlora.ranks import RankPattern, paper_num_params, params_per_rank
+from airlora.text import TextComplexity
 
 __all__ = ["ANALYTIC_CHANNEL", "RankAllocationEnv", "make_link", "make_spec"]
 
@@ -150,15 +150,13 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
 
     def observe(self) -> Observation:
         """Return the state in units; raises `SettingsError` before the first reset."""
-        link, text = self._state(), self.objective.complexity()
-        return Observation(
-            snr_db=link.snr_db,
-            bandwidth_hz=link.bandwidth_hz,
-            entropy_nats=text.entropy_nats,
-            oov_rate=text.oov_rate,
-            ranks=self._ranks.copy(),
-            budget_params=self.budget_params(link.capacity_bps),
-        )
+        link = self._state()
+        return self._observation(link, link.capacity_bps, self.objective.complexity(), self._ranks)
+
+    def observe_link(self, link: Link, text: TextComplexity) -> Observation:
+        """Return the state that a policy sees at the start of an episode on that link; raises `ChannelError`."""
+        initial = np.full(len(self.names), self.initial_rank, dtype=np.int64)
+        return self._observation(link, link.capacity_bps(self.channel), text, initial)
 
     def budget_params(self, capacity_bps: float) -> int:
         """Return how many adapter numbers a link carries before the deadline, the head taken off."""
@@ -217,24 +215,30 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
     def _verify_head_fits(self) -> None:
         """Raise `ChannelError` if a link of the settings does not even carry the head, at its mean SNR."""
         channel, head = self.channel, self.objective.head_params
-        snr_db, bandwidth_hz = min(channel.snr_db), min(channel.bandwidth_hz)
+        weakest = Link(min(channel.snr_db), min(channel.bandwidth_hz))
         carried = budget_params(
-            capacity_bps=capacity_bps(
-                channel.rate,
-                mean_snr_db=snr_db,
-                bandwidth_hz=bandwidth_hz,
-                fading=FadingModel(channel.fading, channel.k_factor_db),
-                outage_epsilon=channel.outage_epsilon,
-            ),
+            capacity_bps=weakest.capacity_bps(channel),
             deadline_s=channel.deadline_s,
             bits_per_param=channel.bits_per_param,
         )
         if carried < head:
             raise ChannelError(
-                f"channel.snr_db = {snr_db:g}, channel.bandwidth_hz = {bandwidth_hz:g}: the link carries {carried} "
-                f"numbers before the deadline of {channel.deadline_s:g} s, allowed is {head} or more, the size of the "
-                "head, which always travels"
+                f"channel.snr_db = {weakest.snr_db:g}, channel.bandwidth_hz = {weakest.bandwidth_hz:g}: the link "
+                f"carries {carried} numbers before the deadline of {channel.deadline_s:g} s, allowed is {head} or "
+                "more, the size of the head, which always travels"
             )
+
+    def _observation(
+        self, link: Link | LinkState, capacity_bps: float, text: TextComplexity, ranks: IntArray
+    ) -> Observation:
+        return Observation(
+            snr_db=link.snr_db,
+            bandwidth_hz=link.bandwidth_hz,
+            entropy_nats=text.entropy_nats,
+            oov_rate=text.oov_rate,
+            ranks=ranks.copy(),
+            budget_params=self.budget_params(capacity_bps),
+        )
 
     def _fork_generator(self) -> np.random.Generator:
         return np.random.default_rng(int(self.np_random.integers(2**63)))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airlora.channel import FadingModel, capacity_bps, project_ranks, shannon_bps
+from airlora.channel import project_ranks, shannon_bps
 from airlora.config import ChannelSettings, EnvSettings
 from airlora.env.allocation import RankAllocationEnv
+from airlora.env.links import Link
 from airlora.env.objectives import SyntheticObjective
 from airlora.errors import SettingsError
 from airlora.observation import IntArray, Observation
@@ -180,23 +181,10 @@ class Judge:
 
     def _prepare(self, context: Context) -> _Case:
         env, channel = self._env, self._env.channel
-        capacity = capacity_bps(
-            channel.rate,
-            mean_snr_db=context.snr_db,
-            bandwidth_hz=context.bandwidth_hz,
-            fading=FadingModel(channel.fading, channel.k_factor_db),
-            outage_epsilon=channel.outage_epsilon,
-        )
-        budget = env.budget_params(capacity)
-        price = env.settings.cost_weight * channel.bits_per_param / (capacity * channel.deadline_s)
-        observation = Observation(
-            snr_db=context.snr_db,
-            bandwidth_hz=context.bandwidth_hz,
-            entropy_nats=context.text.entropy_nats,
-            oov_rate=context.text.oov_rate,
-            ranks=np.full(len(env.names), env.initial_rank, dtype=np.int64),
-            budget_params=budget,
-        )
+        link = Link(context.snr_db, context.bandwidth_hz)
+        observation = env.observe_link(link, context.text)
+        budget = observation.budget_params
+        price = env.settings.cost_weight * channel.bits_per_param / (link.capacity_bps(channel) * channel.deadline_s)
         best = self._objective.optimum(context.text, budget, price)
         constant = self._objective.best_constant(context.text, budget, price)
         costs = [self._cost(ranks, context.text, price) for ranks in (best, constant)]

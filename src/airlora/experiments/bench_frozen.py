@@ -15,14 +15,13 @@ from scipy.stats import t as student_t
 
 from airlora.adapters import load_adapter
 from airlora.config import Settings
-from airlora.env import RankAllocationEnv
+from airlora.env import Link, RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.experiments.compare import ComparisonRow, compare_policies
 from airlora.experiments.frozen import frozen_env, learn_on_frozen
 from airlora.files import make_folder, write_json
 from airlora.policy import RankPolicy, TablePolicy
 from airlora.training import (
-    Link,
     RunFolder,
     Watcher,
     Workbench,
@@ -143,8 +142,10 @@ def _judge_run(
     folder = RunFolder(run)
     record, settings = folder.record(), folder.settings()
     free = settings.env.model_copy(update={"objective": "frozen", "cost_weight": 0.0})
+    # Whatever the run's own mode: policies that send different numbers cannot be compared.
+    channel = settings.channel.model_copy(update={"deadline_mode": "project"})
     # One thread and one process per run: the runs go side by side.
-    settings = settings.model_copy(update={"env": free, "num_threads": 1})
+    settings = settings.model_copy(update={"env": free, "channel": channel, "num_threads": 1})
     bench = assemble(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     env = frozen_env(bench, settings)

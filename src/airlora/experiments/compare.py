@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from airlora.channel import transfer_time_s
-from airlora.env import RankAllocationEnv
+from airlora.env import Link, RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.ranks import RankPattern, paper_num_params
-from airlora.training import Evaluation, Link, Workbench, decide_for_link, evaluate, pick_autocast
+from airlora.training import Evaluation, Workbench, decide_for_link, evaluate, pick_autocast
 
 __all__ = ["ComparisonRow", "compare_policies", "row_of"]
 

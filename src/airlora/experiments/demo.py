@@ -10,7 +10,7 @@ import numpy as np
 
 from airlora.adapters import load_adapter
 from airlora.config import Settings, load_settings
-from airlora.env import RankAllocationEnv
+from airlora.env import Link, RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
 from airlora.experiments.frozen import frozen_env, learn_on_frozen
@@ -19,7 +19,6 @@ from airlora.files import write_json
 from airlora.policy import RankPolicy, TablePolicy, load_policy
 from airlora.ranks import RankPattern
 from airlora.training import (
-    Link,
     RunFolder,
     Watcher,
     Workbench,

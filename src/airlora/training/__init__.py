@@ -10,7 +10,7 @@ from airlora.training.early_stopping import EarlyStopping
 from airlora.training.finetune import Evaluation, FineTuner, Predictions, evaluate, predict
 from airlora.training.importance import measure_explained_variance, measure_importance
 from airlora.training.interrupts import Interrupted, Interrupts
-from airlora.training.links import Link, decide_for_link, observe_link, reference_link
+from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog, read_metrics
 from airlora.training.open_run import OpenRun, open_run
 from airlora.training.policies import build_policy, problem_of
@@ -31,7 +31,6 @@ __all__ = [
     "Interrupted",
     "Interrupts",
     "Job",
-    "Link",
     "LiveProgress",
     "MetricsLog",
     "OpenRun",
@@ -57,7 +56,6 @@ __all__ = [
     "make_vocabulary",
     "measure_explained_variance",
     "measure_importance",
-    "observe_link",
     "open_run",
     "pick_autocast",
     "pick_device",

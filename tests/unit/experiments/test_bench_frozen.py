@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_policies_are_judged_on_a_finished_run(tmp_path: Path, tiny_model: Path,
             "finetune.batch_size": 8,
             "finetune.precision": "float32",
             "channel.bandwidth_hz": [2e4],
+            "channel.deadline_mode": "price",
             "env.frozen_batch_size": 6,
             "env.frozen_batches": 3,
             "num_threads": 1,
@@ -60,7 +62,11 @@ def test_policies_are_judged_on_a_finished_run(tmp_path: Path, tiny_model: Path,
     assert {line["policy"] for line in summary} == set(names)
     assert len(summary) == 5 * len(names)
     assert all(line["runs"] == 1 and line["loss"] > 0 for line in summary)
-    assert (tmp_path / "out" / "frozen.json").exists()
+    # Equal budgets, though the run only priced them: at 0 dB 20 kbit/s for 1 s at 32 bit.
+    rows = json.loads((tmp_path / "out" / "frozen.json").read_text())
+    at_0_db = [row for row in rows if row["snr_db"] == 0.0]
+    assert len(at_0_db) == len(names)
+    assert all(row["num_params"] + row["num_head_params"] <= 625 for row in at_0_db)
     with pytest.raises(SettingsError, match="'table'.*allowed is one of allocate"):
         run_frozen_bench([tmp_path / "run"], ("table",), tmp_path / "x", evaluations=70, watcher=SilentWatcher())
     with pytest.raises(SettingsError, match="evaluations = 0"):

@@ -5,10 +5,10 @@ import pytest
 
 from airlora.channel import FadingModel, ergodic_bps
 from airlora.config import ChannelSettings
-from airlora.env import ANALYTIC_CHANNEL, RankAllocationEnv
+from airlora.env import ANALYTIC_CHANNEL, Link, RankAllocationEnv
 from airlora.policy import ConstantPolicy
 from airlora.text import TextComplexity
-from airlora.training import Link, decide_for_link, observe_link, problem_of, reference_link
+from airlora.training import decide_for_link, problem_of, reference_link
 
 TEXT = TextComplexity(entropy_nats=2.0, oov_rate=0.3)
 
@@ -21,7 +21,7 @@ def test_the_reference_link_is_the_middle() -> None:
 
 def test_the_budget_is_what_the_deadline_allows() -> None:
     env = RankAllocationEnv()
-    observation = observe_link(env, Link(0.0, 3e5), TEXT)
+    observation = env.observe_link(Link(0.0, 3e5), TEXT)
     # 300 kbit/s for 1 s at 32 bit: 9,375 numbers.
     assert observation.budget_params == 9375
     assert observation.entropy_nats == 2.0
@@ -43,4 +43,4 @@ def test_the_capacity_follows_the_rate_model() -> None:
 
 def test_what_is_observed_is_at_the_start_of_an_episode() -> None:
     env = RankAllocationEnv(initial_rank=3)
-    np.testing.assert_array_equal(observe_link(env, Link(0.0, 3e5), TEXT).ranks, np.full(12, 3))
+    np.testing.assert_array_equal(env.observe_link(Link(0.0, 3e5), TEXT).ranks, np.full(12, 3))

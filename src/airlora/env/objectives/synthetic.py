@@ -41,8 +41,7 @@ class SyntheticObjective:
         num_layers: L, >= 1; 6 give 36 modules, 24 give 144.
         r_max: Largest rank, 1 to d - 1.
         interacting: Modules interact, so that neither filling greedily nor concave curves per module are right.
-        noise_std: Standard deviation of a measurement's normal error, as a share of `drop_nats`, >= 0. The default is
-            about what a mini-batch does to the loss of a trained adapter.
+        noise_std: Standard deviation of a measurement's normal error, as a share of `drop_nats`, >= 0.
         num_texts: How many fixed texts there are, >= 1; one is drawn per step.
         hidden_size: d, >= 2.
         seed: Draws the landscape and the texts; two objectives of one seed are the same problem.
