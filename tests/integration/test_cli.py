@@ -211,6 +211,9 @@ def test_an_evaluation_label_that_training_never_saw(
         ({"env__objective": "live", "policy__name": "greedy"}, ["env.objective", "greedy"]),
         ({"diffusion__backbone": "unet9"}, ["unet9", "residual_mlp"]),
         ({"diffusion__loss": "magic"}, ["magic", "literal"]),
+        # Made of a trained adapter, and checked before there is one.
+        ({"policy__name": "distilled", "diffusion__backbone": "unet9"}, ["unet9", "residual_mlp"]),
+        ({"policy__name": "allocate", "allocate__forms": ["cubic"]}, ["cubic", "separable"]),
     ],
 )
 def test_settings_that_are_not_allowed(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from airlora.config import Settings
 from airlora.env import RankAllocationEnv
 from airlora.policy import EvaPolicy, GreedyPolicy, PolicyProblem, RankPolicy, make_policy
@@ -9,7 +12,7 @@ from airlora.ranks import params_per_rank
 from airlora.training.assemble import Workbench
 from airlora.training.importance import measure_explained_variance, measure_importance
 
-__all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of"]
+__all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
 
 
 def problem_of(env: RankAllocationEnv) -> PolicyProblem:
@@ -22,6 +25,9 @@ def problem_of(env: RankAllocationEnv) -> PolicyProblem:
         keeps_deadline=env.channel.deadline_mode == "project",
     )
 
+
+MEASURED = ("greedy", "eva")
+"""Policies that are made of what was measured on the model, with no settings of their own."""
 
 PLANNERS = ("allocate", "distilled", "distilled-bare", "ddim-utility")
 """Policies whose utility model decides, and so may start from a belief."""
@@ -59,6 +65,16 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
     prior = None
     if _starts_from_importance(settings):
         prior = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
+    return _make(settings, problem, prior)
+
+
+def verify_policy(settings: Settings, env: RankAllocationEnv) -> None:
+    """Raise `PolicyError` if the policy's settings are not allowed, before an adapter is trained that it is to cut."""
+    if settings.policy.name not in MEASURED:
+        _make(settings, problem_of(env), None)
+
+
+def _make(settings: Settings, problem: PolicyProblem, prior: npt.NDArray[np.float64] | None) -> RankPolicy:
     return make_policy(
         settings.policy.name,
         problem,

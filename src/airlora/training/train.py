@@ -22,7 +22,7 @@ from airlora.training.finetune import FineTuner, evaluate
 from airlora.training.interrupts import Interrupted, Interrupts
 from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog
-from airlora.training.policies import build_policy, policy_needs_trained_adapter
+from airlora.training.policies import build_policy, policy_needs_trained_adapter, verify_policy
 from airlora.training.precision import pick_autocast
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.run import RunFolder, RunRecord
@@ -105,7 +105,9 @@ class Trainer:
         # Made before anything is written: settings of link and policy are checked by making them.
         env = self.make_env(self._live_objective())
         self._policy: RankPolicy | None = None
-        if not policy_needs_trained_adapter(settings):
+        if policy_needs_trained_adapter(settings):
+            verify_policy(settings, env)
+        else:
             self._policy = build_policy(settings, env, self.bench)
         self._algorithm: Algorithm1 | None = None
 
