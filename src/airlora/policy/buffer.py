@@ -138,16 +138,19 @@ class Buffer:
         rows = list(self._rows)
         return [row.observation for row in rows[len(rows) - (len(rows) if count is None else count) :]]
 
+    def newest_rows(self, count: int) -> list[Transition]:
+        """Return the `count` newest transitions as they were added, oldest first; raises as `newest`."""
+        if not 1 <= count <= len(self):
+            raise PolicyError.of("transitions to learn from", count, f"1 to the {len(self)} in the buffer")
+        return list(self._rows)[len(self) - count :]
+
     def newest(self, count: int | None = None, device: str = "cpu") -> Batch:
         """Return the `count` newest transitions (default: all), oldest first.
 
         Raises:
             PolicyError: `count` is below 1 or above what is remembered.
         """
-        count = len(self) if count is None else count
-        if not 1 <= count <= len(self):
-            raise PolicyError.of("transitions to learn from", count, f"1 to the {len(self)} in the buffer")
-        rows = list(self._rows)[len(self) - count :]
+        rows = self.newest_rows(len(self) if count is None else count)
         columns = {name: _column(name, rows) for name in _NAMES if name not in _OPTIONAL or name in _present(rows[0])}
 
         def get(name: str) -> Tensor:

@@ -17,6 +17,7 @@ from airlora.observation import FloatArray, IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
+from airlora.policy.utility import Advisor
 
 __all__ = ["CmaPolicy", "link_bin"]
 
@@ -49,7 +50,8 @@ class CmaPolicy:
     (`policy.rollout_steps`) make the most of few decisions.
 
     Decisions are the mean of the run whose bin is nearest; before any link was seen, `initial_rank_fraction` of r_max
-    in every module.
+    in every module.  A utility model, fitted to what was measured, says what to drop from a pattern that does not fit
+    the deadline.
 
     Args:
         problem: What is decided about; two modules or more.
@@ -72,6 +74,7 @@ class CmaPolicy:
         self.settings = settings
         self._seed = seed
         self._start = float(ranks_to_unit(settings.initial_rank_fraction * problem.r_max, problem.r_max))
+        self._advisor = Advisor.for_projection(problem, seed=seed)
         self._runs: dict[int, _Run] = {}
 
     @property
@@ -90,7 +93,7 @@ class CmaPolicy:
         if self._runs:
             wanted = link_bin(observation.budget_params)
             mean = self._runs[min(self._runs, key=lambda known: (abs(known - wanted), known))].mean
-        return unit_to_ranks(mean, self.problem.r_max)
+        return self._advisor.keep_deadline(unit_to_ranks(mean, self.problem.r_max), observation)
 
     def explore(self, observation: Observation) -> Decision:
         """Return the next vector of the link's generation, as `x0`, and its ranks."""
@@ -98,15 +101,19 @@ class CmaPolicy:
         if key not in self._runs:
             self._runs[key] = self._new_run(key)
         vector = self._runs[key].take()
-        return Decision(unit_to_ranks(vector, self.problem.r_max), x0=vector)
+        ranks = self._advisor.keep_deadline(unit_to_ranks(vector, self.problem.r_max), observation)
+        return Decision(ranks, x0=vector)
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return the one stage "cmaes", which credits the newest `rollout` rewards and ends complete generations."""
-        return [("cmaes", lambda: self._learn(buffer, rollout))]
+        """Return "cmaes", which credits the newest `rollout` rewards, and "utility" where deadlines are kept."""
+        return [("cmaes", lambda: self._learn(buffer, rollout)), *self._advisor.stages(buffer, rollout)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every run's rewards; what it drew follows from them."""
-        return {"runs": {key: run.state_dict() for key, run in self._runs.items()}}
+        """Return every run's rewards, from which follows what it drew, and the utility model."""
+        return {
+            "runs": {key: run.state_dict() for key, run in self._runs.items()},
+            "advisor": self._advisor.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, by living through it again.
@@ -119,14 +126,14 @@ class CmaPolicy:
             runs[key] = self._new_run(key)
             runs[key].replay(saved)
         self._runs = runs
+        self._advisor.load_state_dict(state["advisor"])
 
     def _new_run(self, key: int) -> _Run:
         seed = int(np.random.SeedSequence([self._seed, key]).generate_state(1)[0])
         return _Run(np.full(self.problem.num_modules, self._start), self.settings, seed)
 
     def _learn(self, buffer: Buffer, rollout: int) -> dict[str, float]:
-        for index in range(len(buffer) - rollout, len(buffer)):
-            row = buffer[index]
+        for row in buffer.newest_rows(rollout):
             run = self._runs.get(link_bin(row.observation.budget_params))
             if run is None or row.x0 is None or not run.credit(row.x0, row.reward):
                 raise PolicyError("the rollout holds a decision that 'cmaes' did not make since its last stage")

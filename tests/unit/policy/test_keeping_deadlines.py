@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings, load_settings
+from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings, load_settings
 from airlora.errors import PolicyError
 from airlora.observation import Observation
 from airlora.policy import Buffer, DiffusionPolicy, Learner, PolicyProblem, make_policy, unit_to_ranks
@@ -17,7 +17,7 @@ Explored = Callable[[Learner, int], Buffer]
 
 SMALL = {"hidden_size": 16, "num_train_timesteps": 50, "beta_end": 0.2, "num_inference_steps": 3}
 QUICK = SMALL | {"warmup_updates": 10, "updates_per_stage": 3, "batch_size": 16, "num_plans": 16, "critic_updates": 3}
-LEARNERS = ("ppo", "ddim", "ddim-q", "ddim-utility", "ddim-gradient", "airllm", "distilled", "allocate")
+LEARNERS = ("ppo", "ddim", "ddim-q", "ddim-utility", "ddim-gradient", "airllm", "distilled", "allocate", "cmaes")
 
 
 def make(name: str, problem: PolicyProblem, **diffusion: Any) -> Learner:
@@ -31,6 +31,7 @@ def make(name: str, problem: PolicyProblem, **diffusion: Any) -> Learner:
         ppo=PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1, initial_rank_fraction=0.9),
         diffusion=settings.diffusion,
         allocate=AllocateSettings(num_members=2, forms=["separable"]),
+        cma=CmaSettings(initial_rank_fraction=0.9),
     )
 
 
@@ -104,6 +105,7 @@ def test_by_the_papers_letter_the_ranks_are_those_of_the_sample(
         ("ddim-gradient", ["diffusion"], ["utility", "diffusion"]),
         ("distilled", ["utility", "diffusion"], ["utility", "diffusion"]),
         ("airllm", ["ppo", "diffusion"], ["ppo", "utility", "diffusion"]),
+        ("cmaes", ["cmaes"], ["cmaes", "utility"]),
     ],
 )
 def test_a_utility_model_is_fitted_where_it_is_asked(

@@ -94,7 +94,7 @@ def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> N
     chosen = named(settings, "cmaes", population_size=5, initial_rank_fraction=1.0)
     policy = build_policy(chosen, env_of(chosen, bench), bench)
     assert policy.arguments["settings"] == chosen.cma.model_dump()
-    observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 1000)
+    observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 100_000)
     assert policy.decide(observation).tolist() == [4] * 12
 
 
