@@ -38,23 +38,31 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5,
 
 PANELS_PER_ROW = 2
 
+TERMINAL_MARKS = 4
+"""Columns of regret that 80 characters hold beside the others."""
+
 LEAST_DRAWN = 1e-3
 """A regret below it is drawn at it: 0 has no place on a logarithmic axis."""
 
 
 def bench_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return one table per problem: regret by number of evaluations, best policy first."""
+    """Return one table per problem, no wider than a terminal: regret at the last marks, best policy first.
+
+    All marks, spreads and seconds are in the report.
+    """
     tables = []
     for problem in _problems(rows):
         table = Table(title=f"regret, {PROBLEMS[problem['key']].title}", title_justify="left")
-        table.add_column("policy")
-        for mark in problem["marks"]:
-            table.add_column(f"{mark:,}", justify="right")
-        for name in ("unseen", "over", "a block later", "s"):
-            table.add_column(name, justify="right")
+        table.add_column("policy", no_wrap=True)
+        for mark in problem["marks"][-TERMINAL_MARKS:]:
+            table.add_column(f"{mark:,}", justify="right", no_wrap=True)
+        for name in ("unseen", "over"):
+            table.add_column(name, justify="right", no_wrap=True)
         for row in problem["rows"]:
-            cells = [f"[bold]{cell['text']}[/]" if cell["best"] else cell["text"] for cell in row["cells"]]
-            table.add_row(row["policy"], *cells, row["unseen"], row["breaks"], row["stale"], row["seconds"])
+            shown = row["cells"][-TERMINAL_MARKS:]
+            texts = [*(cell["mean"] for cell in shown[:-1]), shown[-1]["text"]]
+            cells = [f"[bold]{text}[/]" if cell["best"] else text for cell, text in zip(shown, texts, strict=True)]
+            table.add_row(row["policy"], *cells, row["unseen"], row["breaks"])
         tables.append(table)
     return tables
 
@@ -162,7 +170,11 @@ def _problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "policy": name,
                     "summary": RECIPES[name].summary,
                     "cells": [
-                        {"text": _regret(row), "best": row is not None and row["regret"] == best[mark]}
+                        {
+                            "mean": _mean(row),
+                            "text": _regret(row),
+                            "best": row is not None and row["regret"] == best[mark],
+                        }
                         for mark, row in zip(marks, shown, strict=True)
                     ],
                     "unseen": _number(last["unseen_regret"], "{:.3f}"),
@@ -195,10 +207,12 @@ def _ranking(rows: Sequence[Row], key: str) -> list[Row]:
     return sorted(at_common, key=lambda row: row["regret"])
 
 
+def _mean(row: Row | None) -> str:
+    return "" if row is None else f"{row['regret']:.3f}"
+
+
 def _regret(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['regret']:.3f}" + (f" ± {row['spread']:.3f}" if row["seeds"] > 1 else "")
+    return _mean(row) + (f" ± {row['spread']:.3f}" if row is not None and row["seeds"] > 1 else "")
 
 
 def _number(value: float | None, form: str) -> str:

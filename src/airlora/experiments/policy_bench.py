@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -20,6 +21,7 @@ from airlora.experiments.bench_problems import PROBLEMS, stale_break_rate, unsee
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.policy import RandomPolicy, RankPolicy, make_policy
 from airlora.training import Algorithm1, Watcher, is_learner, problem_of, run_jobs
+from airlora.version import __version__
 
 __all__ = ["BENCH_POLICIES", "MARKS", "BenchPlan", "BenchRecord", "run_bench", "summarise"]
 
@@ -84,6 +86,7 @@ class BenchRecord:
         deadline_breaks: Share of patterns that did not fit the link that they were chosen for.
         stale_breaks: Share that did not fit the link a block later; none before the last mark.
         seconds: Of learning, on one core of whatever machine it was.
+        fingerprint: Of airlora's version and the learner's settings; a record of others does not count.
     """
 
     problem: str
@@ -96,6 +99,7 @@ class BenchRecord:
     deadline_breaks: float
     stale_breaks: float | None
     seconds: float
+    fingerprint: str = ""
 
 
 _RECORD = TypeAdapter(BenchRecord)
@@ -104,7 +108,8 @@ _RECORD = TypeAdapter(BenchRecord)
 def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: Watcher) -> list[BenchRecord]:
     """Return a record per problem, policy, seed and mark; what `out` holds of an earlier run is not run again.
 
-    That goes for every learner that had as many evaluations or more; with fewer it starts anew.
+    That goes for every learner that had as many evaluations or more, with the same settings and version of airlora;
+    any other starts anew.
 
     Args:
         plan: What to compare.
@@ -117,7 +122,8 @@ def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: 
         TrainingError: A process was killed.
     """
     path = make_folder(out) / "records.jsonl"
-    records = _read(path)
+    fingerprints = {policy: _fingerprint(_settings(policy, 0)) for policy in plan.policies}
+    records = [r for r in _read(path) if r.fingerprint == fingerprints.get(r.policy, r.fingerprint)]
     done = {(r.problem, r.policy, r.seed) for r in records if not 0 < r.evaluations < plan.evaluations}
     todo = [
         (problem, policy, seed)
@@ -173,7 +179,7 @@ def _judge_one(
 ) -> list[BenchRecord]:
     problem = PROBLEMS[key]
     env = problem.make(seed)
-    settings = load_settings("quick", overrides={"policy.name": name, "seed": seed})
+    settings = _settings(name, seed)
     judge, unseen = Judge(env), Judge(problem.make(seed), unseen_contexts(env))
     policy = _make(name, problem_of(env), settings)
 
@@ -194,6 +200,7 @@ def _judge_one(
                 else None
             ),
             seconds=seconds,
+            fingerprint=_fingerprint(settings),
         )
 
     if not is_learner(policy):
@@ -208,6 +215,15 @@ def _judge_one(
         seconds += time.perf_counter() - start
         records.append(record(mark, seconds, last=mark == marks[-1]))
     return records
+
+
+def _settings(name: str, seed: int) -> Settings:
+    return load_settings("quick", overrides={"policy.name": name, "seed": seed})
+
+
+def _fingerprint(settings: Settings) -> str:
+    sections = settings.model_dump_json(include={"policy", "ppo", "diffusion", "allocate", "cma"})
+    return hashlib.sha256(f"{__version__} {sections}".encode()).hexdigest()[:16]
 
 
 def _make(name: str, problem: Any, settings: Settings) -> RankPolicy:

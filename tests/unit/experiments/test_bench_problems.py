@@ -25,7 +25,9 @@ def filling(env: RankAllocationEnv) -> RandomPolicy:
 @pytest.mark.parametrize("key", PROBLEMS)
 def test_a_key_says_how_many_modules_there_are(key: str) -> None:
     problem = PROBLEMS[key]
-    assert key == f"{'interacting' if problem.interacting else 'separable'}-{problem.num_modules}"
+    noisy = problem.noise_std > PROBLEMS["separable-36"].noise_std
+    kind = "interacting" if problem.interacting else "noisy" if noisy else "separable"
+    assert key == f"{kind}-{problem.num_modules}"
     assert problem.title.startswith(f"{problem.num_modules} modules")
     assert len(problem.make(0).names) == problem.num_modules
 

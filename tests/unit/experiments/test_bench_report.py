@@ -51,7 +51,7 @@ def texts(svg: str) -> list[str]:
 
 def shown(data: list[dict[str, Any]]) -> str:
     stream = io.StringIO()
-    console = Console(file=stream, width=200)
+    console = Console(file=stream, width=80)
     for table in bench_tables(data):
         console.print(table)
     return stream.getvalue()
@@ -106,12 +106,20 @@ def test_the_tables_have_a_line_per_policy_best_first() -> None:
     text = shown(rows(THREE))
     assert "regret, 36 modules, separable" in text
     assert [name for name in re.findall(r"(?m)^│ (\S+)", text) if name in THREE] == ["allocate", "ppo", "random"]
-    for cell in ("500", "1,000", "0.125 ± 0.010", "0.600 ± 0.010", "0.750", "25%", "0%", "12"):
+    for cell in ("500", "1,000", "0.125 ± 0.010", "0.600", "0.750", "0%"):
         assert cell in text, cell
     # What measures nothing is the same at every mark.
-    assert text.count("0.900 ± 0.010") == 2
-    assert len(bench_tables(rows(THREE, tuple(PROBLEMS)))) == 3
+    assert text.count("0.900") == 2
+    assert len(bench_tables(rows(THREE, tuple(PROBLEMS)))) == len(PROBLEMS)
     assert "±" not in shown(rows(THREE, seeds=1))
+
+
+def test_the_tables_fit_a_terminal() -> None:
+    many = {"airllm-literal": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], "random": [0.95]}
+    lines = shown(rows(many)).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert all(cell in "".join(lines) for cell in ("4,000", "32,000", "airllm-literal", "0.300 ± 0.010"))
+    assert "…" not in "".join(lines)
 
 
 def test_the_best_of_a_mark_is_bold_even_if_it_measures_nothing() -> None:

@@ -65,7 +65,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Bench
         ({"policies": ("ppo", "magic")}, ["policy = 'magic'", *BENCH_POLICIES]),
         ({"policies": ("greedy",)}, ["policy = 'greedy'", "allocate"]),
         ({"policies": ()}, ["policy = ''", "allocate"]),
-        ({"problems": ("separable-7",)}, ["problem = 'separable-7'", "separable-36, interacting-36, separable-144"]),
+        (
+            {"problems": ("separable-7",)},
+            ["problem = 'separable-7'", "separable-36, noisy-36, interacting-36, separable-144"],
+        ),
         ({"problems": ()}, ["problem = ''", "separable-36"]),
         ({"evaluations": 499}, ["evaluations = 499", "500 or more"]),
         ({"evaluations": -1}, ["evaluations = -1", "500 or more"]),
@@ -127,6 +130,17 @@ def test_what_is_done_is_not_done_again(finished: tuple[Path, list[BenchRecord],
     # Part of it is what it was, too.
     assert bench(replace(PLAN, policies=("ppo",)), out) == records[2:]
     assert path.read_bytes() == before[0]
+
+
+def test_records_of_other_settings_are_not_taken_for_these(
+    finished: tuple[Path, list[BenchRecord], Recorder], tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "records.jsonl").read_text().splitlines()]
+    others = [line | {"fingerprint": "another", "regret": 0.123} for line in lines]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in others))
+    again = run_bench(PLAN, tmp_path, num_processes=1, watcher=Recorder())
+    assert sorted(record.regret for record in again) == sorted(line["regret"] for line in lines)
+    assert "another" not in (tmp_path / "records.jsonl").read_text()
 
 
 def test_a_seed_gives_the_same_in_a_folder_and_a_process_of_its_own(
