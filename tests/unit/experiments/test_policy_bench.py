@@ -7,7 +7,15 @@ import pytest
 
 from airlora.config import RECIPES
 from airlora.errors import CheckpointError, SettingsError
-from airlora.experiments.policy_bench import BENCH_POLICIES, MARKS, BenchPlan, BenchRecord, run_bench, summarise
+from airlora.experiments.policy_bench import (
+    BENCH_POLICIES,
+    FIRST_SEED,
+    MARKS,
+    BenchPlan,
+    BenchRecord,
+    run_bench,
+    summarise,
+)
 from airlora.training import SilentWatcher
 
 PLAN = BenchPlan(("separable-36",), ("random", "cmaes", "ppo"), evaluations=500, num_seeds=1)
@@ -102,7 +110,7 @@ def test_a_bench_leaves_a_record_per_policy_and_mark(finished: tuple[Path, list[
     out, records, watcher = finished
     assert [(r.policy, r.evaluations) for r in records] == [("random", 0), ("cmaes", 500), ("ppo", 500)]
     for r in records:
-        assert (r.problem, r.modules, r.seed) == ("separable-36", 36, 0)
+        assert (r.problem, r.modules, r.seed) == ("separable-36", 36, FIRST_SEED)
         assert r.regret > 0.0
         assert r.unseen_regret is not None
         assert r.unseen_regret > 0.0
