@@ -45,7 +45,7 @@ POLICIES: Mapping[str, type[RankPolicy]] = {
 """Every policy by its name."""
 
 # A file is one line, "airlora-policy VERSION SHA-256", and then torch's archive, which that digest is of.
-_VERSION = 2
+_VERSION = 3
 
 
 def make_policy(

@@ -192,7 +192,7 @@ def test_more_evaluations_replace_fewer_and_fewer_keep_more(
         lambda text: text[:-20],
         lambda text: "foreign\n" + text,
         lambda text: text.replace('"regret"', '"regrets"'),
-        lambda text: text.replace('"seed": 0', '"seed": "zero"'),
+        lambda text: text.replace(f'"seed": {FIRST_SEED}', '"seed": "ten"'),
         lambda text: "[]\n",
         lambda text: text.replace("{", "\x00"),
     ],

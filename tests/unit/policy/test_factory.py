@@ -123,8 +123,8 @@ def test_refuses_what_is_no_policy(saved: Path) -> None:
 
 
 def test_refuses_another_version(saved: Path) -> None:
-    saved.write_bytes(saved.read_bytes().replace(b"airlora-policy 2 ", b"airlora-policy 99 ", 1))
-    with pytest.raises(PolicyError, match="'99': allowed is 2"):
+    saved.write_bytes(saved.read_bytes().replace(b"airlora-policy 3 ", b"airlora-policy 99 ", 1))
+    with pytest.raises(PolicyError, match="'99': allowed is 3"):
         load_policy(saved)
 
 
@@ -133,7 +133,7 @@ def forge(path: Path, value: object) -> None:
     content = io.BytesIO()
     torch.save(value, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()
-    path.write_bytes(f"airlora-policy 2 {digest}\n".encode() + content.getvalue())
+    path.write_bytes(f"airlora-policy 3 {digest}\n".encode() + content.getvalue())
 
 
 @pytest.mark.parametrize("missing", ["problem", "arguments", "state", "name"])

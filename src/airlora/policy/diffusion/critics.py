@@ -160,9 +160,10 @@ def utility_drop(tables: Mapping[str, Tensor], ranks: Tensor, text: Tensor) -> T
         low, high = rows.gather(0, below), rows.gather(0, below + 1)
         return low + part * (high - low)
 
-    offset = text - tables["text_mean"]
+    offset = torch.clamp(text, *tables["text_range"]) - tables["text_mean"]
     own = between(tables["curves"]).sum(-1)
-    change = sum(offset[:, axis] * between(tables["text_curves"][axis]).sum(-1) for axis in range(2))
+    features = torch.cat([offset, offset[:, :1] * offset, offset[:, 1:].square()], dim=1) - tables["feature_mean"]
+    change = sum(features[:, axis] * between(curves).sum(-1) for axis, curves in enumerate(tables["text_curves"]))
     phi = between(tables["basis"])
     coupled: Tensor = own + change + 0.5 * ((phi @ tables["coupling"]) * phi).sum(-1)
     return coupled

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from airlora.observation import IntArray
-from airlora.policy.utility.model import Floats
+from airlora.policy.utility.model import Floats, text_features
 
-__all__ = ["MAX_LEVELS", "Features", "coupled_pairs", "level_columns", "rank_knots", "saturating_basis"]
+__all__ = ["MAX_LEVELS", "NO_PAIRS", "Features", "coupled_pairs", "level_columns", "rank_knots", "saturating_basis"]
 
 MAX_LEVELS = 64
 """Texts are given a loss level each when no more than this many different ones were measured."""
 
 MAX_COUPLED = 40
 """Modules among which couplings are looked for, the most useful ones: pairs grow with the square."""
+
+NO_PAIRS: tuple[IntArray, IntArray] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+"""As `coupled_pairs`, of nothing."""
 
 USELESS_SHARE = 1e-3
 """A curve below this share of the largest says nothing about its own shape."""
@@ -67,7 +71,12 @@ class Features:
     Args:
         knots: See `rank_knots`.
         basis: See `saturating_basis`.
+        worths: Every module's curve by the root of the curves' mean squared height, [num_modules, r_max + 1]: what a
+            text changes is a share of what a module is worth, so one ridge on the shares suits all modules.
         text_mean: Mean text state, [2].
+        feature_mean: Mean of each of `text_features`, [5]: off it, what never changed is no second curve.
+        text_range: Least and largest text state, [2, 2].
+        text_scale: Spread of each of `text_features`, [5], > 0; [0] leaves the text out.
         pairs: See `coupled_pairs`.
         prior: What every rank was believed to be worth before anything was measured, in whatever unit,
             [num_modules, r_max + 1]; none: nothing was.
@@ -75,9 +84,40 @@ class Features:
 
     knots: IntArray
     basis: Floats
+    worths: Floats
     text_mean: Floats
+    feature_mean: Floats
+    text_range: Floats
+    text_scale: Floats
     pairs: tuple[IntArray, IntArray]
     prior: Floats | None = None
+
+    @classmethod
+    def of(cls, curves: Floats, knots: IntArray, texts: Floats, prior: Floats | None) -> Self:
+        """Return the columns whose shapes are those of curves found before, [num_modules, r_max + 1].
+
+        Args:
+            curves: Concave, rising from 0; couplings are looked for among the highest.
+            knots: See `rank_knots`.
+            texts: Of all measurements, [N, 2].
+            prior: As the class's.
+        """
+        text_mean = texts.mean(axis=0)
+        psi = text_features(texts - text_mean)
+        spread = psi.std(axis=0)
+        height = float(np.sqrt(np.mean(curves[:, -1] ** 2)))
+        return cls(
+            knots=knots,
+            basis=saturating_basis(curves),
+            worths=curves / max(height, 1e-300),
+            text_mean=text_mean,
+            feature_mean=psi.mean(axis=0),
+            text_range=np.stack([texts.min(axis=0), texts.max(axis=0)]),
+            # A part that never changed leaves rounding, which is not to be scaled up.
+            text_scale=np.where(spread > 1e-9 * np.abs(psi).max(axis=0), spread, np.inf),
+            pairs=coupled_pairs(curves),
+            prior=prior,
+        )
 
     @property
     def num_modules(self) -> int:
@@ -89,20 +129,21 @@ class Features:
         return {
             "curves": self.num_modules * len(self.knots),
             "prior": int(self.prior is not None),
-            "text": 2 * self.num_modules,
+            "text": len(self.text_scale) * self.num_modules,
             "pairs": len(self.pairs[0]),
         }
 
     def columns(self, ranks: IntArray, texts: Floats) -> Floats:
         """Return all columns, [N, F], for ranks [N, num_modules] and texts [N, 2]."""
-        phi = self.basis[np.arange(self.num_modules), ranks]
-        offset = texts - self.text_mean
+        modules = np.arange(self.num_modules)
+        phi, worth = self.basis[modules, ranks], self.worths[modules, ranks]
+        psi = (text_features(texts - self.text_mean) - self.feature_mean)[:, : len(self.text_scale)] / self.text_scale
         first, second = self.pairs
         return np.column_stack(
             [
                 curve_columns(ranks, self.knots),
                 prior_columns(ranks, self.prior),
-                (offset[:, :, None] * phi[:, None, :]).reshape(len(ranks), -1),
+                (psi[:, :, None] * worth[:, None, :]).reshape(len(ranks), psi.shape[1] * self.num_modules),
                 phi[:, first] * phi[:, second],
             ]
         )
@@ -113,7 +154,7 @@ def curve_columns(ranks: IntArray, knots: IntArray) -> Floats:
 
     Every sum of them with weights >= 0 is concave, rises and starts at 0, and every such piecewise linear curve is one.
     """
-    return np.minimum(ranks[:, :, None], knots).reshape(len(ranks), -1).astype(np.float64)
+    return np.minimum(ranks[:, :, None], knots).reshape(len(ranks), ranks.shape[1] * len(knots)).astype(np.float64)
 
 
 def prior_columns(ranks: IntArray, prior: Floats | None) -> Floats:

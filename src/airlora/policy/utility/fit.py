@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +12,7 @@ import scipy.linalg
 
 from airlora.errors import PolicyError
 from airlora.observation import IntArray
-from airlora.policy.utility.features import (
-    Features,
-    coupled_pairs,
-    curve_columns,
-    level_columns,
-    prior_columns,
-    rank_knots,
-    saturating_basis,
-)
+from airlora.policy.utility.features import NO_PAIRS, Features, level_columns, rank_knots
 from airlora.policy.utility.forms import FORMS, Form, verify_forms
 from airlora.policy.utility.least_squares import ridge_least_squares
 from airlora.policy.utility.model import Floats, UtilityModel
@@ -97,8 +90,8 @@ def fit_utility(
 
     Notation: r ranks; x text; u the level of a text; D `UtilityModel`.
 
-    u is free per different text while those are few (fixed batches), else linear in the text state.  The curves are
-    fitted alone first; their shapes are what texts and couplings are expressed in.
+    u is free per different text while those are few (fixed batches), else linear in the text state.  Curves are
+    fitted without couplings first; their shapes are what texts and couplings are expressed in.
 
     Args:
         measured: At least one measurement.
@@ -115,13 +108,8 @@ def fit_utility(
     """
     verify_forms(forms)
     count = len(measured.losses)
-    features = _shape_features(measured, r_max, ridge, prior)
-    system = _System(
-        targets=-measured.losses,
-        levels=level_columns(measured.texts),
-        columns=features.columns(measured.ranks, measured.texts),
-        block_sizes=features.sizes(),
-    )
+    features = _shape_features(measured, r_max, ridge, prior, {block for name in forms for block in FORMS[name].blocks})
+    system = _System.of(measured, features)
     folds = generator.permutation(np.arange(count) % NUM_FOLDS)
     moments = np.stack([system.moments(folds == fold) for fold in range(NUM_FOLDS)])
     total = moments.sum(axis=0)
@@ -155,20 +143,27 @@ class _System:
     """Least squares by moments: targets explained by free levels and by columns in blocks.
 
     Args:
-        targets: Float [N].
+        measured: N measurements; targets are what the losses lack of 0.
         levels: Free columns, [N, L].
-        columns: [N, F].
+        features: The other columns, F of them.  They are made anew for the rows that are asked for: all at once would
+            take hundreds of megabytes.
         block_sizes: Of the columns, in order; their sum is F.
     """
 
-    targets: Floats
+    measured: Measurements
     levels: Floats
-    columns: Floats
+    features: Features
     block_sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, measured: Measurements, features: Features) -> Self:
+        """Return the system of all measurements."""
+        return cls(measured, level_columns(measured.texts), features, features.sizes())
 
     def moments(self, rows: npt.NDArray[np.bool_]) -> Floats:
         """Return the second moments of (target, levels, columns) over some rows, [1 + L + F, 1 + L + F]."""
-        everything = np.column_stack([self.targets[rows], self.levels[rows], self.columns[rows]])
+        columns = self.features.columns(self.measured.ranks[rows], self.measured.texts[rows])
+        everything = np.column_stack([-self.measured.losses[rows], self.levels[rows], columns])
         product: Floats = everything.T @ everything
         return product
 
@@ -211,8 +206,9 @@ class _System:
             if not size or (block != "prior" and block not in form.blocks):
                 continue
             # The size of the prior is one number, which needs no ridge.
-            share = max({"curves": ridge * form.stiffness, "prior": 0.0}.get(block, form.penalty), 1e-9)
-            penalty = np.full(size, share * max(float(diagonal[rows].mean()), 1e-300))
+            shares = {"curves": ridge * form.stiffness, "text": form.text_penalty, "pairs": form.penalty}
+            share = shares.get(block, 0.0)
+            penalty = np.full(size, max(share, 1e-9) * max(float(diagonal[rows].mean()), 1e-300))
             (bounded if block in ("curves", "prior") else free).append(_Columns(rows, penalty))
         return _Columns.joined(free), _Columns.joined(bounded)
 
@@ -236,19 +232,29 @@ def _solve_scaled(matrix: Floats, right: Floats) -> Floats:
     return solved
 
 
-def _shape_features(measured: Measurements, r_max: int, ridge: float, prior: Floats | None) -> Features:
-    """Return the columns, their shapes taken from a fit of the curves alone."""
+def _shape_features(
+    measured: Measurements, r_max: int, ridge: float, prior: Floats | None, wanted: set[str]
+) -> Features:
+    """Return the columns, their shapes taken from a fit of curves and text, which takes its own from one of curves.
+
+    What texts change is taken for curves where it is left out; so shapes are right only after the second fit.  Where no
+    more than curves are wanted there is no shape to find.
+    """
     knots = rank_knots(r_max)
-    num_modules = measured.ranks.shape[1]
-    empty = np.zeros(0, dtype=np.int64)
-    plain = Features(knots, np.zeros((num_modules, r_max + 1)), measured.texts.mean(axis=0), (empty, empty), prior)
-    columns = np.column_stack([curve_columns(measured.ranks, knots), prior_columns(measured.ranks, prior)])
-    sizes = {name: plain.sizes()[name] for name in ("curves", "prior")}
-    levels = level_columns(measured.texts)
-    system = _System(-measured.losses, levels, columns, sizes)
-    weights = system.solve(system.moments(np.ones(len(columns), dtype=bool)), FORMS["separable"], ridge)
-    curves = _curves(weights[levels.shape[1] :], plain, r_max)
-    return Features(knots, saturating_basis(curves), plain.text_mean, coupled_pairs(curves), prior)
+    ranks, texts = measured.ranks, measured.texts
+    features = Features.of(np.zeros((ranks.shape[1], r_max + 1)), knots, texts, prior)
+    if wanted == {"curves"}:
+        return replace(features, pairs=NO_PAIRS, text_scale=np.zeros(0))
+    folds = np.arange(len(ranks)) % NUM_FOLDS
+    for form in (FORMS["separable"], FORMS["text"]):
+        # Columns that are not asked for would only take time.
+        scale = features.text_scale if "text" in form.blocks else np.zeros(0)
+        features = replace(features, pairs=NO_PAIRS, text_scale=scale)
+        system = _System.of(measured, features)
+        moments = sum((system.moments(folds == fold) for fold in range(1, NUM_FOLDS)), system.moments(folds == 0))
+        columns = system.solve(moments, form, ridge)[system.levels.shape[1] :]
+        features = Features.of(_curves(columns, features, r_max), knots, texts, prior)
+    return features
 
 
 def _curves(weights: Floats, features: Features, r_max: int) -> Floats:
@@ -269,8 +275,10 @@ def _unpack(weights: Floats, features: Features, r_max: int) -> UtilityModel:
     coupling[features.pairs] = pairs
     return UtilityModel(
         curves=_curves(np.concatenate([own, believed]), features, r_max),
-        text_curves=text.reshape(2, num_modules, 1) * features.basis,
+        text_curves=(text.reshape(-1, num_modules) / features.text_scale[:, None])[:, :, None] * features.worths,
         text_mean=features.text_mean,
+        feature_mean=features.feature_mean,
+        text_range=features.text_range,
         basis=features.basis,
         coupling=coupling + coupling.T,
     )

@@ -16,19 +16,21 @@ class Form:
 
     Args:
         blocks: Of `Features`: `curves`, and any of `text` and `pairs`.
-        penalty: Ridge on the blocks beyond the curves, as a share of their mean squared column.
+        penalty: Ridge on the pairs, as a share of their mean squared column.
+        text_penalty: The same on the text.
         stiffness: Times the ridge on the curves.
     """
 
     blocks: tuple[str, ...]
     penalty: float = 0.0
+    text_penalty: float = 3e-3
     stiffness: float = 1.0
 
 
 FORMS: Mapping[str, Form] = {
     "stiff": Form(("curves",), stiffness=300.0),
     "separable": Form(("curves",)),
-    "text": Form(("curves", "text"), 0.03),
+    "text": Form(("curves", "text")),
     "pairwise": Form(("curves", "pairs"), 0.03),
     "text-pairwise-smooth": Form(("curves", "text", "pairs"), 0.3),
     "text-pairwise": Form(("curves", "text", "pairs"), 0.03),

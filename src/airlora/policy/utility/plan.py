@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ __all__ = ["improve_plan", "plan_ranks"]
 
 MAX_MOVES = 200
 """Of one local search; each is an improvement, and some tens are usual."""
+
+CANDIDATES_AT_ONCE = 256
+"""Changes beside another module's that are looked at together, most promising first."""
 
 
 def plan_ranks(
@@ -70,8 +74,8 @@ def improve_plan(
 ) -> IntArray:
     """Return the plan after the best change of one or two modules' ranks, again and again while one helps.
 
-    Every change of two modules to any ranks is looked at: by sorting where they are not coupled, as a matrix of at most
-    (coupled modules * r_max)^2 where they are.
+    Every change of two modules to any ranks is looked at: by sorting where they are not coupled, and where they are
+    those that a bound does not rule out.
 
     Args:
         model: What ranks are worth.
@@ -86,11 +90,8 @@ def improve_plan(
     num_modules, num_ranks = model.curves.shape
     module = np.repeat(np.arange(num_modules), num_ranks)
     target = np.tile(np.arange(num_ranks), num_modules)
-    is_coupled = (model.coupling != 0.0).any(axis=1)[module]
-    coupled, free = np.flatnonzero(is_coupled), np.flatnonzero(~is_coupled)
-    # A coupling's part of a pair of changes is this times the shifts of both.
-    coupling = model.coupling[module[coupled][:, None], module[coupled]]
-    same = module[coupled][:, None] == module[coupled]
+    is_coupled = (model.coupling != 0.0).any(axis=1)
+    coupled, free = np.flatnonzero(is_coupled), np.flatnonzero(~is_coupled[module])
     own = model.tables(text)
     tolerance = 1e-9 * max(float(np.abs(own).max()), 1e-300)
     for _ in range(MAX_MOVES):
@@ -101,11 +102,14 @@ def improve_plan(
         worth = table[module, target] - table[module, plan[module]] - price_per_param * price
         moves = [_best_change(worth, price, left), _best_free_pair(module, worth, price, free, left)]
         if len(coupled):
-            shift = (model.basis[module, target] - phi[module])[coupled]
-            joint = worth[coupled][:, None] + worth[coupled] + coupling * shift[:, None] * shift
-            joint[same | (price[coupled][:, None] + price[coupled] > left)] = -np.inf
-            first, second = divmod(int(np.argmax(joint)), len(coupled))
-            moves.append((float(joint[first, second]), (int(coupled[first]), int(coupled[second]))))
+            pairs = _CoupledPairs(
+                coupled,
+                worth=worth.reshape(num_modules, num_ranks)[coupled],
+                shift=(model.basis - phi[:, None])[coupled],
+                coupling=model.coupling[np.ix_(coupled, coupled)],
+                allowed=_allowed_ranks(plan[coupled], costs[coupled], num_ranks, left),
+            )
+            moves.append(pairs.best(max(tolerance, *(gain for gain, _ in moves))))
         gain, changes = max(moves, key=lambda move: move[0])
         if gain <= tolerance:
             break
@@ -147,6 +151,71 @@ def _best_free_pair(module: IntArray, worth: Floats, price: IntArray, free: IntA
         return -np.inf, ()
     top = int(np.argmax(gain))
     return float(gain[top]), (int(free[top]), int(partner[top]))
+
+
+@dataclass(frozen=True)
+class _CoupledPairs:
+    """Changes of two modules at once, of K that are coupled; R = r_max + 1 ranks each.
+
+    Args:
+        modules: Which ones, [K].
+        worth: What a change of each to each rank gains alone, [K, R].
+        shift: How far it moves the module's basis, [K, R].
+        coupling: Times the shifts of both it is what two changes gain together beyond that, [K, K].
+        allowed: Largest rank of the one (last axis) that can be paid beside a change of the other, [K, R, K]; -1: none.
+    """
+
+    modules: IntArray
+    worth: Floats
+    shift: Floats
+    coupling: Floats
+    allowed: IntArray
+
+    def best(self, least: float) -> _Move:
+        """Return the best pair of changes if it gains more than `least`, which spares looking at most; else nothing."""
+        num_modules, num_ranks = self.worth.shape
+        bound = self._bound()
+        bound[np.arange(num_modules)[:, None] >= np.arange(num_modules)[None, :], :] = -np.inf
+        gain = -np.inf
+        move: tuple[int, ...] = ()
+        # The most promising ones first: what they gain rules out most of the others.
+        candidates = np.flatnonzero(bound.ravel() > least)
+        candidates = candidates[np.argsort(-bound.ravel()[candidates], kind="stable")]
+        start = 0
+        while start < len(candidates) and bound.flat[candidates[start]] > max(gain, least):
+            some = candidates[start : start + CANDIDATES_AT_ONCE]
+            start += len(some)
+            first, second, rank = np.unravel_index(some, bound.shape)
+            joint = (
+                self.worth[first, rank][:, None]
+                + self.worth[second]
+                + (self.coupling[first, second] * self.shift[first, rank])[:, None] * self.shift[second]
+            )
+            joint[np.arange(num_ranks) > self.allowed[first, rank, second][:, None]] = -np.inf
+            row, other = divmod(int(np.argmax(joint)), num_ranks)
+            if joint[row, other] > max(gain, least):
+                gain = float(joint[row, other])
+                one, two = int(self.modules[first[row]]), int(self.modules[second[row]])
+                move = (one * num_ranks + int(rank[row]), two * num_ranks + other)
+        return gain, move
+
+    def _bound(self) -> Floats:
+        """Return no less than a change of one module to a rank gains with any change of another, [K, K, R]."""
+        # Ranks in order of price: the best change that can be paid is the best of all up to the last that can.
+        affordable = np.maximum.accumulate(self.worth, axis=1)
+        affordable = np.concatenate([np.full((len(affordable), 1), -np.inf), affordable], axis=1)
+        partner = affordable[np.arange(len(affordable)), self.allowed + 1]
+        pull = self.coupling[:, None, :] * self.shift[:, :, None]
+        together = np.maximum(pull * self.shift.max(axis=1), pull * self.shift.min(axis=1))
+        bound: Floats = np.swapaxes(self.worth[:, :, None] + partner + together, 1, 2).copy()
+        return bound
+
+
+def _allowed_ranks(plan: IntArray, costs: IntArray, num_ranks: int, left: int) -> IntArray:
+    """Return `_CoupledPairs.allowed`."""
+    price = (np.arange(num_ranks) - plan[:, None]) * costs[:, None]
+    allowed: IntArray = np.clip(plan + (left - price)[:, :, None] // costs, -1, num_ranks - 1)
+    return allowed
 
 
 def _value(model: UtilityModel, costs: IntArray, price: float, text: npt.ArrayLike, ranks: IntArray) -> float:

@@ -90,13 +90,30 @@ def test_columns_by_hand() -> None:
     features = Features(
         knots=np.asarray([1, 2]),
         basis=np.asarray([[0.0, 0.8, 1.0], [0.0, 0.5, 1.0]]),
+        worths=np.asarray([[0.0, 1.6, 2.0], [0.0, 0.1, 0.2]]),
         text_mean=np.asarray([1.0, 0.0]),
+        feature_mean=np.asarray([0.0, 0.0, 3.0, 0.0, 0.0]),
+        text_range=np.asarray([[1.0, -1.0], [3.0, 4.0]]),
+        text_scale=np.asarray([1.0, 2.0, 1.0, 1.0, 4.0]),
         pairs=(np.asarray([0]), np.asarray([1])),
     )
     columns = features.columns(np.asarray([[2, 1], [0, 2]]), np.asarray([[3.0, -1.0], [1.0, 4.0]]))
-    assert features.sizes() == {"curves": 4, "prior": 0, "text": 4, "pairs": 1}
+    assert features.sizes() == {"curves": 4, "prior": 0, "text": 10, "pairs": 1}
+    # Off their mean and by their scale, the text's features are 2, -1/2, 4 - 3, -2, 1/4 and 0, 2, 0 - 3, 0, 4.
     expected = [
-        [1, 2, 1, 1, 2 * 1.0, 2 * 0.5, -1 * 1.0, -1 * 0.5, 0.5],
-        [0, 0, 1, 2, 0, 0, 0, 4, 0],
+        [1, 2, 1, 1, *np.outer([2, -0.5, 1, -2, 0.25], [2.0, 0.1]).ravel(), 0.5],
+        [0, 0, 1, 2, *np.outer([0, 2, -3, 0, 4], [0.0, 0.2]).ravel(), 0],
     ]
     np.testing.assert_allclose(columns, expected)
+
+
+def test_a_text_that_never_changed_has_no_columns_of_weight() -> None:
+    curves = np.asarray([[0.0, 1.0, 1.5], [0.0, 3.0, 4.0]])
+    ranks = np.asarray([[0, 1], [2, 2], [1, 0], [1, 2]])
+    one = Features.of(curves, np.asarray([1, 2]), np.full((4, 2), 0.3), None)
+    assert not one.columns(ranks, np.full((4, 2), 0.3))[:, 4:14].any()
+    # Of two texts the squares are the same: they would be a second set of curves.
+    texts = np.asarray([[0.0, 0.1], [1.0, 0.5]])[[0, 1, 1, 0]]
+    two = Features.of(curves, np.asarray([1, 2]), texts, None)
+    blocks = two.columns(ranks, texts)[:, 4:14].reshape(4, 5, 2).any(axis=(0, 2))
+    assert blocks.tolist() == [True, True, False, False, False]

@@ -60,6 +60,17 @@ def test_equals_the_normal_equations_where_all_may_be(seed: int, num_columns: in
     np.testing.assert_allclose(found * scale, np.linalg.solve(gram + np.diag(penalty), moment) * scale, atol=TOLERANCE)
 
 
+@given(*SHAPES)
+def test_no_weight_is_wrong_at_the_end(seed: int, num_columns: int, num_rows: int) -> None:
+    """Karush-Kuhn-Tucker, closely: no slope where a weight is free, none that asks for more where it is bound."""
+    columns, targets, penalty = draw(seed, num_columns, num_rows)
+    gram, moment = columns.T @ columns, columns.T @ targets
+    found = ridge_least_squares(gram, moment, penalty, np.zeros(num_columns))
+    slope = (gram @ found + penalty * found - moment) / np.sqrt(np.diag(gram) + penalty)
+    assert np.abs(slope[found > 0]).max(initial=0.0) < 1e-8
+    assert slope.min() > -1e-8
+
+
 def test_the_start_does_not_change_the_result() -> None:
     columns, targets, penalty = draw(3, 8, 20)
     arguments = (columns.T @ columns, columns.T @ targets, penalty, np.zeros(8))

@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,15 @@ def test_gains_of_plain_curves_are_their_steps(true_model: True_) -> None:
     assert not true_model(3, coupling=0.1).is_separable
 
 
+def test_a_text_beyond_the_measured_ones_counts_as_the_nearest_of_them(true_model: True_) -> None:
+    """Squares would run away."""
+    model = replace(true_model(2, text=1.0), text_range=np.asarray([[0.0, -1.0], [1.0, 0.5]]))
+    np.testing.assert_array_equal(model.tables([7.0, -9.0]), model.tables([1.0, -1.0]))
+    ranks = np.full((1, 5), 3)
+    assert model.drop(ranks, np.asarray([[7.0, 0.1]])) == model.drop(ranks, np.asarray([[1.0, 0.1]]))
+    assert (model.tables([0.4, 0.1]) != model.tables([0.5, 0.1])).any()
+
+
 def test_flat_makes_every_number_worth_the_same() -> None:
     model = UtilityModel.flat((10, 30), 4)
     np.testing.assert_allclose(model.gains([0, 0]) / [[10], [30]], 1 / 160)
@@ -68,7 +78,7 @@ def test_comes_back_bit_equal_from_its_state(true_model: True_) -> None:
     model = true_model(4, text=0.3, coupling=0.3)
     state = model.state_dict()
     again = UtilityModel.from_state_dict(state)
-    for name in ("curves", "text_curves", "text_mean", "basis", "coupling"):
+    for name in ("curves", "text_curves", "text_mean", "basis", "coupling", "feature_mean", "text_range"):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
         state[name].zero_()
         assert getattr(again, name).any() == getattr(model, name).any()

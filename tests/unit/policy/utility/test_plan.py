@@ -137,3 +137,19 @@ def test_a_plan_is_left_alone_where_nothing_helps(true_model: True_, coupling: f
     draw = Draw(true_model, 7, 4, 3, 0.0, coupling)
     again = improve_plan(draw.model, draw.costs, draw.budget, draw.text, draw.price, draw.plan)
     np.testing.assert_array_equal(again, draw.plan)
+
+
+def test_two_changes_of_many_coupled_modules_are_never_missed(true_model: True_) -> None:
+    """The bound rules out no pair of changes that would help: the plan equals a search through all of them."""
+    for seed in range(5):
+        model = true_model(seed, 12, 5, coupling=0.3)
+        costs = np.random.default_rng(seed).integers(1, 6, 12)
+        budget = int(costs.sum() * 2)
+        plan = improve_plan(model, costs, budget, [0, 0], 0.01, np.zeros(12, np.int64))
+        assert plan @ costs <= budget
+        for first, second in itertools.combinations(range(12), 2):
+            others = np.tile(plan, (36, 1))
+            others[:, [first, second]] = list(itertools.product(range(6), repeat=2))
+            others = others[others @ costs <= budget]
+            values = model.drop(others, np.zeros((len(others), 2))) - 0.01 * (others @ costs)
+            assert values.max() <= model.drop(plan[None], np.zeros((1, 2)))[0] - 0.01 * (plan @ costs) + 1e-6
