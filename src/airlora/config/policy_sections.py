@@ -64,9 +64,14 @@ class DiffusionSettings(Section):
     critic_learning_rate: Positive = 1e-3
     critic_updates: PositiveInt = Field(64, description="steps of the learned critic in every stage")
     num_plans: PositiveInt = Field(256, description="links and texts that the loss `expert` plans for")
-    plan_exploration: Fraction = Field(0.5, description="share of the utility model's patterns while `expert` learns")
+    plan_exploration: Fraction = Field(
+        0.5, description="share of the utility model's patterns while `expert` learns, in policies of diffusion alone"
+    )
     min_std: Positive = Field(0.1, description="least noise of a denoising step, loss `policy_gradient`")
-    fill: bool = Field(False, description="give what a decision leaves of the budget to the components worth most")
+    fill: bool = Field(
+        False,
+        description="give what a decision leaves of the budget to the components worth most, where deadlines are kept",
+    )
     num_decision_samples: PositiveInt = Field(8, description="samples whose mean is a decision")
     warmup_updates: NonNegativeInt = Field(500, description="steps of imitation before the first decision")
     rehearsal_weight: NonNegative = Field(1.0, description="of the warm-up's pairs in every later step, `airllm`")
