@@ -3,7 +3,8 @@
 `load_base_model` gives a classifier, `inject` puts a zero update beside every projection (Eq. 1-3) and returns the
 `AdaptedModel`, `keep_inactive` lets ranks go down and up during training, `canonicalise` and `ImportanceAccumulator`
 say which components matter, `explained_variance_ratio` what the inputs look like, and `save_adapter` and `load_adapter`
-keep components in a file.
+keep components in a file.  `export_peft`, `export_uniform` and `load_peft` exchange adapters with PEFT and what reads
+its format.
 """
 
 from airlora.adapters.canonical import canonical_svd, canonicalise
@@ -14,6 +15,8 @@ from airlora.adapters.inject import AdaptedModel, dense_reference, inject
 from airlora.adapters.models import EMBEDDED_MODEL, embedded_model_folder, load_base_model, random_initialised
 from airlora.adapters.nested import sample_ranks
 from airlora.adapters.optim import keep_inactive
+from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
+from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
 from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
 from airlora.adapters.svd import SVDFusedLinear, SVDLayer, SVDLinear, SVDUpdate, orthogonality_penalty
@@ -24,6 +27,9 @@ __all__ = [
     "AdaptedModel",
     "AdapterMetadata",
     "ImportanceAccumulator",
+    "PeftAdapter",
+    "PeftExport",
+    "PeftRequirements",
     "ProjectionSite",
     "SVDFusedLinear",
     "SVDLayer",
@@ -35,15 +41,20 @@ __all__ = [
     "dense_reference",
     "embedded_model_folder",
     "explained_variance_ratio",
+    "export_peft",
+    "export_uniform",
     "find_head",
     "find_projections",
     "inject",
     "keep_inactive",
     "load_adapter",
     "load_base_model",
+    "load_peft",
     "orthogonality_penalty",
+    "peft_requirements",
     "random_initialised",
     "read_adapter_metadata",
+    "read_peft",
     "sample_ranks",
     "save_adapter",
 ]

@@ -16,7 +16,7 @@ from airlora.adapters.linear import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = ["ROLES", "ProjectionSite", "find_head", "find_projections"]
+__all__ = ["NEVER_ADAPTED", "ROLES", "ProjectionSite", "find_head", "find_projections", "sites_of"]
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
 """Roles in the order in which the projections of a layer are listed (III-A1)."""
@@ -56,7 +56,8 @@ _ROLE_OF_ENDING = {
     "mlp.c_proj": "fc2",
 }
 _HEADS = ("pre_classifier", "classifier", "score", "classification_head")
-_NEVER_ADAPTED = frozenset({*_HEADS, "lm_head", "cls", "pooler"})
+NEVER_ADAPTED = frozenset({*_HEADS, "lm_head", "cls", "pooler"})
+"""A layer with one of these in its name gets no update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def find_projections(
     linear = {
         name: linear_shape(module)
         for name, module in model.named_modules()
-        if is_linear(module) and not _is_under(name, heads) and _NEVER_ADAPTED.isdisjoint(name.split("."))
+        if is_linear(module) and not _is_under(name, heads) and NEVER_ADAPTED.isdisjoint(name.split("."))
     }
     if target_modules is None:
         names = [name for name in linear if _role(name) and _layer(name)[1] is not None]
@@ -116,13 +117,28 @@ def find_projections(
     else:
         names = _targets(linear, target_modules)
     stacks = list(dict.fromkeys(_layer(name)[0] for name in names))
-    sites = [site for name in names for site in _sites(name, linear[name])]
+    sites = [site for name in names for site in sites_of(name, linear[name])]
 
     def position(site: ProjectionSite) -> tuple[int, int, int]:
         stack, layer = _layer(site.module_name)
         return stacks.index(stack), -1 if layer is None else layer, ROLES.index(site.role)
 
     return tuple(sorted(sites, key=position))
+
+
+def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
+    """Return the projections that a linear layer holds: itself, or the q, k and v of a fused one.
+
+    Args:
+        name: Full name of the layer.
+        shape: Of the whole layer.
+    """
+    layer = _layer(name)[1]
+    role = _role(name) or "other"
+    if role != _FUSED:
+        return [ProjectionSite(name, role, layer, shape)]
+    part_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
+    return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
 
 
 def find_head(model: nn.Module, head_modules: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -170,15 +186,6 @@ def _targets(linear: dict[str, ModuleShape], target_modules: Sequence[str] | str
         if not any(_ends(name, ending) for name in linear):
             raise ModelError.of("target_modules", ending, f"the end of a linear layer's name: {_listed(linear)}")
     return [name for name in linear if any(_ends(name, ending) for ending in target_modules)]
-
-
-def _sites(name: str, shape: ModuleShape) -> list[ProjectionSite]:
-    layer = _layer(name)[1]
-    role = _role(name) or "other"
-    if role != _FUSED:
-        return [ProjectionSite(name, role, layer, shape)]
-    part_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
-    return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
 
 
 def _role(name: str) -> str | None:

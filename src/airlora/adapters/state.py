@@ -33,7 +33,7 @@ from airlora.files import write_bytes
 from airlora.ranks import RankPattern
 from airlora.version import __version__
 
-__all__ = ["AdapterMetadata", "load_adapter", "read_adapter_metadata", "save_adapter"]
+__all__ = ["AdapterMetadata", "load_adapter", "opened", "read_adapter_metadata", "save_adapter"]
 
 _FORMAT = "airlora-adapter"
 _VERSION = "1"
@@ -98,7 +98,7 @@ def read_adapter_metadata(path: Path | str) -> AdapterMetadata:
     Raises:
         AdapterError: The file is missing, damaged, of another format or version.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _parse(file.metadata(), path)
 
 
@@ -117,7 +117,7 @@ def load_adapter(adapted: AdaptedModel, path: Path | str) -> AdapterMetadata:
             modules, shapes, r_max or scale, or holds values that are not finite; the model is as it was.
     """
     targets = _tensors(adapted)
-    with _opened(path) as file:
+    with opened(path) as file:
         metadata = _parse(file.metadata(), path)
         _verify_fit(metadata, adapted, path)
         _verify_tensors(file, targets, path)
@@ -146,7 +146,8 @@ def _tensors(adapted: AdaptedModel) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str) -> Iterator[Any]:
+def opened(path: Path | str) -> Iterator[Any]:
+    """Yield an open safetensors file; raises `AdapterError` if it is missing or damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file

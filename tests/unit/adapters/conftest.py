@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from peft import AdaLoraConfig, LoraConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 
 from airlora.adapters import AdaptedModel, inject, random_initialised
@@ -41,6 +44,14 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "qwen2": lambda: hf.Qwen2Config(**_LLAMA),
     "qwen3": lambda: hf.Qwen3Config(**_LLAMA, head_dim=8),
     "mistral": lambda: hf.MistralConfig(**_LLAMA, head_dim=8),
+}
+
+
+PEFT_TARGETS = {
+    "opt": ["q_proj", "v_proj", "fc1"],
+    "bert": ["query", "value", "attention.output.dense"],
+    "llama": ["q_proj", "k_proj", "up_proj"],
+    "gpt2": ["c_attn", "mlp.c_proj"],
 }
 
 
@@ -96,3 +107,31 @@ def batch() -> dict[str, Tensor]:
     mask[0, 6:] = 0
     mask[2, 9:] = 0
     return {"input_ids": tokens * mask, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])}
+
+
+@pytest.fixture
+def train(tiny: Callable[..., nn.Module], batch: dict[str, Tensor]) -> Callable[..., Tensor]:
+    """`train(family, folder, **config)` trains PEFT's LoRA or AdaLoRA, saves it and returns PEFT's logits."""
+
+    def run(family: str, folder: Path, *, adalora: bool = False, steps: int = 6, **settings: Any) -> Tensor:
+        settings = {"task_type": TaskType.SEQ_CLS, "target_modules": PEFT_TARGETS[family], "lora_alpha": 12} | settings
+        if adalora:
+            settings = {"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 2, "deltaT": 1, "total_step": 9} | settings
+            config = AdaLoraConfig(**settings)
+        else:
+            config = LoraConfig(**settings)
+        torch.manual_seed(3)
+        model = get_peft_model(tiny(family), config)
+        optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+        for step in range(steps):
+            model(**batch).loss.backward()
+            optimiser.step()
+            if adalora:
+                model.base_model.update_and_allocate(step)
+            optimiser.zero_grad()
+        model.save_pretrained(folder)
+        with torch.no_grad():
+            logits: Tensor = model.eval()(**batch).logits
+        return logits
+
+    return run

@@ -1,0 +1,266 @@
+r"""An adapter as PEFT writes a LoRA, for whoever serves it: PEFT itself, vLLM or llama.cpp.
+
+| file | holds |
+|---|---|
+| `adapter_model.safetensors` | `base_model.model.NAME.lora_A.weight` and `.lora_B.weight`; PEFT's also the head |
+| `adapter_config.json` | ranks, scaling and names |
+
+PEFT adds $\frac{\alpha}{r} B A$ to a layer.  Here $\alpha = r$ for every module, and B carries what is left:
+
+$$B = s\,P_r\,\mathrm{diag}(\lambda_r),\quad A = Q_r$$
+
+A fused layer (GPT-2's `c_attn`) gets one LoRA of rank $r_q + r_k + r_v$: A the three Q one below the other, B the three
+blocks on the diagonal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
+
+from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.svd import SVDLayer, SVDUpdate
+from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError
+from airlora.files import make_folder, write_bytes, write_json
+
+__all__ = ["CONFIG_NAME", "PREFIX", "WEIGHTS_NAME", "PeftExport", "export_peft", "export_uniform"]
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base model's modules."""
+
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_SEQUENCE_CLASSIFIER = "SEQ_CLS"
+_PEFT_CLASSIFIER_HEADS = ("classifier", "score")
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class PeftExport:
+    """What was written.
+
+    Args:
+        num_modules: Layers with a LoRA; a fused layer counts once.
+        rank: The largest rank in the file.
+        has_head: Whether the head is in it.
+        payload_bytes: Size of `adapter_model.safetensors`.
+    """
+
+    num_modules: int
+    rank: int
+    has_head: bool
+    payload_bytes: int
+
+
+def export_peft(adapted: AdaptedModel, folder: Path | str, *, base_model: str) -> PeftExport:
+    """Write the adapter at the ranks in force so that `peft.PeftModel.from_pretrained(base, folder)` gives its logits.
+
+    `rank_pattern` and `alpha_pattern` both name every module: with `rank_pattern` alone PEFT would divide one alpha by
+    many ranks.  Modules of rank 0 are left out.  PEFT loads no LoRA without modules, so where all ranks are 0 the first
+    module is written with one component of zeros, and the head is what counts.
+
+    Args:
+        adapted: The model.
+        folder: Is made if need be; its `adapter_config.json` and `adapter_model.safetensors` are replaced.
+        base_model: Name or folder of the base model, for `base_model_name_or_path`.
+
+    Raises:
+        AdapterError: A value is not finite, or all ranks are 0 and there is no head: nothing would be in the file.
+        StorageError: The files cannot be written.
+    """
+    factors = _factors(adapted)
+    if not factors and not adapted.head_names:
+        raise AdapterError("nothing to export: every module is at rank 0 and the model has no head")
+    if not factors:
+        factors = _zeros(adapted)
+    ranks = {name: len(A) for name, (_, A) in factors.items()}
+    task = _task(adapted.model)
+    # PEFT takes the keys as regular expressions for the end of a name; "^" makes them mean one module (PEFT 0.15).
+    patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
+    config = _config(adapted, ranks, base_model) | {
+        "task_type": task,
+        "modules_to_save": list(adapted.head_names) or None,
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+    }
+    return _write(folder, factors, _head(adapted, task), config)
+
+
+def export_uniform(
+    adapted: AdaptedModel,
+    folder: Path | str,
+    *,
+    for_: Literal["vllm", "llama.cpp"],
+    base_model: str,
+    rank: int | None = None,
+) -> PeftExport:
+    """Write the adapter at the ranks in force with one rank for all modules, padded with zeros, and without the head.
+
+    Both loaders scale all modules alike, so mixed ranks would be read with wrong scales or not at all:
+
+    - vLLM takes `lora_alpha / r` of `adapter_config.json` for every module, does not know `rank_pattern` and
+      `alpha_pattern`, and refuses `modules_to_save`.  The engine's `--max-lora-rank` has to be at least r and one of 8,
+      16, 32, 64, 128, 256, 320 and 512; r is made the first of these that fits, so the engine is started with r.
+      (`vllm/lora/peft_helper.py`, `vllm/config/lora.py`)
+    - llama.cpp keeps one alpha per adapter and divides it by the number of columns of each B, whatever the
+      configuration says; its converter stops at any tensor that is no lora_A or lora_B, so at a head.  It transposes
+      GPT-2's layers although PEFT's factors are not transposed, so such models are refused here.
+      (`convert_lora_to_gguf.py`, `src/llama-adapter.h`)
+
+    Modules of rank 0 are left out: both loaders leave a module that is not in the file as it is.  `task_type` is left
+    out too, or PEFT would look for the head of a classifier.
+
+    Args:
+        adapted: The model.
+        folder: As in `export_peft`.
+        for_: Who loads it, "vllm" or "llama.cpp".
+        base_model: As in `export_peft`; llama.cpp's converter reads the model's `config.json` there.
+        rank: The one rank; None for the smallest that the loader allows.
+
+    Raises:
+        AdapterError: A value is not finite, or all ranks are 0: nothing would be in the file.
+        ModelError: llama.cpp's converter cannot read such layers.
+        RankPatternError: `rank` is below a module's, or above what vLLM allows or not among it.
+        SettingsError: `for_` is another name.
+        StorageError: The files cannot be written.
+    """
+    if for_ not in ("vllm", "llama.cpp"):
+        raise SettingsError.of("for", for_, "'vllm' or 'llama.cpp'")
+    factors = _factors(adapted)
+    if not factors:
+        raise AdapterError(f"nothing to export for {for_}: every module is at rank 0, and a head is not loaded there")
+    transposed = next((name for name in factors if isinstance(_base(adapted, name), Conv1D)), None)
+    if for_ == "llama.cpp" and transposed is not None:
+        raise ModelError(
+            f"llama.cpp's converter transposes layers such as {transposed} (Conv1D) and would load it wrongly"
+        )
+    uniform = _uniform_rank(max(len(A) for _, A in factors.values()), rank, _VLLM_RANKS if for_ == "vllm" else None)
+    padded = {
+        name: (pad(B, (0, uniform - B.shape[1])), pad(A, (0, 0, 0, uniform - len(A))))
+        for name, (B, A) in factors.items()
+    }
+    return _write(folder, padded, {}, _config(adapted, dict.fromkeys(padded, uniform), base_model))
+
+
+def _uniform_rank(largest: int, rank: int | None, allowed: tuple[int, ...] | None) -> int:
+    fitting = [size for size in allowed or (rank or largest,) if size >= largest]
+    if not fitting:
+        most = max(allowed) if allowed else rank
+        raise RankPatternError.of("largest rank of a layer", largest, f"at most {most}")
+    if rank is not None and rank not in fitting:
+        raise RankPatternError.of("rank", rank, f"one of {', '.join(map(str, fitting))}")
+    return rank or fitting[0]
+
+
+def _factors(adapted: AdaptedModel) -> Factors:
+    """Return B [d_out, r] and A [r, d_in], float32, of every layer with an active component."""
+    factors: Factors = {}
+    for name, updates in _layers(adapted).items():
+        if any(update.rank for update in updates):
+            B, A = _fused(updates)
+            if not bool(torch.isfinite(B).all() and torch.isfinite(A).all()):
+                raise AdapterError(f"the components of {name} hold values that are not finite")
+            factors[name] = B, A
+    return factors
+
+
+def _layers(adapted: AdaptedModel) -> dict[str, list[SVDUpdate]]:
+    """Return the updates of every adapted layer, in the order of its output slices."""
+    layers: dict[str, list[SVDUpdate]] = {}
+    for site in adapted.sites:
+        layers.setdefault(site.module_name, []).append(adapted.updates[site.name])
+    return layers
+
+
+@torch.no_grad()
+def _fused(updates: list[SVDUpdate]) -> tuple[Tensor, Tensor]:
+    blocks, rows = [], []
+    for update in updates:
+        P, lam, Q = (part.detach().cpu().double() for part in update.active())
+        blocks.append(P * (update.scale * lam))
+        rows.append(Q)
+    B: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return B.float(), torch.cat(rows).float()
+
+
+def _zeros(adapted: AdaptedModel) -> Factors:
+    """Return one component of zeros for the first layer."""
+    name, updates = next(iter(_layers(adapted).items()))
+    d_out = sum(update.shape.d_out for update in updates)
+    return {name: (torch.zeros(d_out, 1), torch.zeros(1, updates[0].shape.d_in))}
+
+
+def _base(adapted: AdaptedModel, name: str) -> nn.Module:
+    layer = adapted.model.get_submodule(name)
+    return layer.base if isinstance(layer, SVDLayer) else layer
+
+
+def _task(model: nn.Module) -> str | None:
+    """Return PEFT's name for what the model does, or None for what needs none."""
+    name = type(model).__name__
+    if name.endswith("ForSequenceClassification"):
+        return _SEQUENCE_CLASSIFIER
+    return "CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
+
+
+def _head(adapted: AdaptedModel, task: str | None) -> dict[str, Tensor]:
+    """Return the tensors that PEFT will look for, by full name.
+
+    PEFT takes every module whose name ends in an entry of `modules_to_save`, without regard to the dots, and adds two
+    entries for a classifier: the head and, with an unusual choice of head modules, some of the base.
+    """
+    endings = (*adapted.head_names, *(_PEFT_CLASSIFIER_HEADS if task == _SEQUENCE_CLASSIFIER else ()))
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in adapted.model.named_modules()
+        if endings and name.endswith(endings)
+        for key, value in module.state_dict().items()
+    }
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise AdapterError(f"{name} of the head holds values that are not finite")
+    return tensors
+
+
+def _config(adapted: AdaptedModel, ranks: Mapping[str, int], base_model: str) -> dict[str, Any]:
+    """Return what is alike in every export; names that all versions of PEFT know."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": max(ranks.values()),
+        "lora_alpha": max(ranks.values()),
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": any(isinstance(_base(adapted, name), Conv1D) for name in ranks),
+        "target_modules": list(ranks),
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+
+
+def _write(folder: Path | str, factors: Factors, head: Mapping[str, Tensor], config: dict[str, Any]) -> PeftExport:
+    tensors = {f"{PREFIX}{name}": value.detach().cpu().clone().contiguous() for name, value in head.items()}
+    for name, (B, A) in factors.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = A.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = B.contiguous()
+    content = save(tensors, {"format": "pt"})
+    target = make_folder(folder)
+    write_bytes(target / WEIGHTS_NAME, content)
+    write_json(target / CONFIG_NAME, config)
+    return PeftExport(len(factors), int(config["r"]), bool(head), len(content))
