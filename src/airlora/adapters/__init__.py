@@ -8,6 +8,7 @@ its format.
 """
 
 from airlora.adapters.canonical import canonical_svd, canonicalise
+from airlora.adapters.components import LowRankUpdate, ModuleComponents, components_of, install_updates
 from airlora.adapters.explained_variance import explained_variance_ratio
 from airlora.adapters.fingerprint import base_fingerprint
 from airlora.adapters.importance import ImportanceAccumulator
@@ -27,6 +28,8 @@ __all__ = [
     "AdaptedModel",
     "AdapterMetadata",
     "ImportanceAccumulator",
+    "LowRankUpdate",
+    "ModuleComponents",
     "PeftAdapter",
     "PeftExport",
     "PeftRequirements",
@@ -38,6 +41,7 @@ __all__ = [
     "base_fingerprint",
     "canonical_svd",
     "canonicalise",
+    "components_of",
     "dense_reference",
     "embedded_model_folder",
     "explained_variance_ratio",
@@ -46,6 +50,7 @@ __all__ = [
     "find_head",
     "find_projections",
     "inject",
+    "install_updates",
     "keep_inactive",
     "load_adapter",
     "load_base_model",

@@ -1,0 +1,246 @@
+r"""Polishing: what will be sent, rounded as it will be, trained for some steps more so that every cut of it works.
+
+The components that a stream holds are few and rough; the others' part of the work, and the rounding's damage, can be
+taken over by those that are sent.  Each step draws a cut of the stream, computes with the components before it as they
+will be decoded, and follows labels and the whole adapter's own predictions:
+
+$$\min\ \mathbb{E}_{b}\big[(1-\alpha)\,U(\hat W_b) + \alpha\,\mathrm{KL}(p_{W}\,\|\,p_{\hat W_b})\big]$$
+
+Notation: b bytes of the cut, log-uniform; \hat W_b the rounded components within b bytes; W the adapter as it was; U
+the task loss; alpha `TEACHER_SHARE`.  The gradient passes rounding unchanged (straight-through).
+
+Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions; cuts
+drawn at random as in nested training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from airlora.adapters import AdaptedModel, LowRankUpdate, ModuleComponents, components_of
+from airlora.config import Settings
+from airlora.errors import TrainingError
+from airlora.training.batches import BatchOrder, EncodedData
+from airlora.training.precision import pick_autocast
+
+__all__ = ["Polished", "SentComponent", "polish"]
+
+TEACHER_SHARE = 0.5
+"""alpha: between labels alone and the adapter's own predictions alone."""
+
+DEAD_ZONE = 0.15
+"""Values within .5 + this of a step are rounded to nothing: what rounding by rate and distortion comes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentComponent:
+    """A component as a stream will hold it.
+
+    Args:
+        module: Name of its module.
+        index: Its place in the module, in canonical order.
+        left_step: Step that the column of the left factor is rounded to; 0: not rounded.
+        right_step: The same of the right factor's row.
+        num_bytes: What it takes in the stream.
+    """
+
+    module: str
+    index: int
+    left_step: float
+    right_step: float
+    num_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Polished:
+    """What came out, not rounded.
+
+    Args:
+        updates: Balanced factors of the components that are sent, by module; modules without any are left out.
+        head: The head's tensors.
+        losses: Task loss of each step, nats.
+    """
+
+    updates: dict[str, LowRankUpdate]
+    head: dict[str, npt.NDArray[np.float32]]
+    losses: list[float]
+
+
+def polish(
+    adapted: AdaptedModel,
+    data: EncodedData,
+    sent: Sequence[SentComponent],
+    head_steps: Mapping[str, npt.NDArray[np.float32]],
+    settings: Settings,
+    device: torch.device,
+    *,
+    steps: int,
+    learning_rate: float = 0.02,
+    min_bytes: float = 2000.0,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Polished:
+    """Return the sent components after `steps` of training; the model is left as it was.
+
+    Args:
+        adapted: The model with the whole adapter, at any ranks.
+        data: Training data.
+        sent: In the order of sending; within a module in canonical order, without a gap.
+        head_steps: Step of every row of the head's tensors (of the tensor where it has one dimension), by name.
+        settings: Section `finetune`, and the seed.
+        device: Where the model is.
+        steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
+        learning_rate: Of the first step, in units of each factor's root mean square; it falls to 0 linearly.
+        min_bytes: The smallest cut that is drawn.
+        on_step: Called after each step with its number and task loss.
+
+    Raises:
+        TrainingError: A loss is not finite.
+        AdapterError: The adapter holds values that are not finite.
+    """
+    was = adapted.rank_pattern
+    student = _Student(adapted, components_of(adapted), sent, head_steps, device)
+    autocast = pick_autocast(settings.finetune.precision, device)
+    optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
+    order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed + 1)
+    generator = np.random.default_rng(settings.seed)
+    ends = np.cumsum([component.num_bytes for component in sent])
+    low, high = math.log(min(min_bytes, ends[-1])), math.log(ends[-1])
+    losses = []
+    adapted.model.eval()
+    try:
+        for step in range(steps):
+            batch = data.batch(order.take(), device)
+            labels = batch.pop("labels")
+            cut = max(1, int(np.searchsorted(ends, math.exp(generator.uniform(low, high)) * (1 + 1e-9), side="right")))
+            adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
+            with torch.no_grad(), autocast():
+                taught = adapted.model(**batch).logits.float()
+            adapted.set_ranks(student.ranks)
+            with autocast():
+                logits = functional_call(adapted.model, student.state(cut), kwargs=batch).logits.float()
+            task = functional.cross_entropy(logits, labels)
+            learned = functional.log_softmax(logits, dim=-1)
+            agreement = functional.kl_div(
+                learned, functional.log_softmax(taught, dim=-1), log_target=True, reduction="batchmean"
+            )
+            loss = (1.0 - TEACHER_SHARE) * task + TEACHER_SHARE * agreement
+            if not torch.isfinite(loss):
+                raise TrainingError.of(f"loss at polishing step {step}", loss.item(), "a finite number")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * (1.0 - step / steps)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(float(task.detach()))
+            on_step(step + 1, losses[-1])
+    finally:
+        adapted.set_ranks(was)
+    return Polished(student.updates(), student.head(), losses)
+
+
+class _Rounded(torch.autograd.Function):
+    """Round to a step with a dead zone; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG004
+        scaled = values.abs() / steps.clamp(min=1e-30)
+        rounded = torch.sign(values) * torch.floor(scaled + 0.5 - DEAD_ZONE) * steps
+        return torch.where(steps > 0, rounded, values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return gradients[0], None
+
+
+class _Factor:
+    """A matrix whose slices along one axis are rounded to steps of their own, trained in units of their size."""
+
+    def __init__(self, values: Tensor, steps: Tensor) -> None:
+        others = [axis for axis in range(values.dim()) if steps.shape[axis] == 1]
+        size = values.square().mean(dim=others, keepdim=True).sqrt() if others else values.abs()
+        self.size = torch.where(size > 0, size, torch.ones_like(size))
+        self.steps = steps
+        self.leaf = (values / self.size).clone().requires_grad_()
+
+    def exact(self) -> Tensor:
+        return self.leaf * self.size
+
+    def rounded(self) -> Tensor:
+        result: Tensor = _Rounded.apply(self.exact(), self.steps)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Student:
+    """The sent components and the head as leaves of the graph."""
+
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        components: Mapping[str, ModuleComponents],
+        sent: Sequence[SentComponent],
+        head_steps: Mapping[str, npt.NDArray[np.float32]],
+        device: torch.device,
+    ) -> None:
+        own = {name: [place for place, c in enumerate(sent) if c.module == name] for name in adapted.shapes}
+        self.ranks = [len(own[name]) for name in adapted.shapes]
+        self._scale = adapted.scale
+        self._names = {id(parameter): name for name, parameter in adapted.model.named_parameters()}
+        self._modules: dict[str, tuple[_Factor, _Factor, Tensor]] = {}
+        for name, places in own.items():
+            if not places:
+                continue
+            whole = components[name].balanced()
+            left, right = whole.left[:, : len(places)], whole.right[: len(places)]
+            self._modules[name] = (
+                _Factor(_tensor(left, device), _tensor([[sent[place].left_step for place in places]], device)),
+                _Factor(_tensor(right, device), _tensor([[sent[place].right_step] for place in places], device)),
+                torch.tensor(places, device=device),
+            )
+        self._parameters = {
+            name: [self._names[id(part)] for part in (update.P, update.lam, update.Q)]
+            for name, update in adapted.updates.items()
+        }
+        self._head = {}
+        for name, value in adapted.head_state().items():
+            steps = _tensor(head_steps[name], device).reshape(-1, *[1] * (value.dim() - 1))
+            self._head[name] = _Factor(value.detach().float(), steps if value.dim() > 1 else steps.reshape(-1)[:1])
+
+    def parameters(self) -> list[Tensor]:
+        factors = [factor for left, right, _ in self._modules.values() for factor in (left, right)]
+        return [factor.leaf for factor in (*factors, *self._head.values())]
+
+    def state(self, cut: int) -> dict[str, Tensor]:
+        """Return the model's parameters with the first `cut` components as they will be decoded."""
+        state = {name: factor.rounded() for name, factor in self._head.items()}
+        for name, (left, right, places) in self._modules.items():
+            P, lam, Q = self._parameters[name]
+            state |= {P: left.rounded() / self._scale, lam: (places < cut).float(), Q: right.rounded()}
+        return state
+
+    def updates(self) -> dict[str, LowRankUpdate]:
+        return {
+            name: LowRankUpdate(_array(left.exact()), _array(right.exact()))
+            for name, (left, right, _) in self._modules.items()
+        }
+
+    def head(self) -> dict[str, npt.NDArray[np.float32]]:
+        return {name: _array(factor.exact()) for name, factor in self._head.items()}
+
+
+def _tensor(values: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
+
+
+def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,119 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from airlora.adapters import canonicalise, components_of, install_updates
+from airlora.config import Settings
+from airlora.errors import TrainingError
+from airlora.ranks import RankPattern
+from airlora.training import FineTuner, Workbench, assemble, evaluate
+from airlora.training.polish import Polished, SentComponent, polish
+
+
+@pytest.fixture(scope="module")
+def trained(make_settings: Callable[..., Settings]) -> tuple[Settings, Workbench]:
+    """An adapter after some steps, in canonical order."""
+    settings = make_settings(
+        **{"finetune.steps": 150, "finetune.learning_rate": 0.03, "finetune.head_learning_rate": 0.03}
+    )
+    bench = assemble(settings)
+    tuner = FineTuner(bench.adapted, bench.train, settings, bench.device)
+    for _ in range(150):
+        tuner.train_step(RankPattern.constant(bench.adapted.shapes, 4))
+    canonicalise(bench.adapted)
+    return settings, bench
+
+
+def rough(bench: Workbench, ranks: int = 2, step: float = 1.5) -> list[SentComponent]:
+    """The first components of every module, at steps in units of each factor's root mean square."""
+    sent = []
+    for index in range(ranks):
+        for name, module in components_of(bench.adapted).items():
+            factors = module.balanced()
+            left = step * float(np.sqrt(np.mean(factors.left[:, index] ** 2)))
+            right = step * float(np.sqrt(np.mean(factors.right[index] ** 2)))
+            sent.append(SentComponent(name, index, left, right, 50.0))
+    return sent
+
+
+def head_steps(bench: Workbench) -> dict[str, np.ndarray]:
+    return {name: np.full(value.shape[0], 1e-3, np.float32) for name, value in bench.adapted.head_state().items()}
+
+
+def loss_of(bench: Workbench, found: Polished, sent: list[SentComponent]) -> float:
+    """Return the training loss with the components as they will be decoded; the bench's own adapter comes back."""
+    state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
+    updates = {}
+    for name, update in found.updates.items():
+        own = [component for component in sent if component.module == name]
+        left = np.asarray([component.left_step for component in own])
+        right = np.asarray([[component.right_step] for component in own])
+        updates[name] = type(update)(
+            (np.rint(update.left / left) * left).astype(np.float32),
+            (np.rint(update.right / right) * right).astype(np.float32),
+        )
+    install_updates(bench.adapted, updates, found.head)
+    result = evaluate(bench.adapted.model, bench.train, bench.device)
+    bench.adapted.model.load_state_dict(state)
+    return result.loss
+
+
+def run(trained: tuple[Settings, Workbench], sent: list[SentComponent], steps: int, **options: float) -> Polished:
+    settings, bench = trained
+    return polish(bench.adapted, bench.train, sent, head_steps(bench), settings, bench.device, steps=steps, **options)
+
+
+def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings, Workbench]) -> None:
+    _, bench = trained
+    sent = rough(bench)
+    before, after = (loss_of(bench, run(trained, sent, steps, min_bytes=1e9), sent) for steps in (0, 60))
+    whole = evaluate(bench.adapted.model, bench.train, bench.device).loss
+    assert whole < before
+    assert after < before - 0.1 * (before - whole)
+
+
+def test_no_step_returns_the_components_as_they_are(trained: tuple[Settings, Workbench]) -> None:
+    _, bench = trained
+    found = run(trained, rough(bench), 0)
+    assert found.losses == []
+    for name, module in components_of(bench.adapted).items():
+        factors = module.balanced()
+        np.testing.assert_allclose(found.updates[name].left, factors.left[:, :2], atol=1e-6)
+        np.testing.assert_allclose(found.updates[name].right, factors.right[:2], atol=1e-6)
+
+
+def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same(trained: tuple[Settings, Workbench]) -> None:
+    _, bench = trained
+    bench.adapted.set_ranks([3] * len(bench.adapted.shapes))
+    before = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
+    seen: list[int] = []
+    settings = trained[0]
+    sent = rough(bench)[:7]
+    one, two = (
+        polish(
+            bench.adapted,
+            bench.train,
+            sent,
+            head_steps(bench),
+            settings,
+            bench.device,
+            steps=3,
+            on_step=lambda step, _: seen.append(step),
+        )
+        for _ in range(2)
+    )
+    assert seen == [1, 2, 3, 1, 2, 3]
+    assert one.losses == two.losses
+    assert set(one.updates) == {component.module for component in sent}
+    for name, update in one.updates.items():
+        np.testing.assert_array_equal(update.left, two.updates[name].left)
+    assert set(bench.adapted.rank_pattern.ranks) == {3}
+    for name, value in bench.adapted.model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_loss_that_explodes_is_refused(trained: tuple[Settings, Workbench]) -> None:
+    with pytest.raises(TrainingError, match="loss at polishing step 1 = nan"):
+        run(trained, rough(trained[1]), 5, learning_rate=float("inf"))
