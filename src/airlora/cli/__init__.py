@@ -1,0 +1,8 @@
+"""The command line: parse, call one function, print."""
+
+# ruff: noqa: I001 (help lists commands in the order in which they are imported)
+from airlora.cli import runs
+from airlora.cli import policies
+from airlora.cli.app import app, main
+
+__all__ = ["app", "main", "policies", "runs"]

@@ -1,0 +1,73 @@
+"""The parts that all commands share: the application, its entry point, common options."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from typing import Annotated, Any, Optional
+
+import typer
+
+from airlora.errors import AirloraError, SettingsError
+from airlora.version import __version__
+
+__all__ = ["Json", "Set", "app", "main", "parse_settings"]
+
+app = typer.Typer(
+    name="airlora",
+    help="Decide which low-rank adapter components to send over a weak link, and learn that decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as `--set adapter.r_max=16`; repeatable."),
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    # Waiting threads that spin slow a shared machine down tenfold; OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except AirloraError as error:
+        print(f"airlora: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("airlora: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def parse_settings(items: list[str] | None) -> dict[str, Any]:
+    """Return `KEY=VALUE` items as a dict; a value is read as TOML, or else as a plain string."""
+    values: dict[str, Any] = {}
+    for item in items or []:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError.of("--set", item, "KEY=VALUE, such as adapter.r_max=16")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text
+    return values
