@@ -11,6 +11,7 @@ AirloraError
 ├── DataError                data sets, corpora, vocabularies
 ├── ModelError               base models and their modules
 ├── AdapterError             adapter files and the base they belong to
+├── CodecError               adapter streams that are damaged, foreign or newer
 ├── PolicyError              rank policies and their files
 ├── CheckpointError          runs and checkpoints
 ├── TrainingError            a loss or reward that is not finite
@@ -28,6 +29,7 @@ __all__ = [
     "AirloraError",
     "ChannelError",
     "CheckpointError",
+    "CodecError",
     "DataError",
     "MissingDependencyError",
     "ModelError",
@@ -91,6 +93,10 @@ class ModelError(AirloraError):
 
 class AdapterError(AirloraError):
     """An adapter file is damaged or belongs to another base model."""
+
+
+class CodecError(AirloraError):
+    """An adapter stream is damaged, foreign or newer, or something cannot be coded."""
 
 
 class PolicyError(AirloraError):

@@ -94,7 +94,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     data: Annotated[
         Optional[str], typer.Option(metavar="F", help="Data to measure on; none: the run's own.")  # noqa: UP045
     ] = None,
@@ -105,15 +105,22 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="JSON", help="Rank per module name: a JSON object, or a file that holds one."),
     ] = None,
+    upto: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--upto", metavar="SIZE", help="Of a stream, use only the first whole segments within SIZE."),
+    ] = None,
     predictions: Annotated[
         Optional[Path], typer.Option(metavar="F", help="Write label and logits of every sample here (JSONL).")  # noqa: UP045
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run at its own rank pattern, or at another one."""
-    from airlora.experiments import evaluate_run
+    """Measure a run at its own rank pattern or at another one, or a stream as far as it came."""
+    from airlora.experiments import evaluate_run, parse_size
 
-    result = evaluate_run(run, data=data, rank=rank, rank_pattern=rank_pattern, predictions=predictions)
+    max_bytes = None if upto is None else parse_size(upto)
+    result = evaluate_run(
+        run, data=data, rank=rank, rank_pattern=rank_pattern, predictions=predictions, max_bytes=max_bytes
+    )
     if as_json:
         print(json.dumps(result))
         return
@@ -121,6 +128,8 @@ def evaluate(
     table.add_row("accuracy", f"{result['accuracy']:.2%}")
     table.add_row("loss", f"{result['loss']:.4f} nats")
     table.add_row("adapter numbers", f"{result['num_params']:,}")
+    if "payload_bytes" in result:
+        table.add_row("bytes of the stream", f"{result['payload_bytes']:,}")
     table.add_row("samples", f"{result['num_samples']:,}")
     Console().print(table)
 

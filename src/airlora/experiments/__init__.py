@@ -5,9 +5,11 @@ from airlora.experiments.bench_problems import PROBLEMS, BenchProblem
 from airlora.experiments.bench_report import bench_findings, bench_tables, regret_figure, write_bench_report
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
+from airlora.experiments.imports import import_peft
 from airlora.experiments.inspection import evaluate_run, inspect_run
 from airlora.experiments.policy_bench import BENCH_POLICIES, BenchPlan, BenchRecord, run_bench, summarise
 from airlora.experiments.report import write_report
+from airlora.experiments.streams import export_adapter, pack_run, parse_size, unpack_stream
 from airlora.experiments.tables import comparison_table, rank_table
 
 __all__ = [
@@ -25,8 +27,12 @@ __all__ = [
     "comparison_table",
     "demo_settings",
     "evaluate_run",
+    "export_adapter",
     "frozen_table",
+    "import_peft",
     "inspect_run",
+    "pack_run",
+    "parse_size",
     "rank_table",
     "regret_figure",
     "row_of",
@@ -35,6 +41,7 @@ __all__ = [
     "run_frozen_bench",
     "summarise",
     "summarise_frozen",
+    "unpack_stream",
     "write_bench_report",
     "write_report",
 ]

@@ -10,7 +10,7 @@ from airlora.errors import RankPatternError, SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.ranks import RankPattern
 from airlora.text import TextDataset, load_dataset
-from airlora.training import OpenRun, RunFolder, load_data, open_run
+from airlora.training import OpenRun, OpenStream, RunFolder, load_data, open_run, open_stream, read_stream_bytes
 
 __all__ = ["evaluate_run", "inspect_run"]
 
@@ -22,24 +22,36 @@ def evaluate_run(
     rank: int | None = None,
     rank_pattern: str | None = None,
     predictions: Path | None = None,
+    max_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Return `accuracy`, `loss`, `num_params`, `num_samples` of a run at a rank pattern, at full precision.
 
+    Of a stream also `payload_bytes`: those that were used.
+
     Args:
-        run: Folder of a finished run.
-        data: Data with the run's labels; the default is the run's own evaluation data.
+        run: Folder of a finished run, or the file of a stream.
+        data: Data with the run's labels; the default is the run's own evaluation data. A stream has none.
         rank: The same rank in every module.
         rank_pattern: A JSON object of module name to rank, or the path of a file with one. Without `rank` and
             `rank_pattern` it is the run's own.
         predictions: File that gets one JSON object a line, `{"label", "logits"}`, in the order of the data.
+        max_bytes: Of a stream, use only the first whole segments within so many bytes.
 
     Raises:
         AirloraError: Run, data or pattern are not usable; the message names which.
     """
     if rank is not None and rank_pattern is not None:
         raise SettingsError("give --rank or --rank-pattern, not both")
-    opened = open_run(run)
-    pattern = opened.record.rank_pattern
+    opened: OpenRun | OpenStream
+    payload_bytes = {}
+    if Path(run).is_file():
+        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes))
+        pattern, payload_bytes = opened.decoded.rank_pattern, {"payload_bytes": opened.decoded.bytes_used}
+    elif max_bytes is not None:
+        raise SettingsError.of("upto", max_bytes, "given with the file of a stream")
+    else:
+        opened = open_run(run)
+        pattern = opened.record.rank_pattern
     if rank is not None:
         pattern = RankPattern.constant(opened.adapted.shapes, rank)
     elif rank_pattern is not None:
@@ -58,7 +70,7 @@ def evaluate_run(
         "loss": evaluation.loss,
         "num_params": pattern.num_params(opened.adapted.shapes),
         "num_samples": evaluation.num_samples,
-    }
+    } | payload_bytes
 
 
 def inspect_run(run: Path | str) -> dict[str, Any]:
@@ -83,15 +95,17 @@ def inspect_run(run: Path | str) -> dict[str, Any]:
     }
 
 
-def _read_data(opened: OpenRun, source: str | None) -> TextDataset:
+def _read_data(opened: OpenRun | OpenStream, source: str | None) -> TextDataset:
     if source is None:
+        if isinstance(opened, OpenStream):
+            raise SettingsError("data: a stream carries none to measure on; give --data")
         return load_data(opened.settings)[1]
     data = opened.settings.data
     return load_dataset(
         source,
         text_column=data.text_column,
         label_column=data.label_column,
-        label_names=opened.record.label_names,
+        label_names=opened.label_names,
         require_classes=1,
     )
 

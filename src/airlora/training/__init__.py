@@ -3,7 +3,7 @@
 from airlora.training.adalora import AdaLoraResult, train_adalora
 from airlora.training.adalora_sweep import train_adalora_sweep
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
-from airlora.training.assemble import Workbench, assemble, load_adapted, load_data, make_vocabulary
+from airlora.training.assemble import Workbench, assemble, load_adapted, load_base, load_data, make_vocabulary
 from airlora.training.batches import BatchOrder, EncodedData, encode
 from airlora.training.checkpoint import load_checkpoint, save_checkpoint
 from airlora.training.early_stopping import EarlyStopping
@@ -13,6 +13,8 @@ from airlora.training.interrupts import Interrupted, Interrupts
 from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog, read_metrics
 from airlora.training.open_run import OpenRun, open_run
+from airlora.training.open_stream import OpenStream, open_stream, read_stream_bytes
+from airlora.training.packing import Packing, pack_adapter, stream_header
 from airlora.training.policies import build_policy, problem_of
 from airlora.training.precision import available_threads, pick_autocast, pick_device, set_threads
 from airlora.training.processes import Job, run_jobs
@@ -34,6 +36,8 @@ __all__ = [
     "LiveProgress",
     "MetricsLog",
     "OpenRun",
+    "OpenStream",
+    "Packing",
     "Predictions",
     "RunFolder",
     "RunRecord",
@@ -51,21 +55,26 @@ __all__ = [
     "frozen_objective",
     "is_learner",
     "load_adapted",
+    "load_base",
     "load_checkpoint",
     "load_data",
     "make_vocabulary",
     "measure_explained_variance",
     "measure_importance",
     "open_run",
+    "open_stream",
+    "pack_adapter",
     "pick_autocast",
     "pick_device",
     "predict",
     "problem_of",
     "read_metrics",
+    "read_stream_bytes",
     "reference_link",
     "run_jobs",
     "save_checkpoint",
     "set_threads",
+    "stream_header",
     "train",
     "train_adalora",
     "train_adalora_sweep",

@@ -41,6 +41,11 @@ class OpenRun:
     tokenizer: Any
     device: torch.device
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return self.record.label_names
+
     def predict(self, data: TextDataset, pattern: RankPattern | None = None) -> Predictions:
         """Return the logits of every sample, at full precision.
 

@@ -33,7 +33,7 @@ from airlora.errors import TrainingError
 from airlora.training.batches import BatchOrder, EncodedData
 from airlora.training.precision import pick_autocast
 
-__all__ = ["Polished", "SentComponent", "polish"]
+__all__ = ["Polished", "SentItem", "polish"]
 
 TEACHER_SHARE = 0.5
 """alpha: between labels alone and the adapter's own predictions alone."""
@@ -43,15 +43,15 @@ DEAD_ZONE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class SentComponent:
-    """A component as a stream will hold it.
+class SentItem:
+    """A component as a stream will hold it, or a layer that refines it.
 
     Args:
         module: Name of its module.
         index: Its place in the module, in canonical order.
-        left_step: Step that the column of the left factor is rounded to; 0: not rounded.
+        left_step: Step that the column of the left factor is rounded to from then on; 0: not rounded.
         right_step: The same of the right factor's row.
-        num_bytes: What it takes in the stream.
+        num_bytes: What the item takes in the stream.
     """
 
     module: str
@@ -79,8 +79,8 @@ class Polished:
 def polish(
     adapted: AdaptedModel,
     data: EncodedData,
-    sent: Sequence[SentComponent],
-    head_steps: Mapping[str, npt.NDArray[np.float32]],
+    sent: Sequence[SentItem],
+    head_steps: Mapping[str, float],
     settings: Settings,
     device: torch.device,
     *,
@@ -95,7 +95,7 @@ def polish(
         adapted: The model with the whole adapter, at any ranks.
         data: Training data.
         sent: In the order of sending; within a module in canonical order, without a gap.
-        head_steps: Step of every row of the head's tensors (of the tensor where it has one dimension), by name.
+        head_steps: Step of the head's tensors, by name; 0: not rounded.
         settings: Section `finetune`, and the seed.
         device: Where the model is.
         steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
@@ -113,7 +113,7 @@ def polish(
     optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
     order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed + 1)
     generator = np.random.default_rng(settings.seed)
-    ends = np.cumsum([component.num_bytes for component in sent])
+    ends = np.cumsum([item.num_bytes for item in sent])
     low, high = math.log(min(min_bytes, ends[-1])), math.log(ends[-1])
     losses = []
     adapted.model.eval()
@@ -163,21 +163,56 @@ class _Rounded(torch.autograd.Function):
 
 
 class _Factor:
-    """A matrix whose slices along one axis are rounded to steps of their own, trained in units of their size."""
+    """A matrix whose slices along one axis are rounded to steps of their own, trained in units of their size.
 
-    def __init__(self, values: Tensor, steps: Tensor) -> None:
-        others = [axis for axis in range(values.dim()) if steps.shape[axis] == 1]
-        size = values.square().mean(dim=others, keepdim=True).sqrt() if others else values.abs()
+    Args:
+        values: The matrix, or a tensor of the head.
+        axis: Of the slices; none: all numbers are alike.
+    """
+
+    def __init__(self, values: Tensor, axis: int | None) -> None:
+        others = [other for other in range(values.dim()) if other != axis]
+        size = values.square().mean(dim=others, keepdim=True).sqrt()
         self.size = torch.where(size > 0, size, torch.ones_like(size))
-        self.steps = steps
         self.leaf = (values / self.size).clone().requires_grad_()
 
     def exact(self) -> Tensor:
         return self.leaf * self.size
 
-    def rounded(self) -> Tensor:
-        result: Tensor = _Rounded.apply(self.exact(), self.steps)  # type: ignore[no-untyped-call]
+    def rounded(self, steps: Tensor) -> Tensor:
+        """Return the values rounded to `steps`, one per slice, or one for all."""
+        shaped = steps.reshape(self.size.shape)
+        result: Tensor = _Rounded.apply(self.exact(), shaped)  # type: ignore[no-untyped-call]
         return result
+
+
+class _Module:
+    """The components of one module that are sent, and how fine they are after any number of items.
+
+    Args:
+        update: Balanced factors of the components that are sent.
+        events: For each component its items: place in the stream, left step, right step.
+    """
+
+    def __init__(
+        self, update: LowRankUpdate, events: Sequence[Sequence[tuple[int, float, float]]], device: torch.device
+    ) -> None:
+        self.left = _Factor(_tensor(update.left, device), axis=1)
+        self.right = _Factor(_tensor(update.right, device), axis=0)
+        layers = max(len(items) for items in events)
+        # Components of fewer items: the others never come.
+        table = np.asarray([[*items, *[(math.inf, 0.0, 0.0)] * (layers - len(items))] for items in events])
+        self._places, self._left_steps, self._right_steps = (
+            _tensor(part.T, device) for part in np.moveaxis(table, 2, 0)
+        )
+
+    def at(self, cut: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return left factor, whether each component is there, and right factor after `cut` items."""
+        num_items = (self._places < cut).sum(dim=0)
+        newest = (num_items - 1).clamp(min=0)[None]
+        left = self.left.rounded(self._left_steps.gather(0, newest))
+        right = self.right.rounded(self._right_steps.gather(0, newest))
+        return left, (num_items > 0).float(), right
 
 
 class _Student:
@@ -187,50 +222,50 @@ class _Student:
         self,
         adapted: AdaptedModel,
         components: Mapping[str, ModuleComponents],
-        sent: Sequence[SentComponent],
-        head_steps: Mapping[str, npt.NDArray[np.float32]],
+        sent: Sequence[SentItem],
+        head_steps: Mapping[str, float],
         device: torch.device,
     ) -> None:
-        own = {name: [place for place, c in enumerate(sent) if c.module == name] for name in adapted.shapes}
-        self.ranks = [len(own[name]) for name in adapted.shapes]
+        events: dict[str, list[list[tuple[int, float, float]]]] = {name: [] for name in adapted.shapes}
+        for place, item in enumerate(sent):
+            own = events[item.module]
+            if item.index == len(own):
+                own.append([])
+            own[item.index].append((place, item.left_step, item.right_step))
+        self.ranks = [len(own) for own in events.values()]
         self._scale = adapted.scale
-        self._names = {id(parameter): name for name, parameter in adapted.model.named_parameters()}
-        self._modules: dict[str, tuple[_Factor, _Factor, Tensor]] = {}
-        for name, places in own.items():
-            if not places:
-                continue
-            whole = components[name].balanced()
-            left, right = whole.left[:, : len(places)], whole.right[: len(places)]
-            self._modules[name] = (
-                _Factor(_tensor(left, device), _tensor([[sent[place].left_step for place in places]], device)),
-                _Factor(_tensor(right, device), _tensor([[sent[place].right_step] for place in places], device)),
-                torch.tensor(places, device=device),
-            )
+        self._modules = {}
+        for name, own in events.items():
+            if own:
+                whole = components[name].balanced()
+                self._modules[name] = _Module(
+                    LowRankUpdate(whole.left[:, : len(own)], whole.right[: len(own)]), own, device
+                )
+        names = {id(parameter): name for name, parameter in adapted.model.named_parameters()}
         self._parameters = {
-            name: [self._names[id(part)] for part in (update.P, update.lam, update.Q)]
+            name: [names[id(part)] for part in (update.P, update.lam, update.Q)]
             for name, update in adapted.updates.items()
         }
-        self._head = {}
-        for name, value in adapted.head_state().items():
-            steps = _tensor(head_steps[name], device).reshape(-1, *[1] * (value.dim() - 1))
-            self._head[name] = _Factor(value.detach().float(), steps if value.dim() > 1 else steps.reshape(-1)[:1])
+        self._head = {name: _Factor(value.detach().float(), axis=None) for name, value in adapted.head_state().items()}
+        self._head_steps = {name: _tensor(head_steps[name], device) for name in self._head}
 
     def parameters(self) -> list[Tensor]:
-        factors = [factor for left, right, _ in self._modules.values() for factor in (left, right)]
+        factors = [factor for module in self._modules.values() for factor in (module.left, module.right)]
         return [factor.leaf for factor in (*factors, *self._head.values())]
 
     def state(self, cut: int) -> dict[str, Tensor]:
-        """Return the model's parameters with the first `cut` components as they will be decoded."""
-        state = {name: factor.rounded() for name, factor in self._head.items()}
-        for name, (left, right, places) in self._modules.items():
+        """Return the model's parameters with the first `cut` items as they will be decoded."""
+        state = {name: factor.rounded(self._head_steps[name]) for name, factor in self._head.items()}
+        for name, module in self._modules.items():
             P, lam, Q = self._parameters[name]
-            state |= {P: left.rounded() / self._scale, lam: (places < cut).float(), Q: right.rounded()}
+            left, is_there, right = module.at(cut)
+            state |= {P: left / self._scale, lam: is_there, Q: right}
         return state
 
     def updates(self) -> dict[str, LowRankUpdate]:
         return {
-            name: LowRankUpdate(_array(left.exact()), _array(right.exact()))
-            for name, (left, right, _) in self._modules.items()
+            name: LowRankUpdate(_array(module.left.exact()), _array(module.right.exact()))
+            for name, module in self._modules.items()
         }
 
     def head(self) -> dict[str, npt.NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Workbench, assemble, evaluate
-from airlora.training.polish import Polished, SentComponent, polish
+from airlora.training.polish import Polished, SentItem, polish
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def trained(make_settings: Callable[..., Settings]) -> tuple[Settings, Workbench
     return settings, bench
 
 
-def rough(bench: Workbench, ranks: int = 2, step: float = 1.5) -> list[SentComponent]:
+def rough(bench: Workbench, ranks: int = 2, step: float = 1.5) -> list[SentItem]:
     """The first components of every module, at steps in units of each factor's root mean square."""
     sent = []
     for index in range(ranks):
@@ -34,15 +34,15 @@ def rough(bench: Workbench, ranks: int = 2, step: float = 1.5) -> list[SentCompo
             factors = module.balanced()
             left = step * float(np.sqrt(np.mean(factors.left[:, index] ** 2)))
             right = step * float(np.sqrt(np.mean(factors.right[index] ** 2)))
-            sent.append(SentComponent(name, index, left, right, 50.0))
+            sent.append(SentItem(name, index, left, right, 50.0))
     return sent
 
 
-def head_steps(bench: Workbench) -> dict[str, np.ndarray]:
-    return {name: np.full(value.shape[0], 1e-3, np.float32) for name, value in bench.adapted.head_state().items()}
+def head_steps(bench: Workbench) -> dict[str, float]:
+    return dict.fromkeys(bench.adapted.head_state(), 1e-3)
 
 
-def loss_of(bench: Workbench, found: Polished, sent: list[SentComponent]) -> float:
+def loss_of(bench: Workbench, found: Polished, sent: list[SentItem]) -> float:
     """Return the training loss with the components as they will be decoded; the bench's own adapter comes back."""
     state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
     updates = {}
@@ -60,7 +60,7 @@ def loss_of(bench: Workbench, found: Polished, sent: list[SentComponent]) -> flo
     return result.loss
 
 
-def run(trained: tuple[Settings, Workbench], sent: list[SentComponent], steps: int, **options: float) -> Polished:
+def run(trained: tuple[Settings, Workbench], sent: list[SentItem], steps: int, **options: float) -> Polished:
     settings, bench = trained
     return polish(bench.adapted, bench.train, sent, head_steps(bench), settings, bench.device, steps=steps, **options)
 

@@ -1,0 +1,152 @@
+"""Commands on streams: pack, unpack, export, import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from airlora.cli.app import Json, app
+from airlora.errors import SettingsError
+
+__all__ = ["export", "import_", "pack", "unpack"]
+
+Upto = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--upto", metavar="SIZE", help="Use only the first whole segments within SIZE, such as 20kB."),
+]
+Bits = Annotated[
+    str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
+]
+Distortion = Annotated[
+    float, typer.Option(metavar="D", help="With `auto`: share of the components' weights that may be lost.")
+]
+Size = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--size", metavar="SIZE", help="With `auto`: about how large to make the stream, instead."),
+]
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream, such as adapter.airs.")],
+    bits: Bits = "auto",
+    distortion: Distortion = 0.02,
+    size: Size = None,
+    polish: Annotated[
+        int, typer.Option(metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all.")
+    ] = 0,
+    importance: Annotated[
+        str, typer.Option(metavar="I", help="Of a component: `combined`, `gradient` or `singular`.")
+    ] = "combined",
+    as_json: Json = False,
+) -> None:
+    """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
+    from airlora.experiments import pack_run, parse_size
+    from airlora.training import LiveProgress, Packing
+
+    packing = Packing(
+        bits=_parse_bits(bits),
+        max_distortion=distortion,
+        max_bytes=None if size is None else parse_size(size),
+        polish_steps=polish,
+        importance=cast("Any", importance),
+    )
+    with LiveProgress(Console(stderr=True)) as progress:
+        _show(pack_run(run, out, packing, watcher=progress), str(out), as_json=as_json)
+
+
+@app.command()
+def unpack(
+    stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream, whole or cut.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for adapter.safetensors and stream.json.")],
+    upto: Upto = None,
+    as_json: Json = False,
+) -> None:
+    """Read a stream, or as much of it as there is, back into an adapter."""
+    from airlora.experiments import parse_size, unpack_stream
+
+    max_bytes = None if upto is None else parse_size(upto)
+    _show(unpack_stream(stream, out, max_bytes=max_bytes), str(stream), as_json=as_json)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for PEFT's two files.")],
+    target: Annotated[str, typer.Option("--for", metavar="LIB", help="`peft`, `vllm` or `llama.cpp`.")] = "peft",
+    upto: Upto = None,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter so that PEFT, vLLM or llama.cpp load it.
+
+    PEFT gets mixed ranks and the head. vLLM and llama.cpp know one rank for all modules and no head: they get the
+    modules filled up with zeros, and no head.
+    """
+    from airlora.experiments import export_adapter, parse_size
+
+    result = export_adapter(source, out, target, max_bytes=None if upto is None else parse_size(upto))
+    if as_json:
+        print(json.dumps(result))
+        return
+    head = "with the head" if result["has_head"] else "without a head"
+    Console().print(f"{out}: {result['num_modules']} modules up to rank {result['rank']}, {head}, for {target}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="PEFT_DIR", help="Folder of a PEFT LoRA or AdaLoRA adapter.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream.")],
+    model: Annotated[
+        Optional[str], typer.Option(metavar="NAME|DIR", help="Base model; none: what the adapter says.")  # noqa: UP045
+    ] = None,
+    labels: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="A,B,...", help="Names of the classes, in order; none: 0, 1, ..."),
+    ] = None,
+    bits: Bits = "auto",
+    distortion: Distortion = 0.02,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Make an adapter from elsewhere a stream, without training it again."""
+    from airlora.experiments import import_peft, parse_size
+    from airlora.training import Packing
+
+    packing = Packing(
+        bits=_parse_bits(bits),
+        max_distortion=distortion,
+        max_bytes=None if size is None else parse_size(size),
+        importance="singular",
+    )
+    names = [name.strip() for name in labels.split(",")] if labels else []
+    _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
+
+
+def _parse_bits(text: str) -> Any:
+    if text == "auto":
+        return text
+    if text not in ("32", "16", "8", "4"):
+        raise SettingsError.of("bits", text, "auto, 32, 16, 8 or 4")
+    return int(text)
+
+
+def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(title=title, title_justify="left", show_header=False)
+    whole = "" if result["is_complete"] else f" of {result['total_bytes']:,}"
+    table.add_row("bytes", f"{result['payload_bytes']:,}{whole}")
+    table.add_row("segments", f"{result['num_segments']} of {result['total_segments']}")
+    table.add_row("components", str(result["num_components"]))
+    table.add_row("numbers", f"{result['num_params']:,}")
+    bits = result["bits_per_param"]
+    table.add_row("bits a number", "-" if bits is None else f"{bits:.2f}")
+    table.add_row("base model", result["base_fingerprint"][:12])
+    Console().print(table)

@@ -1,0 +1,41 @@
+"""An adapter as one stream of bytes, best bytes first, valid wherever the link cuts it.
+
+`encode_stream` takes rank-one components and the tensors of the head, plans how fine each is worth being sent and in
+which order, rounds, codes and packs them into segments.  `decode_stream` turns any prefix of whole segments back into
+an adapter, bit for bit the same on every machine; `StreamReader` does so segment by segment.  `encode_delta` leads from
+the stream that a device holds to a newer one.  The format is described in `container` and `segments`.
+"""
+
+from airlora.codec.assembly import DecodedStream
+from airlora.codec.coding import Rounding
+from airlora.codec.container import FORMAT_VERSION, StreamHead
+from airlora.codec.delta import decode_delta, encode_delta
+from airlora.codec.header import StreamHeader
+from airlora.codec.limits import Limits
+from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
+from airlora.codec.reader import StreamReader
+from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.stream import Bits, cut, decode_stream, describe, encode_stream, read_stream
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Bits",
+    "DecodedStream",
+    "HeadTensor",
+    "Limits",
+    "ModuleUpdate",
+    "PreviewedItem",
+    "Rounding",
+    "StreamHead",
+    "StreamHeader",
+    "StreamPreview",
+    "StreamReader",
+    "cut",
+    "decode_delta",
+    "decode_stream",
+    "describe",
+    "encode_delta",
+    "encode_stream",
+    "preview_stream",
+    "read_stream",
+]

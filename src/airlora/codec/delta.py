@@ -1,0 +1,110 @@
+"""From the stream that a device holds to a newer one, coding only what changed.
+
+What is the same is copied; what is near is copied and the difference sent, where that is cheaper than to send it anew
+at the same price of a byte.  If no delta is smaller than the full stream, the full stream is what is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from airlora.codec.assembly import DecodedStream
+from airlora.codec.coding import Rounding
+from airlora.codec.encode import encode_items, pack_stream
+from airlora.codec.header import StreamHeader
+from airlora.codec.items import Layout
+from airlora.codec.limits import Limits
+from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.stream import Bits, decode_stream, resolve_precision, verify_sources
+from airlora.errors import CodecError
+
+__all__ = ["decode_delta", "encode_delta"]
+
+
+def encode_delta(
+    old: bytes,
+    header: StreamHeader,
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, HeadTensor] | None = None,
+    *,
+    bits: Bits = "auto",
+    price: float | None = None,
+    max_distortion: float = 0.1,
+    max_bytes: int | None = None,
+    layers: int = 1,
+    rounding: Rounding = Rounding.RATE_DISTORTION,
+    limits: Limits | None = None,
+) -> bytes:
+    """Return the smaller of a delta stream and the full stream of the new adapter; `describe` tells which it is.
+
+    Args:
+        old: The whole stream that the device holds, full itself.
+        header: Of the new adapter, for the same base model; its `base_stream` is set here.
+        updates: As in `encode_stream`, and so are the other arguments.
+        tensors: The new head.
+        bits: See there.
+        price: See there.
+        max_distortion: See there.
+        max_bytes: See there.
+        layers: See there.
+        rounding: See there.
+        limits: What `old` may claim.
+
+    Raises:
+        CodecError: `old` is damaged, cut, a delta itself or for another base model; otherwise as `encode_stream`.
+    """
+    tensors = {} if tensors is None else tensors
+    base = decode_stream(old, limits=limits, strict=True)
+    if base.header.base_fingerprint != header.base_fingerprint:
+        raise CodecError(
+            f"delta: the earlier stream belongs to base model {base.header.base_fingerprint[:12]},"
+            f" the new one to {header.base_fingerprint[:12]}"
+        )
+    verify_sources(header, updates, tensors)
+    ladder = resolve_precision(
+        updates,
+        tensors,
+        bits=bits,
+        price=price,
+        max_distortion=max_distortion,
+        max_bytes=max_bytes,
+        layers=layers,
+        rounding=rounding,
+    )
+    layout = Layout(header.modules, header.tensors, header.r_max)
+    usable = _usable(base, header)
+    streams = []
+    for held, digest in ((None, None), (usable, base.digest)):
+        units = encode_items(layout, updates, tensors, ladder, rounding=Rounding(rounding), base=held)
+        streams.append(pack_stream(replace(header, base_stream=digest), layout, units))
+    return min(streams, key=len)
+
+
+def decode_delta(
+    data: bytes | memoryview, old: bytes | DecodedStream, *, limits: Limits | None = None, strict: bool = False
+) -> DecodedStream:
+    """Return the new adapter from what `encode_delta` made, a full stream included.
+
+    Args:
+        data: The delta, or its first bytes.
+        old: The stream that it starts from, whole, or what that decoded to.
+        limits: What either may claim.
+        strict: Refuse a delta that is not whole.
+
+    Raises:
+        CodecError: The delta starts from another stream; otherwise as `decode_stream`.
+    """
+    base = old if isinstance(old, DecodedStream) else decode_stream(old, limits=limits, strict=True)
+    return decode_stream(data, limits=limits, strict=strict, base=base)
+
+
+def _usable(base: DecodedStream, header: StreamHeader) -> DecodedStream:
+    """Return `base` without what has another shape now."""
+    modules = {
+        name: pair
+        for name, pair in base.modules.items()
+        if name in header.modules and base.header.modules[name] == header.modules[name]
+    }
+    tensors = {name: tensor for name, tensor in base.tensors.items() if header.tensors.get(name) == tensor.shape}
+    return replace(base, modules=modules, tensors=tensors)

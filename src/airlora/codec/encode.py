@@ -1,0 +1,148 @@
+"""Sources to items in the order in which they are sent, and these to a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airlora.codec.assembly import DecodedStream
+from airlora.codec.climb import Held, Ladder, Route, Unit, climb, row_norms
+from airlora.codec.coding import Rounding
+from airlora.codec.container import pack_head, segment_target
+from airlora.codec.header import StreamHeader
+from airlora.codec.items import Item, Layout, split_lengths
+from airlora.codec.matching import match_components
+from airlora.codec.plan import respect_order
+from airlora.codec.segments import item_header_bits, pack_segment
+from airlora.codec.sources import HeadTensor, ModuleUpdate
+
+__all__ = ["encode_items", "pack_stream"]
+
+_MAX_ROW_GROUPS = 64
+_Array = NDArray[np.float32]
+
+
+def encode_items(
+    layout: Layout,
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, HeadTensor],
+    ladder: Ladder,
+    *,
+    rounding: Rounding,
+    base: DecodedStream | None = None,
+) -> list[Unit]:
+    """Return what is sent, best first.
+
+    Args:
+        layout: Of the stream.
+        updates: The components of each module.
+        tensors: The head.
+        ladder: How fine.
+        rounding: How numbers are rounded.
+        base: The adapter that the device holds; None makes a full stream.
+    """
+    units: list[Unit] = []
+    for target, name in enumerate(layout.names):
+        if name in updates:
+            earlier = None if base is None else base.modules.get(name)
+            units += _in_order(_module_routes(layout, target, updates[name], ladder, rounding, earlier), ladder)
+        elif name in tensors:
+            held = None if base is None else base.tensors.get(name)
+            units += _in_order([_tensor_route(layout, target, tensors[name], ladder, rounding, held)], ladder)
+    units.sort(key=lambda unit: -unit.density)  # stable: what must come first in a module does
+    return units
+
+
+def pack_stream(header: StreamHeader, layout: Layout, units: Sequence[Unit]) -> bytes:
+    """Return the stream of these units, whole ones in segments of growing size."""
+    segments: list[bytes] = []
+    waiting: list[Item] = []
+    before = expected = 0.0
+    for unit in units:
+        if waiting and expected + unit.num_bytes / 2 > segment_target(before):
+            segments.append(pack_segment(waiting, layout))
+            before, expected, waiting = before + len(segments[-1]), 0.0, []
+        waiting += unit.items
+        expected += unit.num_bytes
+    if waiting:
+        segments.append(pack_segment(waiting, layout))
+    return pack_head(header, segments) + b"".join(segments)
+
+
+def _module_routes(
+    layout: Layout,
+    target: int,
+    update: ModuleUpdate,
+    ladder: Ladder,
+    rounding: Rounding,
+    earlier: tuple[_Array, _Array] | None,
+) -> list[Route]:
+    vectors = update.balanced()
+    weights = np.asarray(update.weights, dtype=np.float64)
+    norms = [row_norms(rows) for rows in vectors]
+    overhead = item_header_bits(layout, 2) / 8
+    routes = climb(target, vectors, norms, weights, ladder, rounding=rounding, overhead_bytes=overhead)
+    match = None if earlier is None else match_components(*vectors, earlier)
+    if match is not None:
+        held = Held((match.held_u, match.held_v), match.indices.tolist())
+        signed = [match.signs[:, None] * rows for rows in vectors]
+        nearer = climb(target, signed, norms, weights, ladder, rounding=rounding, overhead_bytes=overhead, held=held)
+        routes = [_cheapest(pair, ladder) for pair in zip(routes, nearer, strict=True)]
+    return routes
+
+
+def _tensor_route(
+    layout: Layout, target: int, tensor: HeadTensor, ladder: Ladder, rounding: Rounding, held: _Array | None
+) -> Route:
+    values = np.asarray(tensor.values, dtype=np.float32)
+    weights = np.array([tensor.weight], dtype=np.float64)
+    norm = row_norms(values.reshape(1, -1))
+    routes: list[Route] = []
+    # One step for all numbers, as each counts alike; a table per row where rows differ in size.
+    for groups in sorted({1, len(values) if values.ndim > 1 and len(values) <= _MAX_ROW_GROUPS else 1}):
+        overhead = item_header_bits(layout, groups) / 8
+        cuts = np.cumsum(split_lengths(values.size, groups))[:-1]
+        pieces = [piece[None] for piece in np.split(values.ravel(), cuts)]
+        # A step for a precision in bits follows from the size of the numbers, so pieces share that of the whole.
+        norms = (
+            [norm * np.sqrt(piece.size / values.size) for piece in pieces] if ladder.price is None else [norm] * groups
+        )
+        starts: list[Held | None] = [None]
+        if held is not None and held.shape == values.shape:
+            starts.append(Held([piece[None] for piece in np.split(held.ravel(), cuts)], [0]))
+        for start in starts:
+            routes += climb(
+                target,
+                pieces,
+                norms,
+                weights,
+                ladder,
+                rounding=rounding,
+                groups=groups,
+                overhead_bytes=overhead,
+                held=start,
+            )
+    return _cheapest(routes, ladder)
+
+
+def _cheapest(routes: Sequence[Route], ladder: Ladder) -> Route:
+    return min(routes, key=lambda route: route.cost(ladder))
+
+
+def _in_order(routes: Sequence[Route], ladder: Ladder) -> list[Unit]:
+    """Return the units that are worth their bytes, with densities that keep what must come first before the rest."""
+    first = [route.units[0] for route in routes]
+    densities = respect_order(
+        np.array([max(unit.gain, 0.0) for unit in first]), np.array([unit.num_bytes for unit in first])
+    )
+    kept: list[Unit] = []
+    for route, density in zip(routes, densities, strict=True):
+        if ladder.price is not None and density <= ladder.price:
+            break
+        route.units[0].density = limit = float(density)
+        for unit in route.units[1:]:
+            unit.density = limit = min(limit, unit.gain / unit.num_bytes)
+        kept += route.units
+    return kept

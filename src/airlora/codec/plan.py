@@ -1,0 +1,184 @@
+r"""Which numbers are worth their bytes, how fine, and in which order: rate-distortion planning.
+
+A component k of weight w_k costs the loss $w_k (e_u + e_v)$, with e the relative squared errors of its two vectors, and
+w_k if it is not sent.  The plan minimises loss + μ bytes for a price μ.
+
+* **Step.**  A quantiser whose rounding weighs squared error against bits at λ squared steps per bit is best used where
+  this is also the exchange rate of loss and bits, at any rate from half a bit up.  With |u| = |v| = n this gives
+
+  $$\Delta_k = n_k \sqrt{\mu / (8 \lambda w_k)}$$
+
+  so one step serves both vectors, and no search over steps is needed.
+* **Whether.**  A component is sent if its gain $w_k (1 - e_u - e_v)$ is above μ times its bytes.
+* **Order.**  By gain per byte.  Inside a module components keep their order: where a later one gains more per byte than
+  the one before, the two count as one.
+
+Notation: μ loss per byte; λ `TRADEOFF`; e squared error over squared norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airlora.codec.coding import TRADEOFF, code_rows
+from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
+
+__all__ = ["Budgeted", "find_price", "nominal_steps", "priced_steps", "respect_order"]
+
+_SAMPLE = 256
+_HEADER_BYTES = 5.0
+_LARGEST_RATIO = 1 << 16  # numbers per step: finer steps than this gain nothing over float32
+
+
+def priced_steps(norms: NDArray[Any], weights: NDArray[Any], price: float) -> NDArray[np.int64]:
+    """Return the step index of each vector at a price; see the module's equation for Δ_k.
+
+    Args:
+        norms: n_k, >= 0.
+        weights: w_k, >= 0.
+        price: μ, > 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        octaves = np.log2(norms) + (np.log2(price) - np.log2(8 * TRADEOFF * np.asarray(weights, dtype=np.float64))) / 2
+        finest = np.log2(norms) - np.log2(_LARGEST_RATIO)
+    indices = np.rint(STEPS_PER_OCTAVE * np.maximum(octaves, finest))
+    indices = np.nan_to_num(indices, nan=MAX_STEP_INDEX, posinf=MAX_STEP_INDEX, neginf=MIN_STEP_INDEX)
+    result: NDArray[np.int64] = np.clip(indices, MIN_STEP_INDEX, MAX_STEP_INDEX).astype(np.int64)
+    return result
+
+
+def respect_order(gains: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return gain per byte with later ones never above earlier ones: neighbours that violate it are pooled.
+
+    Args:
+        gains: Of each component of a module, in order.
+        sizes: Bytes of each, > 0.
+
+    >>> respect_order(np.array([2.0, 1.0, 4.0]), np.array([1.0, 1.0, 1.0])).tolist()
+    [2.3333333333333335, 2.3333333333333335, 2.3333333333333335]
+    """
+    pools: list[tuple[float, float, int]] = []
+    for gain, size in zip(gains, sizes, strict=True):
+        pool = (float(gain), float(size), 1)
+        while pools and pools[-1][0] * pool[1] < pool[0] * pools[-1][1]:
+            last = pools.pop()
+            pool = (last[0] + pool[0], last[1] + pool[1], last[2] + pool[2])
+        pools.append(pool)
+    return np.array([gain / size for gain, size, count in pools for _ in range(count)], dtype=np.float64)
+
+
+def nominal_steps(norms: NDArray[Any], lengths: int, bits: float) -> NDArray[np.int64]:
+    r"""Return the step index at which a Gaussian vector takes about `bits` a number.
+
+    $$\Delta = \sigma \sqrt{2 \pi e}\, 2^{-b}$$
+
+    Args:
+        norms: n_k, >= 0.
+        lengths: Numbers per vector, so that σ = n / sqrt(length).
+        bits: b, from about 2 up.
+    """
+    with np.errstate(divide="ignore"):
+        octaves = np.log2(norms) - np.log2(lengths) / 2 + np.log2(2 * np.pi * np.e) / 2 - bits
+    indices = np.nan_to_num(np.rint(STEPS_PER_OCTAVE * octaves), neginf=MIN_STEP_INDEX)
+    result: NDArray[np.int64] = np.clip(indices, MIN_STEP_INDEX, MAX_STEP_INDEX).astype(np.int64)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Budgeted:
+    """What a price is expected to buy.
+
+    Args:
+        price: μ, loss per byte.
+        num_bytes: Of all items.
+        loss: Added by all errors and by what is not sent.
+        total: Loss if nothing were sent.
+    """
+
+    price: float
+    num_bytes: float
+    loss: float
+    total: float
+
+
+class _Sample:
+    """A few numbers of every vector, so that many prices can be tried."""
+
+    def __init__(self, updates: Sequence[ModuleUpdate], tensors: Sequence[HeadTensor]) -> None:
+        self._rows: list[tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], int]] = []
+        for update in updates:
+            for rows in update.balanced():
+                self._add(rows, update.weights)
+        self._num_modules = len(updates)
+        for tensor in tensors:
+            self._add(tensor.values.astype(np.float32).reshape(1, -1), np.array([tensor.weight]))
+        self._updates, self._tensors = updates, tensors
+        self.total = float(sum(u.weights.sum() for u in updates) + sum(t.weight for t in tensors))
+
+    def _add(self, rows: NDArray[np.float32], weights: NDArray[Any]) -> None:
+        length = rows.shape[1]
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+        sample = np.ascontiguousarray(rows[:, :: max(1, length // _SAMPLE)])
+        self._rows.append((sample, norms, np.asarray(weights, dtype=np.float64), length))
+
+    def at(self, price: float) -> Budgeted:
+        """Return what `price` buys."""
+        costs = [self._cost(*entry, price) for entry in self._rows]
+        num_bytes = loss = 0.0
+        for m, update in enumerate(self._updates):
+            (bytes_u, loss_u), (bytes_v, loss_v) = costs[2 * m], costs[2 * m + 1]
+            sizes, losses = bytes_u + bytes_v + _HEADER_BYTES, loss_u + loss_v
+            kept = respect_order(update.weights - losses, sizes) > price
+            num_bytes += float(sizes[kept].sum())
+            loss += float(losses[kept].sum() + update.weights[~kept].sum())
+        for t, tensor in enumerate(self._tensors):
+            size, added = (float(value[0]) for value in costs[2 * self._num_modules + t])
+            kept_tensor = tensor.weight - added > price * size
+            num_bytes += size * kept_tensor
+            loss += added if kept_tensor else tensor.weight
+        return Budgeted(price, num_bytes, loss, self.total)
+
+    def _cost(
+        self,
+        sample: NDArray[np.float32],
+        norms: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        length: int,
+        price: float,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        coded = code_rows(sample, priced_steps(norms, weights, price))
+        scale = length / sample.shape[1]
+        energies = np.maximum(np.einsum("rk,rk->r", sample, sample), np.finfo(np.float32).tiny)
+        return coded.bits * scale / 8, weights * np.minimum(coded.squared_errors / energies, 1)
+
+
+def find_price(
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, HeadTensor],
+    *,
+    is_enough: Callable[[Budgeted], bool],
+) -> Budgeted:
+    """Return the highest price that buys enough.
+
+    Args:
+        updates: The components of each module.
+        tensors: The head.
+        is_enough: Whether what a price buys will do; must stay true as the price falls.
+    """
+    sample = _Sample(list(updates.values()), list(tensors.values()))
+    # Between "nothing is worth its bytes" and "everything at 16 bits".
+    high = np.log2(max(sample.total, np.finfo(np.float64).tiny))
+    low = high - 64
+    for _ in range(14):
+        middle = (low + high) / 2
+        if is_enough(sample.at(float(2.0**middle))):
+            low = middle
+        else:
+            high = middle
+    return sample.at(float(2.0**low))

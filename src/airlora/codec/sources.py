@@ -1,0 +1,73 @@
+"""What is to be sent, as its maker hands it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airlora.errors import CodecError
+
+__all__ = ["HeadTensor", "ModuleUpdate"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleUpdate:
+    r"""The rank-one components of one module, best first: $\Delta W = U V$ with every scale inside.
+
+    Args:
+        U: Shape [d_out, r].
+        V: Shape [r, d_in].
+        weights: w_k, shape [r], >= 0: the loss that is added if component k is not sent, and, times a relative squared
+            error of its u or v, the loss that this error adds.
+
+    Raises:
+        CodecError: Shapes do not fit or a value is not finite.
+    """
+
+    U: NDArray[Any]
+    V: NDArray[Any]
+    weights: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if self.U.ndim != 2 or self.V.ndim != 2 or self.U.shape[1] != self.V.shape[0]:
+            raise CodecError.of("shapes of U and V", (self.U.shape, self.V.shape), "[d_out, r] and [r, d_in]")
+        if self.weights.shape != (self.V.shape[0],):
+            raise CodecError.of("shape of weights", self.weights.shape, f"({self.V.shape[0]},)")
+        for name, values in (("U", self.U), ("V", self.V), ("weights", self.weights)):
+            if not np.isfinite(values).all():
+                raise CodecError(f"{name}: holds values that are not finite")
+        if (self.weights < 0).any():
+            raise CodecError.of("weights", float(self.weights.min()), "numbers of 0 or more")
+
+    def balanced(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return u and v as rows, [r, d_out] and [r, d_in], scaled so that |u| = |v| and u v^T stays."""
+        u, v = self.U.T.astype(np.float32), self.V.astype(np.float32)
+        norms = [np.linalg.norm(rows.astype(np.float64), axis=1) for rows in (u, v)]
+        present = (norms[0] > 0) & (norms[1] > 0)
+        ratio = np.where(present, np.sqrt(norms[1] / np.where(present, norms[0], 1)), 1)
+        return u * ratio[:, None].astype(np.float32), v * (1 / ratio)[:, None].astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTensor:
+    """A tensor of the head.
+
+    Args:
+        values: Any shape.
+        weight: The loss that is added if it is not sent, >= 0.
+
+    Raises:
+        CodecError: A value is not finite, or the weight is negative.
+    """
+
+    values: NDArray[Any]
+    weight: float
+
+    def __post_init__(self) -> None:
+        if self.values.size == 0 or not np.isfinite(self.values).all():
+            raise CodecError("a tensor of the head: is empty or holds values that are not finite")
+        if not 0 <= self.weight < float("inf"):
+            raise CodecError.of("weight", self.weight, "a number of 0 or more")

@@ -1,0 +1,137 @@
+"""What a user does with streams: pack a run, unpack, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from airlora.adapters import AdaptedModel, export_peft, export_uniform, load_adapter, save_adapter
+from airlora.codec import describe
+from airlora.errors import SettingsError
+from airlora.files import make_folder, write_bytes, write_json
+from airlora.training import (
+    OpenStream,
+    Packing,
+    RunFolder,
+    Watcher,
+    assemble,
+    open_run,
+    open_stream,
+    pack_adapter,
+    read_stream_bytes,
+    stream_header,
+)
+
+__all__ = ["export_adapter", "pack_run", "parse_size", "unpack_stream"]
+
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as `20kB`, `1.5 MiB` or `4096`.
+
+    Raises:
+        SettingsError: It is no size.
+
+    >>> parse_size("20kB"), parse_size("1.5 KiB"), parse_size("512")
+    (20000, 1536, 512)
+    """
+    number = text.strip().rstrip("BKMGIbkmgi").strip()
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        size = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        size = -1.0
+    if not 0 <= size < 2**63:
+        raise SettingsError.of("size", text, "a number of bytes, such as 4096, 20kB or 1.5MiB")
+    return int(size)
+
+
+def pack_run(run: Path | str, out: Path | str, packing: Packing, *, watcher: Watcher) -> dict[str, Any]:
+    """Return what a run's adapter came to as a stream, having written it to the file `out`.
+
+    Args:
+        run: Folder of a finished run; its training data must still be there.
+        out: The file.
+        packing: How.
+        watcher: Is told of the progress.
+
+    Raises:
+        AirloraError: Run, data or settings are not usable, or the file cannot be written.
+    """
+    folder = RunFolder(run)
+    record, settings = folder.record(), folder.settings()
+    bench = assemble(settings)
+    load_adapter(bench.adapted, folder.adapter_path)
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
+    data = pack_adapter(
+        bench.adapted,
+        header,
+        packing,
+        settings,
+        bench.device,
+        calibration=bench.calibration,
+        train=bench.train,
+        watcher=watcher,
+    )
+    write_bytes(out, data)
+    return describe(data) | {"stream": str(out), "model": record.model}
+
+
+def unpack_stream(stream: Path | str, out: Path | str, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return what came of a stream, having written `adapter.safetensors` and `stream.json` to the folder `out`.
+
+    Args:
+        stream: The file.
+        out: Folder; made if need be.
+        max_bytes: Take only the first whole segments within so many bytes.
+
+    Raises:
+        AirloraError: The stream or its base model is not usable, or the files cannot be written.
+    """
+    data = read_stream_bytes(stream, max_bytes=max_bytes)
+    opened = open_stream(data)
+    folder = make_folder(out)
+    _save(opened, folder / "adapter.safetensors")
+    result = describe(data)
+    write_json(folder / "stream.json", result)
+    return result | {"adapter": str(folder / "adapter.safetensors")}
+
+
+def export_adapter(source: Path | str, out: Path | str, target: str, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return what was written to the folder `out`: a run's adapter at its own ranks, or a stream, for another library.
+
+    Args:
+        source: Folder of a finished run, or the file of a stream.
+        out: Folder; made if need be.
+        target: Who reads it, see `export_peft` and `export_uniform`.
+        max_bytes: Of a stream, take only the first whole segments within so many bytes.
+
+    Raises:
+        AirloraError: The adapter cannot be read, or not be said in that format.
+    """
+    adapted: AdaptedModel
+    if Path(source).is_file():
+        opened_stream = open_stream(read_stream_bytes(source, max_bytes=max_bytes))
+        adapted, name = opened_stream.adapted, opened_stream.settings.model.name
+    elif max_bytes is not None:
+        raise SettingsError.of("upto", max_bytes, "given with a stream: a run is exported at its own ranks")
+    else:
+        opened_run = open_run(source)
+        adapted, name = opened_run.adapted, opened_run.settings.model.name
+    if target == "peft":
+        written = export_peft(adapted, out, base_model=name)
+    else:
+        written = export_uniform(adapted, out, for_=cast("Any", target), base_model=name)
+    return {
+        "folder": str(out),
+        "for": target,
+        "num_modules": written.num_modules,
+        "rank": written.rank,
+        "has_head": written.has_head,
+        "payload_bytes": written.payload_bytes,
+    }
+
+
+def _save(opened: OpenStream, path: Path) -> None:
+    save_adapter(opened.adapted, path, settings=opened.settings.model_dump(mode="json"))

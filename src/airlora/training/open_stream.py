@@ -1,0 +1,91 @@
+"""A stream taken up on the device's side: its base model with as much of the adapter as came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airlora.adapters import AdaptedModel, LowRankUpdate, install_updates
+from airlora.codec import DecodedStream, cut, decode_stream
+from airlora.config import Settings
+from airlora.errors import AdapterError, CodecError
+from airlora.files import read_bytes
+from airlora.ranks import RankPattern
+from airlora.text import TextDataset
+from airlora.training.assemble import load_adapted, make_vocabulary
+from airlora.training.batches import encode
+from airlora.training.finetune import Predictions, predict
+from airlora.training.stream_metadata import settings_of_stream
+
+__all__ = ["OpenStream", "open_stream", "read_stream_bytes"]
+
+
+@dataclass
+class OpenStream:
+    """A stream with its model in memory.
+
+    Args:
+        decoded: What came.
+        settings: That the stream asks for.
+        label_names: Names of the classes, in order.
+        adapted: The base model computing with the stream's components, scale 1.
+        tokenizer: The model's.
+        device: Where the model is.
+    """
+
+    decoded: DecodedStream
+    settings: Settings
+    label_names: tuple[str, ...]
+    adapted: AdaptedModel
+    tokenizer: Any
+    device: torch.device
+
+    def predict(self, data: TextDataset, pattern: RankPattern | None = None) -> Predictions:
+        """Return the logits of every sample, at full precision; at other ranks than the stream's if asked."""
+        self.adapted.set_ranks(self.decoded.rank_pattern if pattern is None else pattern)
+        vocabulary = make_vocabulary(self.settings, self.tokenizer)
+        encoded = encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
+        return predict(self.adapted.model, encoded, self.device, self.settings.finetune.eval_batch_size)
+
+
+def read_stream_bytes(path: Path | str, *, max_bytes: int | None = None) -> bytes:
+    """Return the bytes of a stream's file, or those of its first whole segments within `max_bytes`.
+
+    Raises:
+        CodecError: The file is missing or no stream, or its head alone is larger than `max_bytes`.
+    """
+    data = read_bytes(path, "stream", CodecError)
+    return data if max_bytes is None else cut(data, max_bytes)
+
+
+def open_stream(data: bytes, *, base: DecodedStream | None = None) -> OpenStream:
+    """Return the stream, or as much of it as there is, in its base model.
+
+    Args:
+        data: A stream or its first bytes.
+        base: The adapter that the device holds, for a delta stream.
+
+    Raises:
+        CodecError: The stream is damaged, foreign or newer.
+        ModelError: The base model is not there.
+        AdapterError: The base model is not the one that the stream was made with, or it has other modules.
+    """
+    decoded = decode_stream(data, base=base)
+    header = decoded.header
+    settings, label_names = settings_of_stream(header.metadata)
+    rank = max(1, *(V.shape[0] for _, V in decoded.modules.values()))
+    own = settings.adapter.model_copy(update={"r_max": rank, "scale": 1.0})
+    settings = settings.model_copy(update={"adapter": own})
+    adapted, tokenizer, fingerprint, device = load_adapted(settings, len(label_names))
+    if fingerprint != header.base_fingerprint:
+        wanted = header.base_fingerprint[:12]
+        raise AdapterError(f"stream: made for the base model {wanted}, {settings.model.name} is {fingerprint[:12]}")
+    if dict(header.modules) != adapted.shapes:
+        unknown = sorted(set(header.modules) ^ set(adapted.shapes)) or ["shapes"]
+        raise AdapterError(f"stream: adapts other modules than {settings.model.name} has, such as {unknown[0]}")
+    updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+    install_updates(adapted, updates, decoded.tensors)
+    return OpenStream(decoded, settings, label_names, adapted, tokenizer, device)

@@ -1,0 +1,179 @@
+"""From a trained adapter to a stream: what components are worth, polishing, coding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from airlora.adapters import AdaptedModel, LowRankUpdate, ModuleComponents, components_of
+from airlora.codec import Bits, HeadTensor, ModuleUpdate, StreamHeader, encode_stream, preview_stream
+from airlora.config import Settings
+from airlora.errors import SettingsError
+from airlora.training.batches import EncodedData
+from airlora.training.importance import measure_importance
+from airlora.training.polish import SentItem, polish
+from airlora.training.progress import SilentWatcher, Watcher
+from airlora.training.stream_metadata import stream_metadata
+
+__all__ = ["Importance", "Packing", "pack_adapter", "stream_header", "weigh_components"]
+
+Importance = Literal["combined", "gradient", "singular"]
+"""What a component's weight is made of, see `weigh_components`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How an adapter is packed.
+
+    Args:
+        bits: "auto" plans the precision of every component; a number is the same for all.
+        max_distortion: For "auto": share of the weights that may be lost by rounding and by what is not sent.
+        max_bytes: For "auto": about how large the stream may become, in the place of `max_distortion`.
+        layers: For "auto": how often a number may be sent, each time finer; more than 1 makes prefixes better.
+        polish_steps: Steps of `polish` before it is coded; 0: none.
+        importance: See `weigh_components`.
+    """
+
+    bits: Bits = "auto"
+    max_distortion: float = 0.1
+    max_bytes: int | None = None
+    layers: int = 2
+    polish_steps: int = 0
+    importance: Importance = "combined"
+
+    def __post_init__(self) -> None:
+        if self.importance not in get_args(Importance):
+            raise SettingsError.of("importance", self.importance, f"one of {', '.join(get_args(Importance))}")
+        if self.polish_steps < 0:
+            raise SettingsError.of("polish steps", self.polish_steps, "a whole number, 0 or more")
+        if self.polish_steps and self.bits != "auto":
+            raise SettingsError.of("polish steps", self.polish_steps, "0 with a fixed number of bits")
+
+
+def weigh_components(
+    components: Mapping[str, ModuleComponents], gradients: npt.NDArray[np.float64] | None, importance: Importance
+) -> dict[str, npt.NDArray[np.float64]]:
+    r"""Return what every component is worth, [r] per module; all weights together are 1.
+
+    | importance | weight |
+    |---|---|
+    | singular | $\sigma^2$: what the update loses without it |
+    | gradient | $\overline{g^2}$: the squared gradient of its gate, to second order what the loss gains by it |
+    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of both |
+
+    The gradient says how much the loss leans on a component, but from few batches and near the minimum alone; the
+    singular value knows nothing of the loss and no noise.
+
+    Args:
+        components: In canonical order.
+        gradients: Squared gradients as `measure_importance` gives them, [num_modules, r]; not needed by `singular`.
+        importance: Which.
+
+    Raises:
+        SettingsError: Gradients are needed and missing.
+    """
+    weights = {}
+    for row, (name, module) in enumerate(components.items()):
+        squared = module.singular_values**2
+        if importance != "singular":
+            if gradients is None:
+                raise SettingsError(f"importance {importance!r} needs gradients, and so calibration data")
+            squared = gradients[row] if importance == "gradient" else np.sqrt(squared * gradients[row])
+        weights[name] = squared
+    total = max(sum(float(value.sum()) for value in weights.values()), 1e-300)
+    return {name: value / total for name, value in weights.items()}
+
+
+def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, labels: tuple[str, ...]) -> StreamHeader:
+    """Return what a stream of this adapter says of itself."""
+    return StreamHeader(
+        base_fingerprint=fingerprint,
+        modules=adapted.shapes,
+        tensors={name: tuple(value.shape) for name, value in adapted.head_state().items()},
+        r_max=adapted.r_max,
+        scale=adapted.scale,
+        metadata=stream_metadata(settings, labels),
+    )
+
+
+def pack_adapter(
+    adapted: AdaptedModel,
+    header: StreamHeader,
+    packing: Packing,
+    settings: Settings,
+    device: torch.device,
+    *,
+    calibration: EncodedData | None = None,
+    train: EncodedData | None = None,
+    watcher: Watcher | None = None,
+) -> bytes:
+    """Return the stream of an adapter; the adapter is left as it was.
+
+    Args:
+        adapted: The model with the trained adapter.
+        header: See `stream_header`.
+        packing: How.
+        settings: Section `finetune`, and the seed.
+        device: Where the model is.
+        calibration: Samples that the adapter was not fitted to, for gradients; importance `singular` needs none.
+        train: Training data, for polishing.
+        watcher: Is told of the progress of polishing.
+
+    Raises:
+        AdapterError: The adapter is not finite.
+        SettingsError: Data are needed and missing.
+        CodecError: What is asked for is not allowed.
+    """
+    watcher = watcher or SilentWatcher()
+    components = components_of(adapted)
+    gradients = None
+    if packing.importance != "singular" and calibration is not None:
+        was = adapted.rank_pattern
+        gradients = measure_importance(adapted, calibration, device, settings.finetune.batch_size)
+        adapted.set_ranks(was)
+    weights = weigh_components(components, gradients, packing.importance)
+    head = {name: value.detach().float().cpu().numpy() for name, value in adapted.head_state().items()}
+    updates = {name: module.balanced() for name, module in components.items()}
+    options: dict[str, Any] = {
+        "bits": packing.bits,
+        "max_distortion": packing.max_distortion,
+        "max_bytes": packing.max_bytes,
+        "layers": packing.layers,
+    }
+    if packing.polish_steps:
+        if train is None:
+            raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
+        plan = preview_stream(header, _sources(updates, weights), _tensors(head), **options)
+        watcher.phase("polishing", packing.polish_steps)
+        polished = polish(
+            adapted,
+            train,
+            [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
+            {name: plan.tensor_steps.get(name, 0.0) for name in head},
+            settings,
+            device,
+            steps=packing.polish_steps,
+            on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
+        )
+        updates, head = polished.updates, polished.head
+        # At the price that the components were planned at: what was left out stays out.
+        options = {"price": plan.price, "layers": packing.layers}
+    return encode_stream(header, _sources(updates, weights), _tensors(head), **options)
+
+
+def _sources(
+    updates: Mapping[str, LowRankUpdate], weights: Mapping[str, npt.NDArray[np.float64]]
+) -> dict[str, ModuleUpdate]:
+    return {
+        name: ModuleUpdate(update.left, update.right, weights[name][: update.rank]) for name, update in updates.items()
+    }
+
+
+def _tensors(head: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, HeadTensor]:
+    """Return the head's tensors; each is worth as much as all components, which are nothing without it."""
+    return {name: HeadTensor(value, 1.0) for name, value in head.items()}
