@@ -1,7 +1,5 @@
 """The command line as a user meets it, in processes of its own."""
 
-import contextlib
-import io
 import json
 import signal
 import subprocess
@@ -11,81 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airlora.cli import main
-
-TINY = {
-    "data.max_length": 16,
-    "adapter.r_max": 4,
-    "adapter.scale": 2.0,
-    "policy.name": "airllm",
-    "policy.constant_rank": 2,
-    "finetune.batch_size": 8,
-    "finetune.precision": "float32",
-    "finetune.learning_rate": 0.02,
-    "finetune.head_learning_rate": 0.02,
-    "finetune.eval_every": 20,
-    "channel.bandwidth_hz": [2e4],
-    "env.frozen_batch_size": 6,
-    "env.frozen_batches": 3,
-    "policy.steps": 16,
-    "policy.rollout_steps": 8,
-    "num_threads": 1,
-    "tensorboard": "false",
-    "diffusion.num_train_timesteps": 20,
-    "diffusion.num_inference_steps": 4,
-    "diffusion.updates_per_stage": 4,
-    "checkpoint_every": 10,
-}
-
-
-def airlora(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command line in this process, which saves loading torch for every call."""
-    command, output, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
-    argv, sys.argv = sys.argv, ["airlora", *command]
-    code: object = 0
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            main()
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv = argv
-    assert isinstance(code, int)
-    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
-
-
-@pytest.fixture(autouse=True)
-def _offline_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-def tiny_flags(model: Path, data: tuple[Path, Path], **overrides: object) -> list[str]:
-    settings = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
-    flags = ["--train", str(data[0]), "--eval", str(data[1]), "--model", str(model)]
-    for key, value in settings.items():
-        flags += ["--set", f"{key}={value}"]
-    return flags
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: tuple[Path, Path]) -> Path:
-    """A finished run of the tiny model."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    result = airlora("train", "--out", out, "--steps", 60, "--json", *tiny_flags(tiny_model, tiny_data))
-    assert result.returncode == 0, result.stderr
-    return out
-
-
-def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
-    """Assert one clear line, exit code 2, and no traceback."""
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("airlora: ")]
-    assert len(lines) == 1, result.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
+from commands import airlora, refused, tiny_flags
 
 
 def test_train_prints_the_keys_that_scripts_rely_on(

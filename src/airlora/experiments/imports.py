@@ -51,7 +51,11 @@ def import_peft(
     if needs.head_modules is not None:
         overrides["adapter.head_modules"] = list(needs.head_modules)
     settings = load_settings(overrides=overrides)
-    usual = find_projections(load_base(settings, num_labels)[0], head_modules=settings.adapter.head_modules)
+    base = load_base(settings, num_labels)[0]
+    longest = getattr(base.config, "max_position_embeddings", None) or settings.data.max_length
+    reading = settings.data.model_copy(update={"max_length": min(settings.data.max_length, longest)})
+    settings = settings.model_copy(update={"data": reading})
+    usual = find_projections(base, head_modules=settings.adapter.head_modules)
     if {site.module_name for site in usual} != set(needs.target_modules):
         own = settings.adapter.model_copy(update={"target_modules": list(needs.target_modules)})
         settings = settings.model_copy(update={"adapter": own})

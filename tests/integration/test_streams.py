@@ -1,0 +1,173 @@
+"""Streams from the command line: packed, cut, measured, unpacked, exported and imported."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from airlora.adapters import load_base_model, read_adapter_metadata
+from airlora.codec import decode_stream
+from airlora.errors import SettingsError
+from airlora.experiments import parse_size
+from commands import airlora, refused
+
+
+@pytest.fixture(scope="session")
+def stream(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's adapter, packed finely."""
+    out = tmp_path_factory.mktemp("streams") / "adapter.airs"
+    result = airlora("pack", run, out, "--bits", 16, "--json")
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert {"payload_bytes", "num_segments", "num_components", "bits_per_param"} <= value.keys()
+    assert value["payload_bytes"] == out.stat().st_size
+    assert value["num_components"] == 48
+    return out
+
+
+def measured(*arguments: object) -> dict[str, float]:
+    result = airlora("evaluate", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    value: dict[str, float] = json.loads(result.stdout)
+    return value
+
+
+def logits(*arguments: object, out: Path) -> np.ndarray:
+    assert airlora("evaluate", *arguments, "--predictions", out).returncode == 0
+    return np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
+
+
+def test_a_fine_stream_is_the_whole_adapter(
+    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own = logits(run, "--rank", 4, out=tmp_path / "a")
+    found = logits(stream, "--data", tiny_data[1], out=tmp_path / "b")
+    np.testing.assert_allclose(found, own, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--size", "2kB"], ["--bits", "4"], ["--polish", "3"], ["--importance", "singular"]]
+)
+def test_every_way_of_packing_makes_a_stream(
+    run: Path, tmp_path: Path, tiny_data: tuple[Path, Path], flags: list[str]
+) -> None:
+    out = tmp_path / "s.airs"
+    assert airlora("pack", run, out, *flags).returncode == 0
+    value = measured(out, "--data", tiny_data[1])
+    assert value["payload_bytes"] == out.stat().st_size
+    assert 0.0 <= value["accuracy"] <= 1.0
+
+
+def test_every_cut_is_an_adapter_and_longer_ones_come_nearer(
+    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole = logits(stream, "--data", tiny_data[1], out=tmp_path / "whole")
+    size = stream.stat().st_size
+    gaps, used = [], []
+    for share in (0.4, 0.7, 1.0):
+        upto = round(share * size)
+        used.append(measured(stream, "--upto", upto, "--data", tiny_data[1])["payload_bytes"])
+        assert used[-1] <= upto
+        gaps.append(np.abs(logits(stream, "--upto", upto, "--data", tiny_data[1], out=tmp_path / "cut") - whole).mean())
+    assert used[0] < used[1] < used[2] == size
+    assert gaps[0] > gaps[2] == 0.0
+
+
+def test_unpacked_it_is_an_adapter_of_the_same_logits(
+    stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    result = airlora("unpack", stream, tmp_path / "out", "--upto", "3kB", "--json")
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert value["payload_bytes"] <= 3000
+    assert not value["is_complete"]
+    metadata = read_adapter_metadata(tmp_path / "out" / "adapter.safetensors")
+    assert sum(metadata.rank_pattern.ranks) == value["num_components"]
+    assert json.loads((tmp_path / "out" / "stream.json").read_text())["rank_pattern"] == value["rank_pattern"]
+
+
+@pytest.mark.parametrize("of", ["run", "stream"])
+def test_exported_stock_peft_computes_the_same(
+    run: Path, stream: Path, of: str, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    source = run if of == "run" else stream
+    assert airlora("export", source, tmp_path / "peft", "--for", "peft").returncode == 0
+    base, tokenizer = load_base_model(str(tiny_model), num_labels=2, seed=7)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    texts = [line.split("\t")[1] for line in tiny_data[1].read_text().splitlines()[1:]]
+    with torch.no_grad():
+        found = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
+    own = logits(source, "--data", tiny_data[1], out=tmp_path / "own")
+    np.testing.assert_allclose(found.numpy(), own, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
+def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_path: Path) -> None:
+    result = airlora("export", stream, tmp_path / "out", "--for", target, "--json")
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert value["has_head"] is False
+    assert (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_an_adapter_of_peft_becomes_a_stream(
+    stream: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    assert airlora("export", stream, tmp_path / "peft").returncode == 0
+    flags = ["--labels", "0,1", "--bits", 32, "--json"]
+    result = airlora("import", tmp_path / "peft", tmp_path / "back.airs", *flags)
+    assert result.returncode == 0, result.stderr
+    own = logits(stream, "--data", tiny_data[1], out=tmp_path / "a")
+    back = logits(tmp_path / "back.airs", "--data", tiny_data[1], out=tmp_path / "b")
+    np.testing.assert_allclose(back, own, atol=1e-4)
+
+
+def test_bad_input_is_one_line(run: Path, stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path]) -> None:
+    data = ["--data", tiny_data[1]]
+    damaged, newer, foreign, cut = (tmp_path / name for name in ("damaged", "newer", "foreign", "cut"))
+    content = stream.read_bytes()
+    damaged.write_bytes(content[:-10] + bytes([content[-10] ^ 1]) + content[-9:])
+    newer.write_bytes(content[:4] + bytes([99]) + content[5:])
+    foreign.write_bytes(b"PK\x03\x04" + content)
+    cut.write_bytes(content[: len(content) // 2])
+    refused(airlora("evaluate", damaged, *data), "segment")
+    refused(airlora("evaluate", newer, *data), "version", "99")
+    refused(airlora("evaluate", foreign, *data), "not written by airlora")
+    assert not decode_stream(cut.read_bytes()).is_complete
+    assert airlora("evaluate", cut, *data).returncode == 0
+    refused(airlora("evaluate", stream), "--data")
+    refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "head")
+    refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
+    refused(airlora("evaluate", stream, *data, "--upto", "many"), "size = 'many'", "20kB")
+    refused(airlora("unpack", tmp_path / "none.airs", tmp_path / "x"), "none.airs")
+    refused(airlora("pack", run, tmp_path / "no" / "where.airs"), "where.airs")
+    refused(airlora("pack", run, tmp_path / "s", "--bits", "7"), "bits = '7'", "auto, 32, 16, 8 or 4")
+    refused(airlora("pack", run, tmp_path / "s", "--importance", "luck"), "importance = 'luck'", "singular")
+    refused(airlora("pack", run, tmp_path / "s", "--polish", "-1"), "polish steps = -1")
+    refused(airlora("pack", run, tmp_path / "s", "--distortion", "2"), "max_distortion = 2")
+    refused(airlora("pack", tmp_path, tmp_path / "s"), "not a run")
+    refused(airlora("export", stream, tmp_path / "e", "--for", "onnx"), "onnx")
+    refused(airlora("import", tmp_path, tmp_path / "s"), "adapter_config.json")
+    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stream_of_another_base_model_is_refused(
+    stream: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    weights = tiny_model / "model.safetensors"
+    before = weights.read_bytes()
+    try:
+        weights.write_bytes(before[:-2000] + b"\x00\x00\x80\x3f" * 250 + before[-1000:])
+        refused(airlora("evaluate", stream, "--data", tiny_data[1]), "made for the base model")
+    finally:
+        weights.write_bytes(before)
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-3", "1e400", "nan", "3 furlongs"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="size"):
+        parse_size(text)
