@@ -148,7 +148,7 @@ def test_bad_input_is_one_line(run: Path, stream: Path, tmp_path: Path, tiny_dat
     refused(airlora("pack", run, tmp_path / "s", "--importance", "luck"), "importance = 'luck'", "singular")
     refused(airlora("pack", run, tmp_path / "s", "--polish", "-1"), "polish steps = -1")
     refused(airlora("pack", run, tmp_path / "s", "--distortion", "2"), "max_distortion = 2")
-    refused(airlora("pack", tmp_path, tmp_path / "s"), "not a run")
+    refused(airlora("pack", tmp_path, tmp_path / "s"), "run.json")
     refused(airlora("export", stream, tmp_path / "e", "--for", "onnx"), "onnx")
     refused(airlora("import", tmp_path, tmp_path / "s"), "adapter_config.json")
     assert not (tmp_path / "s").exists()
