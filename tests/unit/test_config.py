@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from airlora.config import Settings, load_settings, save_settings
+from airlora.config import Settings, load_settings, save_settings, with_values
 from airlora.errors import SettingsError
 from airlora.presets import PRESETS, TABLE_II
 
@@ -104,3 +104,15 @@ def test_refuses_unknown_presets_and_files_that_are_no_toml(tmp_path: Path) -> N
 def test_settings_do_not_change_once_made() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().seed = 1  # type: ignore[misc]
+
+
+def test_values_can_be_changed_afterwards() -> None:
+    settings = load_settings("quick")
+    other = with_values(settings, {"channel.snr_db": [3.0], "seed": 7})
+    assert (other.channel.snr_db, other.seed) == ([3.0], 7)
+    assert settings.channel.snr_db != [3.0]
+    assert with_values(settings, {}) == settings
+    with pytest.raises(SettingsError, match=r"channel.rate = 'guess': allowed is 'shannon'"):
+        with_values(settings, {"channel.rate": "guess"})
+    with pytest.raises(SettingsError, match="no such setting"):
+        with_values(settings, {"channel.colour": "red"})

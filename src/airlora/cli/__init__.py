@@ -3,7 +3,8 @@
 # ruff: noqa: I001 (help lists commands in the order in which they are imported)
 from airlora.cli import runs
 from airlora.cli import policies
+from airlora.cli import plan
 from airlora.cli import streams
 from airlora.cli.app import app, main
 
-__all__ = ["app", "main", "policies", "runs", "streams"]
+__all__ = ["app", "main", "plan", "policies", "runs", "streams"]

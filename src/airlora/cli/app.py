@@ -12,7 +12,7 @@ import typer
 from airlora.errors import AirloraError, SettingsError
 from airlora.version import __version__
 
-__all__ = ["Json", "Set", "app", "main", "parse_settings"]
+__all__ = ["Json", "Set", "app", "main", "parse_bits", "parse_settings"]
 
 app = typer.Typer(
     name="airlora",
@@ -71,3 +71,12 @@ def parse_settings(items: list[str] | None) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             values[key.strip()] = text
     return values
+
+
+def parse_bits(text: str) -> Any:
+    """Return "auto", or the number of bits; raises `SettingsError`."""
+    if text == "auto":
+        return text
+    if text not in ("32", "16", "8", "4"):
+        raise SettingsError.of("bits", text, "auto, 32, 16, 8 or 4")
+    return int(text)

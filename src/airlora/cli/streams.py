@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, app
-from airlora.errors import SettingsError
+from airlora.cli.app import Json, app, parse_bits
 
 __all__ = ["export", "import_", "pack", "unpack"]
 
@@ -51,7 +50,7 @@ def pack(
     from airlora.training import LiveProgress, Packing
 
     packing = Packing(
-        bits=_parse_bits(bits),
+        bits=parse_bits(bits),
         max_distortion=distortion,
         max_bytes=None if size is None else parse_size(size),
         polish_steps=polish,
@@ -119,21 +118,13 @@ def import_(
     from airlora.training import Packing
 
     packing = Packing(
-        bits=_parse_bits(bits),
+        bits=parse_bits(bits),
         max_distortion=distortion,
         max_bytes=None if size is None else parse_size(size),
         importance="singular",
     )
     names = [name.strip() for name in labels.split(",")] if labels else []
     _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
-
-
-def _parse_bits(text: str) -> Any:
-    if text == "auto":
-        return text
-    if text not in ("32", "16", "8", "4"):
-        raise SettingsError.of("bits", text, "auto, 32, 16, 8 or 4")
-    return int(text)
 
 
 def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:

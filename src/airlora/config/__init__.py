@@ -10,7 +10,7 @@ from airlora.config.run_sections import (
     FinetuneSettings,
     ModelSettings,
 )
-from airlora.config.settings import Settings, load_settings, save_settings, with_policy
+from airlora.config.settings import Settings, load_settings, save_settings, with_policy, with_values
 
 __all__ = [
     "RECIPES",
@@ -30,4 +30,5 @@ __all__ = [
     "load_settings",
     "save_settings",
     "with_policy",
+    "with_values",
 ]

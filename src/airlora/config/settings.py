@@ -29,7 +29,7 @@ from airlora.errors import SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.presets import PRESETS
 
-__all__ = ["Settings", "load_settings", "save_settings", "with_policy"]
+__all__ = ["Settings", "load_settings", "save_settings", "with_policy", "with_values"]
 
 
 class Settings(Section):
@@ -101,6 +101,14 @@ def load_settings(
             merged = _merge(merged, layer)
     try:
         return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """Return the settings with some values changed; dotted keys, and errors as of `load_settings`."""
+    try:
+        return Settings.model_validate(_merge(settings.model_dump(), _nest(overrides)))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
 

@@ -1,0 +1,80 @@
+"""The command that plans what to send over a link."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from airlora.cli.app import Json, app, parse_bits
+from airlora.errors import SettingsError
+
+__all__ = ["plan"]
+
+
+@app.command()
+def plan(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    snr_db: Annotated[float, typer.Option(metavar="DB", help="Mean SNR, dB.")],
+    bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth, such as 1e6.")],
+    deadline_s: Annotated[float, typer.Option(metavar="S", help="Seconds that the transfer may take.")] = 1.0,
+    rate_model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="M", help="`shannon`, `ergodic` or `outage`; none: the run's own."),
+    ] = None,
+    bits: Annotated[
+        str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
+    ] = "auto",
+    policy: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="P", help="Chooses the ranks; none: rate and distortion do, or `greedy` at fixed bits."),
+    ] = None,
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="F", help="To measure on; none: samples that fine-tuning did not see."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan what to send over a link: ranks, precision, bytes, seconds and measured loss, beside what else there is."""
+    from airlora.env import Link
+    from airlora.experiments import plan_link
+    from airlora.training import LiveProgress
+
+    if not deadline_s > 0:
+        raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
+    with LiveProgress(Console(stderr=True)) as progress:
+        found = plan_link(
+            run,
+            Link(snr_db, bandwidth_hz),
+            deadline_s=deadline_s,
+            rate_model=rate_model,
+            bits=parse_bits(bits),
+            policy=policy,
+            data=data,
+            watcher=progress,
+        )
+    if as_json:
+        print(json.dumps(found.to_dict()))
+        return
+    title = f"{snr_db:g} dB, {bandwidth_hz:g} Hz, {deadline_s:g} s: {found.budget_bytes:,} bytes"
+    table = Table(title=title, title_justify="left")
+    for name in ("sent", "bits", "parts", "bytes", "seconds", "of limit", "loss", "acc."):
+        table.add_column(name, justify="left" if name == "sent" else "right", no_wrap=True)
+    for row in (found.chosen, *found.others):
+        table.add_row(
+            row.policy,
+            str(row.bits),
+            str(sum(row.rank_pattern.values())),
+            f"{row.payload_bytes:,}",
+            f"{row.airtime_s:.3g}",
+            f"{row.deadline_share:.0%}",
+            f"{row.expected_loss:.4f}",
+            f"{row.expected_accuracy:.1%}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"The first line is the plan; parts are rank-one components. Measured on {found.measured_on}.")

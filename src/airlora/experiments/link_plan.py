@@ -1,0 +1,289 @@
+"""What to send over one link, and what else could be sent: bytes, seconds, measured loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airlora.adapters import LowRankUpdate, components_of, install_updates, load_adapter
+from airlora.codec import Bits, DecodedStream, HeadTensor, ModuleUpdate, cut, decode_stream, describe, encode_stream
+from airlora.config import RECIPES, Settings, with_values
+from airlora.env import Link
+from airlora.errors import ChannelError, SettingsError
+from airlora.experiments.frozen import frozen_env, learn_on_frozen
+from airlora.policy import ConstantPolicy
+from airlora.ranks import RankPattern
+from airlora.text import load_dataset
+from airlora.training import (
+    EncodedData,
+    Evaluation,
+    Packing,
+    RunFolder,
+    SilentWatcher,
+    Watcher,
+    Workbench,
+    assemble,
+    decide_for_link,
+    encode,
+    evaluate,
+    measure_importance,
+    problem_of,
+    stream_header,
+    weigh_components,
+)
+
+__all__ = ["LinkPlan", "PlannedPayload", "plan_link"]
+
+STREAM = "stream"
+"""Name of the plan that no policy makes: components and their precision by rate and distortion."""
+
+FINEST_DISTORTION = 0.005
+"""Where a link carries more, the stream ends here: finer changes nothing that can be measured."""
+
+NOMINAL_BITS = 3.0
+"""What a policy counts a number as while its precision is left open."""
+
+MAX_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPayload:
+    """One thing that could be sent.
+
+    Args:
+        policy: What chose the ranks; `stream`: rate and distortion did.
+        bits: "auto", or bits of every number.
+        rank_pattern: Components that arrive in time, per module.
+        payload_bytes: Everything that is sent: head, digests, numbers.
+        airtime_s: That takes.
+        deadline_share: Of the deadline.
+        meets_deadline: Whether that is 1 or less.
+        expected_loss: Measured with exactly these bytes decoded, nats per sample.
+        expected_accuracy: Likewise.
+    """
+
+    policy: str
+    bits: Bits
+    rank_pattern: dict[str, int]
+    payload_bytes: int
+    airtime_s: float
+    deadline_share: float
+    meets_deadline: bool
+    expected_loss: float
+    expected_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPlan:
+    """A plan for a link.
+
+    Args:
+        chosen: What was asked for.
+        others: What else could be sent, with the same measure.
+        capacity_bps: The link's rate.
+        budget_bytes: What it carries before the deadline.
+        measured_on: Name of the data behind losses and accuracies, and how many samples.
+    """
+
+    chosen: PlannedPayload
+    others: tuple[PlannedPayload, ...]
+    capacity_bps: float
+    budget_bytes: int
+    measured_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: those of `chosen`, and the rest beside them."""
+        rest = {"capacity_bps": self.capacity_bps, "budget_bytes": self.budget_bytes, "measured_on": self.measured_on}
+        return asdict(self.chosen) | rest | {"others": [asdict(other) for other in self.others]}
+
+
+def plan_link(
+    run: Path | str,
+    link: Link,
+    *,
+    deadline_s: float,
+    rate_model: str | None = None,
+    bits: Bits = "auto",
+    policy: str | None = None,
+    data: str | None = None,
+    watcher: Watcher | None = None,
+) -> LinkPlan:
+    """Return what to send of a run's adapter over a link within the deadline.
+
+    Args:
+        run: Folder of a finished run; its training data must still be there.
+        link: By mean SNR and bandwidth.
+        deadline_s: Seconds.
+        rate_model: As `channel.rate`; the default is the run's own.
+        bits: "auto" gives every component its precision; a number is the same for all.
+        policy: Chooses ranks; by default rate and distortion do, or `greedy` where `bits` is a number. One that learns
+            does so first, on the frozen adapter, for `policy.steps` losses.
+        data: To measure on; the default are the calibration samples, which fine-tuning did not see.
+        watcher: Is told of the progress.
+
+    Raises:
+        ChannelError: The link does not even carry the stream's head and the model's before the deadline.
+        AirloraError: Run, data, link or policy are not usable.
+    """
+    watcher = watcher or SilentWatcher()
+    planner = _Planner(Path(run), link, deadline_s, rate_model, data)
+    asked = policy or (STREAM if bits == "auto" else "greedy")
+    wanted: list[tuple[str, Bits]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
+    wanted = list(dict.fromkeys(wanted))
+    watcher.phase("planning", len(wanted))
+    found = []
+    for place, (name, precision) in enumerate(wanted):
+        payload = planner.payload(name, precision)
+        if payload is None and place == 0:
+            raise ChannelError(
+                f"link of {link.snr_db:g} dB, {link.bandwidth_hz:g} Hz: carries {planner.budget_bytes} bytes before "
+                f"the deadline of {deadline_s:g} s, less than {asked} at {bits} bits needs for the heads alone"
+            )
+        if payload is not None:
+            found.append(payload)
+        watcher.step(place + 1, {})
+    return LinkPlan(found[0], tuple(found[1:]), planner.capacity_bps, planner.budget_bytes, planner.measured_on)
+
+
+class _Planner:
+    """A run's adapter on one link."""
+
+    def __init__(self, run: Path, link: Link, deadline_s: float, rate_model: str | None, data: str | None) -> None:
+        self._folder = RunFolder(run)
+        self._folder.record()
+        settings = self._folder.settings()
+        self._link = link
+        self._deadline_s = deadline_s
+        overrides: dict[str, Any] = {
+            "channel.snr_db": [link.snr_db],
+            "channel.bandwidth_hz": [link.bandwidth_hz],
+            "channel.deadline_s": deadline_s,
+            "channel.deadline_mode": "project",
+            "env.objective": "frozen",
+            "env.cost_weight": 0.0,
+        }
+        if rate_model is not None:
+            overrides["channel.rate"] = rate_model
+        self._settings: Settings = with_values(settings, overrides)
+        self.capacity_bps = link.capacity_bps(self._settings.channel)
+        self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
+        self._bench: Workbench = assemble(self._settings)
+        load_adapter(self._bench.adapted, self._folder.adapter_path)
+        self._weights = self._measure_weights()
+        self._components = {name: own.balanced() for name, own in components_of(self._bench.adapted).items()}
+        self._head = {
+            name: HeadTensor(value.detach().float().cpu().numpy(), 1.0)
+            for name, value in self._bench.adapted.head_state().items()
+        }
+        self._header = stream_header(
+            self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.label_names
+        )
+        self._data, self.measured_on = self._read(data)
+
+    def payload(self, policy: str, bits: Bits) -> PlannedPayload | None:
+        """Return what that comes to; None if the link does not carry it."""
+        if policy == STREAM:
+            data = self._encode(RankPattern.constant(self._header.modules, self._header.r_max), bits)
+            fits = self._within_budget(data)
+            return None if fits is None else self._measured(policy, bits, fits)
+        if policy not in RECIPES:
+            raise SettingsError.of("policy", policy, f"{STREAM}, or one of {', '.join(RECIPES)}")
+        share = 1.0
+        for _ in range(MAX_TRIES):
+            pattern = self._decide(policy, bits, share)
+            data = self._encode(pattern, bits)
+            if len(data) <= self.budget_bytes:
+                return self._measured(policy, bits, data)
+            if bits == "auto":
+                fits = self._within_budget(data)
+                return None if fits is None else self._measured(policy, bits, fits)
+            # Head, digests and the model's head are beside the numbers that a policy counts.
+            share *= 0.98 * self.budget_bytes / len(data)
+        return None
+
+    def _decide(self, name: str, bits: Bits, share: float) -> RankPattern:
+        number = NOMINAL_BITS if bits == "auto" else float(bits)
+        channel = self._settings.channel.model_copy(
+            update={"bits_per_param": number, "deadline_s": max(share * self._deadline_s, 1e-9)}
+        )
+        settings = self._settings.model_copy(update={"channel": channel})
+        try:
+            env = frozen_env(self._bench, settings)
+        except ChannelError:
+            return RankPattern.constant(self._header.modules, 0)
+        if name == "constant":
+            policy: Any = ConstantPolicy(problem_of(env), env.objective.r_max, fit_to_budget=True)
+        else:
+            policy = learn_on_frozen(name, self._bench, settings, evaluations=settings.policy.steps)
+        return decide_for_link(policy, env, self._link, self._bench.calibration.complexity())
+
+    def _encode(self, pattern: RankPattern, bits: Bits) -> bytes:
+        updates = {}
+        for name, own in self._components.items():
+            rank = pattern[name]
+            updates[name] = ModuleUpdate(own.left[:, :rank], own.right[:rank], self._weights[name][:rank])
+        if bits != "auto":
+            return encode_stream(self._header, updates, self._head, bits=bits)
+        aim = max(1, self.budget_bytes)
+        whole = encode_stream(self._header, updates, self._head, max_distortion=FINEST_DISTORTION)
+        return whole if len(whole) <= aim else encode_stream(self._header, updates, self._head, max_bytes=aim)
+
+    def _within_budget(self, data: bytes) -> bytes | None:
+        """Return the longest prefix that arrives in time and holds the model's head, if there is one."""
+        if len(data) <= self.budget_bytes:
+            return data
+        if describe(data)["head_bytes"] > self.budget_bytes:
+            return None
+        prefix = cut(data, self.budget_bytes)
+        return prefix if set(decode_stream(prefix).tensors) == set(self._head) else None
+
+    def _measured(self, policy: str, bits: Bits, data: bytes) -> PlannedPayload:
+        decoded = decode_stream(data)
+        evaluation = self._evaluate(decoded)
+        seconds = 8 * len(data) / self.capacity_bps
+        return PlannedPayload(
+            policy=policy,
+            bits=bits,
+            rank_pattern=decoded.rank_pattern.to_dict(),
+            payload_bytes=len(data),
+            airtime_s=seconds,
+            deadline_share=seconds / self._deadline_s,
+            meets_deadline=seconds <= self._deadline_s,
+            expected_loss=evaluation.loss,
+            expected_accuracy=evaluation.accuracy,
+        )
+
+    def _evaluate(self, decoded: DecodedStream) -> Evaluation:
+        """Return what the model makes of the data with what arrived; its own adapter comes back."""
+        bench = self._bench
+        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+        try:
+            install_updates(bench.adapted, updates, decoded.tensors)
+            return evaluate(bench.adapted.model, self._data, bench.device, self._settings.finetune.eval_batch_size)
+        finally:
+            load_adapter(bench.adapted, self._folder.adapter_path)
+
+    def _measure_weights(self) -> dict[str, npt.NDArray[np.float64]]:
+        bench = self._bench
+        gradients = measure_importance(
+            bench.adapted, bench.calibration, bench.device, self._settings.finetune.batch_size
+        )
+        return weigh_components(components_of(bench.adapted), gradients, Packing().importance)
+
+    def _read(self, source: str | None) -> tuple[EncodedData, str]:
+        bench, reading = self._bench, self._settings.data
+        if source is None:
+            return bench.calibration, f"{len(bench.calibration)} calibration samples"
+        data = load_dataset(
+            source,
+            text_column=reading.text_column,
+            label_column=reading.label_column,
+            label_names=bench.label_names,
+            require_classes=1,
+        )
+        encoded = encode(data, bench.tokenizer, bench.vocabulary, reading.max_length)
+        return encoded, f"{len(encoded)} samples of {source}"

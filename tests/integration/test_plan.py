@@ -1,0 +1,91 @@
+"""Planning for one link from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import airlora, refused
+
+KEYS = {
+    "policy",
+    "rank_pattern",
+    "payload_bytes",
+    "airtime_s",
+    "deadline_share",
+    "meets_deadline",
+    "expected_loss",
+    "others",
+}
+
+
+def plan(run: Path, *flags: object) -> dict[str, Any]:
+    result = airlora("plan", run, *flags, "--json")
+    assert result.returncode == 0, result.stderr
+    value: dict[str, Any] = json.loads(result.stdout)
+    assert value.keys() >= KEYS
+    for row in (value, *value["others"]):
+        assert row["meets_deadline"]
+        assert row["payload_bytes"] <= value["budget_bytes"]
+        assert row["airtime_s"] == pytest.approx(8 * row["payload_bytes"] / value["capacity_bps"])
+        assert 0.0 < row["expected_loss"] < 2.0
+    return value
+
+
+def test_on_a_weak_link_the_stream_sends_what_fits(run: Path) -> None:
+    value = plan(run, "--snr-db", 0, "--bandwidth-hz", 6e3, "--deadline-s", 2)
+    # 6 kbit/s for 2 s.
+    assert value["budget_bytes"] == 1500
+    assert value["policy"] == "stream"
+    by_name = {(row["policy"], row["bits"]): row for row in value["others"]}
+    assert set(by_name) <= {("greedy", 32), ("constant", 32)}
+    assert sum(value["rank_pattern"].values()) > max(
+        [sum(row["rank_pattern"].values()) for row in by_name.values()], default=0
+    )
+
+
+def test_on_a_strong_link_everything_arrives(run: Path, tiny_data: tuple[Path, Path]) -> None:
+    value = plan(run, "--snr-db", 20, "--bandwidth-hz", 1e8, "--deadline-s", 1, "--data", tiny_data[1])
+    assert value["deadline_share"] < 1e-3
+    constant = next(row for row in value["others"] if row["policy"] == "constant")
+    assert set(constant["rank_pattern"].values()) == {4}
+    assert value["payload_bytes"] < constant["payload_bytes"] / 2
+    assert str(tiny_data[1]) in value["measured_on"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "bits"),
+    [
+        (["--bits", "8"], "greedy", 8),
+        (["--policy", "greedy"], "greedy", "auto"),
+        (["--policy", "constant", "--bits", "16"], "constant", 16),
+        (["--policy", "random", "--bits", "4"], "random", 4),
+    ],
+)
+def test_any_policy_at_any_precision_keeps_the_deadline(run: Path, flags: list[str], name: str, bits: Any) -> None:
+    value = plan(run, "--snr-db", 5, "--bandwidth-hz", 1e4, *flags)
+    assert (value["policy"], value["bits"]) == (name, bits)
+    assert next(row["policy"] for row in value["others"]) == "stream"
+
+
+def test_the_table_fits_a_terminal(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = airlora("plan", run, "--snr-db", 5, "--bandwidth-hz", 1e4, "--rate-model", "shannon")
+    assert result.returncode == 0, result.stderr
+    assert "…" not in result.stdout
+    assert "stream" in result.stdout
+
+
+def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
+    link = ["--snr-db", 0, "--bandwidth-hz", 1e4]
+    refused(airlora("plan", run, "--snr-db", -20, "--bandwidth-hz", 100), "carries 0 bytes", "head")
+    refused(airlora("plan", run, *link, "--policy", "magic"), "policy = 'magic'", "stream", "greedy")
+    refused(airlora("plan", run, *link, "--bits", "5"), "bits = '5'")
+    refused(airlora("plan", run, *link, "--deadline-s", 0), "deadline_s = 0")
+    refused(airlora("plan", run, *link, "--deadline-s", "nan"), "deadline_s = nan")
+    refused(airlora("plan", run, *link, "--rate-model", "guess"), "guess", "shannon")
+    refused(airlora("plan", run, "--snr-db", "nan", "--bandwidth-hz", 1e4), "nan")
+    refused(airlora("plan", run, "--snr-db", 0, "--bandwidth-hz", -3), "-3")
+    refused(airlora("plan", run, *link, "--data", tmp_path / "none.tsv"), "none.tsv")
+    refused(airlora("plan", tmp_path, *link), "run.json")
