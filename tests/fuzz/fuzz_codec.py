@@ -24,6 +24,7 @@ with atheris.instrument_imports(include=["airlora.codec"]):
 
     from airlora.codec import HeadTensor, Limits, ModuleUpdate, StreamHeader, decode_stream, describe, encode_stream
     from airlora.codec.container import pack_head
+    from airlora.codec.header import pack_header
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 
@@ -66,7 +67,7 @@ def test_one_input(data: bytes) -> None:
     elif kind == 2:
         stream = sealed(rest, b"\0", b"")
     elif kind == 3:
-        stream = sealed(deflated(b"\0\x06" + bytes(8)), rest, b"")
+        stream = sealed(pack_header(HEADER), rest, b"")
     elif kind == 4:
         stream = pack_head(HEADER, [rest or b"\0"]) + (rest or b"\0")
     else:

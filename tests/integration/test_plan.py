@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airlora.codec import decode_stream
 from commands import airlora, refused
 
 KEYS = {
@@ -43,6 +44,13 @@ def test_on_a_weak_link_the_stream_sends_what_fits(run: Path) -> None:
     assert sum(value["rank_pattern"].values()) > max(
         [sum(row["rank_pattern"].values()) for row in by_name.values()], default=0
     )
+
+
+def test_the_planned_stream_is_written(run: Path, tmp_path: Path) -> None:
+    value = plan(run, "--snr-db", 5, "--bandwidth-hz", 1e4, "--out", tmp_path / "planned.airs")
+    decoded = decode_stream((tmp_path / "planned.airs").read_bytes())
+    assert decoded.bytes_used == value["payload_bytes"]
+    assert decoded.rank_pattern.to_dict() == value["rank_pattern"]
 
 
 def test_on_a_strong_link_everything_arrives(run: Path, tiny_data: tuple[Path, Path]) -> None:

@@ -28,6 +28,11 @@ def stream(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def on(model: Path, data: tuple[Path, Path]) -> list[object]:
+    """Return the flags that say what to measure, and in which base model."""
+    return ["--data", data[1], "--model", model]
+
+
 def measured(*arguments: object) -> dict[str, float]:
     result = airlora("evaluate", *arguments, "--json")
     assert result.returncode == 0, result.stderr
@@ -41,10 +46,10 @@ def logits(*arguments: object, out: Path) -> np.ndarray:
 
 
 def test_a_fine_stream_is_the_whole_adapter(
-    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     own = logits(run, "--rank", 4, out=tmp_path / "a")
-    found = logits(stream, "--data", tiny_data[1], out=tmp_path / "b")
+    found = logits(stream, *on(tiny_model, tiny_data), out=tmp_path / "b")
     np.testing.assert_allclose(found, own, atol=2e-3)
 
 
@@ -52,34 +57,36 @@ def test_a_fine_stream_is_the_whole_adapter(
     "flags", [[], ["--size", "2kB"], ["--bits", "4"], ["--polish", "3"], ["--importance", "singular"]]
 )
 def test_every_way_of_packing_makes_a_stream(
-    run: Path, tmp_path: Path, tiny_data: tuple[Path, Path], flags: list[str]
+    run: Path, tmp_path: Path, tiny_data: tuple[Path, Path], flags: list[str], tiny_model: Path
 ) -> None:
     out = tmp_path / "s.airs"
     assert airlora("pack", run, out, *flags).returncode == 0
-    value = measured(out, "--data", tiny_data[1])
+    value = measured(out, *on(tiny_model, tiny_data))
     assert value["payload_bytes"] == out.stat().st_size
     assert 0.0 <= value["accuracy"] <= 1.0
 
 
 def test_every_cut_is_an_adapter_and_longer_ones_come_nearer(
-    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+    run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path, tiny_model: Path
 ) -> None:
-    whole = logits(stream, "--data", tiny_data[1], out=tmp_path / "whole")
+    whole = logits(stream, *on(tiny_model, tiny_data), out=tmp_path / "whole")
     size = stream.stat().st_size
     gaps, used = [], []
     for share in (0.4, 0.7, 1.0):
         upto = round(share * size)
-        used.append(measured(stream, "--upto", upto, "--data", tiny_data[1])["payload_bytes"])
+        used.append(measured(stream, "--upto", upto, *on(tiny_model, tiny_data))["payload_bytes"])
         assert used[-1] <= upto
-        gaps.append(np.abs(logits(stream, "--upto", upto, "--data", tiny_data[1], out=tmp_path / "cut") - whole).mean())
+        gaps.append(
+            np.abs(logits(stream, "--upto", upto, *on(tiny_model, tiny_data), out=tmp_path / "cut") - whole).mean()
+        )
     assert used[0] < used[1] < used[2] == size
     assert gaps[0] > gaps[2] == 0.0
 
 
 def test_unpacked_it_is_an_adapter_of_the_same_logits(
-    stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path]
+    stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path], tiny_model: Path
 ) -> None:
-    result = airlora("unpack", stream, tmp_path / "out", "--upto", "3kB", "--json")
+    result = airlora("unpack", stream, tmp_path / "out", "--upto", "3kB", "--model", tiny_model, "--json")
     assert result.returncode == 0, result.stderr
     value = json.loads(result.stdout)
     assert value["payload_bytes"] <= 3000
@@ -94,19 +101,19 @@ def test_exported_stock_peft_computes_the_same(
     run: Path, stream: Path, of: str, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     source = run if of == "run" else stream
-    assert airlora("export", source, tmp_path / "peft", "--for", "peft").returncode == 0
+    assert airlora("export", source, tmp_path / "peft", "--for", "peft", "--model", tiny_model).returncode == 0
     base, tokenizer = load_base_model(str(tiny_model), num_labels=2, seed=7)
     model = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
     texts = [line.split("\t")[1] for line in tiny_data[1].read_text().splitlines()[1:]]
     with torch.no_grad():
         found = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
-    own = logits(source, "--data", tiny_data[1], out=tmp_path / "own")
+    own = logits(source, *on(tiny_model, tiny_data), out=tmp_path / "own")
     np.testing.assert_allclose(found.numpy(), own, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
-def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_path: Path) -> None:
-    result = airlora("export", stream, tmp_path / "out", "--for", target, "--json")
+def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_path: Path, tiny_model: Path) -> None:
+    result = airlora("export", stream, tmp_path / "out", "--for", target, "--model", tiny_model, "--json")
     assert result.returncode == 0, result.stderr
     value = json.loads(result.stdout)
     assert value["has_head"] is False
@@ -116,17 +123,39 @@ def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_
 def test_an_adapter_of_peft_becomes_a_stream(
     stream: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
-    assert airlora("export", stream, tmp_path / "peft").returncode == 0
-    flags = ["--labels", "0,1", "--bits", 32, "--json"]
+    assert airlora("export", stream, tmp_path / "peft", "--model", tiny_model).returncode == 0
+    flags = ["--labels", "0,1", "--bits", 32, "--model", tiny_model, "--json"]
     result = airlora("import", tmp_path / "peft", tmp_path / "back.airs", *flags)
     assert result.returncode == 0, result.stderr
-    own = logits(stream, "--data", tiny_data[1], out=tmp_path / "a")
-    back = logits(tmp_path / "back.airs", "--data", tiny_data[1], out=tmp_path / "b")
+    own = logits(stream, *on(tiny_model, tiny_data), out=tmp_path / "a")
+    back = logits(tmp_path / "back.airs", *on(tiny_model, tiny_data), out=tmp_path / "b")
     np.testing.assert_allclose(back, own, atol=1e-4)
 
 
-def test_bad_input_is_one_line(run: Path, stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path]) -> None:
-    data = ["--data", tiny_data[1]]
+def test_an_adapter_that_is_no_classifier_is_refused(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
+    assert airlora("export", stream, tmp_path / "served", "--for", "vllm", "--model", tiny_model).returncode == 0
+    # What vLLM gets has no head.
+    refused(airlora("import", tmp_path / "served", tmp_path / "s", "--model", tiny_model), "head", "SEQ_CLS")
+    assert airlora("export", stream, tmp_path / "peft", "--model", tiny_model).returncode == 0
+    config = tmp_path / "peft" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"task_type": "CAUSAL_LM"}))
+    refused(airlora("import", tmp_path / "peft", tmp_path / "s", "--model", tiny_model), "CAUSAL_LM")
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_an_adapter_does_not_use_is_not_sent(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
+    """At fixed bits too: beyond a module's rank there is only rounding."""
+    flags = ["--model", tiny_model, "--json"]
+    assert airlora("export", stream, tmp_path / "peft", "--upto", "3kB", "--model", tiny_model).returncode == 0
+    cut = json.loads(airlora("unpack", stream, tmp_path / "cut", "--upto", "3kB", *flags).stdout)
+    back = json.loads(airlora("import", tmp_path / "peft", tmp_path / "b.airs", "--bits", 32, *flags).stdout)
+    assert {n: r for n, r in back["rank_pattern"].items() if r} == {n: r for n, r in cut["rank_pattern"].items() if r}
+
+
+def test_bad_input_is_one_line(
+    run: Path, stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path], tiny_model: Path
+) -> None:
+    data = on(tiny_model, tiny_data)
     damaged, newer, foreign, cut = (tmp_path / name for name in ("damaged", "newer", "foreign", "cut"))
     content = stream.read_bytes()
     damaged.write_bytes(content[:-10] + bytes([content[-10] ^ 1]) + content[-9:])
@@ -138,7 +167,12 @@ def test_bad_input_is_one_line(run: Path, stream: Path, tmp_path: Path, tiny_dat
     refused(airlora("evaluate", foreign, *data), "not written by airlora")
     assert not decode_stream(cut.read_bytes()).is_complete
     assert airlora("evaluate", cut, *data).returncode == 0
-    refused(airlora("evaluate", stream), "--data")
+    refused(airlora("evaluate", stream, "--model", tiny_model), "--data")
+    refused(airlora("evaluate", stream, "--data", tiny_data[1]), "tiny-bert", "--model")
+    refused(airlora("evaluate", stream, *data, "--upto", "800B"), "has not come")
+    refused(airlora("pack", run, tmp_path / "s", "--bits", "8", "--size", "10kB"), "size = 10000", "auto")
+    refused(airlora("pack", run, tmp_path / "s", "--size", "9kB", "--distortion", ".1"), "distortion = 0.1")
+    refused(airlora("pack", run, tmp_path / "s", "--size", "100", "--polish", "3"), "polish steps = 3")
     refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "head")
     refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
     refused(airlora("evaluate", stream, *data, "--upto", "many"), "size = 'many'", "20kB")
@@ -147,9 +181,9 @@ def test_bad_input_is_one_line(run: Path, stream: Path, tmp_path: Path, tiny_dat
     refused(airlora("pack", run, tmp_path / "s", "--bits", "7"), "bits = '7'", "auto, 32, 16, 8 or 4")
     refused(airlora("pack", run, tmp_path / "s", "--importance", "luck"), "importance = 'luck'", "singular")
     refused(airlora("pack", run, tmp_path / "s", "--polish", "-1"), "polish steps = -1")
-    refused(airlora("pack", run, tmp_path / "s", "--distortion", "2"), "max_distortion = 2")
+    refused(airlora("pack", run, tmp_path / "s", "--distortion", "2"), "distortion = 2")
     refused(airlora("pack", tmp_path, tmp_path / "s"), "run.json")
-    refused(airlora("export", stream, tmp_path / "e", "--for", "onnx"), "onnx")
+    refused(airlora("export", stream, tmp_path / "e", "--for", "onnx", "--model", tiny_model), "onnx")
     refused(airlora("import", tmp_path, tmp_path / "s"), "adapter_config.json")
     assert not (tmp_path / "s").exists()
     assert not (tmp_path / "x").exists()
@@ -162,7 +196,7 @@ def test_a_stream_of_another_base_model_is_refused(
     before = weights.read_bytes()
     try:
         weights.write_bytes(before[:-2000] + b"\x00\x00\x80\x3f" * 250 + before[-1000:])
-        refused(airlora("evaluate", stream, "--data", tiny_data[1]), "made for the base model")
+        refused(airlora("evaluate", stream, *on(tiny_model, tiny_data)), "made for the base model")
     finally:
         weights.write_bytes(before)
 

@@ -175,7 +175,7 @@ class _Fields:
         if re.search(r"\)[*+?{]", bare) or len(re.findall(r"[*+?{]", bare)) > _MOST_QUANTIFIERS or len(key) > 1000:
             raise self._error(f"key of {name}", key, f"names and regular expressions of {_MOST_QUANTIFIERS} repeats")
         try:
-            re.compile(key)
+            re.compile(_ending_in(key))
         except (re.error, RecursionError, OverflowError) as error:
             raise self._error(f"key of {name}", key, f"a regular expression ({error})") from error
 
@@ -194,9 +194,14 @@ def _parse(path: Path) -> Mapping[str, Any]:
     return value
 
 
+def _ending_in(key: str) -> str:
+    """Return the expression that PEFT makes of a key."""
+    return rf"(.*\.)?({key})$"
+
+
 def _lookup(pattern: Mapping[str, _Number], module: str, default: _Number) -> _Number:
     """Return the value of the first key that matches the end of the name, as `peft.utils.other.get_pattern_key`."""
     for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if re.match(_ending_in(key), module):
             return value
     return pattern.get(module, default)

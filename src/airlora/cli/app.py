@@ -12,7 +12,7 @@ import typer
 from airlora.errors import AirloraError, SettingsError
 from airlora.version import __version__
 
-__all__ = ["Json", "Set", "app", "main", "parse_bits", "parse_settings"]
+__all__ = ["Json", "Model", "Set", "app", "main", "parse_bits", "parse_settings"]
 
 app = typer.Typer(
     name="airlora",
@@ -27,6 +27,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one line
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as `--set adapter.r_max=16`; repeatable."),
+]
+
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME|DIR", help="Of a stream, its base model; none: the embedded one."),
 ]
 
 

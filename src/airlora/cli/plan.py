@@ -12,6 +12,7 @@ from rich.table import Table
 
 from airlora.cli.app import Json, app, parse_bits
 from airlora.errors import SettingsError
+from airlora.files import write_bytes
 
 __all__ = ["plan"]
 
@@ -37,6 +38,10 @@ def plan(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="F", help="To measure on; none: samples that fine-tuning did not see."),
     ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the planned stream here, exactly the bytes that were measured."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Plan what to send over a link: ranks, precision, bytes, seconds and measured loss, beside what else there is."""
@@ -57,6 +62,8 @@ def plan(
             data=data,
             watcher=progress,
         )
+    if out is not None:
+        write_bytes(out, found.chosen.data)
     if as_json:
         print(json.dumps(found.to_dict()))
         return

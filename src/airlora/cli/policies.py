@@ -37,7 +37,9 @@ def policies(
     ] = None,
     problems: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--problem", metavar="KEY", help="separable-36, interacting-36 or separable-144; repeatable."),
+        typer.Option(
+            "--problem", metavar="KEY", help="separable-36, noisy-36, interacting-36 or separable-144; repeatable."
+        ),
     ] = None,
     evaluations: Annotated[
         Optional[int],  # noqa: UP045

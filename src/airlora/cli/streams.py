@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, app, parse_bits
+from airlora.cli.app import Json, Model, app, parse_bits
+from airlora.errors import SettingsError
 
 __all__ = ["export", "import_", "pack", "unpack"]
 
@@ -22,7 +23,8 @@ Bits = Annotated[
     str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
 ]
 Distortion = Annotated[
-    float, typer.Option(metavar="D", help="With `auto`: share of the components' weights that may be lost.")
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="D", help="With `auto`: share of the components' weights that may be lost; 0.02."),
 ]
 Size = Annotated[
     Optional[str],  # noqa: UP045
@@ -35,7 +37,7 @@ def pack(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream, such as adapter.airs.")],
     bits: Bits = "auto",
-    distortion: Distortion = 0.02,
+    distortion: Distortion = None,
     size: Size = None,
     polish: Annotated[
         int, typer.Option(metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all.")
@@ -46,13 +48,11 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
-    from airlora.experiments import pack_run, parse_size
+    from airlora.experiments import pack_run
     from airlora.training import LiveProgress, Packing
 
     packing = Packing(
-        bits=parse_bits(bits),
-        max_distortion=distortion,
-        max_bytes=None if size is None else parse_size(size),
+        **_precision(bits, distortion, size),
         polish_steps=polish,
         importance=cast("Any", importance),
     )
@@ -65,13 +65,14 @@ def unpack(
     stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream, whole or cut.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for adapter.safetensors and stream.json.")],
     upto: Upto = None,
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Read a stream, or as much of it as there is, back into an adapter."""
     from airlora.experiments import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
-    _show(unpack_stream(stream, out, max_bytes=max_bytes), str(stream), as_json=as_json)
+    _show(unpack_stream(stream, out, max_bytes=max_bytes, model=model), str(stream), as_json=as_json)
 
 
 @app.command()
@@ -80,6 +81,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for PEFT's two files.")],
     target: Annotated[str, typer.Option("--for", metavar="LIB", help="`peft`, `vllm` or `llama.cpp`.")] = "peft",
     upto: Upto = None,
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Write an adapter so that PEFT, vLLM or llama.cpp load it.
@@ -89,7 +91,8 @@ def export(
     """
     from airlora.experiments import export_adapter, parse_size
 
-    result = export_adapter(source, out, target, max_bytes=None if upto is None else parse_size(upto))
+    max_bytes = None if upto is None else parse_size(upto)
+    result = export_adapter(source, out, target, max_bytes=max_bytes, model=model)
     if as_json:
         print(json.dumps(result))
         return
@@ -109,22 +112,34 @@ def import_(
         typer.Option(metavar="A,B,...", help="Names of the classes, in order; none: 0, 1, ..."),
     ] = None,
     bits: Bits = "auto",
-    distortion: Distortion = 0.02,
+    distortion: Distortion = None,
     size: Size = None,
     as_json: Json = False,
 ) -> None:
     """Make an adapter from elsewhere a stream, without training it again."""
-    from airlora.experiments import import_peft, parse_size
+    from airlora.experiments import import_peft
     from airlora.training import Packing
 
     packing = Packing(
-        bits=parse_bits(bits),
-        max_distortion=distortion,
-        max_bytes=None if size is None else parse_size(size),
+        **_precision(bits, distortion, size),
         importance="singular",
     )
     names = [name.strip() for name in labels.split(",")] if labels else []
     _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
+
+
+def _precision(bits: str, distortion: float | None, size: str | None) -> dict[str, Any]:
+    """Return the arguments of `Packing` that say how fine; raises `SettingsError` for more than one of them."""
+    from airlora.experiments import parse_size
+
+    values: dict[str, Any] = {"bits": parse_bits(bits)}
+    if distortion is not None:
+        if bits != "auto" or size is not None:
+            raise SettingsError.of("distortion", distortion, "given with bits = auto, and without --size")
+        values["max_distortion"] = distortion
+    if size is not None:
+        values["max_bytes"] = parse_size(size)
+    return values
 
 
 def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from airlora.codec.climb import Held, Ladder, Route, Unit, climb, row_norms
 from airlora.codec.coding import Rounding
 from airlora.codec.container import pack_head, segment_target
 from airlora.codec.header import StreamHeader
-from airlora.codec.items import Item, Layout, split_lengths
+from airlora.codec.items import Item, Kind, Layout, split_lengths
 from airlora.codec.matching import match_components
 from airlora.codec.plan import respect_order
 from airlora.codec.segments import item_header_bits, pack_segment
@@ -51,7 +51,8 @@ def encode_items(
         elif name in tensors:
             held = None if base is None else base.tensors.get(name)
             units += _in_order([_tensor_route(layout, target, tensors[name], ladder, rounding, held)], ladder)
-    units.sort(key=lambda unit: -unit.density)  # stable: what must come first in a module does
+    # The head first, without which components are nothing; stable: what must come first in a module does.
+    units.sort(key=lambda unit: (not _starts_tensor(unit, layout), -unit.density))
     return units
 
 
@@ -129,6 +130,12 @@ def _tensor_route(
 
 def _cheapest(routes: Sequence[Route], ladder: Ladder) -> Route:
     return min(routes, key=lambda route: route.cost(ladder))
+
+
+def _starts_tensor(unit: Unit, layout: Layout) -> bool:
+    """Whether a tensor of the head comes with the unit; what refines it may wait."""
+    first = unit.items[0]
+    return first.kind != Kind.REFINE and not layout.is_module(first.target)
 
 
 def _in_order(routes: Sequence[Route], ladder: Ladder) -> list[Unit]:

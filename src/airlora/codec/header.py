@@ -188,9 +188,13 @@ def _unpack_names(reader: ByteReader, what: str, max_count: int, max_dim: int) -
     return names
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _unpack_metadata(text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CodecError("header: metadata are not valid JSON") from error
     if not isinstance(value, dict):

@@ -10,7 +10,7 @@ from typing import Any
 from airlora.adapters import find_projections, load_peft, peft_requirements
 from airlora.codec import describe
 from airlora.config import load_settings
-from airlora.errors import SettingsError
+from airlora.errors import AdapterError, SettingsError
 from airlora.files import write_bytes
 from airlora.training import Packing, load_adapted, load_base, pack_adapter, stream_header
 
@@ -38,6 +38,9 @@ def import_peft(
     name = model or needs.base_model
     if not name:
         raise SettingsError.of("model", name, f"the name or folder of the base model, which {folder} does not say")
+    if needs.head_modules is None or needs.task not in (None, "SEQ_CLS"):
+        task = needs.task or "an adapter without a head"
+        raise AdapterError.of(f"PEFT adapter {folder}: task", task, "SEQ_CLS with its head: airlora sends classifiers")
     num_labels = needs.num_labels or 2
     names = tuple(labels) or tuple(str(label) for label in range(num_labels))
     if len(names) != num_labels:
@@ -48,8 +51,7 @@ def import_peft(
         "adapter.scale": 1.0,
         "policy.constant_rank": min(needs.r_max, 4),
     }
-    if needs.head_modules is not None:
-        overrides["adapter.head_modules"] = list(needs.head_modules)
+    overrides["adapter.head_modules"] = list(needs.head_modules)
     settings = load_settings(overrides=overrides)
     base = load_base(settings, num_labels)[0]
     longest = getattr(base.config, "max_position_embeddings", None) or settings.data.max_length
@@ -63,5 +65,6 @@ def import_peft(
     load_peft(adapted, folder)
     header = stream_header(adapted, settings, fingerprint, names)
     data = pack_adapter(adapted, header, replace(packing, importance="singular"), settings, device)
+    result = describe(data)
     write_bytes(out, data)
-    return describe(data) | {"stream": str(out), "model": name}
+    return result | {"stream": str(out), "model": name}

@@ -23,6 +23,7 @@ def evaluate_run(
     rank_pattern: str | None = None,
     predictions: Path | None = None,
     max_bytes: int | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Return `accuracy`, `loss`, `num_params`, `num_samples` of a run at a rank pattern, at full precision.
 
@@ -36,6 +37,7 @@ def evaluate_run(
             `rank_pattern` it is the run's own.
         predictions: File that gets one JSON object a line, `{"label", "logits"}`, in the order of the data.
         max_bytes: Of a stream, use only the first whole segments within so many bytes.
+        model: Of a stream, its base model, see `open_stream`.
 
     Raises:
         AirloraError: Run, data or pattern are not usable; the message names which.
@@ -45,7 +47,7 @@ def evaluate_run(
     opened: OpenRun | OpenStream
     payload_bytes = {}
     if Path(run).is_file():
-        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes))
+        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes), model=model)
         pattern, payload_bytes = opened.decoded.rank_pattern, {"payload_bytes": opened.decoded.bytes_used}
     elif max_bytes is not None:
         raise SettingsError.of("upto", max_bytes, "given with the file of a stream")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class PlannedPayload:
         meets_deadline: Whether that is 1 or less.
         expected_loss: Measured with exactly these bytes decoded, nats per sample.
         expected_accuracy: Likewise.
+        data: The bytes.
     """
 
     policy: str
@@ -75,6 +76,11 @@ class PlannedPayload:
     meets_deadline: bool
     expected_loss: float
     expected_accuracy: float
+    data: bytes = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the bytes."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "data"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ class LinkPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: those of `chosen`, and the rest beside them."""
         rest = {"capacity_bps": self.capacity_bps, "budget_bytes": self.budget_bytes, "measured_on": self.measured_on}
-        return asdict(self.chosen) | rest | {"others": [asdict(other) for other in self.others]}
+        return self.chosen.to_dict() | rest | {"others": [other.to_dict() for other in self.others]}
 
 
 def plan_link(
@@ -176,7 +182,7 @@ class _Planner:
         self._weights = self._measure_weights()
         self._components = {name: own.balanced() for name, own in components_of(self._bench.adapted).items()}
         self._head = {
-            name: HeadTensor(value.detach().float().cpu().numpy(), 1.0)
+            name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(self._bench.adapted.head_state()))
             for name, value in self._bench.adapted.head_state().items()
         }
         self._header = stream_header(
@@ -255,6 +261,7 @@ class _Planner:
             meets_deadline=seconds <= self._deadline_s,
             expected_loss=evaluation.loss,
             expected_accuracy=evaluation.accuracy,
+            data=data,
         )
 
     def _evaluate(self, decoded: DecodedStream) -> Evaluation:

@@ -74,31 +74,38 @@ def pack_run(run: Path | str, out: Path | str, packing: Packing, *, watcher: Wat
         train=bench.train,
         watcher=watcher,
     )
+    # Read back first: what cannot be decoded is not to be kept.
+    result = describe(data)
     write_bytes(out, data)
-    return describe(data) | {"stream": str(out), "model": record.model}
+    return result | {"stream": str(out), "model": record.model}
 
 
-def unpack_stream(stream: Path | str, out: Path | str, *, max_bytes: int | None = None) -> dict[str, Any]:
+def unpack_stream(
+    stream: Path | str, out: Path | str, *, max_bytes: int | None = None, model: str | None = None
+) -> dict[str, Any]:
     """Return what came of a stream, having written `adapter.safetensors` and `stream.json` to the folder `out`.
 
     Args:
         stream: The file.
         out: Folder; made if need be.
         max_bytes: Take only the first whole segments within so many bytes.
+        model: See `open_stream`.
 
     Raises:
         AirloraError: The stream or its base model is not usable, or the files cannot be written.
     """
     data = read_stream_bytes(stream, max_bytes=max_bytes)
-    opened = open_stream(data)
+    opened = open_stream(data, model=model)
+    result = describe(data)
     folder = make_folder(out)
     _save(opened, folder / "adapter.safetensors")
-    result = describe(data)
     write_json(folder / "stream.json", result)
     return result | {"adapter": str(folder / "adapter.safetensors")}
 
 
-def export_adapter(source: Path | str, out: Path | str, target: str, *, max_bytes: int | None = None) -> dict[str, Any]:
+def export_adapter(
+    source: Path | str, out: Path | str, target: str, *, max_bytes: int | None = None, model: str | None = None
+) -> dict[str, Any]:
     """Return what was written to the folder `out`: a run's adapter at its own ranks, or a stream, for another library.
 
     Args:
@@ -106,13 +113,14 @@ def export_adapter(source: Path | str, out: Path | str, target: str, *, max_byte
         out: Folder; made if need be.
         target: Who reads it, see `export_peft` and `export_uniform`.
         max_bytes: Of a stream, take only the first whole segments within so many bytes.
+        model: Of a stream, see `open_stream`.
 
     Raises:
         AirloraError: The adapter cannot be read, or not be said in that format.
     """
     adapted: AdaptedModel
     if Path(source).is_file():
-        opened_stream = open_stream(read_stream_bytes(source, max_bytes=max_bytes))
+        opened_stream = open_stream(read_stream_bytes(source, max_bytes=max_bytes), model=model)
         adapted, name = opened_stream.adapted, opened_stream.settings.model.name
     elif max_bytes is not None:
         raise SettingsError.of("upto", max_bytes, "given with a stream: a run is exported at its own ranks")

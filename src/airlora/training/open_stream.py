@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from airlora.adapters import AdaptedModel, LowRankUpdate, install_updates
+from airlora.adapters import EMBEDDED_MODEL, AdaptedModel, LowRankUpdate, install_updates
 from airlora.codec import DecodedStream, cut, decode_stream
-from airlora.config import Settings
-from airlora.errors import AdapterError, CodecError
+from airlora.config import Settings, with_values
+from airlora.errors import AdapterError, CodecError, ModelError
 from airlora.files import read_bytes
 from airlora.ranks import RankPattern
 from airlora.text import TextDataset
@@ -61,24 +61,45 @@ def read_stream_bytes(path: Path | str, *, max_bytes: int | None = None) -> byte
     return data if max_bytes is None else cut(data, max_bytes)
 
 
-def open_stream(data: bytes, *, base: DecodedStream | None = None) -> OpenStream:
+def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | None = None) -> OpenStream:
     """Return the stream, or as much of it as there is, in its base model.
+
+    A stream says which base model it was made for, but nothing is fetched on the word of a stream: unless it is the
+    embedded one, the caller names it.
 
     Args:
         data: A stream or its first bytes.
+        model: Name or folder of the base model; the default is the embedded model, if the stream was made for it.
         base: The adapter that the device holds, for a delta stream.
 
     Raises:
-        CodecError: The stream is damaged, foreign or newer.
-        ModelError: The base model is not there.
+        CodecError: The stream is damaged, foreign or newer, or was cut before the model's head was whole.
+        ModelError: The base model is not there, or has to be named.
         AdapterError: The base model is not the one that the stream was made with, or it has other modules.
     """
     decoded = decode_stream(data, base=base)
     header = decoded.header
     settings, label_names = settings_of_stream(header.metadata)
+    if model is None and settings.model.name != EMBEDDED_MODEL:
+        raise ModelError(f"stream: made for the base model {settings.model.name}; give its folder or name by --model")
+    if not header.modules:
+        raise CodecError("stream: adapts no module")
+    if missing := [name for name in header.tensors if name not in decoded.tensors]:
+        raise CodecError.of(
+            "stream: bytes", decoded.bytes_used, f"more, up to the model's head: {missing[0]} has not come"
+        )
+    if header.tensors and len(label_names) not in {shape[0] for shape in header.tensors.values()}:
+        raise CodecError.of("stream: number of labels", len(label_names), "that of the head's outputs")
     rank = max(1, *(V.shape[0] for _, V in decoded.modules.values()))
-    own = settings.adapter.model_copy(update={"r_max": rank, "scale": 1.0})
-    settings = settings.model_copy(update={"adapter": own})
+    settings = with_values(
+        settings,
+        {
+            "model.name": model or settings.model.name,
+            "adapter.r_max": rank,
+            "adapter.scale": 1.0,
+            "policy.constant_rank": min(rank, settings.policy.constant_rank),
+        },
+    )
     adapted, tokenizer, fingerprint, device = load_adapted(settings, len(label_names))
     if fingerprint != header.base_fingerprint:
         wanted = header.base_fingerprint[:12]

@@ -51,6 +51,10 @@ class Packing:
             raise SettingsError.of("importance", self.importance, f"one of {', '.join(get_args(Importance))}")
         if self.polish_steps < 0:
             raise SettingsError.of("polish steps", self.polish_steps, "a whole number, 0 or more")
+        if not 0.0 < self.max_distortion < 1.0:
+            raise SettingsError.of("distortion", self.max_distortion, "a number above 0 and below 1")
+        if self.max_bytes is not None and self.bits != "auto":
+            raise SettingsError.of("size", self.max_bytes, "given with bits = auto: a fixed precision has its size")
         if self.polish_steps and self.bits != "auto":
             raise SettingsError.of("polish steps", self.polish_steps, "0 with a fixed number of bits")
 
@@ -131,17 +135,18 @@ def pack_adapter(
     """
     watcher = watcher or SilentWatcher()
     components = components_of(adapted)
+    head = {name: value.detach().float().cpu().numpy() for name, value in adapted.head_state().items()}
     gradients = None
     if packing.importance != "singular" and calibration is not None:
         was = adapted.rank_pattern
         gradients = measure_importance(adapted, calibration, device, settings.finetune.batch_size)
         adapted.set_ranks(was)
     weights = weigh_components(components, gradients, packing.importance)
-    head = {name: value.detach().float().cpu().numpy() for name, value in adapted.head_state().items()}
-    updates = {name: module.balanced() for name, module in components.items()}
+    updates = {name: _without_zeros(module).balanced() for name, module in components.items()}
     options: dict[str, Any] = {
         "bits": packing.bits,
-        "max_distortion": packing.max_distortion,
+        # The head counts as much as all components, and its own loss is next to nothing at any price.
+        "max_distortion": packing.max_distortion / (2.0 if head else 1.0),
         "max_bytes": packing.max_bytes,
         "layers": packing.layers,
     }
@@ -149,6 +154,8 @@ def pack_adapter(
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
         plan = preview_stream(header, _sources(updates, weights), _tensors(head), **options)
+        if not plan.items:
+            raise SettingsError.of("polish steps", packing.polish_steps, "0: nothing but the head is worth its bytes")
         watcher.phase("polishing", packing.polish_steps)
         polished = polish(
             adapted,
@@ -175,5 +182,12 @@ def _sources(
 
 
 def _tensors(head: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, HeadTensor]:
-    """Return the head's tensors; each is worth as much as all components, which are nothing without it."""
-    return {name: HeadTensor(value, 1.0) for name, value in head.items()}
+    """Return the head's tensors; together they are worth as much as all components, which are nothing without them."""
+    return {name: HeadTensor(value, 1.0 / len(head)) for name, value in head.items()}
+
+
+def _without_zeros(module: ModuleComponents) -> ModuleComponents:
+    """Return the components that do anything: beyond a module's rank there is only rounding."""
+    singular = module.singular_values
+    rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
+    return ModuleComponents(module.left[:, :rank], singular[:rank], module.right[:rank])

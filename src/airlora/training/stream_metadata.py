@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from airlora.config import Settings, load_settings
@@ -29,6 +30,9 @@ def stream_metadata(settings: Settings, labels: tuple[str, ...]) -> dict[str, An
     changed = {key: value for key in _KEYS if (value := _at(settings, key)) != _at(default, key)}
     if settings.model.init == "random":
         changed["seed"] = settings.seed
+    if Path(settings.model.name).is_dir():
+        # Where it lies is nobody else's business.
+        changed["model.name"] = Path(settings.model.name).resolve().name
     return {"labels": list(labels)} | ({"set": changed} if changed else {})
 
 

@@ -103,6 +103,7 @@ def test_damaged_tensors(size: int, model: AdaptedModel, folder: Path) -> None:
         ({"rank_pattern": {"query": -1}}, "rank_pattern of query = -1"),
         ({"rank_pattern": [1]}, "rank_pattern"),
         ({"rank_pattern": {"(": 2}}, "regular expression"),
+        ({"rank_pattern": {"(?i)q": 2}}, "regular expression"),
         ({"rank_pattern": {"(a+)+b": 2}}, "regular expression"),
         ({"rank_pattern": {".*.*.*.*x": 2}}, "regular expression"),
         ({"alpha_pattern": {"query": "1"}}, "alpha_pattern of query = '1'"),

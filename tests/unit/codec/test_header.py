@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.header import StreamHeader, pack_header, unpack_header
+from airlora.codec.header import StreamHeader, _unpack_metadata, pack_header, unpack_header
 from airlora.codec.limits import Limits
 from airlora.errors import CodecError, SettingsError
 from airlora.ranks import ModuleShape
@@ -117,3 +117,9 @@ def test_any_bytes_are_refused_or_a_header(data: bytes) -> None:
 def test_bad_limits_are_refused(value: object) -> None:
     with pytest.raises(SettingsError, match="max_rank"):
         Limits(max_rank=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [b'{"a":NaN}', b'{"a":[Infinity]}', b"[]", b"{"])
+def test_metadata_that_are_no_json_object_are_refused(text: bytes) -> None:
+    with pytest.raises(CodecError, match="metadata"):
+        _unpack_metadata(text)

@@ -491,3 +491,13 @@ def test_the_digest_names_the_stream(source: Source) -> None:
     data = encode_stream(*source)
     head = unpack_head(data, Limits())
     assert head.digest == hashlib.sha256(data[:14] + data[46 : head.num_bytes]).hexdigest()
+
+
+def test_the_head_comes_before_any_component(make: Make) -> None:
+    header, updates, tensors = make()
+    # However little it seems to be worth.
+    cheap = {name: HeadTensor(tensor.values, 0.05) for name, tensor in tensors.items()}
+    data = encode_stream(header, updates, cheap, max_distortion=0.02, layers=2)
+    for upto in range(describe(data)["head_bytes"], len(data), 97):
+        part = decode_stream(data[:upto])
+        assert not part.num_components or set(part.tensors) == set(tensors)
