@@ -92,6 +92,8 @@ def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     refused(airlora("plan", run, *link, "--bits", "5"), "bits = '5'")
     refused(airlora("plan", run, *link, "--deadline-s", 0), "deadline_s = 0")
     refused(airlora("plan", run, *link, "--deadline-s", "nan"), "deadline_s = nan")
+    refused(airlora("plan", run, *link, "--deadline-s", "1e308"), "deadline_s = 1e+308")
+    refused(airlora("plan", run, *link, "--deadline-s", "inf"), "deadline_s = inf")
     refused(airlora("plan", run, *link, "--rate-model", "guess"), "guess", "shannon")
     refused(airlora("plan", run, "--snr-db", "nan", "--bandwidth-hz", 1e4), "nan")
     refused(airlora("plan", run, "--snr-db", 0, "--bandwidth-hz", -3), "-3")

@@ -175,6 +175,7 @@ def test_bad_input_is_one_line(
     refused(airlora("pack", run, tmp_path / "s", "--size", "100", "--polish", "3"), "polish steps = 3")
     refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "head")
     refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
+    refused(airlora("evaluate", stream, *data, "--rank", 1), "--upto", "--rank")
     refused(airlora("evaluate", stream, *data, "--upto", "many"), "size = 'many'", "20kB")
     refused(airlora("unpack", tmp_path / "none.airs", tmp_path / "x"), "none.airs")
     refused(airlora("pack", run, tmp_path / "no" / "where.airs"), "where.airs")

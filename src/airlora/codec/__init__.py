@@ -15,12 +15,13 @@ from airlora.codec.limits import Limits
 from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
 from airlora.codec.reader import StreamReader
 from airlora.codec.sources import HeadTensor, ModuleUpdate
-from airlora.codec.stream import Bits, cut, decode_stream, describe, encode_stream, read_stream
+from airlora.codec.stream import Bits, EncodeOptions, cut, decode_stream, describe, encode_stream, read_stream
 
 __all__ = [
     "FORMAT_VERSION",
     "Bits",
     "DecodedStream",
+    "EncodeOptions",
     "HeadTensor",
     "Limits",
     "ModuleUpdate",

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Unpack
 
 from airlora.codec.assembly import DecodedStream
-from airlora.codec.coding import Rounding
-from airlora.codec.encode import encode_items, pack_stream
+from airlora.codec.encode import pack_stream
 from airlora.codec.header import StreamHeader
-from airlora.codec.items import Layout
 from airlora.codec.limits import Limits
 from airlora.codec.sources import HeadTensor, ModuleUpdate
-from airlora.codec.stream import Bits, decode_stream, resolve_precision, verify_sources
+from airlora.codec.stream import EncodeOptions, Encoding, decode_stream
 from airlora.errors import CodecError
 
 __all__ = ["decode_delta", "encode_delta"]
@@ -28,13 +27,8 @@ def encode_delta(
     updates: Mapping[str, ModuleUpdate],
     tensors: Mapping[str, HeadTensor] | None = None,
     *,
-    bits: Bits = "auto",
-    price: float | None = None,
-    max_distortion: float = 0.1,
-    max_bytes: int | None = None,
-    layers: int = 1,
-    rounding: Rounding = Rounding.RATE_DISTORTION,
     limits: Limits | None = None,
+    **options: Unpack[EncodeOptions],
 ) -> bytes:
     """Return the smaller of a delta stream and the full stream of the new adapter; `describe` tells which it is.
 
@@ -43,41 +37,22 @@ def encode_delta(
         header: Of the new adapter, for the same base model; its `base_stream` is set here.
         updates: As in `encode_stream`, and so are the other arguments.
         tensors: The new head.
-        bits: See there.
-        price: See there.
-        max_distortion: See there.
-        max_bytes: See there.
-        layers: See there.
-        rounding: See there.
         limits: What `old` may claim.
+        **options: As there.
 
     Raises:
         CodecError: `old` is damaged, cut, a delta itself or for another base model; otherwise as `encode_stream`.
     """
-    tensors = {} if tensors is None else tensors
     base = decode_stream(old, limits=limits, strict=True)
     if base.header.base_fingerprint != header.base_fingerprint:
         raise CodecError(
             f"delta: the earlier stream belongs to base model {base.header.base_fingerprint[:12]},"
             f" the new one to {header.base_fingerprint[:12]}"
         )
-    verify_sources(header, updates, tensors)
-    ladder = resolve_precision(
-        updates,
-        tensors,
-        bits=bits,
-        price=price,
-        max_distortion=max_distortion,
-        max_bytes=max_bytes,
-        layers=layers,
-        rounding=rounding,
-    )
-    layout = Layout(header.modules, header.tensors, header.r_max)
-    usable = _usable(base, header)
+    encoding = Encoding(header, updates, tensors, **options)
     streams = []
-    for held, digest in ((None, None), (usable, base.digest)):
-        units = encode_items(layout, updates, tensors, ladder, rounding=Rounding(rounding), base=held)
-        streams.append(pack_stream(replace(header, base_stream=digest), layout, units))
+    for held, digest in ((None, None), (_usable(base, header), base.digest)):
+        streams.append(pack_stream(replace(header, base_stream=digest), encoding.layout, encoding.units(held)))
     return min(streams, key=len)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
-from airlora.codec.coding import Rounding
-from airlora.codec.encode import encode_items
 from airlora.codec.header import StreamHeader
-from airlora.codec.items import Kind, Layout
+from airlora.codec.items import Kind
 from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.steps import step_size
-from airlora.codec.stream import Bits, resolve_precision, verify_sources
+from airlora.codec.stream import EncodeOptions, Encoding
 
 __all__ = ["PreviewedItem", "StreamPreview", "preview_stream"]
 
@@ -54,32 +53,15 @@ def preview_stream(
     header: StreamHeader,
     updates: Mapping[str, ModuleUpdate],
     tensors: Mapping[str, HeadTensor] | None = None,
-    *,
-    bits: Bits = "auto",
-    price: float | None = None,
-    max_distortion: float = 0.1,
-    max_bytes: int | None = None,
-    layers: int = 1,
-    rounding: Rounding = Rounding.RATE_DISTORTION,
+    **options: Unpack[EncodeOptions],
 ) -> StreamPreview:
     """Return what `encode_stream` would send for the same arguments; raises as it does."""
-    tensors = {} if tensors is None else tensors
-    verify_sources(header, updates, tensors)
-    ladder = resolve_precision(
-        updates,
-        tensors,
-        bits=bits,
-        price=price,
-        max_distortion=max_distortion,
-        max_bytes=max_bytes,
-        layers=layers,
-        rounding=rounding,
-    )
-    layout = Layout(header.modules, header.tensors, header.r_max)
+    encoding = Encoding(header, updates, tensors, **options)
+    layout = encoding.layout
     items: list[PreviewedItem] = []
     tensor_steps: dict[str, float] = {}
     num_sent = dict.fromkeys(header.modules, 0)
-    for unit in encode_items(layout, updates, tensors, ladder, rounding=Rounding(rounding)):
+    for unit in encoding.units():
         for item in unit.items:
             name = layout.names[item.target]
             steps = [step_size(part.step_index) if part.is_quantised else 0.0 for part in item.parts]
@@ -89,4 +71,4 @@ def preview_stream(
             index = item.index if item.kind == Kind.REFINE else num_sent[name]
             num_sent[name] += item.kind == Kind.NEW
             items.append(PreviewedItem(name, index, (steps[0], steps[item.groups]), unit.num_bytes / len(unit.items)))
-    return StreamPreview(tuple(items), tensor_steps, ladder.price)
+    return StreamPreview(tuple(items), tensor_steps, encoding.ladder.price)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from airlora.codec.assembly import DecodedStream
-from airlora.codec.climb import Ladder
+from airlora.codec.climb import Ladder, Unit
 from airlora.codec.coding import Rounding
 from airlora.codec.container import FORMAT_VERSION, unpack_head
 from airlora.codec.encode import encode_items, pack_stream
@@ -22,6 +22,8 @@ from airlora.files import read_bytes
 
 __all__ = [
     "Bits",
+    "EncodeOptions",
+    "Encoding",
     "cut",
     "decode_stream",
     "describe",
@@ -34,17 +36,32 @@ __all__ = [
 Bits = Literal["auto", 32, 16, 8, 4]
 
 
+class EncodeOptions(TypedDict, total=False):
+    """How an adapter is coded; what is left out has its default.
+
+    Args:
+        bits: "auto" (the default) plans precision and what is sent; a number sends all at that many bits a number.
+        price: For "auto": the loss that a byte is worth; by default found from the two below.
+        max_distortion: For "auto": share of the weights that may be lost by rounding and by what is not sent; 0.1.
+        max_bytes: For "auto": about how large the stream may become, which overrides `max_distortion`; `cut` is exact.
+        layers: For "auto": from coarse to fine, how often a number may be sent, 1 (the default) to 8; more make
+            prefixes better and the whole a little larger.
+        rounding: How numbers are rounded; `Rounding.RATE_DISTORTION`.
+    """
+
+    bits: Bits
+    price: float | None
+    max_distortion: float
+    max_bytes: int | None
+    layers: int
+    rounding: Rounding
+
+
 def encode_stream(
     header: StreamHeader,
     updates: Mapping[str, ModuleUpdate],
     tensors: Mapping[str, HeadTensor] | None = None,
-    *,
-    bits: Bits = "auto",
-    price: float | None = None,
-    max_distortion: float = 0.1,
-    max_bytes: int | None = None,
-    layers: int = 1,
-    rounding: Rounding = Rounding.RATE_DISTORTION,
+    **options: Unpack[EncodeOptions],
 ) -> bytes:
     """Return the stream of an adapter.
 
@@ -52,13 +69,7 @@ def encode_stream(
         header: What the stream says of itself; its modules and tensors are those that may be sent.
         updates: The components of each module; a module may be left out.
         tensors: The head.
-        bits: "auto" plans precision and what is sent; a number sends all at that many bits a number.
-        price: For "auto": the loss that a byte is worth; by default found from the two below.
-        max_distortion: For "auto": share of the weights that may be lost by rounding and by what is not sent.
-        max_bytes: For "auto": about how large the stream may become, which overrides `max_distortion`; `cut` is exact.
-        layers: For "auto": from coarse to fine, how often a number may be sent, 1 to 8; more make prefixes better and
-            the whole a little larger.
-        rounding: How numbers are rounded.
+        **options: See `EncodeOptions`.
 
     Returns:
         The same bytes for the same input on one machine; elsewhere perhaps others, but bytes decode alike everywhere.
@@ -66,20 +77,29 @@ def encode_stream(
     Raises:
         CodecError: A source is not in the header or of another shape, or an argument is not allowed.
     """
-    tensors = {} if tensors is None else tensors
-    verify_sources(header, updates, tensors)
-    ladder = resolve_precision(
-        updates,
-        tensors,
-        bits=bits,
-        price=price,
-        max_distortion=max_distortion,
-        max_bytes=max_bytes,
-        layers=layers,
-        rounding=rounding,
-    )
-    layout = Layout(header.modules, header.tensors, header.r_max)
-    return pack_stream(header, layout, encode_items(layout, updates, tensors, ladder, rounding=Rounding(rounding)))
+    encoding = Encoding(header, updates, tensors, **options)
+    return pack_stream(header, encoding.layout, encoding.units())
+
+
+class Encoding:
+    """An adapter with the precision that its options ask for; arguments and errors are those of `encode_stream`."""
+
+    def __init__(
+        self,
+        header: StreamHeader,
+        updates: Mapping[str, ModuleUpdate],
+        tensors: Mapping[str, HeadTensor] | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> None:
+        self._updates, self._tensors = updates, {} if tensors is None else tensors
+        verify_sources(header, self._updates, self._tensors)
+        self.layout = Layout(header.modules, header.tensors, header.r_max)
+        self.ladder = resolve_precision(self._updates, self._tensors, **options)
+        self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
+
+    def units(self, base: DecodedStream | None = None) -> list[Unit]:
+        """Return what is sent, best first, to a device that holds `base`."""
+        return encode_items(self.layout, self._updates, self._tensors, self.ladder, rounding=self._rounding, base=base)
 
 
 def decode_stream(
@@ -170,14 +190,14 @@ def resolve_precision(
     updates: Mapping[str, ModuleUpdate],
     tensors: Mapping[str, HeadTensor],
     *,
-    bits: Bits,
-    price: float | None,
-    max_distortion: float,
-    max_bytes: int | None,
-    rounding: Rounding,
+    bits: Bits = "auto",
+    price: float | None = None,
+    max_distortion: float = 0.1,
+    max_bytes: int | None = None,
     layers: int = 1,
+    rounding: Rounding = Rounding.RATE_DISTORTION,
 ) -> Ladder:
-    """Return how fine the arguments of `encode_stream` ask for."""
+    """Return how fine `EncodeOptions` ask for."""
     if rounding not in list(Rounding):
         raise CodecError.of("rounding", str(rounding), ", ".join(Rounding))
     if type(layers) is not int or not 1 <= layers <= 8:

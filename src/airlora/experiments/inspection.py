@@ -47,6 +47,8 @@ def evaluate_run(
     opened: OpenRun | OpenStream
     payload_bytes = {}
     if Path(run).is_file():
+        if rank is not None or rank_pattern is not None:
+            raise SettingsError("a stream is cut by --upto: leave --rank and --rank-pattern out")
         opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes), model=model)
         pattern, payload_bytes = opened.decoded.rank_pattern, {"payload_bytes": opened.decoded.bytes_used}
     elif max_bytes is not None:

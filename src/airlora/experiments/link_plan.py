@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from airlora.adapters import LowRankUpdate, components_of, install_updates, load_adapter
-from airlora.codec import Bits, DecodedStream, HeadTensor, ModuleUpdate, cut, decode_stream, describe, encode_stream
+from airlora.adapters import LowRankUpdate, install_updates, load_adapter
+from airlora.codec import Bits, DecodedStream, cut, decode_stream, describe, encode_stream
 from airlora.config import RECIPES, Settings, with_values
 from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
@@ -30,10 +27,9 @@ from airlora.training import (
     decide_for_link,
     encode,
     evaluate,
-    measure_importance,
     problem_of,
     stream_header,
-    weigh_components,
+    stream_sources,
 )
 
 __all__ = ["LinkPlan", "PlannedPayload", "plan_link"]
@@ -48,6 +44,9 @@ NOMINAL_BITS = 3.0
 """What a policy counts a number as while its precision is left open."""
 
 MAX_TRIES = 8
+
+MAX_BITS = 2.0**60
+"""No link carries more before any deadline that is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +175,18 @@ class _Planner:
             overrides["channel.rate"] = rate_model
         self._settings: Settings = with_values(settings, overrides)
         self.capacity_bps = link.capacity_bps(self._settings.channel)
+        if not self.capacity_bps * deadline_s < MAX_BITS:
+            raise SettingsError.of("deadline_s", deadline_s, f"so short that the link carries below {MAX_BITS:g} bits")
         self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
         self._bench: Workbench = assemble(self._settings)
         load_adapter(self._bench.adapted, self._folder.adapter_path)
-        self._weights = self._measure_weights()
-        self._components = {name: own.balanced() for name, own in components_of(self._bench.adapted).items()}
-        self._head = {
-            name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(self._bench.adapted.head_state()))
-            for name, value in self._bench.adapted.head_state().items()
-        }
+        self._sources = stream_sources(
+            self._bench.adapted,
+            Packing().importance,
+            self._settings,
+            self._bench.device,
+            calibration=self._bench.calibration,
+        )
         self._header = stream_header(
             self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.label_names
         )
@@ -228,15 +230,19 @@ class _Planner:
         return decide_for_link(policy, env, self._link, self._bench.calibration.complexity())
 
     def _encode(self, pattern: RankPattern, bits: Bits) -> bytes:
-        updates = {}
-        for name, own in self._components.items():
-            rank = pattern[name]
-            updates[name] = ModuleUpdate(own.left[:, :rank], own.right[:rank], self._weights[name][:rank])
+        sources = self._sources.cut(pattern)
+
+        def encoded(packing: Packing) -> bytes:
+            # One layer: the stream is for this link alone.
+            options = replace(packing, layers=1).options(has_head=bool(sources.head))
+            return encode_stream(self._header, sources.updates, sources.head, **options)
+
         if bits != "auto":
-            return encode_stream(self._header, updates, self._head, bits=bits)
-        aim = max(1, self.budget_bytes)
-        whole = encode_stream(self._header, updates, self._head, max_distortion=FINEST_DISTORTION)
-        return whole if len(whole) <= aim else encode_stream(self._header, updates, self._head, max_bytes=aim)
+            return encoded(Packing(bits=bits))
+        finest = encoded(Packing(max_distortion=FINEST_DISTORTION))
+        if len(finest) <= self.budget_bytes:
+            return finest
+        return encoded(Packing(max_bytes=max(1, self.budget_bytes)))
 
     def _within_budget(self, data: bytes) -> bytes | None:
         """Return the longest prefix that arrives in time and holds the model's head, if there is one."""
@@ -245,7 +251,7 @@ class _Planner:
         if describe(data)["head_bytes"] > self.budget_bytes:
             return None
         prefix = cut(data, self.budget_bytes)
-        return prefix if set(decode_stream(prefix).tensors) == set(self._head) else None
+        return prefix if set(decode_stream(prefix).tensors) == set(self._sources.head) else None
 
     def _measured(self, policy: str, bits: Bits, data: bytes) -> PlannedPayload:
         decoded = decode_stream(data)
@@ -273,13 +279,6 @@ class _Planner:
             return evaluate(bench.adapted.model, self._data, bench.device, self._settings.finetune.eval_batch_size)
         finally:
             load_adapter(bench.adapted, self._folder.adapter_path)
-
-    def _measure_weights(self) -> dict[str, npt.NDArray[np.float64]]:
-        bench = self._bench
-        gradients = measure_importance(
-            bench.adapted, bench.calibration, bench.device, self._settings.finetune.batch_size
-        )
-        return weigh_components(components_of(bench.adapted), gradients, Packing().importance)
 
     def _read(self, source: str | None) -> tuple[EncodedData, str]:
         bench, reading = self._bench, self._settings.data

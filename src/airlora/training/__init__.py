@@ -14,7 +14,7 @@ from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog, read_metrics
 from airlora.training.open_run import OpenRun, open_run
 from airlora.training.open_stream import OpenStream, open_stream, read_stream_bytes
-from airlora.training.packing import Packing, pack_adapter, stream_header, weigh_components
+from airlora.training.packing import Packing, pack_adapter, stream_header, stream_sources
 from airlora.training.policies import build_policy, problem_of
 from airlora.training.precision import available_threads, pick_autocast, pick_device, set_threads
 from airlora.training.processes import Job, run_jobs
@@ -75,8 +75,8 @@ __all__ = [
     "save_checkpoint",
     "set_threads",
     "stream_header",
+    "stream_sources",
     "train",
     "train_adalora",
     "train_adalora_sweep",
-    "weigh_components",
 ]

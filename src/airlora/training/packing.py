@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from airlora.adapters import AdaptedModel, LowRankUpdate, ModuleComponents, components_of
-from airlora.codec import Bits, HeadTensor, ModuleUpdate, StreamHeader, encode_stream, preview_stream
+from airlora.adapters import AdaptedModel, ModuleComponents, components_of
+from airlora.codec import Bits, EncodeOptions, HeadTensor, ModuleUpdate, StreamHeader, encode_stream, preview_stream
 from airlora.config import Settings
 from airlora.errors import SettingsError
+from airlora.ranks import RankPattern
 from airlora.training.batches import EncodedData
 from airlora.training.importance import measure_importance
-from airlora.training.polish import SentItem, polish
+from airlora.training.polish import Polished, SentItem, polish
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.stream_metadata import stream_metadata
 
-__all__ = ["Importance", "Packing", "pack_adapter", "stream_header", "weigh_components"]
+__all__ = [
+    "Importance",
+    "Packing",
+    "StreamSources",
+    "pack_adapter",
+    "stream_header",
+    "stream_sources",
+    "weigh_components",
+]
 
 Importance = Literal["combined", "gradient", "singular"]
 """What a component's weight is made of, see `weigh_components`."""
@@ -45,6 +54,16 @@ class Packing:
     layers: int = 2
     polish_steps: int = 0
     importance: Importance = "combined"
+
+    def options(self, *, has_head: bool) -> EncodeOptions:
+        """Return what the codec is asked for."""
+        return {
+            "bits": self.bits,
+            # The head counts as much as all components, and its own loss is next to nothing at any price.
+            "max_distortion": self.max_distortion / (2.0 if has_head else 1.0),
+            "max_bytes": self.max_bytes,
+            "layers": self.layers,
+        }
 
     def __post_init__(self) -> None:
         if self.importance not in get_args(Importance):
@@ -134,26 +153,12 @@ def pack_adapter(
         CodecError: What is asked for is not allowed.
     """
     watcher = watcher or SilentWatcher()
-    components = components_of(adapted)
-    head = {name: value.detach().float().cpu().numpy() for name, value in adapted.head_state().items()}
-    gradients = None
-    if packing.importance != "singular" and calibration is not None:
-        was = adapted.rank_pattern
-        gradients = measure_importance(adapted, calibration, device, settings.finetune.batch_size)
-        adapted.set_ranks(was)
-    weights = weigh_components(components, gradients, packing.importance)
-    updates = {name: _without_zeros(module).balanced() for name, module in components.items()}
-    options: dict[str, Any] = {
-        "bits": packing.bits,
-        # The head counts as much as all components, and its own loss is next to nothing at any price.
-        "max_distortion": packing.max_distortion / (2.0 if head else 1.0),
-        "max_bytes": packing.max_bytes,
-        "layers": packing.layers,
-    }
+    sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
+    options = packing.options(has_head=bool(sources.head))
     if packing.polish_steps:
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
-        plan = preview_stream(header, _sources(updates, weights), _tensors(head), **options)
+        plan = preview_stream(header, sources.updates, sources.head, **options)
         if not plan.items:
             raise SettingsError.of("polish steps", packing.polish_steps, "0: nothing but the head is worth its bytes")
         watcher.phase("polishing", packing.polish_steps)
@@ -161,33 +166,73 @@ def pack_adapter(
             adapted,
             train,
             [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
-            {name: plan.tensor_steps.get(name, 0.0) for name in head},
+            {name: plan.tensor_steps.get(name, 0.0) for name in sources.head},
             settings,
             device,
             steps=packing.polish_steps,
             on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
         )
-        updates, head = polished.updates, polished.head
+        sources = sources.replaced(polished)
         # At the price that the components were planned at: what was left out stays out.
         options = {"price": plan.price, "layers": packing.layers}
-    return encode_stream(header, _sources(updates, weights), _tensors(head), **options)
+    return encode_stream(header, sources.updates, sources.head, **options)
 
 
-def _sources(
-    updates: Mapping[str, LowRankUpdate], weights: Mapping[str, npt.NDArray[np.float64]]
-) -> dict[str, ModuleUpdate]:
-    return {
-        name: ModuleUpdate(update.left, update.right, weights[name][: update.rank]) for name, update in updates.items()
-    }
+@dataclass(frozen=True, slots=True)
+class StreamSources:
+    """An adapter as the codec takes it.
+
+    Args:
+        updates: Components with their weights, by module; all weights together are 1.
+        head: The head's tensors; together they are worth as much as all components, which are nothing without them.
+    """
+
+    updates: dict[str, ModuleUpdate]
+    head: dict[str, HeadTensor]
+
+    def cut(self, pattern: RankPattern) -> StreamSources:
+        """Return what is left of it at these ranks."""
+        return StreamSources({name: _first(own, pattern[name]) for name, own in self.updates.items()}, self.head)
+
+    def replaced(self, polished: Polished) -> StreamSources:
+        """Return the polished components and head in the place of these, at the same weights."""
+        updates = {
+            name: ModuleUpdate(own.left, own.right, self.updates[name].weights[: own.rank])
+            for name, own in polished.updates.items()
+        }
+        return StreamSources(
+            updates, {name: HeadTensor(polished.head[name], own.weight) for name, own in self.head.items()}
+        )
 
 
-def _tensors(head: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, HeadTensor]:
-    """Return the head's tensors; together they are worth as much as all components, which are nothing without them."""
-    return {name: HeadTensor(value, 1.0 / len(head)) for name, value in head.items()}
+def stream_sources(
+    adapted: AdaptedModel,
+    importance: Importance,
+    settings: Settings,
+    device: torch.device,
+    *,
+    calibration: EncodedData | None = None,
+) -> StreamSources:
+    """Return the adapter's components, weighed, and its head; the arguments are those of `pack_adapter`."""
+    components = components_of(adapted)
+    gradients = None
+    if importance != "singular" and calibration is not None:
+        was = adapted.rank_pattern
+        gradients = measure_importance(adapted, calibration, device, settings.finetune.batch_size)
+        adapted.set_ranks(was)
+    weights = weigh_components(components, gradients, importance)
+    updates = {}
+    for name, module in components.items():
+        singular, whole = module.singular_values, module.balanced()
+        # Beyond a module's rank there is only rounding.
+        rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
+        updates[name] = _first(ModuleUpdate(whole.left, whole.right, weights[name]), rank)
+    head = adapted.head_state()
+    return StreamSources(
+        updates,
+        {name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
+    )
 
 
-def _without_zeros(module: ModuleComponents) -> ModuleComponents:
-    """Return the components that do anything: beyond a module's rank there is only rounding."""
-    singular = module.singular_values
-    rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
-    return ModuleComponents(module.left[:, :rank], singular[:rank], module.right[:rank])
+def _first(update: ModuleUpdate, rank: int) -> ModuleUpdate:
+    return ModuleUpdate(update.U[:, :rank], update.V[:rank], update.weights[:rank])
