@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.synchronize
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, TypeVar
 
 from airlora.errors import TrainingError
@@ -47,17 +48,22 @@ def run_jobs(
     if num_processes < 2 or len(jobs) < 2:
         return _run_here(jobs, on_step, on_result)
     context = multiprocessing.get_context("spawn")
-    count, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), context, _start_process, (count, stop)) as pool:
+    # Plain shared memory: a lock would stay closed for ever after a process that was killed while it held it.
+    counts = [context.RawValue("q", 0) for _ in range(min(num_processes, len(jobs)))]
+    stop = context.RawValue("b", 0)
+    with ExitStack() as stack:
+        # A pool each: one pool of several starts its later processes without telling its watcher, which then hears of
+        # their death only when another one's job is done.
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, context, _start_process, (count, stop))) for count in counts
+        ]
         try:
-            futures = [pool.submit(_run_one, job) for job in jobs]
-            return _gather(futures, lambda: on_step(count.value), on_result)
+            return _gather(pools, jobs, lambda: on_step(sum(count.value for count in counts)), on_result)
         except BrokenProcessPool as error:
             raise TrainingError("a process was killed; is there enough memory for all of them at once?") from error
         finally:
-            # The processes look at it after every step: leaving the pool then takes a moment, not minutes.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            # The processes look at it after every step: leaving the pools then takes a moment, not minutes.
+            stop.value = 1
 
 
 def _run_here(jobs: Sequence[Job[T]], on_step: Callable[[int], None], on_result: Callable[[int, T], None]) -> list[T]:
@@ -75,14 +81,31 @@ def _run_here(jobs: Sequence[Job[T]], on_step: Callable[[int], None], on_result:
     return results
 
 
-def _gather(futures: list[Future[T]], tick: Callable[[], None], on_result: Callable[[int, T], None]) -> list[T]:
-    waiting: set[Future[T]] = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
+def _gather(
+    pools: list[ProcessPoolExecutor],
+    jobs: Sequence[Job[T]],
+    tick: Callable[[], None],
+    on_result: Callable[[int, T], None],
+) -> list[T]:
+    results: dict[int, T] = {}
+    next_jobs = iter(enumerate(jobs))
+    running: dict[Future[T], tuple[int, ProcessPoolExecutor]] = {}
+
+    def start_next(pool: ProcessPoolExecutor) -> None:
+        for index, job in islice(next_jobs, 1):
+            running[pool.submit(_run_one, job)] = (index, pool)
+
+    for pool in pools:
+        start_next(pool)
+    while running:
+        done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
-            on_result(futures.index(future), future.result())
+            index, pool = running.pop(future)
+            results[index] = future.result()
+            start_next(pool)
+            on_result(index, results[index])
         tick()
-    return [future.result() for future in futures]
+    return [results[index] for index in range(len(jobs))]
 
 
 class _StoppedError(Exception):
@@ -92,7 +115,7 @@ class _StoppedError(Exception):
 _shared: dict[str, Any] = {}
 
 
-def _start_process(count: Any, stop: multiprocessing.synchronize.Event) -> None:
+def _start_process(count: Any, stop: Any) -> None:
     # Ctrl-C reaches every process of the terminal; the parent tells these ones when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _shared.update(count=count, stop=stop)
@@ -104,9 +127,8 @@ def _run_one(job: Job[T]) -> T:
 
     def count_step() -> None:
         # A parent that was killed outright cannot say stop.
-        if _shared["stop"].is_set() or not (parent and parent.is_alive()):
+        if _shared["stop"].value or not (parent and parent.is_alive()):
             raise _StoppedError
-        with _shared["count"].get_lock():
-            _shared["count"].value += 1
+        _shared["count"].value += 1
 
     return job(count_step)

@@ -83,11 +83,10 @@ def test_an_error_in_a_process_is_raised_here_and_stops_the_others(some_jobs: Mo
     assert not list(tmp_path.glob("* ended"))
 
 
-def test_a_killed_process_is_told_in_a_line(some_jobs: ModuleType, tmp_path: Path) -> None:
-    jobs: list[Any] = [
-        partial(some_jobs.die, tmp_path / "first began"),
-        partial(some_jobs.long, tmp_path, "first"),
-    ]
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_killed_process_is_told_in_a_line(some_jobs: ModuleType, tmp_path: Path, place: int) -> None:
+    jobs: list[Any] = [partial(some_jobs.long, tmp_path, "first")]
+    jobs.insert(place, partial(some_jobs.die, tmp_path / "first began"))
     with pytest.raises(TrainingError, match="a process was killed; is there enough memory") as caught:
         run_jobs(jobs, 2)
     assert "\n" not in str(caught.value)
