@@ -13,7 +13,7 @@ from rich.table import Table
 from airlora.cli.app import Json, Model, app, parse_bits
 from airlora.errors import SettingsError
 
-__all__ = ["export", "import_", "pack", "unpack"]
+__all__ = ["Distortion", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
 
 Upto = Annotated[
     Optional[str],  # noqa: UP045
@@ -30,6 +30,10 @@ Size = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--size", metavar="SIZE", help="With `auto`: about how large to make the stream, instead."),
 ]
+Polish = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--polish", metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all."),
+]
 
 
 @app.command()
@@ -39,9 +43,7 @@ def pack(
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
-    polish: Annotated[
-        int, typer.Option(metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all.")
-    ] = 0,
+    polish: Polish = None,
     importance: Annotated[
         str, typer.Option(metavar="I", help="Of a component: `combined`, `gradient` or `singular`.")
     ] = "combined",
@@ -52,8 +54,8 @@ def pack(
     from airlora.training import LiveProgress, Packing
 
     packing = Packing(
-        **_precision(bits, distortion, size),
-        polish_steps=polish,
+        **precision(bits, distortion, size),
+        polish_steps=polish or 0,
         importance=cast("Any", importance),
     )
     with LiveProgress(Console(stderr=True)) as progress:
@@ -121,14 +123,14 @@ def import_(
     from airlora.training import Packing
 
     packing = Packing(
-        **_precision(bits, distortion, size),
+        **precision(bits, distortion, size),
         importance="singular",
     )
     names = [name.strip() for name in labels.split(",")] if labels else []
     _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
 
 
-def _precision(bits: str, distortion: float | None, size: str | None) -> dict[str, Any]:
+def precision(bits: str, distortion: float | None, size: str | None) -> dict[str, Any]:
     """Return the arguments of `Packing` that say how fine; raises `SettingsError` for more than one of them."""
     from airlora.experiments import parse_size
 

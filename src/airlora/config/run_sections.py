@@ -71,6 +71,7 @@ class FinetuneSettings(Section):
     learning_rate: Positive = 2e-3
     head_learning_rate: Positive = 2e-3
     adalora_learning_rate: Positive = Field(1e-2, description="of the baseline, whose components start smaller")
+    lora_learning_rate: Positive = Field(2e-3, description="of the baseline of one rank for all modules")
     weight_decay: NonNegative = 0.0
     warmup_fraction: Fraction = 0.06
     decay: Literal["linear", "cosine", "constant"] = "linear"

@@ -4,6 +4,17 @@ from airlora.experiments.bench_frozen import FROZEN_POLICIES, frozen_table, run_
 from airlora.experiments.bench_problems import PROBLEMS, BenchProblem
 from airlora.experiments.bench_report import bench_findings, bench_tables, regret_figure, write_bench_report
 from airlora.experiments.compare import ComparisonRow, compare_policies, row_of
+from airlora.experiments.curve import run_curve
+from airlora.experiments.curve_plan import CURVE_METHODS, CurvePlan, CurvePoint
+from airlora.experiments.curve_report import (
+    CurveRow,
+    byte_saving,
+    curve_findings,
+    curve_results,
+    curve_table,
+    summarise_curve,
+    write_curve_report,
+)
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
 from airlora.experiments.imports import import_peft
 from airlora.experiments.inspection import evaluate_run, inspect_run
@@ -15,19 +26,27 @@ from airlora.experiments.tables import comparison_table, rank_table
 
 __all__ = [
     "BENCH_POLICIES",
+    "CURVE_METHODS",
     "FROZEN_POLICIES",
     "PROBLEMS",
     "BenchPlan",
     "BenchProblem",
     "BenchRecord",
     "ComparisonRow",
+    "CurvePlan",
+    "CurvePoint",
+    "CurveRow",
     "DemoResult",
     "LinkPlan",
     "PlannedPayload",
     "bench_findings",
     "bench_tables",
+    "byte_saving",
     "compare_policies",
     "comparison_table",
+    "curve_findings",
+    "curve_results",
+    "curve_table",
     "demo_settings",
     "evaluate_run",
     "export_adapter",
@@ -41,11 +60,14 @@ __all__ = [
     "regret_figure",
     "row_of",
     "run_bench",
+    "run_curve",
     "run_demo",
     "run_frozen_bench",
     "summarise",
+    "summarise_curve",
     "summarise_frozen",
     "unpack_stream",
     "write_bench_report",
+    "write_curve_report",
     "write_report",
 ]

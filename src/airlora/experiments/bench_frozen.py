@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from airlora.adapters import load_adapter
 from airlora.config import Settings
@@ -19,6 +17,7 @@ from airlora.env import Link, RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.experiments.compare import ComparisonRow, compare_policies
 from airlora.experiments.frozen import frozen_env, learn_on_frozen
+from airlora.experiments.statistics import half_width
 from airlora.files import make_folder, write_json
 from airlora.policy import RankPolicy, TablePolicy
 from airlora.training import (
@@ -101,11 +100,11 @@ def summarise_frozen(rows: Sequence[tuple[int, ComparisonRow]]) -> list[dict[str
                 "snr_db": snr_db,
                 "runs": len(own),
                 "loss": statistics.fmean(row.loss for _, row in own),
-                "interval": _half_width([row.loss for _, row in own]),
+                "interval": half_width([row.loss for _, row in own]),
                 "accuracy": statistics.fmean(row.accuracy for _, row in own),
                 "num_params": statistics.fmean(row.num_params for _, row in own),
                 "gap": statistics.fmean(gaps) if gaps else None,
-                "gap_interval": _half_width(gaps),
+                "gap_interval": half_width(gaps),
             }
         )
     return summary
@@ -127,13 +126,6 @@ def frozen_table(summary: Sequence[dict[str, Any]]) -> Table:
             cells.append(f"[bold]{text}[/]" if line["loss"] == best[line["snr_db"]] else text)
         table.add_row(name, *cells)
     return table
-
-
-def _half_width(values: Sequence[float]) -> float | None:
-    """Return the half width of the 95 % interval of a mean, by Student's t; none with fewer than two values."""
-    if len(values) < 2:
-        return None
-    return float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _judge_run(

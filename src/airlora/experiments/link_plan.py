@@ -14,9 +14,7 @@ from airlora.errors import ChannelError, SettingsError
 from airlora.experiments.frozen import frozen_env, learn_on_frozen
 from airlora.policy import ConstantPolicy
 from airlora.ranks import RankPattern
-from airlora.text import load_dataset
 from airlora.training import (
-    EncodedData,
     Evaluation,
     Packing,
     RunFolder,
@@ -25,9 +23,9 @@ from airlora.training import (
     Workbench,
     assemble,
     decide_for_link,
-    encode,
     evaluate,
     problem_of,
+    read_held_out,
     stream_header,
     stream_sources,
 )
@@ -190,7 +188,11 @@ class _Planner:
         self._header = stream_header(
             self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.label_names
         )
-        self._data, self.measured_on = self._read(data)
+        held_out = read_held_out(self._bench, self._settings, data)
+        self._data = self._bench.calibration if held_out is None else held_out
+        self.measured_on = (
+            f"{len(self._data)} calibration samples" if data is None else f"{len(self._data)} samples of {data}"
+        )
 
     def payload(self, policy: str, bits: Bits) -> PlannedPayload | None:
         """Return what that comes to; None if the link does not carry it."""
@@ -279,17 +281,3 @@ class _Planner:
             return evaluate(bench.adapted.model, self._data, bench.device, self._settings.finetune.eval_batch_size)
         finally:
             load_adapter(bench.adapted, self._folder.adapter_path)
-
-    def _read(self, source: str | None) -> tuple[EncodedData, str]:
-        bench, reading = self._bench, self._settings.data
-        if source is None:
-            return bench.calibration, f"{len(bench.calibration)} calibration samples"
-        data = load_dataset(
-            source,
-            text_column=reading.text_column,
-            label_column=reading.label_column,
-            label_names=bench.label_names,
-            require_classes=1,
-        )
-        encoded = encode(data, bench.tokenizer, bench.vocabulary, reading.max_length)
-        return encoded, f"{len(encoded)} samples of {source}"

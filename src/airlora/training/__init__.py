@@ -3,7 +3,15 @@
 from airlora.training.adalora import AdaLoraResult, train_adalora
 from airlora.training.adalora_sweep import train_adalora_sweep
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
-from airlora.training.assemble import Workbench, assemble, load_adapted, load_base, load_data, make_vocabulary
+from airlora.training.assemble import (
+    Workbench,
+    assemble,
+    load_adapted,
+    load_base,
+    load_data,
+    make_vocabulary,
+    read_held_out,
+)
 from airlora.training.batches import BatchOrder, EncodedData, encode
 from airlora.training.checkpoint import load_checkpoint, save_checkpoint
 from airlora.training.early_stopping import EarlyStopping
@@ -15,6 +23,7 @@ from airlora.training.metrics import MetricsLog, read_metrics
 from airlora.training.open_run import OpenRun, open_run
 from airlora.training.open_stream import OpenStream, open_stream, read_stream_bytes
 from airlora.training.packing import Packing, pack_adapter, stream_header, stream_sources
+from airlora.training.peft_baselines import BaselinePoint, PeftMethod, measure_peft_baseline
 from airlora.training.policies import build_policy, problem_of
 from airlora.training.precision import available_threads, pick_autocast, pick_device, set_threads
 from airlora.training.processes import Job, run_jobs
@@ -25,6 +34,7 @@ from airlora.training.train import Trainer, frozen_objective, train
 __all__ = [
     "AdaLoraResult",
     "Algorithm1",
+    "BaselinePoint",
     "BatchOrder",
     "EarlyStopping",
     "EncodedData",
@@ -38,6 +48,7 @@ __all__ = [
     "OpenRun",
     "OpenStream",
     "Packing",
+    "PeftMethod",
     "Predictions",
     "RunFolder",
     "RunRecord",
@@ -61,6 +72,7 @@ __all__ = [
     "make_vocabulary",
     "measure_explained_variance",
     "measure_importance",
+    "measure_peft_baseline",
     "open_run",
     "open_stream",
     "pack_adapter",
@@ -68,6 +80,7 @@ __all__ = [
     "pick_device",
     "predict",
     "problem_of",
+    "read_held_out",
     "read_metrics",
     "read_stream_bytes",
     "reference_link",

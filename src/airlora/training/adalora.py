@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import AdaLoraConfig, get_peft_model
+from peft import AdaLoraConfig, PeftConfig, get_peft_model
 from transformers import get_scheduler
 
 from airlora.adapters import ProjectionSite, find_head, find_projections
@@ -21,7 +21,7 @@ from airlora.training.batches import BatchOrder, EncodedData
 from airlora.training.finetune import Evaluation, evaluate
 from airlora.training.precision import pick_autocast, pick_device
 
-__all__ = ["AdaLoraResult", "train_adalora"]
+__all__ = ["AdaLoraResult", "fit_adalora", "fit_peft", "load_sites", "train_adalora"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,28 @@ def train_adalora(
         ModelError: The model has fused projections, which PEFT's AdaLoRA cannot split.
         TrainingError: The loss is not finite.
     """
+    model, sites = fit_adalora(
+        settings, train, budget_params=budget_params, num_labels=num_labels, steps=steps, on_step=on_step
+    )
+    pattern = _prune_to(model, sites, budget_params)
     device = pick_device(settings.device)
-    model, _ = load_base(settings, num_labels)
-    sites = find_projections(model, settings.adapter.target_modules)
-    if any(site.part is not None for site in sites):
-        raise ModelError(f"AdaLoRA: {settings.model.name} has fused projections, which PEFT's AdaLoRA cannot split")
-    shapes = {site.name: site.shape for site in sites}
-    sizes = np.asarray([shape.params_per_rank for shape in shapes.values()])
+    with pick_autocast(settings.finetune.precision, device)():
+        evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
+    return AdaLoraResult(pattern, pattern.num_params({site.name: site.shape for site in sites}), evaluation)
+
+
+def fit_adalora(
+    settings: Settings,
+    train: EncodedData,
+    *,
+    budget_params: int,
+    num_labels: int,
+    steps: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[Any, tuple[ProjectionSite, ...]]:
+    """Return PEFT's model and its projections, as many components left as its allocator keeps; see `train_adalora`."""
+    model, sites = load_sites(settings, num_labels, "AdaLoRA")
+    sizes = np.asarray([site.shape.params_per_rank for site in sites])
     config = AdaLoraConfig(
         init_r=settings.adapter.r_max,
         target_r=1,
@@ -86,33 +101,80 @@ def train_adalora(
         tfinal=int(0.4 * steps),
         deltaT=max(1, steps // 60),
         total_step=steps,
-        target_modules=list(shapes),
+        target_modules=[site.name for site in sites],
         modules_to_save=find_head(model, settings.adapter.head_modules),
     )
+    # PEFT's allocator fails where nothing at all is to be masked.
+    most = settings.adapter.r_max * len(sites) - 1
+    budget = max(1, min(int(budget_params / sizes.mean()), most))
+
+    def prepare(peft_model: Any) -> None:
+        peft_model.base_model.rankallocator.target_bgt = budget
+
+    rate = settings.finetune.adalora_learning_rate
+    return fit_peft(model, config, settings, train, rate, steps, on_step, prepare=prepare), sites
+
+
+def load_sites(settings: Settings, num_labels: int, method: str) -> tuple[Any, tuple[ProjectionSite, ...]]:
+    """Return the base model and the projections that `method` of PEFT adapts; raises `ModelError` for fused ones."""
+    model, _ = load_base(settings, num_labels)
+    sites = find_projections(model, settings.adapter.target_modules)
+    if any(site.part is not None for site in sites):
+        raise ModelError(f"{method}: {settings.model.name} has fused projections, which PEFT's {method} cannot split")
+    return model, sites
+
+
+def fit_peft(
+    model: Any,
+    config: PeftConfig,
+    settings: Settings,
+    train: EncodedData,
+    learning_rate: float,
+    steps: int,
+    on_step: Callable[[int], None],
+    *,
+    prepare: Callable[[Any], None] = lambda peft_model: None,
+) -> Any:
+    """Return PEFT's model after `steps`, with the batches, schedule and precision of the settings.
+
+    Args:
+        model: The base model.
+        config: Of the adapter.
+        settings: Section `finetune`, and the seed.
+        train: Training data.
+        learning_rate: Of the adapter; the head has `finetune.head_learning_rate`.
+        steps: How many.
+        on_step: Called after every step with its number.
+        prepare: Is given PEFT's model before the first step.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    device = pick_device(settings.device)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(settings.seed)
         peft_model = get_peft_model(model, config).to(device)
-        allocator = peft_model.base_model.rankallocator
-        # PEFT's allocator fails where nothing at all is to be masked.
-        most = settings.adapter.r_max * len(sites) - 1
-        allocator.target_bgt = max(1, min(int(budget_params / sizes.mean()), most))
-        _train(peft_model, settings, train, steps, device, on_step)
-    pattern = _prune_to(peft_model, sites, budget_params)
-    with pick_autocast(settings.finetune.precision, device)():
-        evaluation = evaluate(peft_model, held_out, device, settings.finetune.eval_batch_size)
-    return AdaLoraResult(pattern, pattern.num_params(shapes), evaluation)
+        prepare(peft_model)
+        _train(peft_model, settings, train, learning_rate, steps, device, on_step)
+    return peft_model
 
 
 def _train(
-    model: Any, settings: Settings, train: EncodedData, steps: int, device: torch.device, on_step: Callable[[int], None]
+    model: Any,
+    settings: Settings,
+    train: EncodedData,
+    learning_rate: float,
+    steps: int,
+    device: torch.device,
+    on_step: Callable[[int], None],
 ) -> None:
     tuning = settings.finetune
     components = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" in name]
     head = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
     optimizer = torch.optim.AdamW(
         [
-            {"params": components, "lr": tuning.adalora_learning_rate},
+            {"params": components, "lr": learning_rate},
             {"params": head, "lr": tuning.head_learning_rate},
         ],
         weight_decay=tuning.weight_decay,
@@ -130,13 +192,14 @@ def _train(
         with autocast():
             loss = model(**train.batch(order.take(), device)).loss.float()
         if not torch.isfinite(loss):
-            raise TrainingError(f"loss = {float(loss)} at AdaLoRA step {step}: allowed is a finite number")
+            raise TrainingError(f"loss = {float(loss)} at step {step} of the baseline: allowed is a finite number")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(components + head, tuning.max_grad_norm)
         optimizer.step()
         scheduler.step()
-        model.base_model.update_and_allocate(step)
+        if hasattr(model.base_model, "update_and_allocate"):
+            model.base_model.update_and_allocate(step)
         on_step(step)
 
 

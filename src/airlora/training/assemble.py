@@ -22,7 +22,7 @@ from airlora.text import (
 from airlora.training.batches import EncodedData, encode
 from airlora.training.precision import pick_device, set_threads
 
-__all__ = ["Workbench", "assemble", "load_adapted", "load_base", "load_data", "make_vocabulary"]
+__all__ = ["Workbench", "assemble", "load_adapted", "load_base", "load_data", "make_vocabulary", "read_held_out"]
 
 EMBEDDED_CORPUS_SEED = 42
 """The embedded corpus is one fixed data set, whatever the seed of a run."""
@@ -159,6 +159,21 @@ def assemble(settings: Settings) -> Workbench:
         device=device,
         hidden_size=hidden_size(adapted.model),
     )
+
+
+def read_held_out(bench: Workbench, settings: Settings, source: str | None) -> EncodedData | None:
+    """Return other samples to measure on, with the run's labels; None without a source; raises `DataError`."""
+    if source is None:
+        return None
+    reading = settings.data
+    data = load_dataset(
+        source,
+        text_column=reading.text_column,
+        label_column=reading.label_column,
+        label_names=bench.label_names,
+        require_classes=1,
+    )
+    return encode(data, bench.tokenizer, bench.vocabulary, reading.max_length)
 
 
 def _hold_out(train: TextDataset, settings: Settings) -> tuple[TextDataset, TextDataset]:

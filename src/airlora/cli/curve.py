@@ -1,0 +1,93 @@
+"""The command that draws accuracy against bytes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from airlora.cli.app import Json, Set, app, parse_settings
+from airlora.cli.streams import Distortion, Polish, Size, precision
+from airlora.errors import SettingsError
+
+__all__ = ["curve"]
+
+DEFAULT_POLISH = 200
+
+
+@app.command()
+def curve(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one a seed.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of points and report; a curve in it is gone on with.")
+    ] = Path("runs/curve"),
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Samples to measure on; none: the runs' evaluation data."),
+    ] = None,
+    distortion: Distortion = None,
+    size: Size = None,
+    polish: Polish = None,
+    ranks: Annotated[
+        str, typer.Option(metavar="R,R,...", help="Ranks of PEFT's adapters and of constant ranks.")
+    ] = "1,2,4,8",
+    methods: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--method", metavar="M", help="Only this one; repeatable. The report names them."),
+    ] = None,
+    baseline_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Training steps of PEFT's adapters; none: the run's and those of polishing."),
+    ] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy and loss against bytes, beside PEFT's adapters trained at every rank, and write a report.
+
+    `--set` is for PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
+    """
+    from airlora.experiments import (
+        CURVE_METHODS,
+        CurvePlan,
+        curve_findings,
+        curve_results,
+        curve_table,
+        run_curve,
+        summarise_curve,
+        write_curve_report,
+    )
+    from airlora.training import LiveProgress, Packing
+
+    plan = CurvePlan(
+        packing=Packing(
+            **precision("auto", distortion, size), polish_steps=DEFAULT_POLISH if polish is None else polish
+        ),
+        ranks=_parse_ranks(ranks),
+        methods=tuple(methods or CURVE_METHODS),
+        data=data,
+        baseline_steps=baseline_steps,
+        overrides=parse_settings(settings),
+    )
+    with LiveProgress(Console(stderr=True)) as progress:
+        rows = summarise_curve(run_curve(runs, plan, out, watcher=progress))
+    page = write_curve_report(rows, out, command="airlora " + shlex.join(sys.argv[1:]))
+    if as_json:
+        print(json.dumps(curve_results(rows) | {"report": str(page)}))
+        return
+    console = Console()
+    console.print(curve_table(rows))
+    for line in curve_findings(rows):
+        console.print(line)
+    console.print(f"Report: {page}", soft_wrap=True)
+
+
+def _parse_ranks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise SettingsError.of("ranks", text, "whole numbers with commas between, such as 1,2,4,8") from None

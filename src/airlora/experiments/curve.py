@@ -1,0 +1,107 @@
+"""Accuracy against bytes: streams, cuts at fixed precision, and PEFT's adapters trained at every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from airlora.config import with_values
+from airlora.errors import CheckpointError, SettingsError
+from airlora.experiments.curve_jobs import measure_job
+from airlora.experiments.curve_plan import CURVE_METHODS, PEFT_METHODS, CurvePlan, CurvePoint
+from airlora.files import make_folder, read_bytes, write_bytes
+from airlora.training import RunFolder, SilentWatcher, Watcher, available_threads, run_jobs
+from airlora.version import __version__
+
+__all__ = ["run_curve"]
+
+_POINT = TypeAdapter(CurvePoint)
+
+
+def run_curve(
+    runs: Sequence[Path | str], plan: CurvePlan, out: Path | str, *, watcher: Watcher | None = None
+) -> list[CurvePoint]:
+    """Return the points of all runs; what `out` holds of an earlier call is not measured again.
+
+    Args:
+        runs: Folders of finished runs of one model and data, such as three seeds; their data must still be there.
+        plan: What is measured.
+        out: Folder of `points.jsonl`.
+        watcher: Is told of the progress.
+
+    Raises:
+        AirloraError: A run is not finished, its data are gone, or `points.jsonl` is damaged.
+    """
+    watcher = watcher or SilentWatcher()
+    jobs: list[tuple[str, str, str]] = []
+    for run in map(str, runs):
+        folder = RunFolder(run)
+        folder.record()
+        with_values(folder.settings(), plan.overrides)
+        jobs += [(run, job, _fingerprint(folder, plan, job)) for job in _jobs(plan)]
+    if len({run for run, _, _ in jobs}) < len(runs):
+        raise SettingsError.of("runs", [str(run) for run in runs], "each once")
+    path = make_folder(out) / "points.jsonl"
+    wanted = set(jobs)
+    points = [point for point in _read(path) if (point.run, point.job, point.fingerprint) in wanted]
+    done = {(point.run, point.job) for point in points}
+    todo = [job for job in jobs if (job[0], job[1]) not in done]
+    watcher.phase("measuring", sum(_num_steps(run, plan, job) for run, job, _ in todo))
+
+    def keep(index: int, found: list[CurvePoint]) -> None:
+        points.extend(replace(point, fingerprint=todo[index][2]) for point in found)
+        write_bytes(path, "".join(json.dumps(asdict(point)) + "\n" for point in points).encode())
+        watcher.show({"last": f"{todo[index][1]} of {todo[index][0]}"})
+
+    run_jobs(
+        [partial(measure_job, run, plan, job) for run, job, _ in todo],
+        available_threads(),
+        on_step=lambda step: watcher.step(step, {}),
+        on_result=keep,
+    )
+    order = {(run, job): place for place, (run, job, _) in enumerate(jobs)}
+    return sorted(points, key=lambda point: (order[point.run, point.job], point.payload_bytes))
+
+
+def _jobs(plan: CurvePlan) -> list[str]:
+    """Return the jobs of a run, the longest first."""
+    trained = [f"{name} {rank}" for rank in sorted(plan.ranks, reverse=True) for name in ("adalora", "lora")]
+    return [job for job in [*trained, *CURVE_METHODS] if job.split()[0] in plan.methods and job not in PEFT_METHODS]
+
+
+def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
+    if job.split()[0] in PEFT_METHODS:
+        return plan.steps(run)
+    return plan.packing.polish_steps if job == "stream" else 1
+
+
+def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
+    adapter = hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest()
+    relevant: list[Any] = [__version__, adapter, folder.settings().model_dump(mode="json"), plan.data, job]
+    name = job.split()[0]
+    if name in PEFT_METHODS:
+        relevant += [plan.steps(str(folder.path)), plan.overrides]
+    elif name == "stream":
+        relevant += [asdict(plan.packing)]
+    elif name == "constant":
+        relevant += [plan.ranks]
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> list[CurvePoint]:
+    if not path.exists():
+        return []
+    points = []
+    for number, line in enumerate(read_bytes(path, "points of a curve", CheckpointError).splitlines(), 1):
+        try:
+            points.append(_POINT.validate_json(line))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: line {number} is no point of a curve: delete the file") from error
+    return points

@@ -1,0 +1,304 @@
+r"""What a curve of accuracy against bytes says: means over runs, savings at equal accuracy, a picture, a page.
+
+The saving is Bjontegaard's: the mean, over the accuracies that both curves reach, of the difference of the logarithms
+of their bytes,
+
+$$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
+
+Notation: b(a), b'(a) bytes that the one and the other need for accuracy a, linear in ln b between measured points and
+never falling (a worse adapter of more bytes does not count); a_0 to a_1 the accuracies of both.
+
+Source: Bjontegaard 2001, VCEG-M33, with straight lines in the place of cubics, which overshoot on noisy points.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from rich.table import Table
+
+from airlora.experiments.curve_plan import CURVE_METHODS, CurvePoint
+from airlora.experiments.figures import new_figure, styled
+from airlora.experiments.statistics import half_width
+from airlora.files import make_folder, write_bytes
+
+__all__ = [
+    "CurveRow",
+    "byte_saving",
+    "curve_figure",
+    "curve_findings",
+    "curve_results",
+    "curve_table",
+    "smallest_close",
+    "summarise_curve",
+    "write_curve_report",
+]
+
+CLOSE = 0.005
+"""A stream is as good as the whole adapter within this share of right answers."""
+
+SERIES = {
+    "stream": ("#0072B2", "solid", "o"),
+    "unpolished": ("#56B4E9", "solid", "o"),
+    "singular": ("#CC79A7", "solid", "o"),
+    "constant 32 bit": ("#555555", "solid", "v"),
+    "constant 8 bit": ("#555555", (0, (5, 1.5)), "v"),
+    "constant 4 bit": ("#555555", (0, (1.5, 1.2)), "v"),
+    "adalora 32 bit": ("#009E73", "solid", "^"),
+    "adalora 8 bit": ("#009E73", (0, (5, 1.5)), "^"),
+    "adalora 4 bit": ("#009E73", (0, (1.5, 1.2)), "^"),
+    "lora 32 bit": ("#D55E00", "solid", "s"),
+    "lora 8 bit": ("#D55E00", (0, (5, 1.5)), "s"),
+    "lora 4 bit": ("#D55E00", (0, (1.5, 1.2)), "s"),
+    "full 32 bit": ("#000000", "solid", "*"),
+}
+"""Colour, dashes and mark: a colour per method, dashes for precision."""
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """The mean over runs of one point.
+
+    Args:
+        series: See `CurvePoint`.
+        label: Likewise.
+        num_runs: Behind the means.
+        payload_bytes: Mean.
+        num_components: Mean.
+        accuracy: Mean.
+        accuracy_interval: Half width of its 95 % interval; none with one run.
+        loss: Mean, nats per sample.
+        loss_interval: As of accuracy.
+    """
+
+    series: str
+    label: str
+    num_runs: int
+    payload_bytes: float
+    num_components: float
+    accuracy: float
+    accuracy_interval: float | None
+    loss: float
+    loss_interval: float | None
+
+
+def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
+    """Return the means of all points that every run has, in the order of `SERIES` and of bytes."""
+    num_runs = len({point.run for point in points})
+    groups: dict[tuple[str, str], list[CurvePoint]] = {}
+    for point in points:
+        groups.setdefault((point.series, point.label), []).append(point)
+    rows = [
+        CurveRow(
+            series,
+            label,
+            len(group),
+            statistics.fmean(point.payload_bytes for point in group),
+            statistics.fmean(point.num_components for point in group),
+            statistics.fmean(point.accuracy for point in group),
+            half_width([point.accuracy for point in group]),
+            statistics.fmean(point.loss for point in group),
+            half_width([point.loss for point in group]),
+        )
+        for (series, label), group in groups.items()
+        if len(group) == num_runs
+    ]
+    order = list(SERIES)
+    return sorted(rows, key=lambda row: (order.index(row.series), row.payload_bytes))
+
+
+def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> float | None:
+    """Return the share of `other`'s bytes that `series` saves at equal accuracy; none where they share no accuracy."""
+    curves = [_hull([row for row in rows if row.series == name]) for name in (series, other)]
+    if any(len(accuracies) < 2 for accuracies, _ in curves):
+        return None
+    low = max(accuracies[0] for accuracies, _ in curves)
+    high = min(accuracies[-1] for accuracies, _ in curves)
+    if high <= low:
+        return None
+    at = np.linspace(low, high, 201)
+    own, others = (np.interp(at, *curve) for curve in curves)
+    return float(1.0 - math.exp(float(np.mean(own - others))))
+
+
+def _hull(rows: Sequence[CurveRow]) -> tuple[list[float], list[float]]:
+    """Return accuracies and the logarithms of the bytes, both rising."""
+    accuracies: list[float] = []
+    logarithms: list[float] = []
+    for row in sorted(rows, key=lambda row: (row.payload_bytes, -row.accuracy)):
+        if not accuracies or row.accuracy > accuracies[-1]:
+            accuracies.append(row.accuracy)
+            logarithms.append(math.log(row.payload_bytes))
+    return accuracies, logarithms
+
+
+def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
+    """Return the smallest cut from which on every larger one is within `CLOSE` of the whole adapter's accuracy."""
+    full = next((row for row in rows if row.series == "full 32 bit"), None)
+    found = None
+    if full is not None:
+        for row in reversed([row for row in rows if row.series == series]):
+            if row.accuracy < full.accuracy - CLOSE:
+                break
+            found = row
+    return found
+
+
+def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
+    """Return what the rows say, in plain sentences."""
+    lines = []
+    full = next((row for row in rows if row.series == "full 32 bit"), None)
+    close = smallest_close(rows)
+    baseline = max((row for row in rows if row.series == "adalora 32 bit"), key=lambda r: r.payload_bytes, default=None)
+    if full is not None:
+        lines.append(f"The whole adapter in float32: {full.accuracy:.2%} with {full.payload_bytes:,.0f} bytes.")
+    if full is not None and any(row.series == "stream" for row in rows):
+        lines.append(
+            f"The stream is within {100 * CLOSE:g} points of it from {close.payload_bytes:,.0f} bytes on "
+            f"({close.accuracy:.2%}), 1/{full.payload_bytes / close.payload_bytes:.0f} of them."
+            if close is not None
+            else f"The stream, whole, is not within {100 * CLOSE:g} points of it."
+        )
+    if baseline is not None:
+        line = (
+            f"PEFT's AdaLoRA at {baseline.label} in float32: {baseline.accuracy:.2%} with "
+            f"{baseline.payload_bytes:,.0f} bytes"
+        )
+        if close is not None:
+            side = "no lower" if close.accuracy >= baseline.accuracy else "lower"
+            line += (
+                f"; the stream's cut is 1/{baseline.payload_bytes / close.payload_bytes:.0f} of that, "
+                f"its accuracy {side}"
+            )
+        lines.append(line + ".")
+    names = dict.fromkeys(row.series for row in rows)
+    for other in names:
+        saving = None if other == "stream" or "stream" not in names else byte_saving(rows, "stream", other)
+        if saving is not None:
+            word = "saves" if saving >= 0 else "costs"
+            lines.append(f"At equal accuracy the stream {word} {abs(saving):.1%} of the bytes of {other}, on average.")
+    return lines
+
+
+def curve_table(rows: Sequence[CurveRow]) -> Table:
+    """Return all rows as a table no wider than a terminal."""
+    table = Table(title="accuracy against bytes", title_justify="left")
+    for name in ("series", "size", "bytes", "parts", "accuracy", "loss"):
+        table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: CurveRow) -> list[str]:
+    accuracy, loss = f"{row.accuracy:.2%}", f"{row.loss:.4f}"
+    if row.accuracy_interval is not None and row.loss_interval is not None:
+        accuracy, loss = f"{accuracy} ± {100 * row.accuracy_interval:.2f}", f"{loss} ± {row.loss_interval:.3f}"
+    return [row.series, row.label, f"{row.payload_bytes:,.0f}", f"{row.num_components:.0f}", accuracy, loss]
+
+
+def curve_figure(rows: Sequence[CurveRow]) -> str:
+    """Return accuracy and loss against bytes as SVG, a line per series, bands of 95 %."""
+
+    def draw() -> Figure:
+        figure, axes = new_figure(11.0, 4.6, 1, 2)
+        for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
+            _draw(axis, rows, name)
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes[0].set_ylabel("accuracy")
+        axes[1].set_ylabel("loss, nats per sample")
+        _limit_loss(axes[1], rows)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+        return figure
+
+    return styled(draw)
+
+
+def _draw(axis: Axes, rows: Sequence[CurveRow], quantity: str) -> None:
+    for series, (colour, dashes, marker) in SERIES.items():
+        own = [row for row in rows if row.series == series]
+        if not own:
+            continue
+        sizes = [row.payload_bytes for row in own]
+        values = [float(getattr(row, quantity)) for row in own]
+        width = 2.2 if series == "stream" else 1.3
+        axis.plot(
+            sizes, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=width, label=series
+        )
+        intervals = [getattr(row, f"{quantity}_interval") or 0.0 for row in own]
+        low, high = ([v + sign * i for v, i in zip(values, intervals, strict=True)] for sign in (-1, 1))
+        if series == "full 32 bit":
+            axis.axhline(values[-1], color=colour, linewidth=0.8, linestyle="dotted")
+        elif series in ("stream", "adalora 32 bit"):
+            axis.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
+    axis.set_xscale("log")
+    axis.set_xlabel("bytes sent, head included")
+    axis.xaxis.set_major_locator(LogLocator(numticks=12))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:g} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:g} kB"
+
+
+def _limit_loss(axis: Axes, rows: Sequence[CurveRow]) -> None:
+    """Leave out what is worse than knowing nothing: it would press everything else flat."""
+    least = min(row.loss for row in rows)
+    axis.set_ylim(bottom=0.95 * least, top=min(axis.get_ylim()[1], 2.2 * least))
+
+
+def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: str) -> Path:
+    """Write `results.json`, `curve.svg` and `report.html` into `out` and return the page's path.
+
+    Args:
+        rows: Of `summarise_curve`.
+        out: A folder.
+        command: What makes the same again.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    folder, figure = make_folder(out), curve_figure(rows)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("airlora.experiments"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("curve.html.j2").render(
+        title="Accuracy against bytes",
+        command=command,
+        findings=curve_findings(rows),
+        figure=figure,
+        rows=[_cells(row) for row in rows],
+        methods=CURVE_METHODS,
+        num_runs=max(row.num_runs for row in rows),
+    )
+    write_bytes(folder / "results.json", (json.dumps(curve_results(rows), indent=1) + "\n").encode())
+    write_bytes(folder / "curve.svg", figure.encode())
+    write_bytes(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
+    """Return rows, savings and findings as plain values for JSON."""
+    names = list(dict.fromkeys(row.series for row in rows))
+    savings: Mapping[str, float | None] = {
+        name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names
+    }
+    close = smallest_close(rows)
+    return {
+        "points": [row.__dict__ for row in rows],
+        "byte_savings": savings,
+        "smallest_close_bytes": None if close is None else close.payload_bytes,
+        "findings": curve_findings(rows),
+    }

@@ -1,0 +1,18 @@
+"""Intervals of means over few runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy.stats import t as student_t
+
+__all__ = ["half_width"]
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Return the half width of the 95 % interval of a mean, by Student's t; none with fewer than two values."""
+    if len(values) < 2:
+        return None
+    return float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))

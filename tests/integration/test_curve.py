@@ -1,0 +1,124 @@
+"""Accuracy against bytes from the command line."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from commands import airlora, refused, tiny_flags
+
+CURVE = ("--ranks", "1,2,8", "--polish", 6, "--size", 2000, "--baseline-steps", 10)
+
+
+@pytest.fixture(scope="module")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished curve of the tiny run."""
+    out = tmp_path_factory.mktemp("curve")
+    result = airlora("curve", run, "--out", out, *CURVE)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy against bytes" in result.stdout
+    return out
+
+
+def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    by_series: dict[str, list[dict[str, float]]] = {}
+    for row in results["points"]:
+        by_series.setdefault(row["series"], []).append(row)
+    fixed = {f"{name} {bits} bit" for name in ("constant", "adalora", "lora") for bits in (32, 8, 4)}
+    assert set(by_series) == {"stream", "unpolished", "singular", "full 32 bit"} | fixed
+    for rows in by_series.values():
+        sizes = [row["payload_bytes"] for row in rows]
+        assert sizes == sorted(sizes)
+        assert all(0.0 <= row["accuracy"] <= 1.0 and row["loss"] > 0.0 for row in rows)
+    assert {row["label"] for row in by_series["lora 8 bit"]} == {"rank 1", "rank 2", "rank 8"}
+    # Modules here have no more than rank 4 to be cut.
+    assert {row["label"] for row in by_series["constant 8 bit"]} == {"rank 1", "rank 2"}
+    full, unpolished = by_series["full 32 bit"][0], by_series["unpolished"][-1]
+    assert unpolished["payload_bytes"] < full["payload_bytes"] / 2
+    assert abs(unpolished["loss"] - full["loss"]) < 0.02
+
+
+def test_a_smaller_prefix_falls_gracefully(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    for series in ("stream", "unpolished"):
+        losses = [row["loss"] for row in results["points"] if row["series"] == series]
+        assert len(losses) >= 2
+        # No cut is worse than the model knowing nothing, nor is half the bytes a cliff.
+        assert max(losses) < 0.72
+        assert max(before - after for before, after in pairwise(losses)) < 0.4
+
+
+def test_the_report_shows_findings_and_all_points(folder: Path) -> None:
+    page, figure = (folder / "report.html").read_text(), (folder / "curve.svg").read_text()
+    results = json.loads((folder / "results.json").read_text())
+    for line in results["findings"]:
+        assert line.replace("'", "&#39;") in page
+    assert any(line.startswith("The whole adapter in float32") for line in results["findings"])
+    assert page.count("<tr>") == len(results["points"]) + 1
+    assert figure.startswith("<svg")
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_what_is_measured_is_not_measured_again(folder: Path, run: Path) -> None:
+    before = (folder / "points.jsonl").stat().st_mtime_ns
+    result = airlora("curve", run, "--out", folder, *CURVE, "--json")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "points.jsonl").stat().st_mtime_ns == before
+    value = json.loads(result.stdout)
+    assert value["byte_savings"].keys() == {row["series"] for row in value["points"]} - {"stream"}
+    # Another polishing is another stream; the rest stays.
+    points = (folder / "points.jsonl").read_text().splitlines()
+    changed = [*CURVE[:3], 7, *CURVE[4:]]
+    assert airlora("curve", run, "--out", folder, *changed).returncode == 0
+    again = (folder / "points.jsonl").read_text().splitlines()
+    kept = [line for line in points if json.loads(line)["job"] != "stream"]
+    assert set(kept) <= set(again)
+    assert set(again) != set(points)
+
+
+def test_several_runs_give_means_with_intervals(
+    run: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    other = tmp_path / "other"
+    flags = tiny_flags(tiny_model, tiny_data)
+    assert airlora("train", "--out", other, "--steps", 20, "--set", "seed=1", *flags).returncode == 0
+    methods = ("--method", "unpolished", "--method", "full")
+    result = airlora("curve", run, other, "--out", tmp_path / "curve", *methods, "--data", tiny_data[1], "--json")
+    assert result.returncode == 0, result.stderr
+    for row in json.loads(result.stdout)["points"]:
+        assert row["num_runs"] == 2
+        assert row["accuracy_interval"] >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--ranks", "1,two"), ("1,two", "1,2,4,8")),
+        (("--ranks", "0"), ("ranks", "1 or more")),
+        (("--ranks", ""), ("ranks", "1,2,4,8")),
+        (("--method", "zip"), ("zip", "unpolished")),
+        (("--polish", "-1"), ("polish steps = -1",)),
+        (("--baseline-steps", "0"), ("baseline steps = 0",)),
+        (("--size", "much"), ("much",)),
+        (("--data", "nowhere.tsv"), ("nowhere.tsv",)),
+        (("--set", "finetune.nothing=1"), ("finetune.nothing",)),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_trained(
+    run: Path, tmp_path: Path, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(airlora("curve", run, "--out", tmp_path / "curve", *flags), *words)
+    assert not (tmp_path / "curve" / "points.jsonl").exists()
+
+
+def test_runs_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -> None:
+    refused(airlora("curve", tmp_path / "none", "--out", tmp_path / "c"), str(tmp_path / "none"))
+    refused(airlora("curve", run, run, "--out", tmp_path / "c"), "runs", "each once")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "points.jsonl").write_text("{}\n")
+    refused(airlora("curve", run, "--out", damaged), "points.jsonl", "line 1")
