@@ -54,7 +54,16 @@ def test_a_fine_stream_is_the_whole_adapter(
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--size", "2kB"], ["--bits", "4"], ["--polish", "3"], ["--importance", "singular"]]
+    "flags",
+    [
+        [],
+        ["--size", "2kB"],
+        ["--bits", "4"],
+        ["--polish", "3"],
+        ["--importance", "singular"],
+        ["--importance", "taylor"],
+        ["--importance", "measured"],
+    ],
 )
 def test_every_way_of_packing_makes_a_stream(
     run: Path, tmp_path: Path, tiny_data: tuple[Path, Path], flags: list[str], tiny_model: Path

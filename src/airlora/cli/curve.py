@@ -6,13 +6,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, cast
 
 import typer
 from rich.console import Console
 
 from airlora.cli.app import Json, Set, app, parse_settings
-from airlora.cli.streams import Distortion, Polish, Size, precision
+from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
 from airlora.errors import SettingsError
 
 __all__ = ["curve"]
@@ -33,6 +33,7 @@ def curve(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
+    importance: Importance = "combined",
     ranks: Annotated[
         str, typer.Option(metavar="R,R,...", help="Ranks of PEFT's adapters and of constant ranks.")
     ] = "1,2,4,8",
@@ -65,7 +66,9 @@ def curve(
 
     plan = CurvePlan(
         packing=Packing(
-            **precision("auto", distortion, size), polish_steps=DEFAULT_POLISH if polish is None else polish
+            **precision("auto", distortion, size),
+            polish_steps=DEFAULT_POLISH if polish is None else polish,
+            importance=cast("Any", importance),
         ),
         ranks=_parse_ranks(ranks),
         methods=tuple(methods or CURVE_METHODS),

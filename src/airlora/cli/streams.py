@@ -13,7 +13,7 @@ from rich.table import Table
 from airlora.cli.app import Json, Model, app, parse_bits
 from airlora.errors import SettingsError
 
-__all__ = ["Distortion", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
+__all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
 
 Upto = Annotated[
     Optional[str],  # noqa: UP045
@@ -34,6 +34,10 @@ Polish = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--polish", metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all."),
 ]
+Importance = Annotated[
+    str,
+    typer.Option(metavar="I", help="Of a component: `combined`, `gradient`, `taylor`, `measured` or `singular`."),
+]
 
 
 @app.command()
@@ -44,9 +48,7 @@ def pack(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
-    importance: Annotated[
-        str, typer.Option(metavar="I", help="Of a component: `combined`, `gradient` or `singular`.")
-    ] = "combined",
+    importance: Importance = "combined",
     as_json: Json = False,
 ) -> None:
     """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""

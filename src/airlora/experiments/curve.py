@@ -83,15 +83,19 @@ def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
 
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
-    adapter = hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest()
-    relevant: list[Any] = [__version__, adapter, folder.settings().model_dump(mode="json"), plan.data, job]
+    relevant: list[Any] = [__version__, folder.settings().model_dump(mode="json"), plan.data, job]
     name = job.split()[0]
     if name in PEFT_METHODS:
+        # Trained anew: whatever became of the run's adapter.
         relevant += [plan.steps(str(folder.path)), plan.overrides]
-    elif name == "stream":
-        relevant += [asdict(plan.packing)]
+    else:
+        relevant.append(hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest())
+    if name == "stream":
+        relevant.append(asdict(plan.packing))
+    elif name == "unpolished":
+        relevant += [plan.packing.importance, plan.packing.layers]
     elif name == "constant":
-        relevant += [plan.ranks]
+        relevant.append(plan.ranks)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from airlora.config import Settings
 from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
 from airlora.training.batches import EncodedData
-from airlora.training.importance import measure_importance
+from airlora.training.importance import measure_importance, measure_loss_rises, measure_taylor
 from airlora.training.polish import Polished, SentItem, polish
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.stream_metadata import stream_metadata
@@ -31,8 +31,11 @@ __all__ = [
     "weigh_components",
 ]
 
-Importance = Literal["combined", "gradient", "singular"]
+Importance = Literal["combined", "gradient", "taylor", "measured", "singular"]
 """What a component's weight is made of, see `weigh_components`."""
+
+MEASURED_FLOOR = 0.05
+"""Share of the weights, by singular value, that `measured` gives beside what it measures, which may be nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +82,46 @@ class Packing:
 
 
 def weigh_components(
-    components: Mapping[str, ModuleComponents], gradients: npt.NDArray[np.float64] | None, importance: Importance
+    components: Mapping[str, ModuleComponents], measured: npt.NDArray[np.float64] | None, importance: Importance
 ) -> dict[str, npt.NDArray[np.float64]]:
     r"""Return what every component is worth, [r] per module; all weights together are 1.
 
-    | importance | weight |
-    |---|---|
-    | singular | $\sigma^2$: what the update loses without it |
-    | gradient | $\overline{g^2}$: the squared gradient of its gate, to second order what the loss gains by it |
-    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of both |
+    | importance | weight | costs |
+    |---|---|---|
+    | singular | $\sigma^2$: what the update loses without it | nothing |
+    | gradient | $\overline{g^2}$: squared gradient of its gate, to second order what the loss gains | a pass |
+    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of both | a pass |
+    | taylor | $\lvert\overline{g}\rvert$: to first order how much the loss changes without it | a pass |
+    | measured | how much the loss rises without it, on few samples | a forward pass each |
 
-    The gradient says how much the loss leans on a component, but from few batches and near the minimum alone; the
-    singular value knows nothing of the loss and no noise.
+    A pass is forward and backward over the calibration samples.  The gradient says how much the loss leans on a
+    component, but from few batches and near the minimum alone; the singular value knows nothing of the loss and no
+    noise.
 
     Args:
         components: In canonical order.
-        gradients: Squared gradients as `measure_importance` gives them, [num_modules, r]; not needed by `singular`.
+        measured: What `measure_importance` (gradient, combined), `measure_taylor` or `measure_loss_rises` gives,
+            [num_modules, r]; not needed by `singular`.
         importance: Which.
 
     Raises:
-        SettingsError: Gradients are needed and missing.
+        SettingsError: `measured` is needed and missing.
     """
-    weights = {}
-    for row, (name, module) in enumerate(components.items()):
-        squared = module.singular_values**2
-        if importance != "singular":
-            if gradients is None:
-                raise SettingsError(f"importance {importance!r} needs gradients, and so calibration data")
-            squared = gradients[row] if importance == "gradient" else np.sqrt(squared * gradients[row])
-        weights[name] = squared
+    squares = {name: module.singular_values**2 for name, module in components.items()}
+    if importance == "singular":
+        return _normalised(squares)
+    if measured is None:
+        raise SettingsError(f"importance {importance!r} is measured, and so needs calibration data")
+    rows = dict(zip(components, measured, strict=True))
+    if importance == "combined":
+        return _normalised({name: np.sqrt(squares[name] * row) for name, row in rows.items()})
+    if importance == "measured":
+        rises, floor = _normalised({name: np.maximum(row, 0.0) for name, row in rows.items()}), _normalised(squares)
+        return _normalised({name: rises[name] + MEASURED_FLOOR * floor[name] for name in rows})
+    return _normalised(rows)
+
+
+def _normalised(weights: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
     total = max(sum(float(value.sum()) for value in weights.values()), 1e-300)
     return {name: value / total for name, value in weights.items()}
 
@@ -215,12 +229,12 @@ def stream_sources(
 ) -> StreamSources:
     """Return the adapter's components, weighed, and its head; the arguments are those of `pack_adapter`."""
     components = components_of(adapted)
-    gradients = None
+    measured = None
     if importance != "singular" and calibration is not None:
         was = adapted.rank_pattern
-        gradients = measure_importance(adapted, calibration, device, settings.finetune.batch_size)
+        measured = _MEASURES[importance](adapted, calibration, device, settings.finetune.batch_size)
         adapted.set_ranks(was)
-    weights = weigh_components(components, gradients, importance)
+    weights = weigh_components(components, measured, importance)
     updates = {}
     for name, module in components.items():
         singular, whole = module.singular_values, module.balanced()
@@ -232,6 +246,14 @@ def stream_sources(
         updates,
         {name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
     )
+
+
+_MEASURES: dict[Importance, Callable[..., npt.NDArray[np.float64]]] = {
+    "combined": measure_importance,
+    "gradient": measure_importance,
+    "taylor": measure_taylor,
+    "measured": measure_loss_rises,
+}
 
 
 def _first(update: ModuleUpdate, rank: int) -> ModuleUpdate:
