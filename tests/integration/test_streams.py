@@ -12,7 +12,7 @@ from airlora.adapters import load_base_model, read_adapter_metadata
 from airlora.codec import decode_stream
 from airlora.errors import SettingsError
 from airlora.experiments import parse_size
-from commands import airlora, refused
+from commands import airlora, refused, tiny_flags
 
 
 @pytest.fixture(scope="session")
@@ -215,3 +215,45 @@ def test_a_stream_of_another_base_model_is_refused(
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="size"):
         parse_size(text)
+
+
+def test_a_delta_takes_a_device_to_the_newer_adapter(
+    run: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    old, new, delta = tmp_path / "old.airs", tmp_path / "new.airs", tmp_path / "delta.airs"
+    options = ("--importance", "singular", "--distortion", 0.05)
+    assert airlora("pack", run, old, *options).returncode == 0
+    # A few more steps of the same training, from the same seed.
+    later = tmp_path / "later"
+    flags = tiny_flags(tiny_model, tiny_data)
+    assert airlora("train", "--out", later, "--steps", 62, *flags).returncode == 0
+    assert airlora("pack", later, new, *options).returncode == 0
+    result = airlora("pack", later, delta, *options, "--since", old, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["payload_bytes"] == delta.stat().st_size <= new.stat().st_size
+    # What has not changed at all costs next to nothing.
+    same = airlora("pack", run, tmp_path / "same.airs", *options, "--since", old, "--json")
+    value = json.loads(same.stdout)
+    assert (
+        value["base_stream"]
+        == json.loads(airlora("unpack", old, tmp_path / "o", "--model", tiny_model, "--json").stdout)["digest"]
+    )
+    assert value["payload_bytes"] < old.stat().st_size
+    measured = [
+        json.loads(airlora("evaluate", stream, "--data", tiny_data[1], "--model", tiny_model, "--json", *more).stdout)
+        for stream, more in ((old, ()), (tmp_path / "same.airs", ("--since", old)))
+    ]
+    assert measured[0]["loss"] == pytest.approx(measured[1]["loss"], abs=1e-3)
+    assert (
+        airlora("unpack", tmp_path / "same.airs", tmp_path / "u", "--model", tiny_model, "--since", old).returncode == 0
+    )
+    # Without the stream it starts from, with another one, or with half of it, a delta is nothing.
+    refused(airlora("evaluate", tmp_path / "same.airs", "--data", tiny_data[1], "--model", tiny_model), "stream")
+    refused(
+        airlora("evaluate", tmp_path / "same.airs", "--data", tiny_data[1], "--model", tiny_model, "--since", new),
+        "stream",
+    )
+    half = tmp_path / "half.airs"
+    half.write_bytes(old.read_bytes()[: old.stat().st_size // 2])
+    refused(airlora("pack", run, delta, "--since", half), "stream", "cut")
+    refused(airlora("evaluate", run, "--since", old), "since", "stream")

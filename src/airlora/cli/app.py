@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from airlora.errors import AirloraError, SettingsError
 from airlora.version import __version__
 
-__all__ = ["Json", "Model", "Set", "app", "main", "parse_bits", "parse_settings"]
+__all__ = ["Json", "Model", "Set", "Since", "app", "main", "parse_bits", "parse_settings"]
 
 app = typer.Typer(
     name="airlora",
@@ -32,6 +33,11 @@ Set = Annotated[
 Model = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="NAME|DIR", help="Of a stream, its base model; none: the embedded one."),
+]
+
+Since = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--since", metavar="STREAM", help="The whole stream that a device holds and a delta starts from."),
 ]
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, Set, app, parse_settings
+from airlora.cli.app import Json, Model, Set, Since, app, parse_settings
 from airlora.errors import SettingsError
 
 __all__ = ["demo", "evaluate", "inspect", "train"]
@@ -110,6 +110,7 @@ def evaluate(
         typer.Option("--upto", metavar="SIZE", help="Of a stream, use only the first whole segments within SIZE."),
     ] = None,
     model: Model = None,
+    since: Since = None,
     predictions: Annotated[
         Optional[Path], typer.Option(metavar="F", help="Write label and logits of every sample here (JSONL).")  # noqa: UP045
     ] = None,
@@ -120,7 +121,14 @@ def evaluate(
 
     max_bytes = None if upto is None else parse_size(upto)
     result = evaluate_run(
-        run, data=data, rank=rank, rank_pattern=rank_pattern, predictions=predictions, max_bytes=max_bytes, model=model
+        run,
+        data=data,
+        rank=rank,
+        rank_pattern=rank_pattern,
+        predictions=predictions,
+        max_bytes=max_bytes,
+        model=model,
+        since=since,
     )
     if as_json:
         print(json.dumps(result))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, app, parse_bits
+from airlora.cli.app import Json, Model, Since, app, parse_bits
 from airlora.errors import SettingsError
 
 __all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
@@ -49,6 +49,7 @@ def pack(
     size: Size = None,
     polish: Polish = None,
     importance: Importance = "combined",
+    since: Since = None,
     as_json: Json = False,
 ) -> None:
     """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
@@ -61,7 +62,7 @@ def pack(
         importance=cast("Any", importance),
     )
     with LiveProgress(Console(stderr=True)) as progress:
-        _show(pack_run(run, out, packing, watcher=progress), str(out), as_json=as_json)
+        _show(pack_run(run, out, packing, since=since, watcher=progress), str(out), as_json=as_json)
 
 
 @app.command()
@@ -70,13 +71,14 @@ def unpack(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for adapter.safetensors and stream.json.")],
     upto: Upto = None,
     model: Model = None,
+    since: Since = None,
     as_json: Json = False,
 ) -> None:
     """Read a stream, or as much of it as there is, back into an adapter."""
     from airlora.experiments import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
-    _show(unpack_stream(stream, out, max_bytes=max_bytes, model=model), str(stream), as_json=as_json)
+    _show(unpack_stream(stream, out, max_bytes=max_bytes, model=model, since=since), str(stream), as_json=as_json)
 
 
 @app.command()
@@ -158,5 +160,7 @@ def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
     table.add_row("numbers", f"{result['num_params']:,}")
     bits = result["bits_per_param"]
     table.add_row("bits a number", "-" if bits is None else f"{bits:.2f}")
+    if result["base_stream"] is not None:
+        table.add_row("starts from", result["base_stream"][:12])
     table.add_row("base model", result["base_fingerprint"][:12])
     Console().print(table)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from airlora.codec import decode_stream
 from airlora.errors import RankPatternError, SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.ranks import RankPattern
@@ -24,6 +25,7 @@ def evaluate_run(
     predictions: Path | None = None,
     max_bytes: int | None = None,
     model: str | None = None,
+    since: Path | str | None = None,
 ) -> dict[str, Any]:
     """Return `accuracy`, `loss`, `num_params`, `num_samples` of a run at a rank pattern, at full precision.
 
@@ -38,6 +40,7 @@ def evaluate_run(
         predictions: File that gets one JSON object a line, `{"label", "logits"}`, in the order of the data.
         max_bytes: Of a stream, use only the first whole segments within so many bytes.
         model: Of a stream, its base model, see `open_stream`.
+        since: Of a delta, the file of the stream that it starts from.
 
     Raises:
         AirloraError: Run, data or pattern are not usable; the message names which.
@@ -49,10 +52,12 @@ def evaluate_run(
     if Path(run).is_file():
         if rank is not None or rank_pattern is not None:
             raise SettingsError("a stream is cut by --upto: leave --rank and --rank-pattern out")
-        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes), model=model)
+        base = None if since is None else decode_stream(read_stream_bytes(since), strict=True)
+        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes), model=model, base=base)
         pattern, payload_bytes = opened.decoded.rank_pattern, {"payload_bytes": opened.decoded.bytes_used}
-    elif max_bytes is not None:
-        raise SettingsError.of("upto", max_bytes, "given with the file of a stream")
+    elif max_bytes is not None or since is not None:
+        name, value = ("upto", max_bytes) if max_bytes is not None else ("since", str(since))
+        raise SettingsError.of(name, value, "given with the file of a stream")
     else:
         opened = open_run(run)
         pattern = opened.record.rank_pattern

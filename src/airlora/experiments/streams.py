@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from airlora.adapters import AdaptedModel, export_peft, export_uniform, load_adapter, save_adapter
-from airlora.codec import describe
+from airlora.codec import decode_stream, describe
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 from airlora.training import (
@@ -47,18 +47,22 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def pack_run(run: Path | str, out: Path | str, packing: Packing, *, watcher: Watcher) -> dict[str, Any]:
+def pack_run(
+    run: Path | str, out: Path | str, packing: Packing, *, since: Path | str | None = None, watcher: Watcher
+) -> dict[str, Any]:
     """Return what a run's adapter came to as a stream, having written it to the file `out`.
 
     Args:
         run: Folder of a finished run; its training data must still be there.
         out: The file.
         packing: How.
+        since: File of a stream that devices hold: only what changed is sent, unless the whole is smaller.
         watcher: Is told of the progress.
 
     Raises:
         AirloraError: Run, data or settings are not usable, or the file cannot be written.
     """
+    held = None if since is None else read_stream_bytes(since)
     folder = RunFolder(run)
     record, settings = folder.record(), folder.settings()
     bench = assemble(settings)
@@ -72,16 +76,22 @@ def pack_run(run: Path | str, out: Path | str, packing: Packing, *, watcher: Wat
         bench.device,
         calibration=bench.calibration,
         train=bench.train,
+        since=held,
         watcher=watcher,
     )
     # Read back first: what cannot be decoded is not to be kept.
-    result = describe(data)
+    result = describe(data, base=None if held is None else decode_stream(held, strict=True))
     write_bytes(out, data)
     return result | {"stream": str(out), "model": record.model}
 
 
 def unpack_stream(
-    stream: Path | str, out: Path | str, *, max_bytes: int | None = None, model: str | None = None
+    stream: Path | str,
+    out: Path | str,
+    *,
+    max_bytes: int | None = None,
+    model: str | None = None,
+    since: Path | str | None = None,
 ) -> dict[str, Any]:
     """Return what came of a stream, having written `adapter.safetensors` and `stream.json` to the folder `out`.
 
@@ -90,13 +100,15 @@ def unpack_stream(
         out: Folder; made if need be.
         max_bytes: Take only the first whole segments within so many bytes.
         model: See `open_stream`.
+        since: File of the stream that a delta starts from.
 
     Raises:
         AirloraError: The stream or its base model is not usable, or the files cannot be written.
     """
     data = read_stream_bytes(stream, max_bytes=max_bytes)
-    opened = open_stream(data, model=model)
-    result = describe(data)
+    base = None if since is None else decode_stream(read_stream_bytes(since), strict=True)
+    opened = open_stream(data, model=model, base=base)
+    result = describe(data, base=base)
     folder = make_folder(out)
     _save(opened, folder / "adapter.safetensors")
     write_json(folder / "stream.json", result)

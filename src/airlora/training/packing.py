@@ -11,7 +11,16 @@ import numpy.typing as npt
 import torch
 
 from airlora.adapters import AdaptedModel, ModuleComponents, components_of
-from airlora.codec import Bits, EncodeOptions, HeadTensor, ModuleUpdate, StreamHeader, encode_stream, preview_stream
+from airlora.codec import (
+    Bits,
+    EncodeOptions,
+    HeadTensor,
+    ModuleUpdate,
+    StreamHeader,
+    encode_delta,
+    encode_stream,
+    preview_stream,
+)
 from airlora.config import Settings
 from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
@@ -147,6 +156,7 @@ def pack_adapter(
     *,
     calibration: EncodedData | None = None,
     train: EncodedData | None = None,
+    since: bytes | None = None,
     watcher: Watcher | None = None,
 ) -> bytes:
     """Return the stream of an adapter; the adapter is left as it was.
@@ -159,6 +169,7 @@ def pack_adapter(
         device: Where the model is.
         calibration: Samples that the adapter was not fitted to, for gradients; importance `singular` needs none.
         train: Training data, for polishing.
+        since: A stream that the device holds: only what changed is sent, unless the whole is smaller.
         watcher: Is told of the progress of polishing.
 
     Raises:
@@ -189,6 +200,8 @@ def pack_adapter(
         sources = sources.replaced(polished)
         # At the price that the components were planned at: what was left out stays out.
         options = {"price": plan.price, "layers": packing.layers}
+    if since is not None:
+        return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)
 
 
