@@ -99,3 +99,16 @@ def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     refused(airlora("plan", run, "--snr-db", 0, "--bandwidth-hz", -3), "-3")
     refused(airlora("plan", run, *link, "--data", tmp_path / "none.tsv"), "none.tsv")
     refused(airlora("plan", tmp_path, *link), "run.json")
+
+
+def test_adalora_stands_beside_the_plan_and_all_of_it_is_drawn(run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    flags = ("--snr-db", 5, "--bandwidth-hz", 1e4, "--adalora", "--picture", picture)
+    value = plan(run, *flags)
+    (row,) = (row for row in value["others"] if row["policy"] == "adalora")
+    assert sum(row["rank_pattern"].values()) > 0
+    assert row["bits"] == 32
+    text = picture.read_text()
+    assert text.startswith("<svg")
+    for name in ("stream", "greedy, 32 bit", "adalora, 32 bit", "what the link carries"):
+        assert name in text

@@ -42,12 +42,19 @@ def plan(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write the planned stream here, exactly the bytes that were measured."),
     ] = None,
+    adalora: Annotated[
+        bool, typer.Option("--adalora", help="Also train PEFT's AdaLoRA for what the link carries: minutes.")
+    ] = False,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of all that could be sent, as SVG."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Plan what to send over a link: ranks, precision, bytes, seconds and measured loss, beside what else there is."""
     from airlora.env import Link
-    from airlora.experiments import plan_link
-    from airlora.training import LiveProgress
+    from airlora.experiments import plan_figure, plan_link
+    from airlora.training import LiveProgress, RunFolder
 
     if not deadline_s > 0:
         raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
@@ -60,10 +67,13 @@ def plan(
             bits=parse_bits(bits),
             policy=policy,
             data=data,
+            adalora=adalora,
             watcher=progress,
         )
     if out is not None:
         write_bytes(out, found.chosen.data)
+    if picture is not None:
+        write_bytes(picture, plan_figure(found, RunFolder(run).record().modules).encode())
     if as_json:
         print(json.dumps(found.to_dict()))
         return

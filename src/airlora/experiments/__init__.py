@@ -19,6 +19,7 @@ from airlora.experiments.demo import DemoResult, demo_settings, run_demo
 from airlora.experiments.imports import import_peft
 from airlora.experiments.inspection import evaluate_run, inspect_run
 from airlora.experiments.link_plan import LinkPlan, PlannedPayload, plan_link
+from airlora.experiments.plan_figure import plan_figure
 from airlora.experiments.policy_bench import BENCH_POLICIES, BenchPlan, BenchRecord, run_bench, summarise
 from airlora.experiments.report import write_report
 from airlora.experiments.streams import export_adapter, pack_run, parse_size, unpack_stream
@@ -55,6 +56,7 @@ __all__ = [
     "inspect_run",
     "pack_run",
     "parse_size",
+    "plan_figure",
     "plan_link",
     "rank_table",
     "regret_figure",

@@ -49,8 +49,9 @@ def run_curve(
     if len({run for run, _, _ in jobs}) < len(runs):
         raise SettingsError.of("runs", [str(run) for run in runs], "each once")
     path = make_folder(out) / "points.jsonl"
-    wanted = set(jobs)
-    points = [point for point in _read(path) if (point.run, point.job, point.fingerprint) in wanted]
+    current = {(run, job): fingerprint for run, job, fingerprint in jobs}
+    # What another call measured stays; what was measured with other settings goes.
+    points = [p for p in _read(path) if current.get((p.run, p.job), p.fingerprint) == p.fingerprint]
     done = {(point.run, point.job) for point in points}
     todo = [job for job in jobs if (job[0], job[1]) not in done]
     watcher.phase("measuring", sum(_num_steps(run, plan, job) for run, job, _ in todo))
@@ -67,7 +68,8 @@ def run_curve(
         on_result=keep,
     )
     order = {(run, job): place for place, (run, job, _) in enumerate(jobs)}
-    return sorted(points, key=lambda point: (order[point.run, point.job], point.payload_bytes))
+    wanted = [point for point in points if (point.run, point.job) in current]
+    return sorted(wanted, key=lambda point: (order[point.run, point.job], point.payload_bytes))
 
 
 def _jobs(plan: CurvePlan) -> list[str]:

@@ -16,7 +16,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from airlora.experiments.compare import ComparisonRow
 from airlora.experiments.tables import projection_column
 
-__all__ = ["accuracy_by_params", "accuracy_by_snr", "new_figure", "rank_heat_maps", "reward_curve", "styled"]
+__all__ = [
+    "accuracy_by_params",
+    "accuracy_by_snr",
+    "draw_heat_maps",
+    "new_figure",
+    "rank_heat_maps",
+    "reward_curve",
+    "styled",
+]
 
 _COLOURS = {
     "airllm": "#D55E00",
@@ -137,9 +145,22 @@ def rank_heat_maps(
 def _draw_heat_maps(
     patterns: Mapping[str, Mapping[str, int]], modules: Mapping[str, Mapping[str, Any]], r_max: int
 ) -> Figure:
+    layers = {module["layer"] for module in modules.values()}
+    figure, axes = new_figure(2.6 * len(patterns) + 0.6, 1.2 + 0.34 * len(layers), 1, len(patterns))
+    draw_heat_maps(figure, axes, patterns, modules, r_max)
+    return figure
+
+
+def draw_heat_maps(
+    figure: Figure,
+    axes: Sequence[Axes],
+    patterns: Mapping[str, Mapping[str, int]],
+    modules: Mapping[str, Mapping[str, Any]],
+    r_max: int,
+) -> None:
+    """Draw a heat map of ranks per pattern on axes that are there; arguments as of `rank_heat_maps`."""
     columns = _heat_map_columns(modules)
     layers = sorted({module["layer"] for module in modules.values()})
-    figure, axes = new_figure(2.6 * len(patterns) + 0.6, 1.2 + 0.34 * len(layers), 1, len(patterns))
     largest = max(1, max(max(ranks.values()) for ranks in patterns.values()))
     image = None
     for index, (axis, (title, ranks)) in enumerate(zip(axes, patterns.items(), strict=True)):
@@ -159,7 +180,6 @@ def _draw_heat_maps(
             axis.set_ylabel("layer")
     if image is not None:
         figure.colorbar(image, ax=axes, label=f"rank (r_max {r_max})", shrink=0.9, pad=0.01)
-    return figure
 
 
 def _heat_map_columns(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -28,12 +28,18 @@ from airlora.training import (
     read_held_out,
     stream_header,
     stream_sources,
+    train_adalora,
 )
 
 __all__ = ["LinkPlan", "PlannedPayload", "plan_link"]
 
 STREAM = "stream"
 """Name of the plan that no policy makes: components and their precision by rate and distortion."""
+
+ADALORA = "adalora"
+"""Name of PEFT's AdaLoRA, trained for the link's budget: numbers alone are counted, no framing."""
+
+BYTES_PER_FLOAT = 4
 
 FINEST_DISTORTION = 0.005
 """Where a link carries more, the stream ends here: finer changes nothing that can be measured."""
@@ -61,7 +67,7 @@ class PlannedPayload:
         meets_deadline: Whether that is 1 or less.
         expected_loss: Measured with exactly these bytes decoded, nats per sample.
         expected_accuracy: Likewise.
-        data: The bytes.
+        data: The bytes; none of an adapter that is not ours.
     """
 
     policy: str
@@ -113,6 +119,7 @@ def plan_link(
     bits: Bits = "auto",
     policy: str | None = None,
     data: str | None = None,
+    adalora: bool = False,
     watcher: Watcher | None = None,
 ) -> LinkPlan:
     """Return what to send of a run's adapter over a link within the deadline.
@@ -126,6 +133,7 @@ def plan_link(
         policy: Chooses ranks; by default rate and distortion do, or `greedy` where `bits` is a number. One that learns
             does so first, on the frozen adapter, for `policy.steps` losses.
         data: To measure on; the default are the calibration samples, which fine-tuning did not see.
+        adalora: Also train PEFT's AdaLoRA, for as many numbers as the link carries, as long as the run was trained.
         watcher: Is told of the progress.
 
     Raises:
@@ -149,6 +157,8 @@ def plan_link(
         if payload is not None:
             found.append(payload)
         watcher.step(place + 1, {})
+    if adalora and (trained := planner.trained_adalora(watcher)) is not None:
+        found.append(trained)
     return LinkPlan(found[0], tuple(found[1:]), planner.capacity_bps, planner.budget_bytes, planner.measured_on)
 
 
@@ -215,6 +225,26 @@ class _Planner:
             share *= 0.98 * self.budget_bytes / len(data)
         return None
 
+    def trained_adalora(self, watcher: Watcher) -> PlannedPayload | None:
+        """Return PEFT's AdaLoRA trained for what the link carries in float32, head first; None if that is not one."""
+        bench, steps = self._bench, self._folder.record().steps
+        num_head = sum(tensor.numel() for tensor in bench.adapted.head_state().values())
+        budget_params = self.budget_bytes // BYTES_PER_FLOAT - num_head
+        if budget_params < min(shape.params_per_rank for shape in bench.adapted.shapes.values()):
+            return None
+        watcher.phase("training AdaLoRA", steps)
+        found = train_adalora(
+            self._settings,
+            bench.train,
+            self._data,
+            budget_params=budget_params,
+            num_labels=len(bench.label_names),
+            steps=steps,
+            on_step=lambda step: watcher.step(step, {}),
+        )
+        num_bytes = BYTES_PER_FLOAT * (found.num_params + num_head)
+        return self._payload(ADALORA, 32, found.rank_pattern.to_dict(), num_bytes, found.evaluation, b"")
+
     def _decide(self, name: str, bits: Bits, share: float) -> RankPattern:
         number = NOMINAL_BITS if bits == "auto" else float(bits)
         channel = self._settings.channel.model_copy(
@@ -257,13 +287,23 @@ class _Planner:
 
     def _measured(self, policy: str, bits: Bits, data: bytes) -> PlannedPayload:
         decoded = decode_stream(data)
-        evaluation = self._evaluate(decoded)
-        seconds = 8 * len(data) / self.capacity_bps
+        return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), self._evaluate(decoded), data)
+
+    def _payload(
+        self,
+        policy: str,
+        bits: Bits,
+        rank_pattern: dict[str, int],
+        num_bytes: int,
+        evaluation: Evaluation,
+        data: bytes,
+    ) -> PlannedPayload:
+        seconds = 8 * num_bytes / self.capacity_bps
         return PlannedPayload(
             policy=policy,
             bits=bits,
-            rank_pattern=decoded.rank_pattern.to_dict(),
-            payload_bytes=len(data),
+            rank_pattern=rank_pattern,
+            payload_bytes=num_bytes,
             airtime_s=seconds,
             deadline_share=seconds / self._deadline_s,
             meets_deadline=seconds <= self._deadline_s,

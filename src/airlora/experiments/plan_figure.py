@@ -1,0 +1,56 @@
+"""A plan for one link as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from airlora.experiments.figures import draw_heat_maps, styled
+from airlora.experiments.link_plan import LinkPlan
+
+__all__ = ["plan_figure"]
+
+
+def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what could be sent over a link as SVG: ranks above, bytes and measured accuracy below.
+
+    Args:
+        plan: The plan and what stands beside it.
+        modules: `role` and `layer` per module name, in order.
+    """
+    return styled(lambda: _draw(plan, modules))
+
+
+def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]]) -> Figure:
+    rows = [plan.chosen, *plan.others]
+    names = [f"{row.policy}, {row.bits} bit" if row.bits != "auto" else row.policy for row in rows]
+    num_layers = len({module["layer"] for module in modules.values()})
+    figure = Figure(figsize=(max(7.0, 2.6 * len(rows) + 0.6), 4.4 + 0.34 * num_layers), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.34 * num_layers, 3.2])
+    above, below = parts
+    axes = above.subplots(1, len(rows), squeeze=False)[0].tolist()
+    patterns = dict(zip(names, (row.rank_pattern for row in rows), strict=True))
+    largest = max(1, *(rank for row in rows for rank in row.rank_pattern.values()))
+    draw_heat_maps(above, axes, patterns, modules, largest)
+    sizes, accuracies = below.subplots(1, 2)
+    colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
+    places = range(len(rows))
+    for axis, values, title in (
+        (sizes, [row.payload_bytes / 1000 for row in rows], "sent, kB; dashed: what the link carries in time"),
+        (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
+    ):
+        bars = axis.barh(places, values, color=colours)
+        axis.bar_label(bars, fmt="{:.1f}" if axis is sizes else "{:.1%}", padding=3, fontsize=9)
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
+    sizes.set_yticks(places, names)
+    accuracies.set_yticks(places, [""] * len(rows))
+    if plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows):
+        sizes.axvline(plan.budget_bytes / 1000, color="#D55E00", linestyle="dashed", linewidth=1.2)
+    accuracies.set_xlim(0.0, 1.0)
+    accuracies.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
