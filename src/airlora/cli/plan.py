@@ -73,7 +73,9 @@ def plan(
     if out is not None:
         write_bytes(out, found.chosen.data)
     if picture is not None:
-        write_bytes(picture, plan_figure(found, RunFolder(run).record().modules).encode())
+        folder = RunFolder(run)
+        drawn = plan_figure(found, folder.record().modules, folder.settings().adapter.r_max)
+        write_bytes(picture, drawn.encode())
     if as_json:
         print(json.dumps(found.to_dict()))
         return

@@ -14,17 +14,18 @@ from airlora.experiments.link_plan import LinkPlan
 __all__ = ["plan_figure"]
 
 
-def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]]) -> str:
+def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) -> str:
     """Return what could be sent over a link as SVG: ranks above, bytes and measured accuracy below.
 
     Args:
         plan: The plan and what stands beside it.
         modules: `role` and `layer` per module name, in order.
+        r_max: Largest rank of the adapter, as it is told beside the colour scale.
     """
-    return styled(lambda: _draw(plan, modules))
+    return styled(lambda: _draw(plan, modules, r_max))
 
 
-def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]]) -> Figure:
+def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) -> Figure:
     rows = [plan.chosen, *plan.others]
     names = [f"{row.policy}, {row.bits} bit" if row.bits != "auto" else row.policy for row in rows]
     num_layers = len({module["layer"] for module in modules.values()})
@@ -33,8 +34,7 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]]) -> Figure:
     above, below = parts
     axes = above.subplots(1, len(rows), squeeze=False)[0].tolist()
     patterns = dict(zip(names, (row.rank_pattern for row in rows), strict=True))
-    largest = max(1, *(rank for row in rows for rank in row.rank_pattern.values()))
-    draw_heat_maps(above, axes, patterns, modules, largest)
+    draw_heat_maps(above, axes, patterns, modules, r_max)
     sizes, accuracies = below.subplots(1, 2)
     colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
     places = range(len(rows))
