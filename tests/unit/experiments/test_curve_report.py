@@ -1,0 +1,83 @@
+import pytest
+
+from airlora.experiments import CurvePoint, CurveRow, byte_saving, curve_findings, summarise_curve
+from airlora.experiments.curve_report import curve_figure, smallest_close
+
+
+def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
+    return CurveRow(series, f"{num_bytes:g} B", 1, num_bytes, 1.0, accuracy, None, loss, None)
+
+
+def line(series: str, factor: float) -> list[CurveRow]:
+    """Accuracy rises by .05 whenever bytes double."""
+    return [row(series, factor * 1000 * 2**place, 0.6 + 0.05 * place) for place in range(6)]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
+def test_the_saving_is_the_factor_between_two_parallel_curves(factor: float) -> None:
+    rows = [*line("stream", 1.0), *line("lora 32 bit", factor)]
+    assert byte_saving(rows, "stream", "lora 32 bit") == pytest.approx(1.0 - 1.0 / factor)
+
+
+def test_worse_adapters_of_more_bytes_do_not_count() -> None:
+    rows = [*line("stream", 1.0), *line("lora 32 bit", 2.0)]
+    noisy = [*rows, row("lora 32 bit", 50_000, 0.61), row("stream", 40_000, 0.3)]
+    assert byte_saving(noisy, "stream", "lora 32 bit") == pytest.approx(0.5)
+
+
+def test_curves_that_share_no_accuracy_have_no_saving() -> None:
+    rows = [*line("stream", 1.0), row("adalora 32 bit", 1000, 0.9), row("adalora 32 bit", 2000, 0.95)]
+    assert byte_saving(rows, "stream", "adalora 32 bit") is None
+    assert byte_saving(rows, "stream", "full 32 bit") is None
+
+
+def test_a_cut_counts_as_close_only_if_all_larger_ones_are() -> None:
+    full = row("full 32 bit", 1e6, 0.86)
+    accuracies = [0.80, 0.858, 0.85, 0.856, 0.857]
+    rows = [full, *(row("stream", 1000.0 * (place + 1), value) for place, value in enumerate(accuracies))]
+    close = smallest_close(rows)
+    assert close is not None
+    assert close.payload_bytes == 4000
+    assert smallest_close([full, row("stream", 1000, 0.7)]) is None
+    assert smallest_close([row("stream", 1000, 0.7)]) is None
+
+
+def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
+    rows = [
+        row("stream", 2000, 0.80),
+        row("stream", 4000, 0.856),
+        row("full 32 bit", 1_000_000, 0.86),
+        row("adalora 32 bit", 400_000, 0.85),
+        row("adalora 32 bit", 1_000_000, 0.87),
+        *line("lora 32 bit", 1.0),
+    ]
+    text = "\n".join(curve_findings(rows))
+    assert "within 0.5 points of it from 4,000 bytes on (85.60%), 1/250" in text
+    assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes; the stream's cut is 1/250 of that" in text
+    assert "its accuracy lower" in text
+    worse = [row("full 32 bit", 1_000_000, 0.99), *(r for r in rows if r.series != "full 32 bit")]
+    assert "The stream, whole, is not within 0.5 points of it." in curve_findings(worse)
+
+
+def test_means_are_over_the_runs_and_leave_out_what_one_lacks() -> None:
+    points = [
+        CurvePoint(run, "stream", "stream", label, size, 3, accuracy, 0.4)
+        for run, label, size, accuracy in (
+            ("a", "1000 B", 900, 0.80),
+            ("b", "1000 B", 980, 0.84),
+            ("a", "whole", 2000, 0.85),
+        )
+    ]
+    (found,) = summarise_curve(points)
+    assert (found.label, found.num_runs, found.payload_bytes) == ("1000 B", 2, 940)
+    assert found.accuracy == pytest.approx(0.82)
+    # Student's t with one degree of freedom, standard error .02.
+    assert found.accuracy_interval == pytest.approx(12.706 * 0.02, rel=1e-3)
+    assert found.loss_interval == 0.0
+
+
+def test_the_figure_names_every_series() -> None:
+    rows = [*line("stream", 1.0), *line("constant 8 bit", 3.0), row("full 32 bit", 1e6, 0.9)]
+    figure = curve_figure(rows)
+    for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, head included"):
+        assert name in figure
