@@ -8,7 +8,7 @@ import pytest
 
 from commands import airlora, refused, tiny_flags
 
-CURVE = ("--ranks", "1,2,8", "--polish", 6, "--size", 2000, "--baseline-steps", 10)
+CURVE = ("--ranks", "1,2,8", "--polish", 6, "--size", 2000, "--baseline-steps", 10, "--for", 900, "--for", "2kB")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
     for row in results["points"]:
         by_series.setdefault(row["series"], []).append(row)
     fixed = {f"{name} {bits} bit" for name in ("constant", "adalora", "lora") for bits in (32, 8, 4)}
-    assert set(by_series) == {"stream", "unpolished", "singular", "full 32 bit"} | fixed
+    assert set(by_series) == {"stream", "sized", "unpolished", "singular", "full 32 bit"} | fixed
     for rows in by_series.values():
         sizes = [row["payload_bytes"] for row in rows]
         assert sizes == sorted(sizes)
@@ -35,6 +35,7 @@ def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
     assert {row["label"] for row in by_series["lora 8 bit"]} == {"rank 1", "rank 2", "rank 8"}
     # Modules here have no more than rank 4 to be cut.
     assert {row["label"] for row in by_series["constant 8 bit"]} == {"rank 1", "rank 2"}
+    assert {row["label"] for row in by_series["sized"]} == {"900 B", "2000 B"}
     full, unpolished = by_series["full 32 bit"][0], by_series["unpolished"][-1]
     assert unpolished["payload_bytes"] < full["payload_bytes"] / 2
     assert abs(unpolished["loss"] - full["loss"]) < 0.02
@@ -75,7 +76,7 @@ def test_what_is_measured_is_not_measured_again(folder: Path, run: Path) -> None
     changed = [*CURVE[:3], 7, *CURVE[4:]]
     assert airlora("curve", run, "--out", folder, *changed).returncode == 0
     again = (folder / "points.jsonl").read_text().splitlines()
-    kept = [line for line in points if json.loads(line)["job"] != "stream"]
+    kept = [line for line in points if json.loads(line)["job"] not in ("stream", "sized")]
     assert set(kept) <= set(again)
     assert set(again) != set(points)
 

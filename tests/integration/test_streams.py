@@ -61,6 +61,7 @@ def test_a_fine_stream_is_the_whole_adapter(
         ["--bits", "4"],
         ["--polish", "3"],
         ["--importance", "singular"],
+        ["--polish", "3", "--whole"],
         ["--importance", "taylor"],
         ["--importance", "measured"],
     ],

@@ -37,6 +37,10 @@ def curve(
     ranks: Annotated[
         str, typer.Option(metavar="R,R,...", help="Ranks of PEFT's adapters and of constant ranks.")
     ] = "1,2,4,8",
+    sizes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--for", metavar="SIZE", help="Also make a stream for this size; repeatable. 3kB, 6kB, 10kB."),
+    ] = None,
     methods: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--method", metavar="M", help="Only this one; repeatable. The report names them."),
@@ -58,6 +62,7 @@ def curve(
         curve_findings,
         curve_results,
         curve_table,
+        parse_size,
         run_curve,
         summarise_curve,
         write_curve_report,
@@ -71,6 +76,7 @@ def curve(
             importance=cast("Any", importance),
         ),
         ranks=_parse_ranks(ranks),
+        **({"sizes": tuple(parse_size(text) for text in sizes)} if sizes else {}),
         methods=tuple(methods or CURVE_METHODS),
         data=data,
         baseline_steps=baseline_steps,

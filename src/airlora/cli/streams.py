@@ -48,6 +48,9 @@ def pack(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
+    ] = False,
     importance: Importance = "combined",
     since: Since = None,
     as_json: Json = False,
@@ -59,6 +62,7 @@ def pack(
     packing = Packing(
         **precision(bits, distortion, size),
         polish_steps=polish or 0,
+        whole=whole,
         importance=cast("Any", importance),
     )
     with LiveProgress(Console(stderr=True)) as progress:

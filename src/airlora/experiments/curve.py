@@ -81,7 +81,7 @@ def _jobs(plan: CurvePlan) -> list[str]:
 def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
     if job.split()[0] in PEFT_METHODS:
         return plan.steps(run)
-    return plan.packing.polish_steps if job == "stream" else 1
+    return {"stream": 1, "sized": len(plan.sizes)}.get(job, 0) * plan.packing.polish_steps or 1
 
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
@@ -92,8 +92,8 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         relevant += [plan.steps(str(folder.path)), plan.overrides]
     else:
         relevant.append(hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest())
-    if name == "stream":
-        relevant.append(asdict(plan.packing))
+    if name in ("stream", "sized"):
+        relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
     elif name == "unpolished":
         relevant += [plan.packing.importance, plan.packing.layers]
     elif name == "constant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from airlora.adapters import LowRankUpdate, install_updates, load_adapter
@@ -77,6 +77,8 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     measured = _Measured(run, job, bench, settings, held_out)
     if name == "stream":
         points = measured.cuts(plan.packing, count_step)
+    elif name == "sized":
+        points = measured.sized(plan.packing, plan.sizes, count_step)
     elif name in ("unpolished", "singular"):
         importance = "singular" if name == "singular" else plan.packing.importance
         finest = Packing(max_distortion=FINEST_DISTORTION, layers=plan.packing.layers, importance=importance)
@@ -84,7 +86,7 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     else:
         most = settings.adapter.r_max
         points = measured.ranks(name, [r for r in plan.ranks if r <= most] if name == "constant" else [most])
-    if name != "stream":
+    if name not in ("stream", "sized"):
         count_step()
     return points
 
@@ -115,7 +117,26 @@ class _Measured:
 
     def cuts(self, packing: Packing, count_step: Callable[[], None]) -> list[CurvePoint]:
         """Return a point per size that the stream is cut to, and the whole of it."""
-        data = pack_adapter(
+        data = self._packed(packing, count_step)
+        points, size = [], float(SMALLEST_CUT_BYTES)
+        while size < len(data):
+            if describe(data)["head_bytes"] <= size:
+                points += self._point(self.job, f"{size:.0f} B", cut(data, int(size)))
+            size *= CUT_RATIO
+        return points + self._point(self.job, "whole", data)
+
+    def sized(self, packing: Packing, sizes: Sequence[int], count_step: Callable[[], None]) -> list[CurvePoint]:
+        """Return a point per size that a stream is made for; a size below the head's makes none."""
+        points = []
+        for size in sizes:
+            data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
+            points += self._point("sized", f"{size} B", data)
+            # What was measured is in the model: the next one starts from the run's adapter again.
+            load_adapter(self.bench.adapted, RunFolder(self.run).adapter_path)
+        return points
+
+    def _packed(self, packing: Packing, count_step: Callable[[], None]) -> bytes:
+        return pack_adapter(
             self.bench.adapted,
             self._header,
             packing,
@@ -125,12 +146,6 @@ class _Measured:
             train=self.bench.train,
             watcher=_StepWatcher(count_step),
         )
-        points, size = [], float(SMALLEST_CUT_BYTES)
-        while size < len(data):
-            if describe(data)["head_bytes"] <= size:
-                points += self._point(self.job, f"{size:.0f} B", cut(data, int(size)))
-            size *= CUT_RATIO
-        return points + self._point(self.job, "whole", data)
 
     def ranks(self, name: str, ranks: Sequence[int]) -> list[CurvePoint]:
         """Return a point per rank of all modules and fixed precision."""

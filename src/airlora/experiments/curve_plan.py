@@ -12,6 +12,7 @@ __all__ = ["CURVE_METHODS", "PEFT_METHODS", "CurvePlan", "CurvePoint"]
 
 CURVE_METHODS = {
     "stream": "airlora's stream, polished",
+    "sized": "airlora's stream made for each size, polished for the whole of it alone",
     "unpolished": "airlora's stream as trained",
     "singular": "the same in order of singular values",
     "constant": "one rank for all modules, best components first",
@@ -32,6 +33,7 @@ class CurvePlan:
     Args:
         packing: Of the polished stream.
         ranks: At which PEFT's adapters are trained and modules are cut alike, up to r_max.
+        sizes: Bytes of the streams that are made for their size.
         methods: Of `CURVE_METHODS`.
         data: To measure on; none: the run's evaluation data.
         baseline_steps: Training steps of PEFT's adapters; none: the run's, and those of polishing.
@@ -43,6 +45,7 @@ class CurvePlan:
 
     packing: Packing
     ranks: tuple[int, ...] = (1, 2, 4, 8)
+    sizes: tuple[int, ...] = (3000, 6000, 10_000)
     methods: tuple[str, ...] = tuple(CURVE_METHODS)
     data: str | None = None
     baseline_steps: int | None = None

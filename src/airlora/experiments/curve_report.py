@@ -48,8 +48,12 @@ __all__ = [
 CLOSE = 0.005
 """A stream is as good as the whole adapter within this share of right answers."""
 
+STREAMS = {"stream": "The stream, cut,", "sized": "A stream made for its size"}
+"""Series that findings tell of, as they name them."""
+
 SERIES = {
     "stream": ("#0072B2", "solid", "o"),
+    "sized": ("#E69F00", "solid", "D"),
     "unpolished": ("#56B4E9", "solid", "o"),
     "singular": ("#CC79A7", "solid", "o"),
     "constant 32 bit": ("#555555", "solid", "v"),
@@ -159,29 +163,17 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
     """Return what the rows say, in plain sentences."""
     lines = []
     full = next((row for row in rows if row.series == "full 32 bit"), None)
-    close = smallest_close(rows)
     baseline = max((row for row in rows if row.series == "adalora 32 bit"), key=lambda r: r.payload_bytes, default=None)
     if full is not None:
         lines.append(f"The whole adapter in float32: {full.accuracy:.2%} with {full.payload_bytes:,.0f} bytes.")
-    if full is not None and any(row.series == "stream" for row in rows):
-        lines.append(
-            f"The stream is within {100 * CLOSE:g} points of it from {close.payload_bytes:,.0f} bytes on "
-            f"({close.accuracy:.2%}), 1/{full.payload_bytes / close.payload_bytes:.0f} of them."
-            if close is not None
-            else f"The stream, whole, is not within {100 * CLOSE:g} points of it."
-        )
     if baseline is not None:
-        line = (
+        lines.append(
             f"PEFT's AdaLoRA at {baseline.label} in float32: {baseline.accuracy:.2%} with "
-            f"{baseline.payload_bytes:,.0f} bytes"
+            f"{baseline.payload_bytes:,.0f} bytes."
         )
-        if close is not None:
-            side = "no lower" if close.accuracy >= baseline.accuracy else "lower"
-            line += (
-                f"; the stream's cut is 1/{baseline.payload_bytes / close.payload_bytes:.0f} of that, "
-                f"its accuracy {side}"
-            )
-        lines.append(line + ".")
+    for series, title in STREAMS.items():
+        if full is not None and any(row.series == series for row in rows):
+            lines.append(_closeness(title, full, baseline, smallest_close(rows, series)))
     names = dict.fromkeys(row.series for row in rows)
     for other in names:
         saving = None if other == "stream" or "stream" not in names else byte_saving(rows, "stream", other)
@@ -189,6 +181,23 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
             word = "saves" if saving >= 0 else "costs"
             lines.append(f"At equal accuracy the stream {word} {abs(saving):.1%} of the bytes of {other}, on average.")
     return lines
+
+
+def _closeness(title: str, full: CurveRow, baseline: CurveRow | None, close: CurveRow | None) -> str:
+    """Return from how many bytes on a stream is as good as the whole adapter, and how that stands to AdaLoRA."""
+    if close is None:
+        return f"{title} is at no size within {100 * CLOSE:g} points of the whole adapter."
+    line = (
+        f"{title} is within {100 * CLOSE:g} points of the whole adapter from {close.payload_bytes:,.0f} bytes on "
+        f"({close.accuracy:.2%}): 1/{full.payload_bytes / close.payload_bytes:.0f} of its bytes"
+    )
+    if baseline is not None:
+        side = "no lower" if close.accuracy >= baseline.accuracy else "lower"
+        line += (
+            f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's at an accuracy that is {side} "
+            f"than AdaLoRA's"
+        )
+    return line + "."
 
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
@@ -295,10 +304,10 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     savings: Mapping[str, float | None] = {
         name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names
     }
-    close = smallest_close(rows)
+    close = {name: row for name in STREAMS if (row := smallest_close(rows, name)) is not None}
     return {
         "points": [row.__dict__ for row in rows],
         "byte_savings": savings,
-        "smallest_close_bytes": None if close is None else close.payload_bytes,
+        "smallest_close_bytes": {name: row.payload_bytes for name, row in close.items()},
         "findings": curve_findings(rows),
     }

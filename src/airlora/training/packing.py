@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -46,6 +47,9 @@ Importance = Literal["combined", "gradient", "taylor", "measured", "singular"]
 MEASURED_FLOOR = 0.05
 """Share of the weights, by singular value, that `measured` gives beside what it measures, which may be nothing."""
 
+SMALLEST_CUT_BYTES = 2000.0
+"""Polishing draws no smaller cut: below it, little but the head has come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -57,6 +61,7 @@ class Packing:
         max_bytes: For "auto": about how large the stream may become, in the place of `max_distortion`.
         layers: For "auto": how often a number may be sent, each time finer; more than 1 makes prefixes better.
         polish_steps: Steps of `polish` before it is coded; 0: none.
+        whole: Polish for the whole stream alone, in one layer: better there, worse wherever it is cut.
         importance: See `weigh_components`.
     """
 
@@ -65,6 +70,7 @@ class Packing:
     max_bytes: int | None = None
     layers: int = 2
     polish_steps: int = 0
+    whole: bool = False
     importance: Importance = "combined"
 
     def options(self, *, has_head: bool) -> EncodeOptions:
@@ -74,8 +80,13 @@ class Packing:
             # The head counts as much as all components, and its own loss is next to nothing at any price.
             "max_distortion": self.max_distortion / (2.0 if has_head else 1.0),
             "max_bytes": self.max_bytes,
-            "layers": self.layers,
+            "layers": self.num_layers,
         }
+
+    @property
+    def num_layers(self) -> int:
+        """How often a number may be sent."""
+        return 1 if self.whole else self.layers
 
     def __post_init__(self) -> None:
         if self.importance not in get_args(Importance):
@@ -195,11 +206,12 @@ def pack_adapter(
             settings,
             device,
             steps=packing.polish_steps,
+            min_bytes=math.inf if packing.whole else SMALLEST_CUT_BYTES,
             on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
         )
         sources = sources.replaced(polished)
         # At the price that the components were planned at: what was left out stays out.
-        options = {"price": plan.price, "layers": packing.layers}
+        options = {"price": plan.price, "layers": packing.num_layers}
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)

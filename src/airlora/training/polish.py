@@ -100,7 +100,7 @@ def polish(
         device: Where the model is.
         steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
         learning_rate: Of the first step, in units of each factor's root mean square; it falls to 0 linearly.
-        min_bytes: The smallest cut that is drawn.
+        min_bytes: The smallest cut that is drawn; infinite: none but the whole.
         on_step: Called after each step with its number and task loss.
 
     Raises:

@@ -52,11 +52,11 @@ def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
         *line("lora 32 bit", 1.0),
     ]
     text = "\n".join(curve_findings(rows))
-    assert "within 0.5 points of it from 4,000 bytes on (85.60%), 1/250" in text
-    assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes; the stream's cut is 1/250 of that" in text
-    assert "its accuracy lower" in text
+    assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes." in text
+    assert "within 0.5 points of the whole adapter from 4,000 bytes on (85.60%): 1/250 of its bytes, and 1/250" in text
+    assert "an accuracy that is lower than AdaLoRA's" in text
     worse = [row("full 32 bit", 1_000_000, 0.99), *(r for r in rows if r.series != "full 32 bit")]
-    assert "The stream, whole, is not within 0.5 points of it." in curve_findings(worse)
+    assert "The stream, cut, is at no size within 0.5 points of the whole adapter." in curve_findings(worse)
 
 
 def test_means_are_over_the_runs_and_leave_out_what_one_lacks() -> None:
