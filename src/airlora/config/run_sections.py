@@ -70,8 +70,8 @@ class FinetuneSettings(Section):
     batch_size: PositiveInt = 32
     learning_rate: Positive = 2e-3
     head_learning_rate: Positive = 2e-3
-    adalora_learning_rate: Positive = Field(1e-2, description="of the baseline, whose components start smaller")
-    lora_learning_rate: Positive = Field(2e-3, description="of the baseline of one rank for all modules")
+    adalora_learning_rate: Positive = Field(4e-3, description="of the baseline, whose components start smaller")
+    lora_learning_rate: Positive = Field(7e-4, description="of the baseline of one rank for all modules")
     weight_decay: NonNegative = 0.0
     warmup_fraction: Fraction = 0.06
     decay: Literal["linear", "cosine", "constant"] = "linear"
