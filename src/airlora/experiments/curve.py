@@ -85,13 +85,22 @@ def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
 
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
-    relevant: list[Any] = [__version__, folder.settings().model_dump(mode="json"), plan.data, job]
-    name = job.split()[0]
+    settings, name = folder.settings(), job.split()[0]
+    relevant: list[Any] = [__version__, plan.data, job]
     if name in PEFT_METHODS:
-        # Trained anew: whatever became of the run's adapter.
-        relevant += [plan.steps(str(folder.path)), plan.overrides]
+        # Trained anew: whatever became of the run's adapter, and whatever is for the run's own training alone.
+        other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
+        tuned = with_values(settings, plan.overrides)
+        relevant += [
+            tuned.model_dump(mode="json", include={"seed", "model", "data", "adapter"}),
+            tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
+            plan.steps(str(folder.path)),
+        ]
     else:
-        relevant.append(hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest())
+        relevant += [
+            settings.model_dump(mode="json", exclude={"num_threads"}),
+            hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
+        ]
     if name in ("stream", "sized"):
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
     elif name == "unpolished":
