@@ -35,7 +35,7 @@ def curve(
     polish: Polish = None,
     importance: Importance = "combined",
     ranks: Annotated[
-        str, typer.Option(metavar="R,R,...", help="Ranks of PEFT's adapters and of constant ranks.")
+        str, typer.Option(metavar="R,R,...", help="Ranks that PEFT's adapters are trained at.")
     ] = "1,2,4,8",
     sizes: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -105,8 +105,6 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
     elif name == "unpolished":
         relevant += [plan.packing.importance, plan.packing.layers]
-    elif name == "constant":
-        relevant.append(plan.ranks)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

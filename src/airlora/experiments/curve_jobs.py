@@ -84,11 +84,21 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
         finest = Packing(max_distortion=FINEST_DISTORTION, layers=plan.packing.layers, importance=importance)
         points = measured.cuts(finest, count_step)
     else:
-        most = settings.adapter.r_max
-        points = measured.ranks(name, [r for r in plan.ranks if r <= most] if name == "constant" else [most])
+        points = measured.ranks(
+            name, _doubling(settings.adapter.r_max) if name == "constant" else [settings.adapter.r_max]
+        )
     if name not in ("stream", "sized"):
         count_step()
     return points
+
+
+def _doubling(r_max: int) -> list[int]:
+    """Return 1, 2, 4, ... and r_max.
+
+    >>> _doubling(12)
+    [1, 2, 4, 8, 12]
+    """
+    return [2**power for power in range(r_max.bit_length()) if 2**power < r_max] + [r_max]
 
 
 class _StepWatcher(SilentWatcher):

@@ -32,7 +32,7 @@ class CurvePlan:
 
     Args:
         packing: Of the polished stream.
-        ranks: At which PEFT's adapters are trained and modules are cut alike, up to r_max.
+        ranks: At which PEFT's adapters are trained.
         sizes: Bytes of the streams that are made for their size.
         methods: Of `CURVE_METHODS`.
         data: To measure on; none: the run's evaluation data.

@@ -45,6 +45,9 @@ __all__ = [
     "write_curve_report",
 ]
 
+LEAST_SHARED = 0.01
+"""Curves that share less of the accuracy than this have no average saving."""
+
 CLOSE = 0.005
 """A stream is as good as the whole adapter within this share of right answers."""
 
@@ -123,13 +126,13 @@ def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
 
 
 def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> float | None:
-    """Return the share of `other`'s bytes that `series` saves at equal accuracy; none where they share no accuracy."""
+    """Return the share of `other`'s bytes that `series` saves at equal accuracy; none where they hardly share any."""
     curves = [_hull([row for row in rows if row.series == name]) for name in (series, other)]
     if any(len(accuracies) < 2 for accuracies, _ in curves):
         return None
     low = max(accuracies[0] for accuracies, _ in curves)
     high = min(accuracies[-1] for accuracies, _ in curves)
-    if high <= low:
+    if high - low < LEAST_SHARED:
         return None
     at = np.linspace(low, high, 201)
     own, others = (np.interp(at, *curve) for curve in curves)

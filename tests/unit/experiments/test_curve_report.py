@@ -31,6 +31,11 @@ def test_curves_that_share_no_accuracy_have_no_saving() -> None:
     assert byte_saving(rows, "stream", "full 32 bit") is None
 
 
+def test_curves_that_hardly_meet_have_no_saving() -> None:
+    rows = [*line("stream", 1.0), row("constant 4 bit", 20_000, 0.849), row("constant 4 bit", 40_000, 0.86)]
+    assert byte_saving(rows, "stream", "constant 4 bit") is None
+
+
 def test_a_cut_counts_as_close_only_if_all_larger_ones_are() -> None:
     full = row("full 32 bit", 1e6, 0.86)
     accuracies = [0.80, 0.858, 0.85, 0.856, 0.857]
