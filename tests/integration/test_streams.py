@@ -182,7 +182,12 @@ def test_bad_input_is_one_line(
     refused(airlora("evaluate", stream, *data, "--upto", "800B"), "has not come")
     refused(airlora("pack", run, tmp_path / "s", "--bits", "8", "--size", "10kB"), "size = 10000", "auto")
     refused(airlora("pack", run, tmp_path / "s", "--size", "9kB", "--distortion", ".1"), "distortion = 0.1")
-    refused(airlora("pack", run, tmp_path / "s", "--size", "100", "--polish", "3"), "polish steps = 3")
+    # Where nothing but the head is worth its bytes there is nothing to polish.
+    for polish in ("0", "3"):
+        made = airlora("pack", run, tmp_path / f"s{polish}", "--size", "100", "--polish", polish, "--json")
+        assert json.loads(made.stdout)["num_components"] == 0
+    assert (tmp_path / "s0").read_bytes() == (tmp_path / "s3").read_bytes()
+    refused(airlora("pack", run, tmp_path / "s", "--since", damaged, "--polish", "3"), "segment")
     refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "head")
     refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
     refused(airlora("evaluate", stream, *data, "--rank", 1), "--upto", "--rank")

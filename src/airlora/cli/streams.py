@@ -92,6 +92,7 @@ def export(
     target: Annotated[str, typer.Option("--for", metavar="LIB", help="`peft`, `vllm` or `llama.cpp`.")] = "peft",
     upto: Upto = None,
     model: Model = None,
+    since: Since = None,
     as_json: Json = False,
 ) -> None:
     """Write an adapter so that PEFT, vLLM or llama.cpp load it.
@@ -102,7 +103,7 @@ def export(
     from airlora.experiments import export_adapter, parse_size
 
     max_bytes = None if upto is None else parse_size(upto)
-    result = export_adapter(source, out, target, max_bytes=max_bytes, model=model)
+    result = export_adapter(source, out, target, max_bytes=max_bytes, model=model, since=since)
     if as_json:
         print(json.dumps(result))
         return

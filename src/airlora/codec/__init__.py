@@ -9,7 +9,7 @@ the stream that a device holds to a newer one.  The format is described in `cont
 from airlora.codec.assembly import DecodedStream
 from airlora.codec.coding import Rounding
 from airlora.codec.container import FORMAT_VERSION, StreamHead
-from airlora.codec.delta import decode_delta, encode_delta
+from airlora.codec.delta import decode_delta, encode_delta, verify_earlier
 from airlora.codec.header import StreamHeader
 from airlora.codec.limits import Limits
 from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
@@ -39,4 +39,5 @@ __all__ = [
     "encode_stream",
     "preview_stream",
     "read_stream",
+    "verify_earlier",
 ]

@@ -18,7 +18,7 @@ from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.stream import EncodeOptions, Encoding, decode_stream
 from airlora.errors import CodecError
 
-__all__ = ["decode_delta", "encode_delta"]
+__all__ = ["decode_delta", "encode_delta", "verify_earlier"]
 
 
 def encode_delta(
@@ -43,17 +43,23 @@ def encode_delta(
     Raises:
         CodecError: `old` is damaged, cut, a delta itself or for another base model; otherwise as `encode_stream`.
     """
+    base = verify_earlier(old, header, limits=limits)
+    encoding = Encoding(header, updates, tensors, **options)
+    streams = []
+    for held, digest in ((None, None), (_usable(base, header), base.digest)):
+        streams.append(pack_stream(replace(header, base_stream=digest), encoding.layout, encoding.units(held)))
+    return min(streams, key=len)
+
+
+def verify_earlier(old: bytes, header: StreamHeader, *, limits: Limits | None = None) -> DecodedStream:
+    """Return the stream that a delta for an adapter of this header starts from; raises as `encode_delta` does."""
     base = decode_stream(old, limits=limits, strict=True)
     if base.header.base_fingerprint != header.base_fingerprint:
         raise CodecError(
             f"delta: the earlier stream belongs to base model {base.header.base_fingerprint[:12]},"
             f" the new one to {header.base_fingerprint[:12]}"
         )
-    encoding = Encoding(header, updates, tensors, **options)
-    streams = []
-    for held, digest in ((None, None), (_usable(base, header), base.digest)):
-        streams.append(pack_stream(replace(header, base_stream=digest), encoding.layout, encoding.units(held)))
-    return min(streams, key=len)
+    return base
 
 
 def decode_delta(

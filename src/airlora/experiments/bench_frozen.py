@@ -25,7 +25,7 @@ from airlora.training import (
     Watcher,
     Workbench,
     assemble,
-    available_threads,
+    num_processes,
     problem_of,
     run_jobs,
     train_adalora,
@@ -73,7 +73,8 @@ def run_frozen_bench(
     folder = make_folder(out)
     watcher.phase("judging on frozen adapters", len(runs) * len(policies))
     jobs = [partial(_judge_run, str(run), tuple(policies), evaluations) for run in runs]
-    found = run_jobs(jobs, available_threads(), on_step=lambda step: watcher.step(step, {}))
+    at_once = num_processes(RunFolder(runs[0]).settings()) if runs else 1
+    found = run_jobs(jobs, at_once, on_step=lambda step: watcher.step(step, {}))
     rows = [(index, row) for index, part in enumerate(found) for row in part]
     write_json(folder / "frozen.json", [{"run": str(runs[index]), **row.to_dict()} for index, row in rows])
     return summarise_frozen(rows)

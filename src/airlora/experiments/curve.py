@@ -16,8 +16,8 @@ from airlora.config import with_values
 from airlora.errors import CheckpointError, SettingsError
 from airlora.experiments.curve_jobs import measure_job
 from airlora.experiments.curve_plan import CURVE_METHODS, PEFT_METHODS, CurvePlan, CurvePoint
-from airlora.files import make_folder, read_bytes, write_bytes
-from airlora.training import RunFolder, SilentWatcher, Watcher, available_threads, run_jobs
+from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
+from airlora.training import RunFolder, SilentWatcher, Watcher, num_processes, run_jobs
 from airlora.version import __version__
 
 __all__ = ["run_curve"]
@@ -46,8 +46,7 @@ def run_curve(
         folder.record()
         with_values(folder.settings(), plan.overrides)
         jobs += [(run, job, _fingerprint(folder, plan, job)) for job in _jobs(plan)]
-    if len({run for run, _, _ in jobs}) < len(runs):
-        raise SettingsError.of("runs", [str(run) for run in runs], "each once")
+    _verify_alike([str(run) for run in runs])
     path = make_folder(out) / "points.jsonl"
     current = {(run, job): fingerprint for run, job, fingerprint in jobs}
     # What another call measured stays; what was measured with other settings goes.
@@ -63,7 +62,7 @@ def run_curve(
 
     run_jobs(
         [partial(measure_job, run, plan, job) for run, job, _ in todo],
-        available_threads(),
+        num_processes(RunFolder(runs[0]).settings()),
         on_step=lambda step: watcher.step(step, {}),
         on_result=keep,
     )
@@ -86,7 +85,7 @@ def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     settings, name = folder.settings(), job.split()[0]
-    relevant: list[Any] = [__version__, plan.data, job]
+    relevant: list[Any] = [__version__, _content(plan.data or settings.data.eval), job]
     if name in PEFT_METHODS:
         # Trained anew: whatever became of the run's adapter, and whatever is for the run's own training alone.
         other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
@@ -95,17 +94,41 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
             tuned.model_dump(mode="json", include={"seed", "model", "data", "adapter"}),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
             plan.steps(str(folder.path)),
+            # How many samples are kept from training.
+            [settings.env.frozen_batches, settings.env.frozen_batch_size],
         ]
     else:
         relevant += [
             settings.model_dump(mode="json", exclude={"num_threads"}),
             hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
         ]
+    if name not in ("full", "constant", "unpolished", "singular"):
+        relevant.append(_content(settings.data.train))
     if name in ("stream", "sized"):
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
     elif name == "unpolished":
         relevant += [plan.packing.importance, plan.packing.layers]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _content(source: str | None) -> list[str | None]:
+    """Return what a data set is known by: its name, and of a file what is in it."""
+    return [source, sha256_of(source) if source is not None and Path(source).is_file() else None]
+
+
+def _verify_alike(runs: list[str]) -> None:
+    """Raise `SettingsError` unless the runs are several, each once, of one model, data and rank."""
+    if not runs or len(set(runs)) < len(runs):
+        raise SettingsError.of("runs", runs, "one or more, each once")
+    first, *others = [RunFolder(run).settings() for run in runs]
+    for run, settings in zip(runs[1:], others, strict=True):
+        for name, own, wanted in (
+            ("model", settings.model, first.model),
+            ("data", settings.data, first.data),
+            ("adapter.r_max", settings.adapter.r_max, first.adapter.r_max),
+        ):
+            if own != wanted:
+                raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: a mean is over runs of one kind")
 
 
 def _read(path: Path) -> list[CurvePoint]:

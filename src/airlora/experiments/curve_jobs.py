@@ -136,7 +136,7 @@ class _Measured:
         return points + self._point(self.job, "whole", data)
 
     def sized(self, packing: Packing, sizes: Sequence[int], count_step: Callable[[], None]) -> list[CurvePoint]:
-        """Return a point per size that a stream is made for; a size below the head's makes none."""
+        """Return a point per size that a stream is made for; below the head's there is the head alone."""
         points = []
         for size in sizes:
             data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
@@ -168,7 +168,7 @@ class _Measured:
             for bits in FIXED_BITS if name == "constant" else FIXED_BITS[:1]:
                 packing = Packing(bits=bits, layers=1)
                 data = encode_stream(self._header, own.updates, own.head, **packing.options(has_head=bool(own.head)))
-                points += self._point(f"{name} {bits} bit", f"rank {rank}", data)
+                points += self._point(f"{name} {bits} bit", f"rank {rank}" if name == "constant" else "whole", data)
         return points
 
     def _point(self, series: str, label: str, data: bytes) -> list[CurvePoint]:

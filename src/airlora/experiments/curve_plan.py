@@ -63,6 +63,13 @@ class CurvePlan:
                 raise SettingsError.of("method", name, f"one of {', '.join(CURVE_METHODS)}")
         if not self.ranks or min(self.ranks) < 1:
             raise SettingsError.of("ranks", self.ranks, "whole numbers, 1 or more")
+        object.__setattr__(self, "sizes", tuple(dict.fromkeys(self.sizes)))
+        if min(self.sizes, default=1) < 1:
+            raise SettingsError.of("sizes", self.sizes, "bytes, 1 or more")
+        if "finetune.steps" in self.overrides:
+            raise SettingsError.of(
+                "finetune.steps", self.overrides["finetune.steps"], "left out: baseline steps are given on their own"
+            )
         if self.baseline_steps is not None and self.baseline_steps < 1:
             raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
 

@@ -1,41 +1,29 @@
-r"""What a curve of accuracy against bytes says: means over runs, savings at equal accuracy, a picture, a page.
-
-The saving is Bjontegaard's: the mean, over the accuracies that both curves reach, of the difference of the logarithms
-of their bytes,
-
-$$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
-
-Notation: b(a), b'(a) bytes that the one and the other need for accuracy a, linear in ln b between measured points and
-never falling (a worse adapter of more bytes does not count); a_0 to a_1 the accuracies of both.
-
-Source: Bjontegaard 2001, VCEG-M33, with straight lines in the place of cubics, which overshoot on noisy points.
-"""
+"""What a curve of accuracy against bytes says: means over runs, findings, a picture, a page."""
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from rich.table import Table
 
+from airlora.errors import SettingsError
 from airlora.experiments.curve_plan import CURVE_METHODS, CurvePoint
+from airlora.experiments.curve_saving import byte_saving
 from airlora.experiments.figures import new_figure, styled
 from airlora.experiments.statistics import half_width
 from airlora.files import make_folder, write_bytes
 
 __all__ = [
     "CurveRow",
-    "byte_saving",
     "curve_figure",
     "curve_findings",
     "curve_results",
@@ -44,9 +32,6 @@ __all__ = [
     "summarise_curve",
     "write_curve_report",
 ]
-
-LEAST_SHARED = 0.01
-"""Curves that share less of the accuracy than this have no average saving."""
 
 CLOSE = 0.005
 """A stream is as good as the whole adapter within this share of right answers."""
@@ -87,6 +72,7 @@ class CurveRow:
         accuracy_interval: Half width of its 95 % interval; none with one run.
         loss: Mean, nats per sample.
         loss_interval: As of accuracy.
+        points: What the means are of.
     """
 
     series: str
@@ -98,10 +84,15 @@ class CurveRow:
     accuracy_interval: float | None
     loss: float
     loss_interval: float | None
+    points: tuple[CurvePoint, ...] = ()
 
 
 def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
-    """Return the means of all points that every run has, in the order of `SERIES` and of bytes."""
+    """Return the means of all points that every run has, in the order of `SERIES` and of bytes.
+
+    Raises:
+        SettingsError: There is none.
+    """
     num_runs = len({point.run for point in points})
     groups: dict[tuple[str, str], list[CurvePoint]] = {}
     for point in points:
@@ -117,37 +108,15 @@ def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
             half_width([point.accuracy for point in group]),
             statistics.fmean(point.loss for point in group),
             half_width([point.loss for point in group]),
+            tuple(group),
         )
         for (series, label), group in groups.items()
         if len(group) == num_runs
     ]
+    if not rows:
+        raise SettingsError("curve: no size was measured on every run; ask for larger ones, or for other methods")
     order = list(SERIES)
     return sorted(rows, key=lambda row: (order.index(row.series), row.payload_bytes))
-
-
-def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> float | None:
-    """Return the share of `other`'s bytes that `series` saves at equal accuracy; none where they hardly share any."""
-    curves = [_hull([row for row in rows if row.series == name]) for name in (series, other)]
-    if any(len(accuracies) < 2 for accuracies, _ in curves):
-        return None
-    low = max(accuracies[0] for accuracies, _ in curves)
-    high = min(accuracies[-1] for accuracies, _ in curves)
-    if high - low < LEAST_SHARED:
-        return None
-    at = np.linspace(low, high, 201)
-    own, others = (np.interp(at, *curve) for curve in curves)
-    return float(1.0 - math.exp(float(np.mean(own - others))))
-
-
-def _hull(rows: Sequence[CurveRow]) -> tuple[list[float], list[float]]:
-    """Return accuracies and the logarithms of the bytes, both rising."""
-    accuracies: list[float] = []
-    logarithms: list[float] = []
-    for row in sorted(rows, key=lambda row: (row.payload_bytes, -row.accuracy)):
-        if not accuracies or row.accuracy > accuracies[-1]:
-            accuracies.append(row.accuracy)
-            logarithms.append(math.log(row.payload_bytes))
-    return accuracies, logarithms
 
 
 def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
@@ -176,17 +145,28 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
         )
     for series, title in STREAMS.items():
         if full is not None and any(row.series == series for row in rows):
-            lines.append(_closeness(title, full, baseline, smallest_close(rows, series)))
+            close = smallest_close(rows, series)
+            lines.append(_closeness(title, full, baseline, close, _cheapest(rows, close)))
     names = dict.fromkeys(row.series for row in rows)
     for other in names:
         saving = None if other == "stream" or "stream" not in names else byte_saving(rows, "stream", other)
         if saving is not None:
-            word = "saves" if saving >= 0 else "costs"
-            lines.append(f"At equal accuracy the stream {word} {abs(saving):.1%} of the bytes of {other}, on average.")
+            word = "saves" if saving.mean >= 0 else "costs"
+            width = "" if saving.interval is None else f" (± {100 * saving.interval:.0f} points)"
+            share = f"{abs(saving.mean):.0%}{width}"
+            lines.append(f"At equal accuracy the stream {word} {share} of the bytes of {other}, on average.")
     return lines
 
 
-def _closeness(title: str, full: CurveRow, baseline: CurveRow | None, close: CurveRow | None) -> str:
+def _cheapest(rows: Sequence[CurveRow], close: CurveRow | None) -> CurveRow | None:
+    """Return the smallest AdaLoRA of any rank and precision that is at least as accurate; none if there is none."""
+    good = [row for row in rows if row.series.startswith("adalora") and close and row.accuracy >= close.accuracy]
+    return min(good, key=lambda row: row.payload_bytes, default=None)
+
+
+def _closeness(
+    title: str, full: CurveRow, baseline: CurveRow | None, close: CurveRow | None, cheapest: CurveRow | None
+) -> str:
     """Return from how many bytes on a stream is as good as the whole adapter, and how that stands to AdaLoRA."""
     if close is None:
         return f"{title} is at no size within {100 * CLOSE:g} points of the whole adapter."
@@ -200,6 +180,10 @@ def _closeness(title: str, full: CurveRow, baseline: CurveRow | None, close: Cur
             f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's at an accuracy that is {side} "
             f"than AdaLoRA's"
         )
+    if cheapest is not None and cheapest is not baseline:
+        what = f"{cheapest.series.removeprefix('adalora ')}, {cheapest.label}: {cheapest.accuracy:.2%}"
+        times = cheapest.payload_bytes / close.payload_bytes
+        line += f"; the cheapest AdaLoRA that is no worse than that ({what}) takes {times:.0f} times its bytes"
     return line + "."
 
 
@@ -304,13 +288,12 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
 def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     """Return rows, savings and findings as plain values for JSON."""
     names = list(dict.fromkeys(row.series for row in rows))
-    savings: Mapping[str, float | None] = {
-        name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names
-    }
+    savings = {name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names}
     close = {name: row for name in STREAMS if (row := smallest_close(rows, name)) is not None}
     return {
-        "points": [row.__dict__ for row in rows],
-        "byte_savings": savings,
+        "points": [{key: value for key, value in row.__dict__.items() if key != "points"} for row in rows],
+        "byte_savings": {name: None if saving is None else saving.mean for name, saving in savings.items()},
+        "byte_saving_intervals": {name: saving.interval for name, saving in savings.items() if saving is not None},
         "smallest_close_bytes": {name: row.payload_bytes for name, row in close.items()},
         "findings": curve_findings(rows),
     }

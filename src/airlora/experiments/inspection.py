@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from airlora.codec import decode_stream
 from airlora.errors import RankPatternError, SettingsError
+from airlora.experiments.streams import read_earlier
 from airlora.files import read_bytes, write_bytes
 from airlora.ranks import RankPattern
 from airlora.text import TextDataset, load_dataset
@@ -52,8 +52,8 @@ def evaluate_run(
     if Path(run).is_file():
         if rank is not None or rank_pattern is not None:
             raise SettingsError("a stream is cut by --upto: leave --rank and --rank-pattern out")
-        base = None if since is None else decode_stream(read_stream_bytes(since), strict=True)
-        opened = open_stream(read_stream_bytes(run, max_bytes=max_bytes), model=model, base=base)
+        data_bytes = read_stream_bytes(run, max_bytes=max_bytes)
+        opened = open_stream(data_bytes, model=model, base=read_earlier(since))
         pattern, payload_bytes = opened.decoded.rank_pattern, {"payload_bytes": opened.decoded.bytes_used}
     elif max_bytes is not None or since is not None:
         name, value = ("upto", max_bytes) if max_bytes is not None else ("since", str(since))
@@ -66,7 +66,7 @@ def evaluate_run(
     elif rank_pattern is not None:
         pattern = _read_pattern(rank_pattern)
     pattern.verify(opened.adapted.shapes, opened.adapted.r_max)
-    found = opened.predict(_read_data(opened, data), pattern)
+    found = opened.predict(read_data(opened, data), pattern)
     if predictions is not None:
         lines = [
             json.dumps({"label": int(label), "logits": logits.tolist()})
@@ -104,7 +104,7 @@ def inspect_run(run: Path | str) -> dict[str, Any]:
     }
 
 
-def _read_data(opened: OpenRun | OpenStream, source: str | None) -> TextDataset:
+def read_data(opened: OpenRun | OpenStream, source: str | None) -> TextDataset:
     if source is None:
         if isinstance(opened, OpenStream):
             raise SettingsError("data: a stream carries none to measure on; give --data")

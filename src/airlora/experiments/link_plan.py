@@ -133,7 +133,9 @@ def plan_link(
         policy: Chooses ranks; by default rate and distortion do, or `greedy` where `bits` is a number. One that learns
             does so first, on the frozen adapter, for `policy.steps` losses.
         data: To measure on; the default are the calibration samples, which fine-tuning did not see.
-        adalora: Also train PEFT's AdaLoRA, for as many numbers as the link carries, as long as the run was trained.
+        adalora: Also train PEFT's AdaLoRA, from the run's r_max down to as many numbers as the link carries, as long
+            as the run was trained.  All is then measured on the run's evaluation data, unless others are given: the
+            calibration samples say what the stream's components are worth, and AdaLoRA never sees them.
         watcher: Is told of the progress.
 
     Raises:
@@ -141,7 +143,7 @@ def plan_link(
         AirloraError: Run, data, link or policy are not usable.
     """
     watcher = watcher or SilentWatcher()
-    planner = _Planner(Path(run), link, deadline_s, rate_model, data)
+    planner = _Planner(Path(run), link, deadline_s, rate_model, data, on_eval=adalora)
     asked = policy or (STREAM if bits == "auto" else "greedy")
     wanted: list[tuple[str, Bits]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
     wanted = list(dict.fromkeys(wanted))
@@ -165,7 +167,9 @@ def plan_link(
 class _Planner:
     """A run's adapter on one link."""
 
-    def __init__(self, run: Path, link: Link, deadline_s: float, rate_model: str | None, data: str | None) -> None:
+    def __init__(
+        self, run: Path, link: Link, deadline_s: float, rate_model: str | None, data: str | None, *, on_eval: bool
+    ) -> None:
         self._folder = RunFolder(run)
         self._folder.record()
         settings = self._folder.settings()
@@ -199,10 +203,10 @@ class _Planner:
             self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.label_names
         )
         held_out = read_held_out(self._bench, self._settings, data)
-        self._data = self._bench.calibration if held_out is None else held_out
-        self.measured_on = (
-            f"{len(self._data)} calibration samples" if data is None else f"{len(self._data)} samples of {data}"
-        )
+        others = self._bench.eval if on_eval else self._bench.calibration
+        self._data = others if held_out is None else held_out
+        kind = "evaluation" if on_eval else "calibration"
+        self.measured_on = f"{len(self._data)} " + (f"{kind} samples" if data is None else f"samples of {data}")
 
     def payload(self, policy: str, bits: Bits) -> PlannedPayload | None:
         """Return what that comes to; None if the link does not carry it."""

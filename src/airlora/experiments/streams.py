@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from airlora.adapters import AdaptedModel, export_peft, export_uniform, load_adapter, save_adapter
-from airlora.codec import decode_stream, describe
+from airlora.codec import DecodedStream, decode_stream, describe
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 from airlora.training import (
@@ -22,7 +22,7 @@ from airlora.training import (
     stream_header,
 )
 
-__all__ = ["export_adapter", "pack_run", "parse_size", "unpack_stream"]
+__all__ = ["export_adapter", "pack_bytes", "pack_run", "parse_size", "read_earlier", "unpack_stream"]
 
 _UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 
@@ -63,12 +63,22 @@ def pack_run(
         AirloraError: Run, data or settings are not usable, or the file cannot be written.
     """
     held = None if since is None else read_stream_bytes(since)
+    data = pack_bytes(run, packing, since=held, watcher=watcher)
+    # Read back first: what cannot be decoded is not to be kept.
+    result = describe(data, base=None if held is None else decode_stream(held, strict=True))
+    write_bytes(out, data)
+    return result | {"stream": str(out), "model": RunFolder(run).record().model}
+
+
+def pack_bytes(run: Path | str, packing: Packing, *, since: bytes | None = None, watcher: Watcher) -> bytes:
+    """Return a run's adapter as a stream; see `pack_run`."""
     folder = RunFolder(run)
-    record, settings = folder.record(), folder.settings()
+    folder.record()
+    settings = folder.settings()
     bench = assemble(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
-    data = pack_adapter(
+    return pack_adapter(
         bench.adapted,
         header,
         packing,
@@ -76,13 +86,9 @@ def pack_run(
         bench.device,
         calibration=bench.calibration,
         train=bench.train,
-        since=held,
+        since=since,
         watcher=watcher,
     )
-    # Read back first: what cannot be decoded is not to be kept.
-    result = describe(data, base=None if held is None else decode_stream(held, strict=True))
-    write_bytes(out, data)
-    return result | {"stream": str(out), "model": record.model}
 
 
 def unpack_stream(
@@ -106,7 +112,7 @@ def unpack_stream(
         AirloraError: The stream or its base model is not usable, or the files cannot be written.
     """
     data = read_stream_bytes(stream, max_bytes=max_bytes)
-    base = None if since is None else decode_stream(read_stream_bytes(since), strict=True)
+    base = read_earlier(since)
     opened = open_stream(data, model=model, base=base)
     result = describe(data, base=base)
     folder = make_folder(out)
@@ -115,8 +121,19 @@ def unpack_stream(
     return result | {"adapter": str(folder / "adapter.safetensors")}
 
 
+def read_earlier(since: Path | str | None) -> DecodedStream | None:
+    """Return the whole stream in the file that a delta starts from; None without one; raises `CodecError`."""
+    return None if since is None else decode_stream(read_stream_bytes(since), strict=True)
+
+
 def export_adapter(
-    source: Path | str, out: Path | str, target: str, *, max_bytes: int | None = None, model: str | None = None
+    source: Path | str,
+    out: Path | str,
+    target: str,
+    *,
+    max_bytes: int | None = None,
+    model: str | None = None,
+    since: Path | str | None = None,
 ) -> dict[str, Any]:
     """Return what was written to the folder `out`: a run's adapter at its own ranks, or a stream, for another library.
 
@@ -126,16 +143,19 @@ def export_adapter(
         target: Who reads it, see `export_peft` and `export_uniform`.
         max_bytes: Of a stream, take only the first whole segments within so many bytes.
         model: Of a stream, see `open_stream`.
+        since: Of a delta, the file of the stream that it starts from.
 
     Raises:
         AirloraError: The adapter cannot be read, or not be said in that format.
     """
     adapted: AdaptedModel
     if Path(source).is_file():
-        opened_stream = open_stream(read_stream_bytes(source, max_bytes=max_bytes), model=model)
+        data = read_stream_bytes(source, max_bytes=max_bytes)
+        opened_stream = open_stream(data, model=model, base=read_earlier(since))
         adapted, name = opened_stream.adapted, opened_stream.settings.model.name
-    elif max_bytes is not None:
-        raise SettingsError.of("upto", max_bytes, "given with a stream: a run is exported at its own ranks")
+    elif max_bytes is not None or since is not None:
+        name, value = ("upto", max_bytes) if max_bytes is not None else ("since", str(since))
+        raise SettingsError.of(name, value, "given with a stream: a run is exported at its own ranks")
     else:
         opened_run = open_run(source)
         adapted, name = opened_run.adapted, opened_run.settings.model.name

@@ -25,7 +25,7 @@ from airlora.training.open_stream import OpenStream, open_stream, read_stream_by
 from airlora.training.packing import Packing, pack_adapter, stream_header, stream_sources
 from airlora.training.peft_baselines import BaselinePoint, PeftMethod, measure_peft_baseline
 from airlora.training.policies import build_policy, problem_of
-from airlora.training.precision import available_threads, pick_autocast, pick_device, set_threads
+from airlora.training.precision import available_threads, num_processes, pick_autocast, pick_device, set_threads
 from airlora.training.processes import Job, run_jobs
 from airlora.training.progress import LiveProgress, SilentWatcher, Watcher
 from airlora.training.run import RunFolder, RunRecord
@@ -73,6 +73,7 @@ __all__ = [
     "measure_explained_variance",
     "measure_importance",
     "measure_peft_baseline",
+    "num_processes",
     "open_run",
     "open_stream",
     "pack_adapter",

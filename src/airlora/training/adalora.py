@@ -14,7 +14,7 @@ from transformers import get_scheduler
 
 from airlora.adapters import ProjectionSite, find_head, find_projections
 from airlora.config import Settings
-from airlora.errors import ModelError, TrainingError
+from airlora.errors import ModelError, SettingsError, TrainingError
 from airlora.ranks import RankPattern
 from airlora.training.assemble import load_base
 from airlora.training.batches import BatchOrder, EncodedData
@@ -22,6 +22,10 @@ from airlora.training.finetune import Evaluation, evaluate
 from airlora.training.precision import pick_autocast, pick_device
 
 __all__ = ["AdaLoraResult", "fit_adalora", "fit_peft", "load_sites", "train_adalora"]
+
+
+LEAST_STEPS = 2
+"""Below, PEFT's allocator has no schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def train_adalora(
         on_step: Called after every step with its number.
 
     Raises:
+        SettingsError: Fewer than 2 steps.
         ModelError: The model has fused projections, which PEFT's AdaLoRA cannot split.
         TrainingError: The loss is not finite.
     """
@@ -75,8 +80,7 @@ def train_adalora(
     )
     pattern = _prune_to(model, sites, budget_params)
     device = pick_device(settings.device)
-    with pick_autocast(settings.finetune.precision, device)():
-        evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
+    evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
     return AdaLoraResult(pattern, pattern.num_params({site.name: site.shape for site in sites}), evaluation)
 
 
@@ -90,6 +94,8 @@ def fit_adalora(
     on_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[Any, tuple[ProjectionSite, ...]]:
     """Return PEFT's model and its projections, as many components left as its allocator keeps; see `train_adalora`."""
+    if steps < LEAST_STEPS:
+        raise SettingsError.of("steps of AdaLoRA", steps, f"{LEAST_STEPS} or more: PEFT's allocator needs them")
     model, sites = load_sites(settings, num_labels, "AdaLoRA")
     sizes = np.asarray([site.shape.params_per_rank for site in sites])
     config = AdaLoraConfig(

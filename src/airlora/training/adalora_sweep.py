@@ -8,7 +8,7 @@ from functools import partial
 from airlora.config import Settings
 from airlora.training.adalora import AdaLoraResult, train_adalora
 from airlora.training.batches import EncodedData
-from airlora.training.precision import available_threads, pick_device
+from airlora.training.precision import num_processes
 from airlora.training.processes import run_jobs
 
 __all__ = ["train_adalora_sweep"]
@@ -41,10 +41,8 @@ def train_adalora_sweep(
         ModelError: See `train_adalora`.
         TrainingError: A loss is not finite, or a process was killed, as by a lack of memory.
     """
-    on_cpu = pick_device(settings.device).type == "cpu"
-    num_processes = (settings.num_threads or available_threads()) if on_cpu else 1
     jobs = [partial(_train_one, settings, train, held_out, budget, num_labels, steps) for budget in budgets_params]
-    return run_jobs(jobs, num_processes, on_step=on_step)
+    return run_jobs(jobs, num_processes(settings), on_step=on_step)
 
 
 def _train_one(

@@ -52,7 +52,7 @@ def measure_loss_rises(
     adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
     adapted.model.eval()
     order = np.argsort(data.lengths, kind="stable")
-    chosen = order[:: max(1, len(order) // num_samples)][:num_samples]
+    chosen = order[np.linspace(0, len(order) - 1, min(num_samples, len(order))).round().astype(np.int64)]
     batches = [data.batch(chosen[start : start + batch_size], device) for start in range(0, len(chosen), batch_size)]
 
     def loss() -> float:

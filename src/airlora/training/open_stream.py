@@ -16,7 +16,7 @@ from airlora.files import read_bytes
 from airlora.ranks import RankPattern
 from airlora.text import TextDataset
 from airlora.training.assemble import load_adapted, make_vocabulary
-from airlora.training.batches import encode
+from airlora.training.batches import EncodedData, encode
 from airlora.training.finetune import Predictions, predict
 from airlora.training.stream_metadata import settings_of_stream
 
@@ -46,9 +46,12 @@ class OpenStream:
     def predict(self, data: TextDataset, pattern: RankPattern | None = None) -> Predictions:
         """Return the logits of every sample, at full precision; at other ranks than the stream's if asked."""
         self.adapted.set_ranks(self.decoded.rank_pattern if pattern is None else pattern)
+        return predict(self.adapted.model, self.encode(data), self.device, self.settings.finetune.eval_batch_size)
+
+    def encode(self, data: TextDataset) -> EncodedData:
+        """Return samples as the model takes them."""
         vocabulary = make_vocabulary(self.settings, self.tokenizer)
-        encoded = encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
-        return predict(self.adapted.model, encoded, self.device, self.settings.finetune.eval_batch_size)
+        return encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
 
 
 def read_stream_bytes(path: Path | str, *, max_bytes: int | None = None) -> bytes:

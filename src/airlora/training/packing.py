@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,9 +18,11 @@ from airlora.codec import (
     HeadTensor,
     ModuleUpdate,
     StreamHeader,
+    StreamPreview,
     encode_delta,
     encode_stream,
     preview_stream,
+    verify_earlier,
 )
 from airlora.config import Settings
 from airlora.errors import SettingsError
@@ -189,32 +191,48 @@ def pack_adapter(
         CodecError: What is asked for is not allowed.
     """
     watcher = watcher or SilentWatcher()
+    if since is not None:
+        verify_earlier(since, header)
     sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
     options = packing.options(has_head=bool(sources.head))
     if packing.polish_steps:
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
         plan = preview_stream(header, sources.updates, sources.head, **options)
-        if not plan.items:
-            raise SettingsError.of("polish steps", packing.polish_steps, "0: nothing but the head is worth its bytes")
-        watcher.phase("polishing", packing.polish_steps)
-        polished = polish(
-            adapted,
-            train,
-            [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
-            {name: plan.tensor_steps.get(name, 0.0) for name in sources.head},
-            settings,
-            device,
-            steps=packing.polish_steps,
-            min_bytes=math.inf if packing.whole else SMALLEST_CUT_BYTES,
-            on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
-        )
-        sources = sources.replaced(polished)
+        # Where nothing but the head is worth its bytes there is nothing to polish.
+        if plan.items:
+            watcher.phase("polishing", packing.polish_steps)
+            sources = sources.replaced(
+                _polished(adapted, train, plan, list(sources.head), packing, settings, device, watcher)
+            )
         # At the price that the components were planned at: what was left out stays out.
         options = {"price": plan.price, "layers": packing.num_layers}
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)
+
+
+def _polished(
+    adapted: AdaptedModel,
+    train: EncodedData,
+    plan: StreamPreview,
+    head: Sequence[str],
+    packing: Packing,
+    settings: Settings,
+    device: torch.device,
+    watcher: Watcher,
+) -> Polished:
+    return polish(
+        adapted,
+        train,
+        [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
+        {name: plan.tensor_steps.get(name, 0.0) for name in head},
+        settings,
+        device,
+        steps=packing.polish_steps,
+        min_bytes=math.inf if packing.whole else SMALLEST_CUT_BYTES,
+        on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from airlora.errors import SettingsError
 from airlora.training.adalora import fit_adalora, fit_peft, load_sites
 from airlora.training.batches import EncodedData
 from airlora.training.finetune import evaluate
-from airlora.training.precision import pick_autocast, pick_device
+from airlora.training.precision import pick_device
 
 __all__ = ["BASELINE_BITS", "BaselinePoint", "PeftMethod", "measure_peft_baseline"]
 
@@ -145,8 +145,7 @@ def _measure_rounded(
     for bits in BASELINE_BITS:
         for (part, axis), value in zip(parts, exact, strict=True):
             part.copy_(value if bits == FULL_BITS else _rounded(value, bits, axis))
-        with pick_autocast(settings.finetune.precision, device)():
-            found = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
+        found = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
         num_bytes = math.ceil(num_values * bits / 8) + (0 if bits == FULL_BITS else SCALE_BYTES * num_scales)
         points.append(BaselinePoint(method, rank, bits, num_components, num_bytes, found.accuracy, found.loss))
     return points

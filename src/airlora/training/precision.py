@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from airlora.config import Settings
 from airlora.errors import SettingsError
 
-__all__ = ["Autocast", "available_threads", "pick_autocast", "pick_device", "set_threads"]
+__all__ = ["Autocast", "available_threads", "num_processes", "pick_autocast", "pick_device", "set_threads"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -53,6 +54,13 @@ def pick_autocast(precision: str, device: torch.device) -> Autocast:
 def set_threads(num_threads: int) -> None:
     """Let torch use `num_threads` CPU threads; 0 means every core that this process may use."""
     torch.set_num_threads(num_threads or available_threads())
+
+
+def num_processes(settings: Settings) -> int:
+    """Return how many jobs of one thread run at once: as many as the settings allow threads; on a GPU one."""
+    if pick_device(settings.device).type != "cpu":
+        return 1
+    return settings.num_threads or available_threads()
 
 
 def available_threads() -> int:

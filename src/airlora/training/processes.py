@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -62,7 +65,7 @@ def run_jobs(
         except BrokenProcessPool as error:
             raise TrainingError("a process was killed; is there enough memory for all of them at once?") from error
         finally:
-            # The processes look at it after every step: leaving the pools then takes a moment, not minutes.
+            # The processes look at it every second: leaving the pools then takes a moment, not minutes.
             stop.value = 1
 
 
@@ -99,7 +102,8 @@ def _gather(
         start_next(pool)
     while running:
         done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
-        for future in done:
+        # A failure must not take with it what came out beside it.
+        for future in sorted(done, key=lambda future: future.exception() is not None):
             index, pool = running.pop(future)
             results[index] = future.result()
             start_next(pool)
@@ -108,27 +112,28 @@ def _gather(
     return [results[index] for index in range(len(jobs))]
 
 
-class _StoppedError(Exception):
-    """The parent no longer wants the result."""
-
-
 _shared: dict[str, Any] = {}
 
 
 def _start_process(count: Any, stop: Any) -> None:
     # Ctrl-C reaches every process of the terminal; the parent tells these ones when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _shared.update(count=count, stop=stop)
+    _shared.update(count=count)
+    threading.Thread(target=_end_when_unwanted, args=(stop,), daemon=True).start()
+
+
+def _end_when_unwanted(stop: Any) -> None:
+    """End this process, whatever it does, soon after its parent says stop or is gone without a word."""
+    parent = multiprocessing.parent_process()
+    while not stop.value and parent is not None and parent.is_alive():
+        time.sleep(POLL_S)
+    os._exit(1)
 
 
 def _run_one(job: Job[T]) -> T:
     set_threads(1)
-    parent = multiprocessing.parent_process()
 
     def count_step() -> None:
-        # A parent that was killed outright cannot say stop.
-        if _shared["stop"].value or not (parent and parent.is_alive()):
-            raise _StoppedError
         _shared["count"].value += 1
 
     return job(count_step)

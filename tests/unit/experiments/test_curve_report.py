@@ -1,5 +1,8 @@
+import math
+
 import pytest
 
+from airlora.errors import SettingsError
 from airlora.experiments import CurvePoint, CurveRow, byte_saving, curve_findings, summarise_curve
 from airlora.experiments.curve_report import curve_figure, smallest_close
 
@@ -16,13 +19,41 @@ def line(series: str, factor: float) -> list[CurveRow]:
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
 def test_the_saving_is_the_factor_between_two_parallel_curves(factor: float) -> None:
     rows = [*line("stream", 1.0), *line("lora 32 bit", factor)]
-    assert byte_saving(rows, "stream", "lora 32 bit") == pytest.approx(1.0 - 1.0 / factor)
+    assert byte_saving(rows, "stream", "lora 32 bit").mean == pytest.approx(1.0 - 1.0 / factor)
 
 
 def test_worse_adapters_of_more_bytes_do_not_count() -> None:
     rows = [*line("stream", 1.0), *line("lora 32 bit", 2.0)]
     noisy = [*rows, row("lora 32 bit", 50_000, 0.61), row("stream", 40_000, 0.3)]
-    assert byte_saving(noisy, "stream", "lora 32 bit") == pytest.approx(0.5)
+    assert byte_saving(noisy, "stream", "lora 32 bit").mean == pytest.approx(0.5)
+
+
+def test_the_saving_of_several_runs_has_an_interval() -> None:
+    def points(series: str, factors: dict[str, float]) -> list[CurvePoint]:
+        return [
+            CurvePoint(run, series, series, f"{place}", round(factor * 1000 * 2**place), 1, 0.6 + 0.05 * place, 0.4)
+            for run, factor in factors.items()
+            for place in range(6)
+        ]
+
+    rows = summarise_curve([*points("stream", {"a": 1, "b": 1}), *points("lora 32 bit", {"a": 2, "b": 8})])
+    saving = byte_saving(rows, "stream", "lora 32 bit")
+    # Logarithms -ln 2 and -ln 8: their mean is -ln 4, their standard error ln 2.
+    assert saving.mean == pytest.approx(0.75)
+    assert saving.interval == pytest.approx(0.25 * 12.706 * math.log(2), rel=1e-3)
+
+
+def test_sampling_one_curve_more_densely_saves_next_to_nothing() -> None:
+    def sampled(series: str, ratio: float, count: int) -> list[CurveRow]:
+        return [row(series, 2000 * ratio**k, 0.87 - 0.17 * 2500 / (2000 * ratio**k)) for k in range(count)]
+
+    rows = [*sampled("stream", 2**0.5, 12), *sampled("lora 32 bit", 2.0, 6)]
+    assert abs(byte_saving(rows, "stream", "lora 32 bit").mean) < 0.015
+
+
+def test_no_size_of_every_run_is_told() -> None:
+    with pytest.raises(SettingsError, match="every run"):
+        summarise_curve([])
 
 
 def test_curves_that_share_no_accuracy_have_no_saving() -> None:
@@ -60,6 +91,9 @@ def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
     assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes." in text
     assert "within 0.5 points of the whole adapter from 4,000 bytes on (85.60%): 1/250 of its bytes, and 1/250" in text
     assert "an accuracy that is lower than AdaLoRA's" in text
+    assert "the cheapest AdaLoRA" not in text
+    cheap = [*rows, row("adalora 4 bit", 90_000, 0.857), row("adalora 4 bit", 20_000, 0.84)]
+    assert "(4 bit, 90000 B: 85.70%) takes 22 times its bytes" in "\n".join(curve_findings(cheap))
     worse = [row("full 32 bit", 1_000_000, 0.99), *(r for r in rows if r.series != "full 32 bit")]
     assert "The stream, cut, is at no size within 0.5 points of the whole adapter." in curve_findings(worse)
 

@@ -38,6 +38,13 @@ def long(folder: Path, name: str, count_step: Callable[[], None]) -> None:
     (folder / f"{name} ended").touch()
 
 
+def busy(folder: Path, name: str, count_step: Callable[[], None]) -> None:
+    """Be at one step for a very long time."""
+    (folder / f"{name} began").write_text(str(os.getpid()))
+    time.sleep(LONG_STEPS * STEP_S)
+    (folder / f"{name} ended").touch()
+
+
 def fail(after: Path, count_step: Callable[[], None]) -> None:
     """Raise an error as soon as a file is there."""
     _wait_for(after)

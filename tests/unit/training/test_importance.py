@@ -52,3 +52,22 @@ def test_a_loss_rise_is_the_loss_without_the_component(bench: Workbench) -> None
     # What is not there cannot be missed, and nothing was changed on the way.
     assert measure_loss_rises(bench.adapted, bench.calibration, bench.device, 5)[3, 2] == pytest.approx(0.0, abs=1e-6)
     assert update.lam.detach()[[0, 1, 3]].tolist() == was[[0, 1, 3]].tolist()
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 15, 10_000])
+def test_samples_for_loss_rises_span_all_lengths(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, num_samples: int
+) -> None:
+    data, taken = bench.calibration, []
+    whole = type(data).batch
+
+    def spy(self: object, indices: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+        taken.extend(indices.tolist())
+        return whole(data, indices, device)
+
+    monkeypatch.setattr(type(data), "batch", spy)
+    measure_loss_rises(bench.adapted, data, bench.device, 8, num_samples=num_samples)
+    assert len(set(taken)) == len(taken) == min(num_samples, len(data))
+    if num_samples > 1:
+        lengths = data.lengths[taken]
+        assert (lengths.min(), lengths.max()) == (data.lengths.min(), data.lengths.max())

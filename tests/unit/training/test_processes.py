@@ -1,5 +1,9 @@
 import importlib
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +85,55 @@ def test_an_error_in_a_process_is_raised_here_and_stops_the_others(some_jobs: Mo
         run_jobs(jobs, 2, on_result=lambda index, _: told.append(index))
     assert told == []
     assert not list(tmp_path.glob("* ended"))
+
+
+def test_an_error_does_not_wait_for_a_job_that_counts_no_step(some_jobs: ModuleType, tmp_path: Path) -> None:
+    jobs: list[Any] = [
+        partial(some_jobs.fail, tmp_path / "first began"),
+        partial(some_jobs.busy, tmp_path, "first"),
+    ]
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match="^loss = nan at step 1$"):
+        run_jobs(jobs, 2)
+    assert time.monotonic() - start < some_jobs.LONG_STEPS * some_jobs.STEP_S
+    assert not list(tmp_path.glob("* ended"))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
+def test_processes_end_when_their_parent_was_killed(some_jobs: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys\n"
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import some_jobs\n"
+        "from airlora.training import run_jobs\n"
+        "if __name__ == '__main__':\n"
+        f"    here = Path({str(tmp_path)!r})\n"
+        "    run_jobs([partial(some_jobs.busy, here, name) for name in ('first', 'second')], 2)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    began = [tmp_path / "first began", tmp_path / "second began"]
+    _wait_until(lambda: all(path.exists() and path.read_text() for path in began))
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: not any(_lives(int(path.read_text())) for path in began))
+
+
+def _lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def _wait_until(is_so: Callable[[], bool], seconds: float = 80.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("place", [0, 1])
