@@ -16,6 +16,9 @@ AirloraError
 ├── CheckpointError          runs and checkpoints
 ├── TrainingError            a loss or reward that is not finite
 ├── StorageError             a file that cannot be read or written
+├── ReleaseError             repositories, releases and their keys
+├── NetworkError             a server that cannot be reached, or gives up (exit code 3)
+├── TrustError               signatures, versions and digests that are not to be trusted (exit code 4)
 └── MissingDependencyError   an optional package that is not installed
 ```
 """
@@ -33,11 +36,14 @@ __all__ = [
     "DataError",
     "MissingDependencyError",
     "ModelError",
+    "NetworkError",
     "PolicyError",
     "RankPatternError",
+    "ReleaseError",
     "SettingsError",
     "StorageError",
     "TrainingError",
+    "TrustError",
 ]
 
 
@@ -113,6 +119,22 @@ class TrainingError(AirloraError):
 
 class StorageError(AirloraError):
     """A file or folder cannot be read or written (full disk, permission, read-only)."""
+
+
+class ReleaseError(AirloraError):
+    """A repository of releases, a manifest or a signing key is missing, damaged or not allowed."""
+
+
+class NetworkError(AirloraError):
+    """A server cannot be reached, or was given up after bounded retries."""
+
+    exit_code = 3
+
+
+class TrustError(AirloraError):
+    """Something that came is not signed, too old, of the wrong digest, or otherwise not to be trusted."""
+
+    exit_code = 4
 
 
 class MissingDependencyError(AirloraError):

@@ -31,11 +31,12 @@ def _reason(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path | str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` only once it is whole and on disk.
 
     The bytes go to a temporary file in the same folder, are fsynced, and are renamed over `path`.  If anything fails
-    the temporary file is removed and an earlier `path` stays as it was.
+    the temporary file is removed and an earlier `path` stays as it was.  `mode` is what the file allows, less the
+    process's umask; until it is whole its owner alone can read it.
 
     Raises:
         StorageError: The folder is missing, read-only or full.
@@ -50,7 +51,7 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, mode & ~_umask())
         os.replace(name, target)
     except OSError as error:
         _remove(name)
@@ -82,9 +83,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; raises `StorageError`."""
-    with atomic_write(path) as file:
+def write_bytes(path: Path | str, data: bytes, *, mode: int = 0o666) -> None:
+    """Write `data` to `path`, whole or not at all; see `atomic_write`; raises `StorageError`."""
+    with atomic_write(path, mode=mode) as file:
         file.write(data)
 
 

@@ -8,19 +8,20 @@ from airlora.experiments.curve import run_curve
 from airlora.experiments.curve_plan import CURVE_METHODS, CurvePlan, CurvePoint
 from airlora.experiments.curve_report import (
     CurveRow,
-    byte_saving,
     curve_findings,
     curve_results,
     curve_table,
     summarise_curve,
     write_curve_report,
 )
+from airlora.experiments.curve_saving import Saving, byte_saving
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
 from airlora.experiments.imports import import_peft
 from airlora.experiments.inspection import evaluate_run, inspect_run
 from airlora.experiments.link_plan import LinkPlan, PlannedPayload, plan_link
 from airlora.experiments.plan_figure import plan_figure
 from airlora.experiments.policy_bench import BENCH_POLICIES, BenchPlan, BenchRecord, run_bench, summarise
+from airlora.experiments.releases import measure_cuts, prepare_release
 from airlora.experiments.report import write_report
 from airlora.experiments.streams import export_adapter, pack_run, parse_size, unpack_stream
 from airlora.experiments.tables import comparison_table, rank_table
@@ -40,6 +41,7 @@ __all__ = [
     "DemoResult",
     "LinkPlan",
     "PlannedPayload",
+    "Saving",
     "bench_findings",
     "bench_tables",
     "byte_saving",
@@ -54,10 +56,12 @@ __all__ = [
     "frozen_table",
     "import_peft",
     "inspect_run",
+    "measure_cuts",
     "pack_run",
     "parse_size",
     "plan_figure",
     "plan_link",
+    "prepare_release",
     "rank_table",
     "regret_figure",
     "row_of",

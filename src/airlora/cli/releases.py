@@ -1,0 +1,229 @@
+"""Commands on releases: publish, and repo init, tenant, rotate, renew, verify, gc."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from airlora.cli.app import Json, Model, app
+from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
+
+if TYPE_CHECKING:
+    from airlora.release import SignedRepository
+
+__all__ = ["publish", "repo"]
+
+repo = typer.Typer(help="Make, look after and check a signed repository of releases.", no_args_is_help=True)
+app.add_typer(repo, name="repo")
+
+Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository, static files for a web server.")]
+Keys = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--keys", metavar="DIR", help="Folder of its private keys; none: `<REPO>-keys` beside it."),
+]
+
+
+@app.command()
+def publish(
+    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
+    repository: Repo,
+    tenant: Annotated[
+        Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")  # noqa: UP045
+    ] = None,
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Measure prefixes on these samples; none: a run's evaluation data."),
+    ] = None,
+    distortion: Distortion = None,
+    size: Size = None,
+    polish: Polish = None,
+    importance: Importance = "combined",
+    model: Model = None,
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Sign an adapter and what to expect of its prefixes, and make it the newest release.
+
+    A run is packed as by `airlora pack`; a stream is taken as it is.
+    """
+    from airlora.experiments import prepare_release
+    from airlora.release import publish_stream
+    from airlora.training import LiveProgress, Packing
+
+    opened = _open(repository, keys)
+    packing = None
+    if not source.is_file() or distortion is not None or size is not None or polish:
+        packing = Packing(
+            **precision("auto", distortion, size), polish_steps=polish or 0, importance=_importance(importance)
+        )
+    with LiveProgress(Console(stderr=True)) as progress:
+        stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
+    manifest = publish_stream(opened, stream, tenant=tenant, cuts=cuts)
+    if as_json:
+        entry = manifest.stream
+        result = {"version": manifest.version, "num_segments": entry.num_segments, "payload_bytes": entry.total_bytes}
+        print(json.dumps(result | {"digest": entry.digest, "tenant": tenant}))
+        return
+    _show_manifest(Console(), str(repository), tenant, manifest)
+
+
+@repo.command()
+def init(
+    repository: Repo,
+    keys: Keys = None,
+    root_keys: Annotated[int, typer.Option(metavar="N", help="How many root keys.")] = 3,
+    root_threshold: Annotated[int, typer.Option(metavar="N", help="How many of them sign a change of keys.")] = 2,
+    root_days: Annotated[int, typer.Option(metavar="D", help="Days that the list of keys is valid.")] = 365,
+    targets_days: Annotated[int, typer.Option(metavar="D", help="Days that a release is valid.")] = 180,
+    snapshot_days: Annotated[int, typer.Option(metavar="D", help="Days that a snapshot is valid.")] = 30,
+    timestamp_days: Annotated[int, typer.Option(metavar="D", help="Days until `repo renew` is due.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Make an empty repository and its keys."""
+    from airlora.release import KeyFolder, create_repository, default_keys
+
+    folder = keys or default_keys(repository)
+    days = {"root": root_days, "targets": targets_days, "snapshot": snapshot_days, "timestamp": timestamp_days}
+    create_repository(
+        repository, KeyFolder(folder, repository), num_root_keys=root_keys, root_threshold=root_threshold, days=days
+    )
+    root = repository / "metadata" / "1.root.json"
+    if as_json:
+        print(json.dumps({"repository": str(repository), "keys": str(folder), "root": str(root)}))
+        return
+    console = Console()
+    console.print(f"{repository}: a repository with nothing released yet", soft_wrap=True)
+    console.print(f"{root}: give this to every device; it is what they trust", soft_wrap=True)
+    console.print(
+        f"{folder}: the private keys; move {folder / 'root'} to a place that is offline, it is not needed to publish",
+        soft_wrap=True,
+    )
+
+
+@repo.command()
+def tenant(
+    repository: Repo,
+    name: Annotated[str, typer.Argument(metavar="T", help="Name of the tenant.")],
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Give a tenant a key of its own, good for its releases alone."""
+    from airlora.release import add_tenant
+
+    opened = _open(repository, keys)
+    key = add_tenant(opened, name)
+    _say({"tenant": name, "keyid": key.keyid}, f"{name}: signs by key {key.keyid[:12]}", as_json=as_json)
+
+
+@repo.command()
+def rotate(
+    repository: Repo,
+    role: Annotated[str, typer.Option(metavar="R", help="root, targets, snapshot, timestamp, or a tenant.")],
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Replace a key by a new one; of `root` the oldest one. Needs the root keys, of a tenant the targets key."""
+    from airlora.release import rotate_key
+
+    gone, new = rotate_key(_open(repository, keys), role)
+    text = f"{role}: {', '.join(keyid[:12] for keyid in gone)} sign no longer, {new[:12]} does"
+    _say({"role": role, "revoked": gone, "keyid": new}, text, as_json=as_json)
+
+
+@repo.command()
+def renew(
+    repository: Repo,
+    roles: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--role", metavar="R", help="Sign this again too; repeatable."),
+    ] = None,
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Sign snapshot and timestamp again, so that devices see that nobody holds news back."""
+    from airlora.release import renew, verify_repository
+
+    opened = _open(repository, keys)
+    renew(opened, roles=("snapshot", "timestamp", *(roles or ())))
+    expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in verify_repository(opened).expires.items()}
+    _say({"expires": expires}, f"{repository}: fresh until {expires['timestamp']}", as_json=as_json)
+
+
+@repo.command()
+def verify(repository: Repo, as_json: Json = False) -> None:
+    """Look at a repository as a device would that starts from its first root: every signature, digest and segment."""
+    from airlora.release import verify_repository
+
+    report = verify_repository(_open(repository, None))
+    if as_json:
+        manifests = {name or "": manifest.model_dump() for name, manifest in report.manifests.items()}
+        expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in report.expires.items()}
+        result = {"releases": manifests, "expires": expires, "warnings": report.warnings, "num_bytes": report.num_bytes}
+        print(json.dumps(result))
+        return
+    console = Console()
+    for name, manifest in report.manifests.items():
+        _show_manifest(console, str(repository), name, manifest)
+    now = datetime.now(UTC)
+    days = ", ".join(f"{role} {(when - now).days} days" for role, when in report.expires.items())
+    console.print(f"valid for: {days}", soft_wrap=True)
+    for warning in report.warnings:
+        console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
+    what = f"{len(report.manifests)} releases" if report.manifests else "nothing released yet"
+    console.print(f"{repository}: verified, {what}, {report.num_bytes:,} bytes", soft_wrap=True)
+
+
+@repo.command()
+def gc(
+    repository: Repo,
+    keep: Annotated[int, typer.Option(metavar="N", help="Releases before the newest that stay.")] = 1,
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Remove releases and metadata that no device needs any more."""
+    from airlora.release import collect_garbage
+
+    removed = collect_garbage(_open(repository, keys), keep=keep)
+    text = f"{repository}: {removed['num_files']} files, {removed['num_bytes']:,} bytes removed"
+    _say(dict(removed), text, as_json=as_json)
+
+
+def _open(repository: Path, keys: Path | None) -> SignedRepository:
+    from airlora.release import KeyFolder, default_keys, open_repository
+
+    return open_repository(repository, KeyFolder(keys or default_keys(repository), repository))
+
+
+def _importance(text: str) -> Any:
+    return text
+
+
+def _say(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+    else:
+        Console().print(text, soft_wrap=True)
+
+
+def _show_manifest(console: Console, repository: str, name: str | None, manifest: Any) -> None:
+    whose = "" if name is None else f" of {name}"
+    table = Table(title=f"{repository}: release {manifest.version}{whose}", title_justify="left")
+    for column in ("bytes", "components", "accuracy", "loss"):
+        table.add_column(column, justify="right")
+    for row in manifest.cuts:
+        table.add_row(f"{row.num_bytes:,}", str(row.num_components), f"{row.accuracy:.2%}", f"{row.loss:.4f}")
+    if not manifest.cuts:
+        table.add_row(f"{manifest.stream.total_bytes:,}", "", "not measured", "")
+    console.print(table)
+    entry = manifest.stream
+    console.print(
+        f"stream {entry.digest[:12]}: {entry.total_bytes:,} bytes in {entry.num_segments} segments, "
+        f"head {entry.head_bytes:,}; made {manifest.created}",
+        soft_wrap=True,
+    )

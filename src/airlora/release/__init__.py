@@ -1,0 +1,48 @@
+"""Releases: a progressive stream and its signed manifest, in a repository of static files.
+
+`create_repository` makes the repository and its keys, `publish_stream` adds a release, `verify_repository` looks at it
+as a device would; `TrustedClient` is that device's view.  Trust is The Update Framework's, by `tuf`.
+"""
+
+from airlora.release.client import TrustedClient, is_initialised
+from airlora.release.keys import PASSPHRASE_VARIABLE, KeyFolder
+from airlora.release.manifest import Cut, Manifest, StreamEntry
+from airlora.release.publish import collect_garbage, current_manifest, publish_stream
+from airlora.release.repository import (
+    DEFAULT_DAYS,
+    SignedRepository,
+    create_repository,
+    default_keys,
+    open_repository,
+    target_path,
+    verify_tenant,
+)
+from airlora.release.roles import add_tenant, renew, rotate_key
+from airlora.release.verify import FolderFetcher, RepositoryReport, verify_repository, verify_stream
+
+__all__ = [
+    "DEFAULT_DAYS",
+    "PASSPHRASE_VARIABLE",
+    "Cut",
+    "FolderFetcher",
+    "KeyFolder",
+    "Manifest",
+    "RepositoryReport",
+    "SignedRepository",
+    "StreamEntry",
+    "TrustedClient",
+    "add_tenant",
+    "collect_garbage",
+    "create_repository",
+    "current_manifest",
+    "default_keys",
+    "is_initialised",
+    "open_repository",
+    "publish_stream",
+    "renew",
+    "rotate_key",
+    "target_path",
+    "verify_repository",
+    "verify_stream",
+    "verify_tenant",
+]

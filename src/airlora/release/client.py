@@ -1,0 +1,133 @@
+"""What a device believes of a repository: The Update Framework's client, with airlora's errors and manifests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadLengthMismatchError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from airlora.errors import NetworkError, StorageError, TrustError
+from airlora.files import make_folder
+from airlora.release.manifest import MAX_MANIFEST_BYTES, Manifest
+from airlora.release.repository import target_path
+
+__all__ = ["CLIENT_LIMITS", "TrustedClient"]
+
+CLIENT_LIMITS = UpdaterConfig(
+    max_root_rotations=64,
+    max_delegations=4,
+    root_max_length=64 * 1024,
+    timestamp_max_length=8 * 1024,
+    snapshot_max_length=256 * 1024,
+    targets_max_length=256 * 1024,
+)
+"""Far above what `airlora publish` writes, far below what would hurt a device."""
+
+
+class TrustedClient:
+    """Follows a repository from a root that is trusted to the newest manifest; made anew for every refresh.
+
+    Args:
+        folder: Where the metadata are kept between refreshes; a version once seen is never gone behind.
+        metadata_url: Of the folder `metadata`.
+        targets_url: Of the folder `targets`.
+        fetcher: What brings files.
+        root: The root to trust where none is kept yet; None: there is one.
+
+    Raises:
+        TrustError: There is no root, or it is not signed by its own keys.
+        StorageError: The folder cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, metadata_url: str, targets_url: str, fetcher: FetcherInterface, *, root: bytes | None = None
+    ) -> None:
+        self.folder = make_folder(folder)
+        if root is not None and is_initialised(folder):
+            root = None
+        if root is None and not is_initialised(folder):
+            raise TrustError(f"{folder}: no root of trust yet; give the repository's 1.root.json by --root")
+        with _told():
+            self._updater = Updater(
+                str(folder),
+                metadata_url,
+                target_dir=str(make_folder(folder / "manifests")),
+                target_base_url=targets_url,
+                fetcher=fetcher,
+                config=CLIENT_LIMITS,
+                bootstrap=root,
+            )
+
+    def refresh(self) -> None:
+        """Bring root, timestamp, snapshot and targets up to date, each verified, and put them on disk for good.
+
+        Raises:
+            TrustError: Something is not signed by a threshold of its keys, expired, older than what was seen, or of
+                another length or digest than is signed.
+            NetworkError: Something did not come.
+            StorageError: Something could not be written.
+        """
+        with _told():
+            self._updater.refresh()
+        _sync(self.folder)
+
+    def manifest(self, tenant: str | None = None) -> Manifest | None:
+        """Return the newest manifest; None: nothing has been released. Raises as `refresh` does."""
+        path = target_path(tenant)
+        with _told():
+            target = self._updater.get_targetinfo(path)
+            if target is None:
+                return None
+            if target.length > MAX_MANIFEST_BYTES:
+                raise TrustError.of("bytes of the manifest", target.length, f"at most {MAX_MANIFEST_BYTES}")
+            held = self._updater.find_cached_target(target) or self._updater.download_target(target)
+            content = Path(held).read_bytes()
+            # The file may have changed since it was verified.
+            target.verify_length_and_hashes(content)
+        _sync(self.folder)
+        return Manifest.from_bytes(content, error=TrustError)
+
+
+def is_initialised(folder: Path) -> bool:
+    """Whether a folder holds a root of trust."""
+    return (folder / "root.json").exists() or any((folder / "root_history").glob("*.root.json"))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn the errors of The Update Framework into airlora's."""
+    try:
+        yield
+    except ExpiredMetadataError as error:
+        raise TrustError(f"repository: {error}; is the clock right, and has it been renewed?") from error
+    except DownloadLengthMismatchError as error:
+        raise TrustError(f"repository: {error}") from error
+    except DownloadError as error:
+        cause = error.__cause__
+        raise NetworkError(f"repository: {error}" + (f" ({cause})" if cause else "")) from error
+    except (RepositoryError, LengthOrHashMismatchError) as error:
+        raise TrustError(f"repository: {error}") from error
+    except OSError as error:
+        raise StorageError(f"metadata: {error}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Put what was written on disk: a power cut must not take back which versions were seen."""
+    if os.name != "posix":
+        return
+    for path in (*folder.rglob("*.json"), folder / "root_history", folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
