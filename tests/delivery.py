@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
+from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
+from airlora.edge import AgentPlan, Clock, HttpLink, LinkLimits, StateFolder, Visit, visit
+from airlora.edge.link import HttpError
+from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape
-from airlora.release import KeyFolder, SignedRepository, create_repository
+from airlora.release import Cut, KeyFolder, SignedRepository, create_repository
 
 FINGERPRINT = "0123456789abcdef" * 4
 
 
-def make_stream(seed: int = 0, *, size: int = 48, num_modules: int = 4, fingerprint: str = FINGERPRINT) -> bytes:
+def make_stream(
+    seed: int = 0, *, size: int = 48, num_modules: int = 4, max_distortion: float = 0.02, fingerprint: str = FINGERPRINT
+) -> bytes:
     """Return a stream of some kilobytes and many segments."""
     generator = np.random.default_rng(seed)
     shapes = {f"layer.{place}.dense": ModuleShape(d_in=size, d_out=size) for place in range(num_modules)}
@@ -25,10 +32,125 @@ def make_stream(seed: int = 0, *, size: int = 48, num_modules: int = 4, fingerpr
     }
     tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, size)), 1.0)}
     header = StreamHeader(fingerprint, shapes, {name: tensor.values.shape for name, tensor in tensors.items()}, r_max=4)
-    return encode_stream(header, updates, tensors, max_distortion=0.02, layers=2)
+    return encode_stream(header, updates, tensors, max_distortion=max_distortion, layers=2)
 
 
 def make_repository(folder: Path, **options: object) -> SignedRepository:
     """Return an empty repository in `folder/repo`, its keys in `folder/keys`."""
     repo = folder / "repo"
     return create_repository(repo, KeyFolder(folder / "keys", repo), **options)  # type: ignore[arg-type]
+
+
+class VirtualTime:
+    """A clock that moves only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(now_s=lambda: self.now_s, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+class FakeLink(HttpLink):
+    """A repository on disk behind a link of some rate that may break, lie or stall; no sockets, no waiting.
+
+    Args:
+        folder: The repository.
+        rate_bps: Of the link, bit/s.
+        time: Moves with every byte.
+        break_after: Bytes after which each answer breaks off; None: never.
+        tamper: Given a path and its content, returns what the server hands out.
+        statuses: HTTP's numbers of the next answers, before the good ones.
+        deadline_s: From now.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rate_bps: float = 1e6,
+        time: VirtualTime | None = None,
+        break_after: int | None = None,
+        tamper: Callable[[str, bytes], bytes | Iterator[bytes]] = lambda path, content: content,
+        statuses: Sequence[int] = (),
+        deadline_s: float = float("inf"),
+        limits: LinkLimits | None = None,
+    ) -> None:
+        self.time = time or VirtualTime()
+        super().__init__(limits or LinkLimits(), self.time.now_s + deadline_s, self.time.clock)
+        self.folder, self.rate_bps_true, self.break_after = folder, rate_bps, break_after
+        self.tamper, self.statuses = tamper, list(statuses)
+        self.requests: list[tuple[str, int, int | None]] = []
+        self.sent: list[tuple[str, int, int]] = []
+
+    def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
+        path = url.partition("://")[2].partition("/")[2]
+        self.requests.append((path, start, stop))
+        if self.left_s <= 0:
+            raise NetworkError(f"{url}: the deadline has come")
+        if self.statuses:
+            raise HttpError(f"{url}: refused", self.statuses.pop(0))
+        file = self.folder / path
+        if not file.is_file():
+            raise HttpError(f"{url}: HTTP 404", 404)
+        content = self.tamper(path, file.read_bytes())
+        pieces = iter([content[start:stop]]) if isinstance(content, bytes) else content
+        came = 0
+        for piece in pieces:
+            for at in range(0, len(piece), 100):
+                chunk = piece[at : at + 100]
+                if self.break_after is not None and came + len(chunk) > self.break_after:
+                    chunk = chunk[: max(0, self.break_after - came)]
+                self.time.sleep(8 * len(chunk) / self.rate_bps_true)
+                if chunk:
+                    self.sent.append((path, start + came, start + came + len(chunk)))
+                    came += len(chunk)
+                    yield chunk
+                if self.break_after is not None and came >= self.break_after:
+                    raise NetworkError(f"{url}: connection reset")
+
+
+URL = "http://example.org"
+STREAMS = [make_stream(seed, size=96, num_modules=24, max_distortion=0.002) for seed in range(3)]
+
+
+def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Cut]:
+    """Return cuts at every fourth segment from the whole head on, of rising accuracy."""
+    reader, ends = StreamReader(stream), []
+    while (place := reader.next_range) is not None:
+        reader.feed(stream[place[0] : place[1]])
+        if reader.result().tensors:
+            ends.append(place[1])
+    ends = sorted({*ends[::4], ends[-1]})
+    step = (high - low) / max(1, len(ends) - 1)
+    return [
+        Cut(num_bytes=end, num_components=1, accuracy=low + step * place, loss=0.4) for place, end in enumerate(ends)
+    ]
+
+
+@dataclass
+class Device:
+    folder: StateFolder
+    repository: SignedRepository
+    plan: AgentPlan = field(init=False)
+
+    def __post_init__(self) -> None:
+        root = (self.repository.folder / "metadata" / "1.root.json").read_bytes()
+        self.plan = AgentPlan(URL, root=root, base_fingerprint=FINGERPRINT)
+
+    def link(self, **options: object) -> FakeLink:
+        return FakeLink(self.repository.folder, **options)  # type: ignore[arg-type]
+
+    def visit(self, link: FakeLink | None = None, **changes: object) -> Visit:
+        plan = replace(self.plan, **changes)  # type: ignore[arg-type]
+        return visit(self.folder, plan, link or self.link(), seed=0)
+
+    def running(self) -> bytes:
+        """Return the bytes that the device runs."""
+        state = self.folder.load()
+        assert state.active is not None
+        return self.folder.read_slot(state.active)[0]

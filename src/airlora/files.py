@@ -20,6 +20,7 @@ __all__ = [
     "read_json",
     "seal",
     "sha256_of",
+    "sync_folder",
     "unseal",
     "write_bytes",
     "write_json",
@@ -59,7 +60,7 @@ def atomic_write(path: Path | str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     except BaseException:
         _remove(name)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _umask() -> int:
@@ -73,7 +74,8 @@ def _remove(name: str) -> None:
         os.unlink(name)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put renames in a folder on disk for good."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

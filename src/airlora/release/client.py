@@ -17,7 +17,7 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from airlora.errors import NetworkError, StorageError, TrustError
-from airlora.files import make_folder
+from airlora.files import make_folder, seal, unseal, write_bytes
 from airlora.release.manifest import MAX_MANIFEST_BYTES, Manifest
 from airlora.release.repository import target_path
 
@@ -34,6 +34,9 @@ CLIENT_LIMITS = UpdaterConfig(
 """Far above what `airlora publish` writes, far below what would hurt a device."""
 
 
+FIRST_ROOT = "first.root"
+
+
 class TrustedClient:
     """Follows a repository from a root that is trusted to the newest manifest; made anew for every refresh.
 
@@ -42,7 +45,7 @@ class TrustedClient:
         metadata_url: Of the folder `metadata`.
         targets_url: Of the folder `targets`.
         fetcher: What brings files.
-        root: The root to trust where none is kept yet; None: there is one.
+        root: The root to trust where none is kept yet, or is damaged; None: there is one.
 
     Raises:
         TrustError: There is no root, or it is not signed by its own keys.
@@ -53,8 +56,8 @@ class TrustedClient:
         self, folder: Path, metadata_url: str, targets_url: str, fetcher: FetcherInterface, *, root: bytes | None = None
     ) -> None:
         self.folder = make_folder(folder)
-        if root is not None and is_initialised(folder):
-            root = None
+        # Later roots follow from the first one every time anew, so that a damaged one among them is fetched again.
+        root = _kept_root(folder) or root
         if root is None and not is_initialised(folder):
             raise TrustError(f"{folder}: no root of trust yet; give the repository's 1.root.json by --root")
         with _told():
@@ -67,6 +70,8 @@ class TrustedClient:
                 config=CLIENT_LIMITS,
                 bootstrap=root,
             )
+        if root is not None and _kept_root(folder) is None:
+            write_bytes(folder / FIRST_ROOT, seal(root, "root", 1))
 
     def refresh(self) -> None:
         """Bring root, timestamp, snapshot and targets up to date, each verified, and put them on disk for good.
@@ -100,7 +105,15 @@ class TrustedClient:
 
 def is_initialised(folder: Path) -> bool:
     """Whether a folder holds a root of trust."""
-    return (folder / "root.json").exists() or any((folder / "root_history").glob("*.root.json"))
+    return _kept_root(folder) is not None or (folder / "root.json").exists()
+
+
+def _kept_root(folder: Path) -> bytes | None:
+    """Return the root that trust began with; None if it is not there, or damaged."""
+    try:
+        return unseal(folder / FIRST_ROOT, "root", 1, TrustError)
+    except TrustError:
+        return None
 
 
 @contextmanager
@@ -113,8 +126,7 @@ def _told() -> Iterator[None]:
     except DownloadLengthMismatchError as error:
         raise TrustError(f"repository: {error}") from error
     except DownloadError as error:
-        cause = error.__cause__
-        raise NetworkError(f"repository: {error}" + (f" ({cause})" if cause else "")) from error
+        raise NetworkError(f"repository: {error}") from error
     except (RepositoryError, LengthOrHashMismatchError) as error:
         raise TrustError(f"repository: {error}") from error
     except OSError as error:

@@ -1,0 +1,227 @@
+"""Commands of a device: edge run, status, rollback, history."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from airlora.cli.app import Json, app
+from airlora.errors import AirloraError, SettingsError, TrustError
+from airlora.files import read_bytes
+from airlora.sizes import parse_size
+
+if TYPE_CHECKING:
+    from airlora.edge import HealthCheck, Visit
+
+__all__ = ["edge"]
+
+edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
+app.add_typer(edge, name="edge")
+
+State = Annotated[Path, typer.Option(metavar="DIR", help="Folder that the device keeps its adapters in.")]
+
+
+@edge.command()
+def run(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of the repository, such as https://example.org/adapters.")],
+    state: State,
+    root: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="ROOT.json", help="The repository's first root, to trust from; needed once."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Visit the repository once.")] = False,
+    every_s: Annotated[float, typer.Option(metavar="X", help="Seconds between visits, give or take a fifth.")] = 3600.0,
+    deadline_s: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
+    ] = None,
+    max_bytes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
+    ] = None,
+    least_gain: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
+    ] = None,
+    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")] = None,  # noqa: UP045
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
+    ] = None,
+    health: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
+    ] = None,
+    max_rate_bps: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="R", help="Leave the rest of the link to others: bit/s."),
+    ] = None,
+    token_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Its first line is sent as bearer token."),
+    ] = None,
+    ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--ca", metavar="FILE", help="Certificates to trust for https, in the place of the system's."),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Of the waits between attempts.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Visit a repository: verify, take as much of the newest adapter as is wanted, install it.
+
+    Exit code 0: a verified adapter runs. 2: a mistake in what was asked. 3: the network gave up. 4: trust was refused.
+    Whatever the code, what ran before runs on, unless something better came.
+    """
+    from airlora.edge import AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
+
+    verify_url(url)
+    _verify_seconds("every_s", every_s)
+    if deadline_s is not None:
+        _verify_seconds("deadline_s", deadline_s)
+    checks: list[HealthCheck] = [command_check(text) for text in health or []]
+    plan = AgentPlan(
+        url=url,
+        root=None if root is None else read_bytes(root, "root", SettingsError),
+        tenant=tenant,
+        wish=Wish(None if max_bytes is None else parse_size(max_bytes), least_gain),
+        base_fingerprint=base,
+        checks=checks,
+    )
+    limits = LinkLimits(max_rate_bps=max_rate_bps)
+    token = None if token_file is None else _first_line(token_file)
+    folder = StateFolder(state)
+    while True:
+        end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+        link = HttpLink(limits, end_s, token=token, ca_file=None if ca is None else str(ca))
+        found = visit(folder, plan, link, seed=seed)
+        _show(found, as_json=as_json)
+        if once:
+            if found.error is not None:
+                raise found.error
+            return
+        if found.error is not None:
+            print(f"airlora: {found.error}", file=sys.stderr)
+        time.sleep(every_s * random.uniform(0.8, 1.2))
+
+
+@edge.command()
+def status(state: State, as_json: Json = False) -> None:
+    """Show what this device runs, and what it could go back to."""
+    folder, found = _load(state)
+    running = found.running
+    value: dict[str, Any] = {
+        "version": None if running is None else running.version,
+        "slot": found.active,
+        "complete": running is not None and running.is_complete,
+        "num_bytes": 0 if running is None else running.num_bytes,
+        "num_segments": 0 if running is None else running.num_segments,
+        "accuracy": None if running is None else running.accuracy,
+        "path": None if found.active is None else str(folder.slot_path(found.active)),
+        "newest_version": found.newest_version,
+        "slots": {name: installed.model_dump() for name, installed in found.slots.items()},
+        "refused": found.bad,
+    }
+    if as_json:
+        print(json.dumps(value))
+        return
+    console = Console()
+    table = Table(title=str(state), title_justify="left")
+    for name in ("slot", "release", "bytes", "segments", "whole", "accuracy", "runs"):
+        table.add_column(name)
+    for slot, installed in sorted(found.slots.items()):
+        worth = "-" if installed.accuracy is None else f"{installed.accuracy:.2%}"
+        whole, runs = ("yes" if flag else "no" for flag in (installed.is_complete, slot == found.active))
+        cells = (slot, str(installed.version), f"{installed.num_bytes:,}", str(installed.num_segments))
+        table.add_row(*cells, whole, worth, runs)
+    console.print(table if found.slots else f"{state}: no adapter yet")
+    console.print(f"newest release seen: {found.newest_version or 'none'}")
+
+
+@edge.command()
+def rollback(state: State, as_json: Json = False) -> None:
+    """Run what lies in the other slot, and do not install again what ran before."""
+    from airlora.edge import rollback
+
+    folder, _ = _load(state)
+    found = rollback(folder)
+    running = found.running
+    version = None if running is None else running.version
+    if as_json:
+        print(json.dumps({"version": version, "slot": found.active}))
+        return
+    Console().print(f"{state}: runs release {version} again, in slot {found.active}", soft_wrap=True)
+
+
+@edge.command()
+def history(state: State, as_json: Json = False) -> None:
+    """Show what happened on this device, oldest first."""
+    _, found = _load(state)
+    if as_json:
+        print(json.dumps(found.history))
+        return
+    for entry in found.history:
+        values = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("time", "event"))
+        Console().print(f"{entry['time']}  {entry['event']}  {values}".rstrip(), soft_wrap=True, highlight=False)
+
+
+def verify_url(url: str) -> None:
+    """Raise `SettingsError` unless it is an http or https address."""
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    try:
+        parts = parse_url(url)
+    except LocationParseError:
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host:
+        raise SettingsError.of("url", url, "an address that starts with http:// or https://")
+
+
+def _load(state: Path) -> tuple[Any, Any]:
+    from airlora.edge import StateFolder
+
+    if not state.is_dir():
+        raise SettingsError(f"state {state}: no such folder")
+    folder = StateFolder(state)
+    return folder, folder.load()
+
+
+def _verify_seconds(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise SettingsError.of(name, value, "seconds, above 0")
+
+
+def _first_line(path: Path) -> str:
+    text = read_bytes(path, "token", SettingsError).decode(errors="replace").strip().partition("\n")[0].strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise SettingsError(f"token {path}: its first line is to be printable ASCII")
+    return text
+
+
+def _show(found: Visit, *, as_json: bool) -> None:
+    if as_json:
+        error: AirloraError | None = found.error
+        value = {key: part for key, part in vars(found).items() if key != "error"}
+        print(json.dumps(value | {"error": None if error is None else str(error)}), flush=True)
+        return
+    worth = "" if found.accuracy is None else f", {found.accuracy:.1%} promised"
+    whole = "whole" if found.complete else "a part"
+    runs = "no adapter" if found.version is None else f"release {found.version}, {whole} of it{worth}"
+    console = Console()
+    console.print(f"runs {runs}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{found.bytes_fetched:,} bytes fetched, {found.bytes_reused:,} reused, {found.metadata_bytes:,} of metadata, "
+        f"{found.seconds:.1f} s{': ' + found.note if found.note else ''}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if isinstance(found.error, TrustError):
+        console.print("what runs is what ran before", highlight=False)

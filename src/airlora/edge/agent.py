@@ -1,0 +1,291 @@
+"""One visit of a device to its repository: refresh trust, take as much of the newest adapter as is wanted, install."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from airlora.codec import DecodedStream
+from airlora.edge.decide import Wish, accuracy_at, wanted_bytes
+from airlora.edge.download import PartialStream, fetch_stream
+from airlora.edge.health import HealthCheck, numbers_check
+from airlora.edge.link import HttpLink, Patience
+from airlora.edge.state import DeviceState, Installed, SlotName, StateFolder
+from airlora.edge.trust import first_root, refresh_trust
+from airlora.errors import AdapterError, AirloraError, NetworkError, SettingsError, StorageError, TrustError
+from airlora.release import Manifest, is_initialised
+
+__all__ = ["AgentPlan", "Visit", "rollback", "visit"]
+
+
+@dataclass(frozen=True)
+class AgentPlan:
+    """What a device is to do.
+
+    Args:
+        url: Of the repository.
+        root: To trust at first; None: what is trusted already, or else the repository's first root, unseen.
+        tenant: Whose releases.
+        wish: How much of a stream.
+        base_fingerprint: Of the base model that the device has; None: whatever the release says.
+        checks: What a candidate must pass beside `numbers_check`.
+    """
+
+    url: str
+    root: bytes | None = None
+    tenant: str | None = None
+    wish: Wish = field(default_factory=Wish)
+    base_fingerprint: str | None = None
+    checks: Sequence[HealthCheck] = ()
+
+
+@dataclass
+class Visit:
+    """What came of it.
+
+    Args:
+        version: Of the release that the device runs now; None: it runs none.
+        bytes_fetched: Of the stream, over the link, in this visit.
+        bytes_reused: Of the stream, verified and on disk before.
+        metadata_bytes: Beside the stream.
+        num_segments: Of the adapter that runs.
+        complete: Whether that is all of its release.
+        slot: Where it lies.
+        accuracy: What its release promises for so much of it.
+        first_usable_s: Seconds until the new release was first installed; None: it was not.
+        seconds: That the visit took.
+        note: What happened, in a few words.
+        error: Why it ended early, if it did; what was running before is running still, or what had come of the new.
+    """
+
+    version: int | None = None
+    bytes_fetched: int = 0
+    bytes_reused: int = 0
+    metadata_bytes: int = 0
+    num_segments: int = 0
+    complete: bool = False
+    slot: SlotName | None = None
+    accuracy: float | None = None
+    first_usable_s: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+    error: AirloraError | None = None
+
+
+def visit(folder: StateFolder, plan: AgentPlan, link: HttpLink, *, seed: int | None = None) -> Visit:
+    """Return what came of one visit; errors of the link, of trust and of the disk are in it, not raised.
+
+    Args:
+        folder: What the device keeps.
+        plan: What it is to do.
+        link: The server, with the deadline.
+        seed: Of the waits between attempts; None: of the system.
+
+    Raises:
+        SettingsError: Another agent is at work, or the plan cannot be.
+    """
+    with folder.locked():
+        return _Visitor(folder, plan, link, Patience(link, random.Random(seed))).run()
+
+
+class _UnhealthyError(Exception):
+    """A candidate was refused."""
+
+
+class _Visitor:
+    def __init__(self, folder: StateFolder, plan: AgentPlan, link: HttpLink, patience: Patience) -> None:
+        self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
+        self._began_s = link.clock.now_s()
+        self._visit = Visit()
+        self._state = folder.load()
+
+    def run(self) -> Visit:
+        visit, link = self._visit, self._link
+        try:
+            manifest = self._trusted()
+            visit.metadata_bytes = link.num_bytes
+            if manifest is None:
+                visit.note = "nothing has been released"
+            else:
+                self._take(manifest)
+        except (NetworkError, TrustError, StorageError, AdapterError) as error:
+            visit.metadata_bytes = visit.metadata_bytes or link.num_bytes
+            visit.error = error
+        except _UnhealthyError as refused:
+            visit.note = str(refused)
+        running = self._state.running
+        if running is not None:
+            visit.version, visit.slot = running.version, self._state.active
+            visit.num_segments, visit.complete, visit.accuracy = (
+                running.num_segments,
+                running.is_complete,
+                running.accuracy,
+            )
+        elif visit.error is None and visit.note != "nothing has been released":
+            why = visit.note or "what was wanted of it ended before the adapter could be used"
+            visit.error = NetworkError(f"{self._plan.url}: no adapter to run: {why}")
+        visit.seconds = link.clock.now_s() - self._began_s
+        return visit
+
+    def _trusted(self) -> Manifest | None:
+        """Return the newest manifest, once it is clear that it is newer than all before."""
+        plan, state = self._plan, self._state
+        is_new = not is_initialised(self._folder.trust)
+        if not is_new and state.newest_version and state.tenant != plan.tenant:
+            raise SettingsError.of("tenant", plan.tenant, f"{state.tenant}, as in {self._folder.folder} from the first")
+        root = plan.root
+        if root is None and is_new:
+            root = first_root(plan.url, self._link, self._patience)
+            self._folder.save(state, "trusted the first root unseen", url=plan.url)
+        manifest = refresh_trust(
+            self._folder.trust, plan.url, self._link, self._patience, root=root, tenant=plan.tenant
+        )
+        if manifest is None:
+            return None
+        version, digest = manifest.version, manifest.stream.digest
+        if version < state.newest_version or (version == state.newest_version and digest != state.newest_digest):
+            raise TrustError.of(
+                "version of the release", version, f"above {state.newest_version}, the newest that was seen"
+            )
+        if plan.base_fingerprint not in (None, manifest.base_fingerprint):
+            raise AdapterError(
+                f"release {version}: made for the base model {manifest.base_fingerprint[:12]}, the device has "
+                f"{(plan.base_fingerprint or '')[:12]}"
+            )
+        if version > state.newest_version:
+            state.newest_version, state.newest_digest, state.tenant = version, digest, plan.tenant
+            self._folder.save(state, "saw", version=version)
+        return manifest
+
+    def _take(self, manifest: Manifest) -> None:
+        entry, visit, running = manifest.stream, self._visit, self._state.running
+        if entry.digest in self._state.bad:
+            visit.note = f"release {manifest.version} was refused before"
+            return
+        if running is not None and running.digest == entry.digest and running.version != manifest.version:
+            # The same bytes again, under a newer number.
+            running.version = manifest.version
+            self._folder.save(self._state, "renumbered", version=manifest.version)
+        if running is not None and running.digest == entry.digest and running.is_complete:
+            visit.bytes_reused = running.num_bytes
+            visit.note = f"release {manifest.version} is the newest"
+            return
+        self._drop_other_parts(entry.digest)
+        part = PartialStream(self._folder.part_path(entry.digest), entry)
+        self._seed(part)
+        visit.bytes_reused = part.num_bytes
+        wanted = wanted_bytes(manifest, self._plan.wish)
+        self._install(part, manifest, is_last=False)
+        try:
+            fetch_stream(
+                self._link,
+                f"{self._plan.url.rstrip('/')}/{entry.path}",
+                part,
+                self._patience,
+                wants_more=lambda part: self._in_time(part, wanted),
+                on_piece=lambda part: self._install(part, manifest, is_last=False),
+            )
+        except NetworkError:
+            if self._link.left_s > 0:
+                raise
+            visit.note = "the deadline has come"
+        finally:
+            visit.bytes_fetched = part.num_bytes - visit.bytes_reused
+            self._install(part, manifest, is_last=True)
+        if part.is_complete:
+            part.path.unlink(missing_ok=True)
+
+    def _in_time(self, part: PartialStream, wanted: int) -> int:
+        """Return up to which byte to go on: `wanted`, unless the next piece would come after the deadline."""
+        place, rate_bps = part.next_range, self._link.rate_bps
+        if place is None or rate_bps is None or 8 * (place[1] - place[0]) <= rate_bps * self._link.left_s:
+            return wanted
+        self._visit.note = "the next piece would come after the deadline"
+        return part.num_bytes
+
+    def _seed(self, part: PartialStream) -> None:
+        """Take over from the slot what it holds of the same stream, should the part be gone."""
+        active = self._state.active
+        if active is None or self._state.slots[active].digest != part.digest:
+            return
+        data, _ = self._folder.read_slot(active)
+        while (place := part.next_range) is not None and place[1] <= len(data):
+            part.feed(data[place[0] : place[1]])
+
+    def _install(self, part: PartialStream, manifest: Manifest, *, is_last: bool) -> None:
+        """Let the device run what has come, if that is worth it; raises `_UnhealthyError` if it fails its check."""
+        if part.reader is None or part.digest in self._state.bad:
+            return
+        if not self._is_worth_it(part, manifest, is_last=is_last):
+            return
+        decoded = part.reader.result()
+        if numbers_check(part.path, decoded) is not None and not part.is_complete:
+            return
+        running, active = self._state.running, self._state.active
+        is_longer = running is not None and running.digest == part.digest
+        slot = active if is_longer and active is not None else self._state.idle_slot
+        path = self._folder.write_candidate(slot, part.prefix())
+        for check in (numbers_check, *self._plan.checks):
+            reason = check(path, decoded)
+            if reason is not None:
+                self._state.bad.append(part.digest)
+                self._folder.save(self._state, "refused", version=manifest.version, reason=reason)
+                path.unlink(missing_ok=True)
+                raise _UnhealthyError(f"release {manifest.version} was refused: {reason}")
+        self._folder.accept_candidate(slot)
+        self._state.slots[slot] = _installed(manifest, decoded)
+        self._state.active = slot
+        event = "completed" if decoded.is_complete else "grew" if is_longer else "installed"
+        self._folder.save(self._state, event, version=manifest.version, num_bytes=decoded.bytes_used, slot=slot)
+        if self._visit.first_usable_s is None:
+            self._visit.first_usable_s = self._link.clock.now_s() - self._began_s
+
+    def _is_worth_it(self, part: PartialStream, manifest: Manifest, *, is_last: bool) -> bool:
+        """Whether what has come betters what runs: all of a new release does, of a part only its measured worth."""
+        running = self._state.running
+        if running is None:
+            return True
+        promised = accuracy_at(manifest, part.num_bytes)
+        if running.digest == part.digest:
+            if part.num_bytes <= running.num_bytes:
+                return False
+            better = promised is not None and (running.accuracy is None or promised > running.accuracy)
+            return is_last or part.is_complete or better
+        return part.is_complete or (
+            promised is not None and running.accuracy is not None and promised > running.accuracy
+        )
+
+    def _drop_other_parts(self, digest: str) -> None:
+        for path in self._folder.parts.iterdir():
+            if path.name != digest:
+                path.unlink(missing_ok=True)
+
+
+def _installed(manifest: Manifest, decoded: DecodedStream) -> Installed:
+    return Installed(
+        version=manifest.version,
+        digest=decoded.digest,
+        num_bytes=decoded.bytes_used,
+        num_segments=decoded.num_segments,
+        is_complete=decoded.is_complete,
+        accuracy=accuracy_at(manifest, decoded.bytes_used),
+    )
+
+
+def rollback(folder: StateFolder) -> DeviceState:
+    """Let the device run what lies in the other slot, and never again what it ran; return the new state.
+
+    Raises:
+        SettingsError: The other slot holds nothing that can be run, or another agent is at work.
+        StorageError: The state cannot be written.
+    """
+    with folder.locked():
+        state = folder.load()
+        other = state.idle_slot
+        if state.running is None or other not in state.slots:
+            raise SettingsError(f"{folder.folder}: no earlier adapter to go back to")
+        state.bad.append(state.running.digest)
+        gone, state.active = state.running.version, other
+        folder.save(state, "rolled back", version=gone, to=state.slots[other].version)
+        return state

@@ -1,0 +1,253 @@
+"""Fetching over a link that may be slow, break, stall or lie: timeouts, bounded retries, ranges, a rate limit.
+
+What comes is only bytes: who asks verifies them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError
+
+from airlora.errors import NetworkError, SettingsError
+
+__all__ = ["Clock", "HttpError", "HttpLink", "LinkLimits", "Patience"]
+
+CHUNK_BYTES = 16 * 1024
+
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time, so that tests need not wait.
+
+    Args:
+        now_s: Seconds of a clock that never goes back.
+        sleep: Waits for so many seconds.
+    """
+
+    now_s: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class LinkLimits:
+    """What a device puts up with.
+
+    Args:
+        connect_timeout_s: For a connection.
+        stall_timeout_s: Without a single byte.
+        least_rate_bps: Slower than that for `patience_s` is given up: bit/s; 0: never.
+        patience_s: See there.
+        max_rate_bps: To leave room for others, bit/s; None: no limit.
+        max_attempts: Failures in a row; any verified progress counts anew.
+        first_wait_s: Before the second attempt, at most; it doubles each time, and a random share of it is waited.
+        longest_wait_s: At most that.
+    """
+
+    connect_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    least_rate_bps: float = 100.0
+    patience_s: float = 60.0
+    max_rate_bps: float | None = None
+    max_attempts: int = 6
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout_s", "stall_timeout_s", "patience_s", "first_wait_s", "longest_wait_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError.of(name, getattr(self, name), "seconds, above 0")
+        if self.max_rate_bps is not None and not 0 < self.max_rate_bps < float("inf"):
+            raise SettingsError.of("max_rate_bps", self.max_rate_bps, "bit/s, above 0")
+        if self.max_attempts < 1:
+            raise SettingsError.of("max_attempts", self.max_attempts, "1 or more")
+
+
+class HttpError(NetworkError):
+    """The server answered, but not with what was asked for.
+
+    Args:
+        message: What is wrong.
+        status: HTTP's number.
+        wait_s: How long the server asks to wait before the next attempt, if it does.
+    """
+
+    def __init__(self, message: str, status: int, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.wait_s = status, wait_s
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is worth asking again."""
+        return self.status in RETRIED_STATUS
+
+
+@dataclass
+class HttpLink:
+    """One server, over HTTP.
+
+    Args:
+        limits: See `LinkLimits`.
+        end_s: When to stop whatever is going on, in the clock's seconds; infinite: never.
+        clock: Time.
+        token: Sent as bearer token.
+        ca_file: Certificates to trust in the place of the system's.
+        num_bytes: What has come so far: bodies of answers.
+        busy_s: Seconds spent on fetching them.
+
+    Raises:
+        SettingsError: `ca_file` cannot be used.
+    """
+
+    limits: LinkLimits = field(default_factory=LinkLimits)
+    end_s: float = float("inf")
+    clock: Clock = field(default_factory=Clock)
+    token: str | None = None
+    ca_file: str | None = None
+    num_bytes: int = 0
+    busy_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._pool = urllib3.PoolManager(retries=False, ca_certs=self.ca_file)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, 0 or more."""
+        return max(0.0, self.end_s - self.clock.now_s())
+
+    @property
+    def rate_bps(self) -> float | None:
+        """Bit/s seen so far; None before anything came."""
+        return 8 * self.num_bytes / self.busy_s if self.num_bytes and self.busy_s > 0 else None
+
+    def get(self, url: str, *, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from `start` to before `stop` of what lies at a URL, as they come.
+
+        Raises:
+            HttpError: The server says no, or answers with another part.
+            NetworkError: It cannot be reached, broke off, stalled, is too slow, or the deadline has come.
+        """
+        began = self.clock.now_s()
+        came = 0
+        try:
+            for chunk in self._bytes(url, start, stop):
+                came += len(chunk)
+                self.num_bytes += len(chunk)
+                yield chunk
+                self._verify_pace(url, began, came)
+        finally:
+            self.busy_s += self.clock.now_s() - began
+
+    def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
+        is_part = start > 0 or stop is not None
+        headers = {"Accept-Encoding": "identity", "User-Agent": "airlora-edge"}
+        if is_part:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if self.left_s <= 0:
+            raise NetworkError(f"{url}: the deadline has come")
+        timeout = urllib3.Timeout(
+            connect=min(self.limits.connect_timeout_s, self.left_s), read=min(self.limits.stall_timeout_s, self.left_s)
+        )
+        try:
+            answer = self._pool.request(
+                "GET", url, headers=headers, preload_content=False, timeout=timeout, retries=_REDIRECTS
+            )
+        except (HTTPError, LocationValueError, OSError) as error:
+            raise NetworkError(f"{url}: {_reason(error)}") from error
+        try:
+            skip = _verify_answer(url, answer, is_part=is_part, start=start)
+            wanted = None if stop is None else stop - start
+            while wanted is None or wanted > 0:
+                chunk = answer.read1(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    break
+                skipped = min(skip, len(chunk))
+                skip, chunk = skip - skipped, chunk[skipped:]
+                if wanted is not None:
+                    chunk = chunk[:wanted]
+                    wanted -= len(chunk)
+                if chunk:
+                    yield chunk
+            if wanted:
+                raise NetworkError(f"{url}: ended {wanted} bytes too early")
+        except (HTTPError, OSError) as error:
+            raise NetworkError(f"{url}: {_reason(error)}") from error
+        finally:
+            # What was not read to its end cannot be used for the next request.
+            answer.close()
+
+    def _verify_pace(self, url: str, began: float, came: int) -> None:
+        if self.limits.max_rate_bps is not None:
+            ahead_s = 8 * came / self.limits.max_rate_bps - (self.clock.now_s() - began)
+            if ahead_s > 0:
+                self.clock.sleep(min(ahead_s, self.left_s))
+        took = self.clock.now_s() - began
+        if self.left_s <= 0:
+            raise NetworkError(f"{url}: the deadline has come")
+        if took > self.limits.patience_s and 8 * came < self.limits.least_rate_bps * took:
+            raise NetworkError(f"{url}: {8 * came / took:.0f} bit/s, slower than {self.limits.least_rate_bps:g}")
+
+
+@dataclass
+class Patience:
+    """Counts failures in a row, and waits longer after each.
+
+    Args:
+        link: Whose limits and clock.
+        random: Source of the share that is waited, so that a fleet does not come back all at once.
+    """
+
+    link: HttpLink
+    random: random.Random = field(default_factory=random.Random)
+    failures: int = 0
+
+    def progress(self) -> None:
+        """Begin to count anew."""
+        self.failures = 0
+
+    def failed(self, error: NetworkError) -> None:
+        """Wait before the next attempt; raises `error` if there is to be none."""
+        self.failures += 1
+        limits = self.link.limits
+        if isinstance(error, HttpError) and not error.is_passing:
+            raise error
+        if self.failures >= limits.max_attempts:
+            raise NetworkError(f"{error}; given up after {self.failures} attempts") from error
+        longest = min(limits.longest_wait_s, limits.first_wait_s * 2.0 ** (self.failures - 1))
+        wait_s = longest * self.random.random()
+        if isinstance(error, HttpError) and error.wait_s is not None:
+            wait_s = max(wait_s, min(error.wait_s, limits.longest_wait_s))
+        if wait_s >= self.link.left_s:
+            raise error
+        self.link.clock.sleep(wait_s)
+
+
+_REDIRECTS = urllib3.Retry(total=3, connect=0, read=0, status=0, other=0, redirect=3)
+
+
+def _verify_answer(url: str, answer: urllib3.BaseHTTPResponse, *, is_part: bool, start: int) -> int:
+    """Return how many bytes to skip: all before `start` from a server that knows no ranges."""
+    if answer.status == 206 and is_part:
+        place = answer.headers.get("Content-Range", "")
+        if not place.startswith(f"bytes {start}-"):
+            raise HttpError(f"{url}: answered with part {place!r}, not from byte {start}", answer.status)
+        return 0
+    if answer.status == 200:
+        return start
+    wait = answer.headers.get("Retry-After", "")
+    raise HttpError(f"{url}: HTTP {answer.status}", answer.status, float(wait) if wait.isdigit() else None)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong without the objects that urllib3 names."""
+    inner = getattr(error, "reason", None) or error
+    text = str(inner).rpartition("): ")[2] or type(inner).__name__
+    return text[:200].lower()
