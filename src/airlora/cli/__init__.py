@@ -7,7 +7,8 @@ from airlora.cli import plan
 from airlora.cli import streams
 from airlora.cli import curve
 from airlora.cli import releases
+from airlora.cli import serve
 from airlora.cli import edge
 from airlora.cli.app import app, main
 
-__all__ = ["app", "curve", "edge", "main", "plan", "policies", "releases", "runs", "streams"]
+__all__ = ["app", "curve", "edge", "main", "plan", "policies", "releases", "runs", "serve", "streams"]

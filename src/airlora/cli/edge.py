@@ -72,6 +72,10 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option("--ca", metavar="FILE", help="Certificates to trust for https, in the place of the system's."),
     ] = None,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Report to the server by this name, and wait for this device's turn."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(metavar="S", help="Of the waits between attempts.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
@@ -94,6 +98,7 @@ def run(
         wish=Wish(None if max_bytes is None else parse_size(max_bytes), least_gain),
         base_fingerprint=base,
         checks=checks,
+        device=device,
     )
     limits = LinkLimits(max_rate_bps=max_rate_bps)
     token = None if token_file is None else _first_line(token_file)

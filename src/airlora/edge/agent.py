@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from airlora.codec import DecodedStream
 from airlora.edge.decide import Wish, accuracy_at, wanted_bytes
 from airlora.edge.download import PartialStream, fetch_stream
 from airlora.edge.health import HealthCheck, numbers_check
 from airlora.edge.link import HttpLink, Patience
+from airlora.edge.reporting import may_proceed, send_report, verify_device
 from airlora.edge.state import DeviceState, Installed, SlotName, StateFolder
 from airlora.edge.trust import first_root, refresh_trust
 from airlora.errors import AdapterError, AirloraError, NetworkError, SettingsError, StorageError, TrustError
@@ -30,6 +32,7 @@ class AgentPlan:
         wish: How much of a stream.
         base_fingerprint: Of the base model that the device has; None: whatever the release says.
         checks: What a candidate must pass beside `numbers_check`.
+        device: Name to report by, and to ask by whether it is this device's turn; None: neither.
     """
 
     url: str
@@ -38,6 +41,11 @@ class AgentPlan:
     wish: Wish = field(default_factory=Wish)
     base_fingerprint: str | None = None
     checks: Sequence[HealthCheck] = ()
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            verify_device(self.device)
 
 
 @dataclass
@@ -98,6 +106,7 @@ class _Visitor:
         self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
         self._began_s = link.clock.now_s()
         self._visit = Visit()
+        self._is_refused = False
         self._state = folder.load()
 
     def run(self) -> Visit:
@@ -113,7 +122,7 @@ class _Visitor:
             visit.metadata_bytes = visit.metadata_bytes or link.num_bytes
             visit.error = error
         except _UnhealthyError as refused:
-            visit.note = str(refused)
+            visit.note, self._is_refused = str(refused), True
         running = self._state.running
         if running is not None:
             visit.version, visit.slot = running.version, self._state.active
@@ -126,7 +135,25 @@ class _Visitor:
             why = visit.note or "what was wanted of it ended before the adapter could be used"
             visit.error = NetworkError(f"{self._plan.url}: no adapter to run: {why}")
         visit.seconds = link.clock.now_s() - self._began_s
+        if self._plan.device is not None:
+            send_report(link, self._plan.url, self._plan.device, self._report())
         return visit
+
+    def _report(self) -> dict[str, Any]:
+        visit = self._visit
+        return {
+            "version": visit.version,
+            "wanted_version": self._state.newest_version or None,
+            "bytes_fetched": visit.bytes_fetched,
+            "bytes_reused": visit.bytes_reused,
+            "seconds": visit.seconds,
+            "first_usable_s": visit.first_usable_s,
+            "complete": visit.complete,
+            "accuracy": visit.accuracy,
+            "rate_bps": self._link.rate_bps,
+            "failed": self._is_refused,
+            "note": str(visit.error or visit.note)[:500],
+        }
 
     def _trusted(self) -> Manifest | None:
         """Return the newest manifest, once it is clear that it is newer than all before."""
@@ -171,6 +198,11 @@ class _Visitor:
             visit.bytes_reused = running.num_bytes
             visit.note = f"release {manifest.version} is the newest"
             return
+        if self._plan.device is not None:
+            why = may_proceed(self._link, self._plan.url, self._plan.device, manifest.version)
+            if why is not None:
+                visit.note = why
+                return
         self._drop_other_parts(entry.digest)
         part = PartialStream(self._folder.part_path(entry.digest), entry)
         self._seed(part)

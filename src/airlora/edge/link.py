@@ -144,21 +144,35 @@ class HttpLink:
         finally:
             self.busy_s += self.clock.now_s() - began
 
+    def post(self, url: str, body: bytes) -> None:
+        """Send a JSON object, once; raises `NetworkError` as `get` does."""
+        headers = {"Content-Type": "application/json", "User-Agent": "airlora-edge", **self._authorization()}
+        try:
+            answer = self._pool.request("POST", url, body=body, headers=headers, timeout=self._timeout(), retries=False)
+        except (HTTPError, LocationValueError, OSError) as error:
+            raise NetworkError(f"{url}: {_reason(error)}") from error
+        if answer.status >= 300:
+            raise HttpError(f"{url}: HTTP {answer.status}", answer.status)
+
+    def _authorization(self) -> dict[str, str]:
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    def _timeout(self) -> urllib3.Timeout:
+        left_s = max(self.left_s, 0.001)
+        return urllib3.Timeout(
+            connect=min(self.limits.connect_timeout_s, left_s), read=min(self.limits.stall_timeout_s, left_s)
+        )
+
     def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
         is_part = start > 0 or stop is not None
-        headers = {"Accept-Encoding": "identity", "User-Agent": "airlora-edge"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": "airlora-edge", **self._authorization()}
         if is_part:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
         if self.left_s <= 0:
             raise NetworkError(f"{url}: the deadline has come")
-        timeout = urllib3.Timeout(
-            connect=min(self.limits.connect_timeout_s, self.left_s), read=min(self.limits.stall_timeout_s, self.left_s)
-        )
         try:
             answer = self._pool.request(
-                "GET", url, headers=headers, preload_content=False, timeout=timeout, retries=_REDIRECTS
+                "GET", url, headers=headers, preload_content=False, timeout=self._timeout(), retries=_REDIRECTS
             )
         except (HTTPError, LocationValueError, OSError) as error:
             raise NetworkError(f"{url}: {_reason(error)}") from error

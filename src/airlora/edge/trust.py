@@ -18,7 +18,7 @@ __all__ = ["LinkFetcher", "first_root", "refresh_trust"]
 
 @dataclass
 class LinkFetcher(FetcherInterface):
-    """Brings metadata, each file whole or not at all, however often the link breaks, with as much patience as the link's limits allow.
+    """Brings metadata, each file whole or not at all, however often the link breaks, within the limits of patience.
 
     Args:
         link: The server.

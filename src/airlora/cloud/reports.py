@@ -1,0 +1,146 @@
+"""What devices say of themselves, in SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from airlora.errors import SettingsError, StorageError
+
+__all__ = ["DEVICE_NAME", "DeviceReport", "ReportStore"]
+
+DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class DeviceReport(BaseModel):
+    """What a device tells after a visit.
+
+    Args:
+        version: Of the release that it runs; None: none.
+        wanted_version: The newest that it saw; None: it saw none.
+        bytes_fetched: Of the stream, in this visit.
+        bytes_reused: That it had before.
+        seconds: Of the visit.
+        first_usable_s: Until the new release ran.
+        complete: Whether all of it came.
+        accuracy: Promised for what came, or probed.
+        rate_bps: Of the link, as it was seen.
+        failed: Whether the visit went wrong for the release's sake: a candidate was refused.
+        note: In a few words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    wanted_version: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    bytes_fetched: Annotated[int, Field(ge=0, le=2**53)] = 0
+    bytes_reused: Annotated[int, Field(ge=0, le=2**53)] = 0
+    seconds: Amount = 0.0
+    first_usable_s: Amount | None = None
+    complete: bool = False
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    rate_bps: Amount | None = None
+    failed: bool = False
+    note: Annotated[str, Field(max_length=500)] = ""
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DeviceReport:
+        """Return the report in a request's body; raises `SettingsError`."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "report"
+            raise SettingsError(f"report: {place}: {first['msg']}") from error
+
+
+class ReportStore:
+    """Reports of all devices; safe to call from several threads.
+
+    Args:
+        path: The database, made if need be; `:memory:` keeps nothing.
+        keep: Reports kept per device.
+
+    Raises:
+        StorageError: The file cannot be opened, or is no database.
+    """
+
+    def __init__(self, path: Path | str, *, keep: int = 1000) -> None:
+        self._path, self._keep, self._lock = str(path), keep, threading.Lock()
+        try:
+            self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS reports (id INTEGER PRIMARY KEY, device TEXT NOT NULL, time REAL NOT NULL,"
+                " version INTEGER, wanted INTEGER, failed INTEGER NOT NULL, report TEXT NOT NULL)"
+            )
+            self._connection.execute("CREATE INDEX IF NOT EXISTS by_device ON reports (device, id)")
+            self._connection.execute("CREATE INDEX IF NOT EXISTS by_wanted ON reports (wanted, failed)")
+        except sqlite3.Error as error:
+            raise StorageError(f"reports {path}: {error}") from error
+
+    def add(self, device: str, report: DeviceReport, *, time_s: float | None = None) -> None:
+        """Keep a report, and forget the device's oldest; raises `StorageError`."""
+        now = time.time() if time_s is None else time_s
+        values = (device, now, report.version, report.wanted_version, report.failed, report.model_dump_json())
+        columns = "device, time, version, wanted, failed, report"
+        self._run(f"INSERT INTO reports ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608 - no input in it
+        self._run(
+            "DELETE FROM reports WHERE device = ? AND id <= (SELECT id FROM reports WHERE device = ?"
+            " ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (device, device, self._keep),
+        )
+
+    def latest(self, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return every device's newest report, the latest first."""
+        rows = self._run(
+            "SELECT device, time, report FROM reports WHERE id IN (SELECT MAX(id) FROM reports GROUP BY device)"
+            " ORDER BY time DESC LIMIT ?",
+            (limit,),
+        )
+        return [_record(*row) for row in rows]
+
+    def of_device(self, device: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Return a device's reports, the latest first."""
+        rows = self._run(
+            "SELECT device, time, report FROM reports WHERE device = ? ORDER BY id DESC LIMIT ?", (device, limit)
+        )
+        return [_record(*row) for row in rows]
+
+    def outcome(self, version: int) -> tuple[int, int]:
+        """Return how many devices tried a release, and how many of them it failed on."""
+        rows = self._run(
+            "SELECT COUNT(DISTINCT device), COUNT(DISTINCT CASE WHEN failed THEN device END) FROM reports"
+            " WHERE wanted = ? AND (version = wanted OR failed)",
+            (version,),
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def num_devices(self) -> int:
+        """Return how many devices have ever reported."""
+        return int(self._run("SELECT COUNT(DISTINCT device) FROM reports", ())[0][0])
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._connection.close()
+
+    def _run(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"reports {self._path}: {error}") from error
+
+
+def _record(device: str, time_s: float, report: str) -> dict[str, Any]:
+    return {"device": device, "time": time_s, **json.loads(report)}
