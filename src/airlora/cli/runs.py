@@ -174,13 +174,20 @@ def inspect(
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the demo's run and report.")] = Path("runs/demo"),
     settings: Set = None,
+    deliver: Annotated[
+        bool,
+        typer.Option(
+            "--deliver", help="Also publish the adapter and let three devices fetch it over slow, lossy links."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune the embedded model, learn a policy, compare it with the others, and write a report.
 
     Takes a few minutes on two cores and no network. An interrupted demo goes on where it was.
     """
-    from airlora.experiments import demo_settings, run_demo
+    from airlora.experiments import deliver as deliver_run
+    from airlora.experiments import delivery_table, demo_settings, run_demo
     from airlora.experiments.tables import comparison_table
     from airlora.training import LiveProgress
 
@@ -188,9 +195,15 @@ def demo(
     command = " ".join(["airlora demo", f"--out {out}", *(f"--set {item}" for item in settings or [])])
     with LiveProgress(Console(stderr=True)) as progress:
         result = run_demo(out, resolved, watcher=progress, command=command)
+        outcomes = deliver_run(out, out, watcher=progress) if deliver else []
     if as_json:
-        print(json.dumps({"report": str(result.report), "rows": [row.to_dict() for row in result.rows]}))
+        value: dict[str, object] = {"report": str(result.report), "rows": [row.to_dict() for row in result.rows]}
+        if deliver:
+            value["delivery"] = [vars(outcome) for outcome in outcomes]
+        print(json.dumps(value))
         return
     console = Console()
     console.print(comparison_table(result.rows))
+    if deliver:
+        console.print(delivery_table(outcomes))
     console.print(f"report: {result.report}")

@@ -15,6 +15,7 @@ from airlora.experiments.curve_report import (
     write_curve_report,
 )
 from airlora.experiments.curve_saving import Saving, byte_saving
+from airlora.experiments.delivery import DEMO_LINKS, DeviceOutcome, deliver, delivery_table
 from airlora.experiments.demo import DemoResult, demo_settings, run_demo
 from airlora.experiments.imports import import_peft
 from airlora.experiments.inspection import evaluate_run, inspect_run
@@ -29,6 +30,7 @@ from airlora.experiments.tables import comparison_table, rank_table
 __all__ = [
     "BENCH_POLICIES",
     "CURVE_METHODS",
+    "DEMO_LINKS",
     "FROZEN_POLICIES",
     "PROBLEMS",
     "BenchPlan",
@@ -39,6 +41,7 @@ __all__ = [
     "CurvePoint",
     "CurveRow",
     "DemoResult",
+    "DeviceOutcome",
     "LinkPlan",
     "PlannedPayload",
     "Saving",
@@ -50,6 +53,8 @@ __all__ = [
     "curve_findings",
     "curve_results",
     "curve_table",
+    "deliver",
+    "delivery_table",
     "demo_settings",
     "evaluate_run",
     "export_adapter",

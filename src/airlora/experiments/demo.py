@@ -151,6 +151,7 @@ def _adalora_rows(
         budgets_params=[env.budget_params(link.capacity_bps(settings.channel)) for link in links],
         num_labels=len(bench.label_names),
         steps=steps,
+        eval_precision=settings.finetune.precision,
         on_step=lambda step: watcher.step(step, {}),
     )
     rows = [

@@ -51,6 +51,7 @@ def train_adalora(
     budget_params: int,
     num_labels: int,
     steps: int,
+    eval_precision: str = "float32",
     on_step: Callable[[int], None] = lambda step: None,
 ) -> AdaLoraResult:
     """Return AdaLoRA trained from the same base model for a budget of numbers.
@@ -68,6 +69,7 @@ def train_adalora(
         budget_params: Numbers that may be sent, head not included.
         num_labels: Classes.
         steps: Training steps.
+        eval_precision: Of the evaluation, as `finetune.precision`: that of what it is compared with.
         on_step: Called after every step with its number.
 
     Raises:
@@ -80,7 +82,8 @@ def train_adalora(
     )
     pattern = _prune_to(model, sites, budget_params)
     device = pick_device(settings.device)
-    evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
+    with pick_autocast(eval_precision, device)():
+        evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
     return AdaLoraResult(pattern, pattern.num_params({site.name: site.shape for site in sites}), evaluation)
 
 

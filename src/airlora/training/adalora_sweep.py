@@ -22,6 +22,7 @@ def train_adalora_sweep(
     budgets_params: Sequence[int],
     num_labels: int,
     steps: int,
+    eval_precision: str = "float32",
     on_step: Callable[[int], None] = lambda step: None,
 ) -> list[AdaLoraResult]:
     """Return `train_adalora` at every budget, in order.
@@ -35,13 +36,17 @@ def train_adalora_sweep(
         budgets_params: Numbers that may be sent, head not included.
         num_labels: Classes.
         steps: Training steps at each budget.
+        eval_precision: See `train_adalora`.
         on_step: Called now and then with the number of steps taken at all budgets together.
 
     Raises:
         ModelError: See `train_adalora`.
         TrainingError: A loss is not finite, or a process was killed, as by a lack of memory.
     """
-    jobs = [partial(_train_one, settings, train, held_out, budget, num_labels, steps) for budget in budgets_params]
+    jobs = [
+        partial(_train_one, settings, train, held_out, budget, num_labels, steps, eval_precision)
+        for budget in budgets_params
+    ]
     return run_jobs(jobs, num_processes(settings), on_step=on_step)
 
 
@@ -52,6 +57,7 @@ def _train_one(
     budget_params: int,
     num_labels: int,
     steps: int,
+    eval_precision: str,
     count_step: Callable[[], None],
 ) -> AdaLoraResult:
     return train_adalora(
@@ -61,5 +67,6 @@ def _train_one(
         budget_params=budget_params,
         num_labels=num_labels,
         steps=steps,
+        eval_precision=eval_precision,
         on_step=lambda _: count_step(),
     )
