@@ -1,7 +1,10 @@
 """On the device: fetch a release over a weak link, verify it, install it without a torn state, go back if it fails.
 
-`visit` does one round of it; `StateFolder` holds two slots and the switch between them.
+`visit` does one round of it; `StateFolder` holds two slots and the switch between them.  `attach` lets a model in this
+process follow the device's state; it alone needs torch, and is loaded when it is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from airlora.edge.agent import AgentPlan, Visit, rollback, visit
 from airlora.edge.decide import Wish
@@ -9,8 +12,12 @@ from airlora.edge.health import HealthCheck, command_check, numbers_check
 from airlora.edge.link import Clock, HttpLink, LinkLimits
 from airlora.edge.state import DeviceState, Installed, StateFolder
 
+if TYPE_CHECKING:
+    from airlora.edge.runtime import Attached, attach
+
 __all__ = [
     "AgentPlan",
+    "Attached",
     "Clock",
     "DeviceState",
     "HealthCheck",
@@ -20,8 +27,17 @@ __all__ = [
     "StateFolder",
     "Visit",
     "Wish",
+    "attach",
     "command_check",
     "numbers_check",
     "rollback",
     "visit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Attached", "attach"):
+        from airlora.edge import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

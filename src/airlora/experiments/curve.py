@@ -91,7 +91,8 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
         tuned = with_values(settings, plan.overrides)
         relevant += [
-            tuned.model_dump(mode="json", include={"seed", "model", "data", "adapter"}),
+            tuned.model_dump(mode="json", include={"seed", "model", "data"}),
+            tuned.adapter.model_dump(mode="json", exclude={"orthogonality_weight", "nested_probability"}),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
             plan.steps(str(folder.path)),
             # How many samples are kept from training.

@@ -1,0 +1,192 @@
+"""A model that follows the device's state."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from airlora.adapters import base_fingerprint, inject
+from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
+from airlora.edge import AgentPlan, StateFolder, Wish, attach, visit
+from airlora.errors import AdapterError
+from airlora.release import SignedRepository, publish_stream
+from delivery import FakeLink, make_repository
+
+TOKENS = torch.tensor([[1, 5, 9, 3]])
+
+
+def make_model(seed: int = 0) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=30, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, num_labels=2
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def make_stream(seed: int, r_max: int = 3) -> bytes:
+    model = make_model()
+    adapted = inject(copy.deepcopy(model), r_max=r_max, seed=0)
+    generator = np.random.default_rng(seed)
+    updates = {
+        name: ModuleUpdate(
+            generator.standard_normal((shape.d_out, r_max)),
+            0.3 * generator.standard_normal((r_max, shape.d_in)),
+            np.geomspace(1, 0.5, r_max),
+        )
+        for name, shape in adapted.shapes.items()
+    }
+    head = {
+        name: HeadTensor(generator.standard_normal(tuple(value.shape)), 1.0)
+        for name, value in adapted.head_state().items()
+    }
+    shapes = {name: tensor.values.shape for name, tensor in head.items()}
+    header = StreamHeader(base_fingerprint(model), adapted.shapes, shapes, r_max=r_max)
+    return encode_stream(header, updates, head, max_distortion=0.002)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> SignedRepository:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, make_stream(1))
+    return repository
+
+
+def update(repository: SignedRepository, folder: StateFolder, **wish: int) -> None:
+    found = visit(folder, AgentPlan("http://x", wish=Wish(**wish)), FakeLink(repository.folder), seed=0)
+    assert found.error is None
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS).logits.clone()
+
+
+def reference(stream: bytes) -> torch.Tensor:
+    """Return the logits with every update merged into its weight."""
+    from airlora.codec import decode_stream
+
+    model, decoded = make_model(), decode_stream(stream)
+    with torch.no_grad():
+        for name, (U, V) in decoded.modules.items():
+            model.get_submodule(name).weight += torch.from_numpy(U @ V)
+        for name, value in decoded.tensors.items():
+            model.get_parameter(name).copy_(torch.from_numpy(value))
+    return logits(model)
+
+
+def test_the_model_computes_with_what_the_device_runs(repository: SignedRepository, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    model, base = make_model(), logits(make_model())
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    assert attached.version is None
+    assert torch.equal(logits(model), base)
+    update(repository, folder)
+    assert torch.allclose(logits(model), reference(make_stream(1)), atol=1e-5)
+    assert attached.version == 1
+    # A release of more components than the first had room for.
+    publish_stream(repository, make_stream(2, r_max=5))
+    update(repository, folder)
+    assert torch.allclose(logits(model), reference(make_stream(2, r_max=5)), atol=1e-5)
+    assert attached.version == 2
+    assert not attached.refresh()
+
+
+def test_a_growing_release_is_followed(repository: SignedRepository, tmp_path: Path) -> None:
+    folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
+    update(repository, folder, max_bytes=len(stream) * 2 // 3)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    part = attached.num_bytes
+    assert 0 < part < len(stream)
+    assert torch.allclose(logits(model), reference(stream[:part]), atol=1e-5)
+    update(repository, folder)
+    assert torch.allclose(logits(model), reference(stream), atol=1e-5)
+    assert attached.num_bytes == len(stream)
+
+
+def test_passes_are_never_torn(repository: SignedRepository, tmp_path: Path) -> None:
+    """Four threads compute while releases change: each result is one of the releases', none a mixture."""
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    streams = [make_stream(seed) for seed in range(1, 6)]
+    wanted = torch.stack([reference(stream) for stream in streams])
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    results: list[torch.Tensor] = []
+    stop = threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            results.append(logits(model))
+
+    threads = [threading.Thread(target=compute) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for stream in streams[1:]:
+        publish_stream(repository, stream)
+        update(repository, folder)
+        time.sleep(0.1)
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert attached.version == 5
+    nearest = (torch.stack(results)[:, None] - wanted[None]).abs().amax(dim=(2, 3)).min(dim=1)
+    assert nearest.values.max() < 1e-4
+    assert len(set(nearest.indices.tolist())) >= 3
+
+
+def test_another_base_model_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    with pytest.raises(AdapterError, match="made for the base model"):
+        attach(make_model(seed=1), folder.folder)
+
+
+def test_a_pass_does_not_fail_because_of_a_bad_state(repository: SignedRepository, tmp_path: Path) -> None:
+    folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
+    update(repository, folder)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    state = folder.load()
+    # A device whose state is about another base model, as after a mix-up of folders.
+    foreign = encode_foreign()
+    folder.write_candidate("b", foreign)
+    folder.accept_candidate("b")
+    state.slots["b"] = state.running.model_copy(update={"version": 9, **described(foreign)})
+    state.active = "b"
+    folder.save(state)
+    assert torch.allclose(logits(model), reference(stream), atol=1e-5)
+    assert attached.version == 1
+    assert isinstance(attached.error, AdapterError)
+
+
+def encode_foreign() -> bytes:
+    from delivery import make_stream as make_other
+
+    return make_other(3)
+
+
+def described(stream: bytes) -> dict[str, object]:
+    from airlora.codec import describe
+
+    value = describe(stream)
+    return {"digest": value["digest"], "num_bytes": len(stream), "num_segments": value["num_segments"]}
+
+
+def test_detached_it_is_the_base_model_again(repository: SignedRepository, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    model = make_model()
+    attached = attach(model, folder.folder)
+    detached = attached.detach()
+    assert {type(module).__name__ for module in detached.modules()} == {
+        type(module).__name__ for module in make_model().modules()
+    }
