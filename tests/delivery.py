@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
-from airlora.edge import AgentPlan, Clock, HttpLink, LinkLimits, StateFolder, Visit, visit
+from airlora.edge import AgentPlan, StateFolder, Visit, visit
 from airlora.edge.link import HttpError
+from airlora.edge.simulated import SimulatedLink, VirtualTime
 from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape
 from airlora.release import Cut, KeyFolder, SignedRepository, create_repository
@@ -41,31 +43,16 @@ def make_repository(folder: Path, **options: object) -> SignedRepository:
     return create_repository(repo, KeyFolder(folder / "keys", repo), **options)  # type: ignore[arg-type]
 
 
-class VirtualTime:
-    """A clock that moves only when somebody waits."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(now_s=lambda: self.now_s, sleep=self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-class FakeLink(HttpLink):
-    """A repository on disk behind a link of some rate that may break, lie or stall; no sockets, no waiting.
+class FakeLink(SimulatedLink):
+    """A link of some rate that may break, lie or be refused; no sockets, no waiting.
 
     Args:
         folder: The repository.
         rate_bps: Of the link, bit/s.
-        time: Moves with every byte.
         break_after: Bytes after which each answer breaks off; None: never.
         tamper: Given a path and its content, returns what the server hands out.
         statuses: HTTP's numbers of the next answers, before the good ones.
-        deadline_s: From now.
+        options: See `SimulatedLink`.
     """
 
     def __init__(
@@ -73,45 +60,34 @@ class FakeLink(HttpLink):
         folder: Path,
         *,
         rate_bps: float = 1e6,
-        time: VirtualTime | None = None,
         break_after: int | None = None,
         tamper: Callable[[str, bytes], bytes | Iterator[bytes]] = lambda path, content: content,
         statuses: Sequence[int] = (),
-        deadline_s: float = float("inf"),
-        limits: LinkLimits | None = None,
+        **options: Any,
     ) -> None:
-        self.time = time or VirtualTime()
-        super().__init__(limits or LinkLimits(), self.time.now_s + deadline_s, self.time.clock)
-        self.folder, self.rate_bps_true, self.break_after = folder, rate_bps, break_after
-        self.tamper, self.statuses = tamper, list(statuses)
+        super().__init__(folder, lambda _: rate_bps, time=VirtualTime(1000.0), **options)
+        self.break_after, self.tamper, self.statuses = break_after, tamper, list(statuses)
         self.requests: list[tuple[str, int, int | None]] = []
         self.sent: list[tuple[str, int, int]] = []
 
     def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
-        path = url.partition("://")[2].partition("/")[2]
+        path, came = url.partition("://")[2].partition("/")[2], 0
         self.requests.append((path, start, stop))
-        if self.left_s <= 0:
-            raise NetworkError(f"{url}: the deadline has come")
+        for whole in super()._bytes(url, start, stop):
+            chunk = whole if self.break_after is None else whole[: max(0, self.break_after - came)]
+            if chunk:
+                self.sent.append((path, start + came, start + came + len(chunk)))
+                came += len(chunk)
+                yield chunk
+            if self.break_after is not None and came >= self.break_after:
+                raise NetworkError(f"{url}: connection reset")
+
+    def _content(self, url: str, path: str, start: int, stop: int | None) -> Iterator[bytes]:
         if self.statuses:
             raise HttpError(f"{url}: refused", self.statuses.pop(0))
-        file = self.folder / path
-        if not file.is_file():
-            raise HttpError(f"{url}: HTTP 404", 404)
-        content = self.tamper(path, file.read_bytes())
-        pieces = iter([content[start:stop]]) if isinstance(content, bytes) else content
-        came = 0
-        for piece in pieces:
-            for at in range(0, len(piece), 100):
-                chunk = piece[at : at + 100]
-                if self.break_after is not None and came + len(chunk) > self.break_after:
-                    chunk = chunk[: max(0, self.break_after - came)]
-                self.time.sleep(8 * len(chunk) / self.rate_bps_true)
-                if chunk:
-                    self.sent.append((path, start + came, start + came + len(chunk)))
-                    came += len(chunk)
-                    yield chunk
-                if self.break_after is not None and came >= self.break_after:
-                    raise NetworkError(f"{url}: connection reset")
+        whole = b"".join(super()._content(url, path, 0, None))
+        content = self.tamper(path, whole)
+        yield from iter([content[start:stop]]) if isinstance(content, bytes) else content
 
 
 URL = "http://example.org"
