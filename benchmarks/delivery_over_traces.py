@@ -3,8 +3,8 @@
 python benchmarks/delivery_over_traces.py --trace norway3g/train.csv --stream adapter.airs --cuts cuts.json
 python benchmarks/delivery_over_traces.py --trace 5gophers/throughput.csv --scale 0.01 --deadline-s 1
 
-A trace is a CSV with a column `mbps` or `throughput_mbps` and perhaps `time_s` (else a row a second); a visit begins at
-a random place of it.  Every device runs an older release first.  `--scale` makes a trace's rates those of a weaker link.
+A trace is a CSV with a column `mbps` or `throughput_mbps` and perhaps `time_s` (else a row a second); a visit begins
+at a random place of it.  Every device runs an older release first.  `--scale` makes rates those of a weaker link.
 Without `--stream` the stream is of random numbers.
 """
 

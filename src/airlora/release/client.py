@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -101,6 +102,17 @@ class TrustedClient:
             target.verify_length_and_hashes(content)
         _sync(self.folder)
         return Manifest.from_bytes(content, error=TrustError)
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Return the file of a target of any name, verified, in a folder; raises as `refresh` does."""
+        with _told():
+            target = self._updater.get_targetinfo(name)
+            if target is None:
+                raise TrustError(f"target {name}: nobody signed for it")
+            file = make_folder(folder) / quote(name, "")
+            return Path(
+                self._updater.find_cached_target(target, str(file)) or self._updater.download_target(target, str(file))
+            )
 
 
 def is_initialised(folder: Path) -> bool:
