@@ -51,7 +51,7 @@ def serve(
     ] = 0.1,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per request.")] = False,
 ) -> None:
-    """Serve a repository: files with ranges, devices' reports, rollout, /healthz and /metrics."""
+    """Serve a repository: files with ranges, devices' reports, rollout, a dashboard at /, /healthz and /metrics."""
     import uvicorn
 
     from airlora.cloud import (
@@ -63,6 +63,7 @@ def serve(
         parse_rate,
         verify_repository_folder,
     )
+    from airlora.dashboard import dashboard_routes
 
     if (certificate is None) != (private_key is None):
         raise SettingsError("give --certificate and --private-key, or neither")
@@ -81,7 +82,7 @@ def serve(
     plan = ServerPlan(repository, store, rollout, checked, limit)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     config = uvicorn.Config(
-        make_app(plan),
+        make_app(plan, pages=dashboard_routes(plan)),
         log_level="warning",
         access_log=False,
         ssl_certfile=certificate,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,8 +86,16 @@ def verify_repository_folder(folder: Path) -> None:
         raise ReleaseError(f"{folder}: no repository (metadata/1.root.json is missing); make one by repo init")
 
 
-def make_app(plan: ServerPlan) -> ASGIApp:
-    """Return the server as an ASGI application; raises `ReleaseError` if there is no repository."""
+def make_app(plan: ServerPlan, *, pages: Sequence[Route] = ()) -> ASGIApp:
+    """Return the server as an ASGI application.
+
+    Args:
+        plan: How it serves.
+        pages: Further routes, such as a dashboard's; they are behind the same gate.
+
+    Raises:
+        ReleaseError: There is no repository.
+    """
     verify_repository_folder(plan.repository)
     metrics = Metrics()
     api = _Api(plan, metrics)
@@ -98,6 +107,7 @@ def make_app(plan: ServerPlan) -> ASGIApp:
         Route("/v1/devices/{device}", api.device),
         Route("/v1/devices/{device}/reports", api.report, methods=["POST"]),
         Route("/v1/devices/{device}/proceed", api.proceed),
+        *pages,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
     return Gate(app, metrics, tokens=plan.tokens, rate=plan.rate)

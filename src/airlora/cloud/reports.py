@@ -33,6 +33,7 @@ class DeviceReport(BaseModel):
         complete: Whether all of it came.
         accuracy: Promised for what came, or probed.
         rate_bps: Of the link, as it was seen.
+        deadline_s: Of the visit; None: it had none.
         failed: Whether the visit went wrong for the release's sake: a candidate was refused.
         note: In a few words.
     """
@@ -48,6 +49,7 @@ class DeviceReport(BaseModel):
     complete: bool = False
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     rate_bps: Amount | None = None
+    deadline_s: Amount | None = None
     failed: bool = False
     note: Annotated[str, Field(max_length=500)] = ""
 
@@ -124,6 +126,10 @@ class ReportStore:
             (version,),
         )
         return int(rows[0][0]), int(rows[0][1])
+
+    def last_id(self) -> int:
+        """Return a number that rises with every report."""
+        return int(self._run("SELECT COALESCE(MAX(id), 0) FROM reports", ())[0][0])
 
     def num_devices(self) -> int:
         """Return how many devices have ever reported."""
