@@ -83,6 +83,8 @@ def test_exit_codes_and_bad_input(site: tuple[Path, str], tmp_path: Path) -> Non
     refused(airlora(*run(url, state, "--least-gain", "2")), "least_gain")
     refused(airlora(*run(url, state, "--root", tmp_path / "nothing")), "root", "no such file")
     refused(airlora(*run(url, state, "--device", "a b")), "device")
+    refused(airlora(*run(url, state, "--ca", tmp_path / "nothing.pem")), "certificates", "no such file")
+    refused(airlora(*run(url, state, "--token-file", tmp_path / "nothing")), "token", "no such file")
     refused(airlora(*run(url, state, "--health", "")), "health")
     refused(airlora("edge", "status", "--state", tmp_path / "nowhere"), "nowhere")
     nobody = airlora(*run("http://127.0.0.1:9", state, "--deadline-s", "2"))

@@ -14,6 +14,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 
 from airlora.errors import NetworkError, SettingsError
+from airlora.files import read_bytes
 
 __all__ = ["Clock", "HttpError", "HttpLink", "LinkLimits", "Patience"]
 
@@ -102,7 +103,7 @@ class HttpLink:
         busy_s: Seconds spent on fetching them.
 
     Raises:
-        SettingsError: `ca_file` cannot be used.
+        SettingsError: `ca_file` cannot be read.
     """
 
     limits: LinkLimits = field(default_factory=LinkLimits)
@@ -114,6 +115,8 @@ class HttpLink:
     busy_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.ca_file is not None:
+            read_bytes(self.ca_file, "certificates", SettingsError)
         self._pool = urllib3.PoolManager(retries=False, ca_certs=self.ca_file)
 
     @property
@@ -180,6 +183,7 @@ class HttpLink:
             skip = _verify_answer(url, answer, is_part=is_part, start=start)
             wanted = None if stop is None else stop - start
             while wanted is None or wanted > 0:
+                self._hurry(answer)
                 chunk = answer.read1(CHUNK_BYTES, decode_content=False)
                 if not chunk:
                     break
@@ -197,6 +201,12 @@ class HttpLink:
         finally:
             # What was not read to its end cannot be used for the next request.
             answer.close()
+
+    def _hurry(self, answer: urllib3.BaseHTTPResponse) -> None:
+        """Let the next read wait no longer than the deadline, which was further off when the request was made."""
+        socket = getattr(getattr(answer, "connection", None), "sock", None)
+        if socket is not None:
+            socket.settimeout(max(0.001, min(self.limits.stall_timeout_s, self.left_s)))
 
     def _verify_pace(self, url: str, began: float, came: int) -> None:
         if self.limits.max_rate_bps is not None:
@@ -244,7 +254,8 @@ class Patience:
         self.link.clock.sleep(wait_s)
 
 
-_REDIRECTS = urllib3.Retry(total=3, connect=0, read=0, status=0, other=0, redirect=3)
+_REDIRECTS = urllib3.Retry(total=3, connect=0, read=0, status=0, other=0, redirect=3, respect_retry_after_header=False)
+"""Redirects are followed, without the token where they lead to another host; everything else `Patience` decides."""
 
 
 def _verify_answer(url: str, answer: urllib3.BaseHTTPResponse, *, is_part: bool, start: int) -> int:
