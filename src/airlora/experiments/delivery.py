@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from airlora.cloud import ReportStore, ServerPlan, make_app
 from airlora.cloud.local import LinkShape, serving, shaped_link
 from airlora.edge import AgentPlan, HttpLink, LinkLimits, StateFolder, Visit, visit
-from airlora.errors import AirloraError
+from airlora.errors import AirloraError, SettingsError
 from airlora.experiments.inspection import read_data
 from airlora.experiments.releases import measure_cuts
 from airlora.experiments.streams import pack_bytes
@@ -87,6 +87,8 @@ def deliver(
         AirloraError: The run is not usable, or a device was refused.
     """
     watcher, links = watcher or SilentWatcher(), DEMO_LINKS if links is None else links
+    if not links:
+        raise SettingsError.of("links", links, "one or more")
     opened = open_run(run)
     name, data = opened.settings.model.name, read_data(opened, None)
     stream = pack_bytes(run, packing or Packing(), watcher=watcher)
@@ -139,24 +141,23 @@ def _visit_all(
     on_done: Callable[[int], None],
 ) -> dict[str, tuple[Visit, int, int]]:
     """Let every device make its visit at the same time; returns visits, bytes on the wire and breaks."""
-    found: dict[str, tuple[Visit, int, int]] = {}
+    num_done = 0
 
-    def one(label: str, shape: LinkShape) -> None:
+    def one(label: str, shape: LinkShape) -> tuple[Visit, int, int]:
+        nonlocal num_done
         with shaped_link(url, shape, seed=seed) as link:
             device = StateFolder(folder / _name(label))
             plan = AgentPlan(link.url, root=root, device=_name(label))
             http = HttpLink(LinkLimits())
             http.end_s = http.clock.now_s() + deadline_s
             result = visit(device, plan, http, seed=seed)
-            found[label] = (result, link.wire_bytes, link.num_breaks)
-            on_done(len(found))
+            num_done += 1
+            on_done(num_done)
+            return result, link.wire_bytes, link.num_breaks
 
-    threads = [threading.Thread(target=one, args=pair, daemon=True) for pair in links.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {label: found[label] for label in links}
+    with ThreadPoolExecutor(len(links)) as pool:
+        futures = {label: pool.submit(one, label, shape) for label, shape in links.items()}
+        return {label: future.result() for label, future in futures.items()}
 
 
 def _name(label: str) -> str:
