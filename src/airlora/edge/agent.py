@@ -21,6 +21,13 @@ from airlora.release import Manifest, is_initialised
 __all__ = ["AgentPlan", "Visit", "rollback", "visit"]
 
 
+REPORT_S = 5.0
+"""How long after the deadline a report may take."""
+
+MAX_BAD = 100
+"""Releases that are remembered as refused."""
+
+
 @dataclass(frozen=True)
 class AgentPlan:
     """What a device is to do.
@@ -121,6 +128,8 @@ class _Visitor:
         except (NetworkError, TrustError, StorageError, AdapterError) as error:
             visit.metadata_bytes = visit.metadata_bytes or link.num_bytes
             visit.error = error
+        except OSError as error:
+            visit.error = StorageError(f"{self._folder.folder}: {(error.strerror or str(error)).lower()}")
         except _UnhealthyError as refused:
             visit.note, self._is_refused = str(refused), True
         running = self._state.running
@@ -136,7 +145,10 @@ class _Visitor:
             visit.error = NetworkError(f"{self._plan.url}: no adapter to run: {why}")
         visit.seconds = link.clock.now_s() - self._began_s
         if self._plan.device is not None:
-            send_report(link, self._plan.url, self._plan.device, self._report())
+            report = self._report()
+            # A visit that used up its time has something to tell too.
+            link.end_s = max(link.end_s, link.clock.now_s() + REPORT_S)
+            send_report(link, self._plan.url, self._plan.device, report)
         return visit
 
     def _report(self) -> dict[str, Any]:
@@ -262,7 +274,7 @@ class _Visitor:
         for check in (numbers_check, *self._plan.checks):
             reason = check(path, decoded)
             if reason is not None:
-                self._state.bad.append(part.digest)
+                self._state.bad = [*self._state.bad, part.digest][-MAX_BAD:]
                 self._folder.save(self._state, "refused", version=manifest.version, reason=reason)
                 path.unlink(missing_ok=True)
                 raise _UnhealthyError(f"release {manifest.version} was refused: {reason}")
@@ -318,7 +330,7 @@ def rollback(folder: StateFolder) -> DeviceState:
         other = state.idle_slot
         if state.running is None or other not in state.slots:
             raise SettingsError(f"{folder.folder}: no earlier adapter to go back to")
-        state.bad.append(state.running.digest)
+        state.bad = [*state.bad, state.running.digest][-MAX_BAD:]
         gone, state.active = state.running.version, other
         folder.save(state, "rolled back", version=gone, to=state.slots[other].version)
         return state

@@ -20,6 +20,9 @@ __all__ = ["Clock", "HttpError", "HttpLink", "LinkLimits", "Patience"]
 
 CHUNK_BYTES = 16 * 1024
 
+LEAST_TIMED_BYTES = 1000
+"""Before so many, a rate is a guess."""
+
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -100,7 +103,8 @@ class HttpLink:
         token: Sent as bearer token.
         ca_file: Certificates to trust in the place of the system's.
         num_bytes: What has come so far: bodies of answers.
-        busy_s: Seconds spent on fetching them.
+        timed_bytes: Of them those that came after the first bytes of their answer.
+        busy_s: Seconds that these took.
 
     Raises:
         SettingsError: `ca_file` cannot be read.
@@ -112,6 +116,7 @@ class HttpLink:
     token: str | None = None
     ca_file: str | None = None
     num_bytes: int = 0
+    timed_bytes: int = 0
     busy_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -126,8 +131,10 @@ class HttpLink:
 
     @property
     def rate_bps(self) -> float | None:
-        """Bit/s seen so far; None before anything came."""
-        return 8 * self.num_bytes / self.busy_s if self.num_bytes and self.busy_s > 0 else None
+        """Bit/s seen so far, waits for answers left out; None before enough came to tell."""
+        if self.timed_bytes < LEAST_TIMED_BYTES or self.busy_s <= 0:
+            return None
+        return 8 * self.timed_bytes / self.busy_s
 
     def get(self, url: str, *, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Yield the bytes from `start` to before `stop` of what lies at a URL, as they come.
@@ -136,16 +143,19 @@ class HttpLink:
             HttpError: The server says no, or answers with another part.
             NetworkError: It cannot be reached, broke off, stalled, is too slow, or the deadline has come.
         """
-        began = self.clock.now_s()
+        began = last = self.clock.now_s()
         came = 0
-        try:
-            for chunk in self._bytes(url, start, stop):
-                came += len(chunk)
-                self.num_bytes += len(chunk)
-                yield chunk
-                self._verify_pace(url, began, came)
-        finally:
-            self.busy_s += self.clock.now_s() - began
+        for chunk in self._bytes(url, start, stop):
+            now = self.clock.now_s()
+            if came:
+                self.timed_bytes += len(chunk)
+                self.busy_s += now - last
+            came += len(chunk)
+            self.num_bytes += len(chunk)
+            yield chunk
+            # What is done with the bytes is no time of the link's; a bound on the rate is.
+            last = self.clock.now_s()
+            self._verify_pace(url, began, came)
 
     def post(self, url: str, body: bytes) -> None:
         """Send a JSON object, once; raises `NetworkError` as `get` does."""

@@ -93,6 +93,17 @@ def test_a_device_reports_and_is_shown(serve: Serve, tmp_path: Path) -> None:
     assert served.ask("/v1/devices/pump-8").status == 404
 
 
+def test_a_visit_that_used_up_its_time_reports_too(serve: Serve, tmp_path: Path) -> None:
+    served = serve()
+    link = HttpLink()
+    link.end_s = link.clock.now_s() + 0.001
+    found = visit(StateFolder(tmp_path / "state"), AgentPlan(served.url, device="pump-7"), link, seed=0)
+    assert isinstance(found.error, NetworkError)
+    (device,) = json.loads(served.ask("/v1/devices").data)
+    assert device["version"] is None
+    assert device["note"]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

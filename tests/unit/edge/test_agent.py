@@ -316,3 +316,29 @@ def test_limits_that_cannot_be(name: str, value: float) -> None:
 
 def test_cuts_are_what_the_manifest_says(device: Device) -> None:
     assert all(isinstance(cut, Cut) for cut in current_manifest(device.repository).cuts)
+
+
+def test_the_rate_leaves_out_what_answers_are_waited_for(device: Device) -> None:
+    link = device.link(rate_bps=8e4, delay_s=2.0)
+    device.visit(link)
+    assert link.rate_bps == pytest.approx(8e4, rel=0.05)
+    assert device.link().rate_bps is None
+
+
+def test_a_fast_link_with_long_delays_is_not_given_up_too_soon(device: Device) -> None:
+    found = device.visit(device.link(rate_bps=1e6, delay_s=3.0, deadline_s=30.0))
+    assert found.complete
+
+
+def test_whatever_the_disk_says_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.visit()
+    publish(device, 1)
+
+    def fails(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("airlora.edge.agent._Visitor._drop_other_parts", fails)
+    found = device.visit()
+    assert isinstance(found.error, StorageError)
+    assert "read-only file system" in str(found.error)
+    assert found.version == 1
