@@ -173,7 +173,7 @@ def delivery_table(outcomes: Sequence[DeviceOutcome]) -> Table:
     """Return the outcomes as a table no wider than a terminal."""
     table = Table(title="what each device got", title_justify="left")
     table.add_column("link", no_wrap=True)
-    for name in ("usable after", "with", "done after", "bytes", "on wire", "accuracy"):
+    for name in ("usable after", "at first", "done after", "bytes", "on wire", "in the end"):
         table.add_column(name, justify="right")
     for row in outcomes:
         whole = f"{row.bytes_fetched:,}" if row.complete else f"{row.bytes_fetched:,} (a part)"
