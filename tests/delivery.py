@@ -50,6 +50,7 @@ class FakeLink(SimulatedLink):
         folder: The repository.
         rate_bps: Of the link, bit/s.
         break_after: Bytes after which each answer breaks off; None: never.
+        chunk_bytes: In which the bytes come, at most.
         tamper: Given a path and its content, returns what the server hands out.
         statuses: HTTP's numbers of the next answers, before the good ones.
         options: See `SimulatedLink`.
@@ -61,12 +62,14 @@ class FakeLink(SimulatedLink):
         *,
         rate_bps: float = 1e6,
         break_after: int | None = None,
+        chunk_bytes: int = 1 << 20,
         tamper: Callable[[str, bytes], bytes | Iterator[bytes]] = lambda path, content: content,
         statuses: Sequence[int] = (),
         **options: Any,
     ) -> None:
         super().__init__(folder, lambda _: rate_bps, time=VirtualTime(1000.0), **options)
         self.break_after, self.tamper, self.statuses = break_after, tamper, list(statuses)
+        self.chunk_bytes = chunk_bytes
         self.requests: list[tuple[str, int, int | None]] = []
         self.sent: list[tuple[str, int, int]] = []
 
@@ -74,13 +77,15 @@ class FakeLink(SimulatedLink):
         path, came = url.partition("://")[2].partition("/")[2], 0
         self.requests.append((path, start, stop))
         for whole in super()._bytes(url, start, stop):
-            chunk = whole if self.break_after is None else whole[: max(0, self.break_after - came)]
-            if chunk:
-                self.sent.append((path, start + came, start + came + len(chunk)))
-                came += len(chunk)
-                yield chunk
-            if self.break_after is not None and came >= self.break_after:
-                raise NetworkError(f"{url}: connection reset")
+            for at in range(0, len(whole), self.chunk_bytes):
+                chunk = whole[at : at + self.chunk_bytes]
+                chunk = chunk if self.break_after is None else chunk[: max(0, self.break_after - came)]
+                if chunk:
+                    self.sent.append((path, start + came, start + came + len(chunk)))
+                    came += len(chunk)
+                    yield chunk
+                if self.break_after is not None and came >= self.break_after:
+                    raise NetworkError(f"{url}: connection reset")
 
     def _content(self, url: str, path: str, start: int, stop: int | None) -> Iterator[bytes]:
         if self.statuses:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,9 @@ __all__ = [
     "seal",
     "sha256_of",
     "sync_folder",
+    "sync_paths",
     "unseal",
+    "unsealed",
     "write_bytes",
     "write_json",
 ]
@@ -75,14 +77,23 @@ def _remove(name: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put renames in a folder on disk for good."""
+    """Put renames in a folder on disk for good; raises `StorageError`."""
+    sync_paths([folder])
+
+
+def sync_paths(paths: Iterable[Path]) -> None:
+    """Put the contents of files, and the names in folders, on disk for good; raises `StorageError`."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def write_bytes(path: Path | str, data: bytes, *, mode: int = 0o666) -> None:
@@ -162,7 +173,14 @@ def unseal(path: Path | str, kind: str, version: int, error: type[AirloraError] 
     Raises:
         AirloraError: Of type `error`; the file is missing, of another kind or version, or damaged.
     """
-    header, _, content = read_bytes(path, kind, error).partition(b"\n")
+    return unsealed(read_bytes(path, kind, error), path, kind, version, error)
+
+
+def unsealed(
+    sealed: bytes, path: Path | str, kind: str, version: int, error: type[AirloraError] = StorageError
+) -> bytes:
+    """Return what was sealed in the bytes of `path`; otherwise as `unseal`."""
+    header, _, content = sealed.partition(b"\n")
     written_by, _, rest = header.partition(b" ")
     found, _, digest = rest.partition(b" ")
     if written_by != f"airlora-{kind}".encode():

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from airlora.edge import StateFolder
-from airlora.release import publish_stream
+from airlora.release import KeyFolder, open_repository, publish_stream
 from commands import airlora, refused
 from delivery import FINGERPRINT, STREAMS, cuts_of, make_repository, make_stream
 
@@ -124,3 +124,38 @@ def test_devices_that_are_killed(site: tuple[Path, str], tmp_path: Path) -> None
     assert end["complete"]
     assert end["bytes_reused"] >= held
     assert end["bytes_fetched"] + end["bytes_reused"] == len(STREAMS[0])
+
+
+def test_an_agent_that_runs_on_survives_what_passes(site: tuple[Path, str], tmp_path: Path) -> None:
+    """Another agent at work, and a file where a folder should be: each visit tells of it, and the next one comes."""
+    repository, url = site
+    state = tmp_path / "state"
+    airlora(*run(url, state))
+    folder = StateFolder(state)
+    command = [sys.executable, "-m", "airlora.cli", "edge", "run", url, "--state", str(state), "--every-s", "0.3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Rather a failure than a test that waits for ever.
+    watch = threading.Timer(60.0, process.kill)
+    watch.start()
+    lines = iter(process.stdout)  # type: ignore[arg-type]
+
+    def wait_for(text: str) -> bool:
+        return any(text in line for line in lines)
+
+    try:
+        assert wait_for("runs release 1")
+        with folder.locked():
+            assert wait_for("another agent is at work")
+        folder.parts.rmdir()
+        folder.parts.write_text("in the way")
+        keys = KeyFolder(tmp_path / "keys", repository)
+        publish_stream(open_repository(repository, keys), STREAMS[1], cuts=cuts_of(STREAMS[1]))
+        assert wait_for("not a directory")
+        folder.parts.unlink()
+        folder.parts.mkdir()
+        assert wait_for("runs release 2")
+        assert process.poll() is None
+    finally:
+        watch.cancel()
+        process.kill()
+        process.communicate()

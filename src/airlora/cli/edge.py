@@ -103,17 +103,23 @@ def run(
     limits = LinkLimits(max_rate_bps=max_rate_bps)
     token = None if token_file is None else _first_line(token_file)
     folder = StateFolder(state)
+    is_first = True
     while True:
         end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
-        link = HttpLink(limits, end_s, token=token, ca_file=None if ca is None else str(ca))
-        found = visit(folder, plan, link, seed=seed)
-        _show(found, as_json=as_json)
-        if once:
+        try:
+            link = HttpLink(limits, end_s, token=token, ca_file=None if ca is None else str(ca))
+            found = visit(folder, plan, link, seed=seed)
+            _show(found, as_json=as_json)
             if found.error is not None:
                 raise found.error
+        except AirloraError as error:
+            # What is wrong with the first visit for the user's own sake would be wrong with all.
+            if once or (is_first and isinstance(error, SettingsError)):
+                raise
+            print(f"airlora: {error}", file=sys.stderr, flush=True)
+        if once:
             return
-        if found.error is not None:
-            print(f"airlora: {found.error}", file=sys.stderr)
+        is_first = False
         time.sleep(every_s * random.uniform(0.8, 1.2))
 
 
@@ -230,3 +236,5 @@ def _show(found: Visit, *, as_json: bool) -> None:
     )
     if isinstance(found.error, TrustError):
         console.print("what runs is what ran before", highlight=False)
+    # A log that is read through a pipe is to show each visit when it happens.
+    console.file.flush()

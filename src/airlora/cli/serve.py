@@ -27,7 +27,7 @@ def serve(
     ] = None,
     tokens: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Lines of `DEVICE TOKEN`: nobody else may ask."),
+        typer.Option(metavar="FILE", help="Lines of `DEVICE TOKEN` and `@OPERATOR TOKEN`: nobody else may ask."),
     ] = None,
     rate: Annotated[
         Optional[str],  # noqa: UP045
@@ -45,6 +45,10 @@ def serve(
     rollout_first: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="DEVICE", help="Always among them; repeatable."),
+    ] = None,
+    rollout_group: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="PATTERN=P", help="Of the devices of such names, such as 'lab-*=100'; repeatable."),
     ] = None,
     rollout_stop: Annotated[
         float, typer.Option(metavar="S", help="Stop a release that fails on a larger share of those that tried it.")
@@ -71,7 +75,12 @@ def serve(
         if path is not None and not path.is_file():
             raise SettingsError(f"{path}: no such file")
     whole = repository.resolve()
-    rollout = Rollout(rollout_percent, tuple(rollout_first or ()), rollout_stop)
+    rollout = Rollout(
+        rollout_percent,
+        first=tuple(rollout_first or ()),
+        groups=tuple(map(_group, rollout_group or ())),
+        stop_share=rollout_stop,
+    )
     checked = None if tokens is None else Tokens(tokens)
     limit = None if rate is None else parse_rate(rate)
     place = reports or whole.with_name(f"{whole.name}-reports.sqlite")
@@ -97,6 +106,16 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             store.close()
+
+
+def _group(text: str) -> tuple[str, float]:
+    pattern, _, percent = text.rpartition("=")
+    try:
+        if pattern:
+            return pattern, float(percent)
+    except ValueError:
+        pass
+    raise SettingsError.of("rollout group", text, "PATTERN=PERCENT, such as 'lab-*=100'")
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -8,7 +8,9 @@
 | `GET /v1/devices` | every device's newest report |
 | `GET /v1/devices/NAME` | a device's reports |
 | `POST /v1/devices/NAME/reports` | a device tells how it went |
-| `GET /v1/devices/NAME/proceed?version=N` | whether it may take a release already |
+| `GET /v1/devices/NAME/proceed?version=N&stream=DIGEST` | whether it may take a release already |
+
+With tokens, `/`, `/metrics` and `/v1/devices` are an operator's; a device fetches files and speaks for itself.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
-from airlora.cloud.gate import Gate, Metrics, Tokens
+from airlora.cloud.gate import CALLER, Gate, Metrics, Tokens
 from airlora.cloud.reports import DEVICE_NAME, DeviceReport, ReportStore
 from airlora.cloud.rollout import Rollout
 from airlora.errors import ReleaseError, SettingsError
@@ -39,7 +41,7 @@ __all__ = ["ServerPlan", "make_app", "verify_repository_folder"]
 
 MAX_REPORT_BYTES = 16 * 1024
 
-FOR_EVER = "public, max-age=31536000, immutable, no-transform"
+FOR_EVER = "max-age=31536000, immutable, no-transform"
 """Names with a version or a digest never stand for other content."""
 
 NEVER = "no-cache, no-transform"
@@ -65,7 +67,16 @@ class ServerPlan:
 
 
 class _Files(StaticFiles):
-    """One folder's files; what a write left over is not there."""
+    """One folder's files; what a write left over is not there.
+
+    Args:
+        directory: The folder.
+        is_private: Whether caches that many share must not keep them, for they would hand them to who has no token.
+    """
+
+    def __init__(self, directory: Path, *, is_private: bool) -> None:
+        super().__init__(directory=directory)
+        self._for_ever = f"{'private' if is_private else 'public'}, {FOR_EVER}"
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
@@ -74,7 +85,7 @@ class _Files(StaticFiles):
         if name.startswith("."):
             raise HTTPException(404)
         answer = super().file_response(full_path, stat_result, scope, status_code)
-        answer.headers["Cache-Control"] = NEVER if name == "timestamp.json" else FOR_EVER
+        answer.headers["Cache-Control"] = NEVER if name == "timestamp.json" else self._for_ever
         if name.endswith(".airs"):
             answer.headers["Content-Type"] = "application/octet-stream"
         return answer
@@ -100,7 +111,10 @@ def make_app(plan: ServerPlan, *, pages: Sequence[Route] = ()) -> ASGIApp:
     metrics = Metrics()
     api = _Api(plan, metrics)
     routes = [
-        *(Mount(f"/{name}", _Files(directory=plan.repository / name)) for name in ("metadata", "targets", "streams")),
+        *(
+            Mount(f"/{name}", _Files(plan.repository / name, is_private=plan.tokens is not None))
+            for name in ("metadata", "targets", "streams")
+        ),
         Route("/healthz", api.health),
         Route("/metrics", api.metrics),
         Route("/v1/devices", api.devices),
@@ -131,11 +145,14 @@ class _Api:
     async def metrics(self, _request: Request) -> Response:
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def devices(self, _request: Request) -> Response:
+    async def devices(self, request: Request) -> Response:
+        caller = request.scope.get(CALLER)
+        if caller is not None and not caller.is_operator:
+            raise HTTPException(403, "an operator's token is needed")
         return JSONResponse(await to_thread.run_sync(self._plan.reports.latest))
 
     async def device(self, request: Request) -> Response:
-        device = _device(request, is_own=False)
+        device = _device(request)
         found = await to_thread.run_sync(self._plan.reports.of_device, device)
         if not found:
             raise HTTPException(404, f"device {device} has not reported")
@@ -152,24 +169,30 @@ class _Api:
             report = DeviceReport.from_bytes(body)
         except SettingsError as error:
             raise HTTPException(422, str(error)) from error
-        await to_thread.run_sync(self._plan.reports.add, device, report)
+        try:
+            await to_thread.run_sync(self._plan.reports.add, device, report)
+        except SettingsError as error:
+            raise HTTPException(507, str(error)) from error
         self._metrics.reports.labels(str(report.failed).lower()).inc()
         return Response(status_code=204)
 
     async def proceed(self, request: Request) -> Response:
-        device, text = _device(request), request.query_params.get("version", "")
-        if not re.fullmatch(r"\d{1,15}", text):
+        device, asked = _device(request), request.query_params
+        text, stream = asked.get("version", ""), asked.get("stream", "")
+        if not re.fullmatch(r"[0-9]{1,15}", text):
             raise HTTPException(422, f"version = {text[:40]!r}: allowed is a whole number")
-        may, why = await to_thread.run_sync(self._plan.rollout.decide, device, int(text), self._plan.reports)
+        if not re.fullmatch(r"[0-9a-f]{64}", stream):
+            raise HTTPException(422, f"stream = {stream[:80]!r}: allowed is a digest of 64 hexadecimal digits")
+        may, why = await to_thread.run_sync(self._plan.rollout.decide, device, int(text), stream, self._plan.reports)
         return JSONResponse({"proceed": may, "why": why}, headers={"Cache-Control": "no-store"})
 
 
-def _device(request: Request, *, is_own: bool = True) -> str:
-    """Return the device of the path; with tokens, one may speak for itself alone."""
+def _device(request: Request) -> str:
+    """Return the device of the path; with tokens, one may speak for itself alone, and an operator for all."""
     device: str = request.path_params["device"]
     if not re.fullmatch(DEVICE_NAME, device):
         raise HTTPException(422, "a device's name is 1 to 64 of letters, digits, dot, dash and underscore")
-    owner = request.scope.get("airlora.device")
-    if is_own and owner is not None and owner != device:
+    caller = request.scope.get(CALLER)
+    if caller is not None and not caller.is_operator and caller.name != device:
         raise HTTPException(403, f"this token is not {device}'s")
     return device

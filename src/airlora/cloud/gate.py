@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -21,49 +23,84 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airlora.errors import SettingsError
 from airlora.files import read_bytes
 
-__all__ = ["Gate", "Metrics", "Tokens", "parse_rate"]
+__all__ = ["CALLER", "Gate", "Metrics", "Tokens", "parse_rate"]
 
 log = logging.getLogger("airlora.cloud")
+
+CALLER = "airlora.caller"
+"""Where a request's scope holds its `Caller`, if there are tokens."""
 
 OPEN_PATHS = ("/healthz",)
 """Asked for by who has no token."""
 
 
-class Tokens:
-    """Who may ask, by bearer token.
+FILES = frozenset({"metadata", "targets", "streams"})
+"""Kinds of what every device fetches."""
+
+FAILED_RATE = parse("60/minute")
+"""Wrong tokens from one address; beyond that they are not even looked at."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose token it is.
 
     Args:
-        path: A file of lines `DEVICE TOKEN`; empty lines and those that start with # do not count.
+        name: Of the device, or of the operator.
+        is_operator: Whether it sees what all devices report; a device sees its own.
+    """
+
+    name: str
+    is_operator: bool = False
+
+
+class Tokens:
+    """Who may ask, by bearer token, or by the password of a browser's dialogue.
+
+    Args:
+        path: A file of lines `DEVICE TOKEN`, and for who looks after them `@OPERATOR TOKEN`; empty lines and those that
+            start with # do not count.
 
     Raises:
         SettingsError: The file is missing, or a line of it is something else.
     """
 
     def __init__(self, path: Path) -> None:
-        self._devices: dict[str, str] = {}
+        self._callers: dict[str, Caller] = {}
         text = read_bytes(path, "tokens", SettingsError).decode("utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
             if len(words) != 2 or len(words[1]) < 16:
-                raise SettingsError(f"tokens {path}: line {number}: allowed is DEVICE TOKEN, a token of 16 or more")
-            self._devices[_digest(words[1])] = words[0]
-        if not self._devices:
+                raise SettingsError(
+                    f"tokens {path}: line {number}: allowed is DEVICE TOKEN or @OPERATOR TOKEN, a token of 16 or more"
+                )
+            self._callers[_digest(words[1])] = Caller(words[0].removeprefix("@"), words[0].startswith("@"))
+        if not self._callers:
             raise SettingsError(f"tokens {path}: holds none")
 
-    def device(self, authorization: str | None) -> str | None:
+    def caller(self, authorization: str | None) -> Caller | None:
         """Return whose token an `Authorization` header holds; None: nobody's."""
-        kind, _, token = (authorization or "").partition(" ")
-        if kind.lower() != "bearer":
-            return None
+        wanted = _digest(_token(authorization or ""))
         found = None
-        wanted = _digest(token.strip())
         # All are compared, and by digest: how long it takes says nothing.
-        for digest, device in self._devices.items():
+        for digest, caller in self._callers.items():
             if hmac.compare_digest(digest, wanted):
-                found = device
+                found = caller
         return found
+
+
+def _token(authorization: str) -> str:
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return ""
 
 
 def _digest(token: str) -> str:
@@ -120,6 +157,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, kind, status, sent = time.perf_counter(), kind_of(scope["path"]), 500, 0
+        address = (scope.get("client") or ("-",))[0]
 
         async def count(message: Message) -> None:
             nonlocal status, sent
@@ -129,35 +167,42 @@ class Gate:
                 sent += len(message.get("body", b""))
             await send(message)
 
-        device = None
         try:
-            refused, device = self._refused(scope)
+            refused = self._refused(scope, kind, address)
             await (refused or self._app)(scope, receive, count)
         finally:
             seconds = time.perf_counter() - began
             self._metrics.requests.labels(kind, str(status)).inc()
             self._metrics.sent.labels(kind).inc(sent)
             self._metrics.seconds.labels(kind).observe(seconds)
-            who = device or (scope.get("client") or ("-",))[0]
+            caller = scope.get(CALLER)
+            who = address if caller is None else caller.name
             log.info("%s %s %s %d %d %.3f", who, scope["method"], scope["path"], status, sent, seconds)
 
-    def _refused(self, scope: Scope) -> tuple[ASGIApp | None, str | None]:
-        """Return the answer of the gate itself, if it lets nobody through, and who asks."""
-        device = None
+    def _refused(self, scope: Scope, kind: str, address: str) -> ASGIApp | None:
+        """Return the answer of the gate itself, if it lets nobody through."""
         if scope["path"] in OPEN_PATHS:
-            return None, None
+            return None
+        who = address
         if self._tokens is not None:
-            device = self._tokens.device(Headers(scope=scope).get("authorization"))
-            if device is None:
-                return _plain(401, "a token is needed", {"WWW-Authenticate": "Bearer"}), None
-            scope["airlora.device"] = device
-        if self._rate is not None:
-            who = device or (scope.get("client") or ("-",))[0]
-            if not self._limiter.hit(self._rate, who):
-                reset = self._limiter.get_window_stats(self._rate, who).reset_time
-                wait = max(1, round(reset - time.time()))
-                return _plain(429, "too many requests", {"Retry-After": str(wait)}), device
-        return None, device
+            if not self._limiter.test(FAILED_RATE, "failed", address):
+                return self._later(FAILED_RATE, "failed", address)
+            caller = self._tokens.caller(Headers(scope=scope).get("authorization"))
+            is_for_devices = kind in FILES or kind == "api"
+            if caller is None:
+                self._limiter.hit(FAILED_RATE, "failed", address)
+                ways = "Bearer" if is_for_devices else 'Basic realm="airlora", charset="UTF-8"'
+                return _plain(401, "a token is needed", {"WWW-Authenticate": ways})
+            scope[CALLER], who = caller, caller.name
+            if not (caller.is_operator or is_for_devices):
+                return _plain(403, "an operator's token is needed", {})
+        if self._rate is not None and not self._limiter.hit(self._rate, who):
+            return self._later(self._rate, who)
+        return None
+
+    def _later(self, rate: RateLimitItem, *who: str) -> ASGIApp:
+        reset = self._limiter.get_window_stats(rate, *who).reset_time
+        return _plain(429, "too many requests", {"Retry-After": str(max(1, round(reset - time.time())))})
 
 
 def kind_of(path: str) -> str:

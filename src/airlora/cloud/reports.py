@@ -26,6 +26,7 @@ class DeviceReport(BaseModel):
     Args:
         version: Of the release that it runs; None: none.
         wanted_version: The newest that it saw; None: it saw none.
+        wanted_stream: Its digest, which tells releases of the same number of different tenants apart.
         bytes_fetched: Of the stream, in this visit.
         bytes_reused: That it had before.
         seconds: Of the visit.
@@ -42,6 +43,7 @@ class DeviceReport(BaseModel):
 
     version: Annotated[int, Field(ge=0, le=2**53)] | None = None
     wanted_version: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    wanted_stream: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     bytes_fetched: Annotated[int, Field(ge=0, le=2**53)] = 0
     bytes_reused: Annotated[int, Field(ge=0, le=2**53)] = 0
     seconds: Amount = 0.0
@@ -70,32 +72,48 @@ class ReportStore:
     Args:
         path: The database, made if need be; `:memory:` keeps nothing.
         keep: Reports kept per device.
+        max_devices: Names beyond so many are refused: where there are no tokens, anybody can make them up.
 
     Raises:
         StorageError: The file cannot be opened, or is no database.
     """
 
-    def __init__(self, path: Path | str, *, keep: int = 1000) -> None:
+    def __init__(self, path: Path | str, *, keep: int = 1000, max_devices: int = 100_000) -> None:
         self._path, self._keep, self._lock = str(path), keep, threading.Lock()
+        self._max_devices = max_devices
         try:
             self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS reports (id INTEGER PRIMARY KEY, device TEXT NOT NULL, time REAL NOT NULL,"
-                " version INTEGER, wanted INTEGER, failed INTEGER NOT NULL, report TEXT NOT NULL)"
+                " version INTEGER, wanted INTEGER, stream TEXT, failed INTEGER NOT NULL, report TEXT NOT NULL)"
             )
             self._connection.execute("CREATE INDEX IF NOT EXISTS by_device ON reports (device, id)")
-            self._connection.execute("CREATE INDEX IF NOT EXISTS by_wanted ON reports (wanted, failed)")
+            columns = {row[1] for row in self._connection.execute("PRAGMA table_info(reports)")}
+            if "stream" not in columns:
+                self._connection.execute("ALTER TABLE reports ADD COLUMN stream TEXT")
+            self._connection.execute("CREATE INDEX IF NOT EXISTS by_stream ON reports (stream, failed)")
+            self._devices = {name for (name,) in self._connection.execute("SELECT DISTINCT device FROM reports")}
         except sqlite3.Error as error:
             raise StorageError(f"reports {path}: {error}") from error
 
     def add(self, device: str, report: DeviceReport, *, time_s: float | None = None) -> None:
-        """Keep a report, and forget the device's oldest; raises `StorageError`."""
+        """Keep a report, and forget the device's oldest.
+
+        Raises:
+            SettingsError: It is a new device, and there are as many as there may be.
+            StorageError: It cannot be written.
+        """
+        if device not in self._devices and len(self._devices) >= self._max_devices:
+            raise SettingsError.of("device", device, f"one of the {self._max_devices} that reported before")
         now = time.time() if time_s is None else time_s
-        values = (device, now, report.version, report.wanted_version, report.failed, report.model_dump_json())
-        columns = "device, time, version, wanted, failed, report"
-        self._run(f"INSERT INTO reports ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608 - no input in it
+        told = (report.version, report.wanted_version, report.wanted_stream, report.failed, report.model_dump_json())
+        self._run(
+            "INSERT INTO reports (device, time, version, wanted, stream, failed, report) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (device, now, *told),
+        )
+        self._devices.add(device)
         self._run(
             "DELETE FROM reports WHERE device = ? AND id <= (SELECT id FROM reports WHERE device = ?"
             " ORDER BY id DESC LIMIT 1 OFFSET ?)",
@@ -118,12 +136,12 @@ class ReportStore:
         )
         return [_record(*row) for row in rows]
 
-    def outcome(self, version: int) -> tuple[int, int]:
-        """Return how many devices tried a release, and how many of them it failed on."""
+    def outcome(self, stream: str) -> tuple[int, int]:
+        """Return how many devices tried a release, named by its stream's digest, and how many of them it failed on."""
         rows = self._run(
             "SELECT COUNT(DISTINCT device), COUNT(DISTINCT CASE WHEN failed THEN device END) FROM reports"
-            " WHERE wanted = ? AND (version = wanted OR failed)",
-            (version,),
+            " WHERE stream = ? AND (version = wanted OR failed)",
+            (stream,),
         )
         return int(rows[0][0]), int(rows[0][1])
 
@@ -133,7 +151,7 @@ class ReportStore:
 
     def num_devices(self) -> int:
         """Return how many devices have ever reported."""
-        return int(self._run("SELECT COUNT(DISTINCT device) FROM reports", ())[0][0])
+        return len(self._devices)
 
     def close(self) -> None:
         """Close the database."""

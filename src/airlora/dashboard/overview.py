@@ -91,7 +91,7 @@ def read_overview(plan: ServerPlan, *, now_s: float | None = None) -> Overview:
     for tenant in [None, *repository.tenants]:
         manifest = current_manifest(repository, tenant)
         if manifest is not None:
-            releases.append(ReleaseRow(tenant or "", manifest, *plan.reports.outcome(manifest.version)))
+            releases.append(ReleaseRow(tenant or "", manifest, *plan.reports.outcome(manifest.stream.digest)))
     expires = repository.timestamp().expires
     rollout = plan.rollout
     return Overview(
@@ -102,6 +102,7 @@ def read_overview(plan: ServerPlan, *, now_s: float | None = None) -> Overview:
         is_expiring=expires.timestamp() - now < 86_400,
         rollout=(
             f"{rollout.percent:g} % of the devices"
+            + "".join(f", {percent:g} % of {pattern}" for pattern, percent in rollout.groups)
             + (f", and first {', '.join(rollout.first)}" if rollout.first else "")
             + f"; stopped where more than {rollout.stop_share:.0%} fail"
         ),

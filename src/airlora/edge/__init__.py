@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlora.edge.agent import AgentPlan, Visit, rollback, visit
 from airlora.edge.decide import Wish
-from airlora.edge.health import HealthCheck, command_check, numbers_check
+from airlora.edge.health import HealthCheck, HealthUnknownError, command_check, numbers_check
 from airlora.edge.link import Clock, HttpLink, LinkLimits
 from airlora.edge.state import DeviceState, Installed, StateFolder
 
@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "DeviceState",
     "HealthCheck",
+    "HealthUnknownError",
     "HttpLink",
     "Installed",
     "LinkLimits",

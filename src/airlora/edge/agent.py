@@ -10,7 +10,7 @@ from typing import Any
 from airlora.codec import DecodedStream
 from airlora.edge.decide import Wish, accuracy_at, wanted_bytes
 from airlora.edge.download import PartialStream, fetch_stream
-from airlora.edge.health import HealthCheck, numbers_check
+from airlora.edge.health import HealthCheck, HealthUnknownError, numbers_check
 from airlora.edge.link import HttpLink, Patience
 from airlora.edge.reporting import may_proceed, send_report, verify_device
 from airlora.edge.state import DeviceState, Installed, SlotName, StateFolder
@@ -23,6 +23,9 @@ __all__ = ["AgentPlan", "Visit", "rollback", "visit"]
 
 REPORT_S = 5.0
 """How long after the deadline a report may take."""
+
+CHECK_S = 5.0
+"""How long a check may take where the deadline leaves less: what came by then is still to be installed."""
 
 MAX_BAD = 100
 """Releases that are remembered as refused."""
@@ -113,7 +116,7 @@ class _Visitor:
         self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
         self._began_s = link.clock.now_s()
         self._visit = Visit()
-        self._is_refused = False
+        self._is_refused = self._is_unknown = False
         self._state = folder.load()
 
     def run(self) -> Visit:
@@ -145,17 +148,31 @@ class _Visitor:
             visit.error = NetworkError(f"{self._plan.url}: no adapter to run: {why}")
         visit.seconds = link.clock.now_s() - self._began_s
         if self._plan.device is not None:
-            report = self._report()
-            # A visit that used up its time has something to tell too.
-            link.end_s = max(link.end_s, link.clock.now_s() + REPORT_S)
-            send_report(link, self._plan.url, self._plan.device, report)
+            self._tell(self._plan.device)
         return visit
+
+    def _tell(self, device: str) -> None:
+        """Report; what failed is told again on the next visit if nobody took it, for a rollout stops because of it."""
+        link, report, untold = self._link, self._report(), self._state.untold
+        # A visit that used up its time has something to tell too.
+        link.end_s = max(link.end_s, link.clock.now_s() + REPORT_S)
+        if untold is not None and send_report(link, self._plan.url, device, untold):
+            untold = None
+        if not send_report(link, self._plan.url, device, report) and report["failed"]:
+            untold = report
+        if untold != self._state.untold:
+            self._state.untold = untold
+            try:
+                self._folder.save(self._state)
+            except StorageError as error:
+                self._visit.error = self._visit.error or error
 
     def _report(self) -> dict[str, Any]:
         visit = self._visit
         return {
             "version": visit.version,
             "wanted_version": self._state.newest_version or None,
+            "wanted_stream": self._state.newest_digest,
             "bytes_fetched": visit.bytes_fetched,
             "bytes_reused": visit.bytes_reused,
             "seconds": visit.seconds,
@@ -212,7 +229,14 @@ class _Visitor:
             visit.note = f"release {manifest.version} is the newest"
             return
         if self._plan.device is not None:
-            why = may_proceed(self._link, self._plan.url, self._plan.device, manifest.version)
+            why = may_proceed(
+                self._link,
+                self._patience,
+                self._plan.url,
+                self._plan.device,
+                version=manifest.version,
+                stream=entry.digest,
+            )
             if why is not None:
                 visit.note = why
                 return
@@ -228,23 +252,26 @@ class _Visitor:
                 f"{self._plan.url.rstrip('/')}/{entry.path}",
                 part,
                 self._patience,
-                wants_more=lambda part: self._in_time(part, wanted),
+                wants_more=lambda part, num_pending: self._in_time(part, num_pending, wanted),
                 on_piece=lambda part: self._install(part, manifest, is_last=False),
             )
-        except NetworkError:
-            if self._link.left_s > 0:
+        except (NetworkError, TrustError) as error:
+            self._install(part, manifest, is_last=True)
+            if isinstance(error, TrustError) or self._link.left_s > 0:
                 raise
             visit.note = "the deadline has come"
         finally:
             visit.bytes_fetched = part.num_bytes - visit.bytes_reused
-            self._install(part, manifest, is_last=True)
-        if part.is_complete:
+        self._install(part, manifest, is_last=True)
+        if part.is_complete and not self._is_unknown:
             part.path.unlink(missing_ok=True)
 
-    def _in_time(self, part: PartialStream, wanted: int) -> int:
+    def _in_time(self, part: PartialStream, num_pending: int, wanted: int) -> int:
         """Return up to which byte to go on: `wanted`, unless the next piece would come after the deadline."""
         place, rate_bps = part.next_range, self._link.rate_bps
-        if place is None or rate_bps is None or 8 * (place[1] - place[0]) <= rate_bps * self._link.left_s:
+        if place is None or rate_bps is None:
+            return wanted
+        if 8 * (place[1] - place[0] - num_pending) <= rate_bps * self._link.left_s:
             return wanted
         self._visit.note = "the next piece would come after the deadline"
         return part.num_bytes
@@ -260,7 +287,7 @@ class _Visitor:
 
     def _install(self, part: PartialStream, manifest: Manifest, *, is_last: bool) -> None:
         """Let the device run what has come, if that is worth it; raises `_UnhealthyError` if it fails its check."""
-        if part.reader is None or part.digest in self._state.bad:
+        if part.reader is None or part.digest in self._state.bad or (self._is_unknown and not is_last):
             return
         if not self._is_worth_it(part, manifest, is_last=is_last):
             return
@@ -272,7 +299,12 @@ class _Visitor:
         slot = active if is_longer and active is not None else self._state.idle_slot
         path = self._folder.write_candidate(slot, part.prefix())
         for check in (numbers_check, *self._plan.checks):
-            reason = check(path, decoded)
+            try:
+                reason = check(path, decoded, max(CHECK_S, self._link.left_s))
+            except HealthUnknownError as error:
+                self._is_unknown, self._visit.note = True, str(error)
+                path.unlink(missing_ok=True)
+                return
             if reason is not None:
                 self._state.bad = [*self._state.bad, part.digest][-MAX_BAD:]
                 self._folder.save(self._state, "refused", version=manifest.version, reason=reason)
@@ -330,6 +362,11 @@ def rollback(folder: StateFolder) -> DeviceState:
         other = state.idle_slot
         if state.running is None or other not in state.slots:
             raise SettingsError(f"{folder.folder}: no earlier adapter to go back to")
+        if state.slots[other].digest in state.bad:
+            raise SettingsError(
+                f"{folder.folder}: release {state.slots[other].version} in slot {other} was refused or rolled back "
+                "before; there is no other to go back to"
+            )
         state.bad = [*state.bad, state.running.digest][-MAX_BAD:]
         gone, state.active = state.running.version, other
         folder.save(state, "rolled back", version=gone, to=state.slots[other].version)

@@ -80,6 +80,7 @@ class PartialStream:
         """
         before = self.num_bytes
         self._verify(piece)
+        # Should this fail, the counters are ahead of the disk: `prefix` tells, and the next visit begins at the disk.
         try:
             with open(self.path, "r+b" if self.path.exists() else "wb") as file:
                 file.seek(before)
@@ -90,12 +91,15 @@ class PartialStream:
             raise StorageError(f"cannot write {self.path}: {_reason(error)}") from error
 
     def prefix(self) -> bytes:
-        """Return the verified bytes; raises `StorageError`."""
+        """Return the verified bytes; raises `StorageError`, as it does if the disk does not hold them all."""
         try:
             with open(self.path, "rb") as file:
-                return file.read(self.num_bytes)
+                held = file.read(self.num_bytes)
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {_reason(error)}") from error
+        if len(held) != self.num_bytes:
+            raise StorageError(f"{self.path}: holds {len(held)} of {self.num_bytes} verified bytes")
+        return held
 
     def _verify(self, piece: bytes) -> None:
         try:
@@ -127,7 +131,7 @@ def fetch_stream(
     part: PartialStream,
     patience: Patience,
     *,
-    wants_more: Callable[[PartialStream], int],
+    wants_more: Callable[[PartialStream, int], int],
     on_piece: Callable[[PartialStream], None] = lambda part: None,
 ) -> None:
     """Fetch the stream's next pieces until enough has come, over any number of breaks.
@@ -137,7 +141,8 @@ def fetch_stream(
         url: Of the stream.
         part: Grows.
         patience: With the link.
-        wants_more: Given what came, up to which byte it is to go on; no more than what came: enough.
+        wants_more: Asked before a piece, and again after a break within it: given what came, and how many bytes of the
+            next piece are there already, up to which byte it is to go on; no more than what came: enough.
         on_piece: Told after each verified piece.
 
     Raises:
@@ -147,18 +152,20 @@ def fetch_stream(
     """
     wrong = 0
     pending = b""
-    while (place := part.next_range) is not None and place[1] <= wants_more(part):
+    while (place := part.next_range) is not None and place[1] <= (limit := wants_more(part, len(pending))):
         try:
             # One request for all that is wanted; the bytes of a piece that broke off are kept.
-            for chunk in link.get(url, start=part.num_bytes + len(pending), stop=max(place[1], wants_more(part))):
+            for chunk in link.get(url, start=part.num_bytes + len(pending), stop=limit):
                 pending += chunk
-                while (place := part.next_range) is not None and len(pending) >= place[1] - place[0]:
+                while place is not None and len(pending) >= place[1] - place[0]:
                     piece, pending = pending[: place[1] - place[0]], pending[place[1] - place[0] :]
                     part.feed(piece)
                     patience.progress()
                     wrong = 0
                     on_piece(part)
-                if place is None or place[1] > wants_more(part):
+                    place = part.next_range
+                    limit = wants_more(part, len(pending))
+                if place is None or place[1] > limit:
                     break
         except TrustError:
             pending, wrong = b"", wrong + 1

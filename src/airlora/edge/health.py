@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from airlora.codec import DecodedStream
-from airlora.errors import SettingsError
+from airlora.errors import AirloraError, SettingsError
 
-__all__ = ["HealthCheck", "command_check", "numbers_check"]
+__all__ = ["HealthCheck", "HealthUnknownError", "command_check", "numbers_check"]
 
-HealthCheck = Callable[[Path, DecodedStream], str | None]
-"""Given the candidate's file and what it decodes to, returns what is wrong with it, or None."""
+HealthCheck = Callable[[Path, DecodedStream, float], str | None]
+"""Given the candidate's file, what it decodes to and how many seconds there are, returns what is wrong, or None.
+
+It raises `HealthUnknownError` if it cannot tell.
+"""
 
 
-def numbers_check(_path: Path, decoded: DecodedStream) -> str | None:
+class HealthUnknownError(AirloraError):
+    """Nobody can say at the moment whether a candidate is good: it is neither installed nor refused for good."""
+
+
+def numbers_check(_path: Path, decoded: DecodedStream, _limit_s: float = 0.0) -> str | None:
     """Return what is wrong with the numbers themselves: one that is not finite, or a head that has not come."""
     import numpy as np
 
@@ -32,16 +40,17 @@ def numbers_check(_path: Path, decoded: DecodedStream) -> str | None:
 
 
 def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
-    """Return a check that runs a command: exit code 0 says that the adapter is good.
+    """Return a check that runs a command: exit code 0 says that the adapter is good, any other that it is not.
 
-    The candidate's file is in the environment variable `AIRLORA_ADAPTER`.
+    The candidate's file is in the environment variable `AIRLORA_ADAPTER`.  A command that cannot be started, is killed
+    or takes too long says neither.
 
     Args:
         command: Split as a shell would, but run without one.
-        timeout_s: A command that takes longer has failed.
+        timeout_s: How long it may take at most.
 
     Raises:
-        SettingsError: The command is empty or its quotes do not close.
+        SettingsError: The command is empty, its quotes do not close, or there is no such program.
     """
     try:
         words = shlex.split(command)
@@ -49,8 +58,11 @@ def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
         raise SettingsError.of("health command", command, f"words of a command ({error})") from error
     if not words:
         raise SettingsError.of("health command", command, "a command")
+    if shutil.which(words[0]) is None:
+        raise SettingsError.of("health command", words[0], "a program that is there and may be run")
 
-    def check(path: Path, _decoded: DecodedStream) -> str | None:
+    def check(path: Path, _decoded: DecodedStream, limit_s: float) -> str | None:
+        limit_s = min(timeout_s, limit_s)
         try:
             done = subprocess.run(  # noqa: S603 - the user's own command
                 words,
@@ -58,13 +70,15 @@ def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                timeout=timeout_s,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"{words[0]} took longer than {timeout_s:g} s"
+            raise HealthUnknownError(f"health command {words[0]}: took longer than {limit_s:.3g} s") from None
         except OSError as error:
-            return f"{words[0]}: {(error.strerror or str(error)).lower()}"
+            raise HealthUnknownError(f"health command {words[0]}: {(error.strerror or str(error)).lower()}") from error
+        if done.returncode < 0:
+            raise HealthUnknownError(f"health command {words[0]}: was killed by signal {-done.returncode}")
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
             return f"{words[0]} exited with {done.returncode} {last[0][:200]}".strip()

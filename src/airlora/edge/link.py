@@ -1,18 +1,22 @@
 """Fetching over a link that may be slow, break, stall or lie: timeouts, bounded retries, ranges, a rate limit.
 
-What comes is only bytes: who asks verifies them.
+What comes is only bytes: who asks verifies them.  Headers, redirects and answers that nobody wants are within the same
+limits as what is wanted.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 
+from airlora.edge.paced import paced_pools
 from airlora.errors import NetworkError, SettingsError
 from airlora.files import read_bytes
 
@@ -24,6 +28,12 @@ LEAST_TIMED_BYTES = 1000
 """Before so many, a rate is a guess."""
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 3
+
+MAX_HEADER_BYTES = 128 * 1024
+"""Of an answer, before its body begins."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,9 @@ class HttpLink:
         if self.ca_file is not None:
             read_bytes(self.ca_file, "certificates", SettingsError)
         self._pool = urllib3.PoolManager(retries=False, ca_certs=self.ca_file)
+        self._pool.pool_classes_by_scheme = dict(paced_pools(self))
+        self._asked_s, self._raw_bytes, self._is_header = 0.0, 0, False
+        self._why: str | None = None
 
     @property
     def left_s(self) -> float:
@@ -153,22 +166,89 @@ class HttpLink:
             came += len(chunk)
             self.num_bytes += len(chunk)
             yield chunk
-            # What is done with the bytes is no time of the link's; a bound on the rate is.
+            self._leave_room(began, came)
             last = self.clock.now_s()
-            self._verify_pace(url, began, came)
+            # What is done with the bytes, and a wait of our own, is no time of the link's.
+            self._asked_s += last - now
+            if self.left_s <= 0:
+                raise NetworkError(f"{url}: the deadline has come")
 
     def post(self, url: str, body: bytes) -> None:
         """Send a JSON object, once; raises `NetworkError` as `get` does."""
-        headers = {"Content-Type": "application/json", "User-Agent": "airlora-edge", **self._authorization()}
-        try:
-            answer = self._pool.request("POST", url, body=body, headers=headers, timeout=self._timeout(), retries=False)
-        except (HTTPError, LocationValueError, OSError) as error:
-            raise NetworkError(f"{url}: {_reason(error)}") from error
+        answer = self._ask("POST", url, {"Content-Type": "application/json"}, body)
+        # Nobody reads what it says.
+        answer.close()
         if answer.status >= 300:
-            raise HttpError(f"{url}: HTTP {answer.status}", answer.status)
+            raise _refusal(url, answer)
 
-    def _authorization(self) -> dict[str, str]:
-        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+    def before_read(self) -> float:
+        """Return how many seconds a read of the socket may take; raises `TimeoutError` at the deadline."""
+        if self.left_s <= 0:
+            self._why = "the deadline has come"
+            raise TimeoutError(self._why)
+        return min(self.limits.stall_timeout_s, self.left_s)
+
+    def after_read(self, num_bytes: int) -> None:
+        """Count what came, of headers too; raises `TimeoutError` if it comes too slowly or without end."""
+        self._raw_bytes += num_bytes
+        took, least = self.clock.now_s() - self._asked_s, self.limits.least_rate_bps
+        if took > self.limits.patience_s and 8 * self._raw_bytes < least * took:
+            self._why = f"{8 * self._raw_bytes / took:.0f} bit/s, slower than {least:g}"
+        elif self._is_header and self._raw_bytes > MAX_HEADER_BYTES:
+            self._why = f"more than {MAX_HEADER_BYTES} bytes of headers"
+        else:
+            return
+        raise TimeoutError(self._why)
+
+    def _reason(self, error: Exception) -> str:
+        if self._why is None and self.left_s <= 0:
+            return "the deadline has come"
+        return self._why or _reason(error)
+
+    def _begin(self) -> None:
+        self._asked_s, self._raw_bytes, self._is_header, self._why = self.clock.now_s(), 0, True, None
+
+    def _ask(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None, *, with_token: bool = True
+    ) -> urllib3.BaseHTTPResponse:
+        """Return an answer whose body is still to be read; raises `NetworkError`."""
+        headers = {"User-Agent": "airlora-edge", **headers}
+        if with_token and self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if self.left_s <= 0:
+            raise NetworkError(f"{url}: the deadline has come")
+        self._begin()
+        try:
+            return self._pool.request(
+                method,
+                url,
+                body=body,
+                headers=headers,
+                preload_content=False,
+                timeout=self._timeout(),
+                retries=False,
+                redirect=False,
+            )
+        except (HTTPError, LocationValueError, OSError) as error:
+            raise NetworkError(f"{url}: {self._reason(error)}") from error
+        finally:
+            self._is_header = False
+
+    def _get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Follow redirects, without the token where they lead to another server; their bodies are not read."""
+        place, with_token = url, True
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = self._ask("GET", place, headers, with_token=with_token)
+            target = answer.headers.get("Location")
+            if answer.status not in REDIRECTS or target is None:
+                return answer
+            answer.close()
+            before, place = place, urljoin(place, target)
+            is_safe = urlsplit(place).scheme == "https" or urlsplit(before).scheme == "http"
+            if urlsplit(place).scheme not in ("http", "https") or not is_safe:
+                raise NetworkError(f"{url}: leads to {place[:100]}, which is not followed")
+            with_token = with_token and urlsplit(place)[:2] == urlsplit(before)[:2]
+        raise NetworkError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def _timeout(self) -> urllib3.Timeout:
         left_s = max(self.left_s, 0.001)
@@ -178,22 +258,14 @@ class HttpLink:
 
     def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
         is_part = start > 0 or stop is not None
-        headers = {"Accept-Encoding": "identity", "User-Agent": "airlora-edge", **self._authorization()}
+        headers = {"Accept-Encoding": "identity"}
         if is_part:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if self.left_s <= 0:
-            raise NetworkError(f"{url}: the deadline has come")
-        try:
-            answer = self._pool.request(
-                "GET", url, headers=headers, preload_content=False, timeout=self._timeout(), retries=_REDIRECTS
-            )
-        except (HTTPError, LocationValueError, OSError) as error:
-            raise NetworkError(f"{url}: {_reason(error)}") from error
+        answer = self._get(url, headers)
         try:
             skip = _verify_answer(url, answer, is_part=is_part, start=start)
             wanted = None if stop is None else stop - start
             while wanted is None or wanted > 0:
-                self._hurry(answer)
                 chunk = answer.read1(CHUNK_BYTES, decode_content=False)
                 if not chunk:
                     break
@@ -207,27 +279,16 @@ class HttpLink:
             if wanted:
                 raise NetworkError(f"{url}: ended {wanted} bytes too early")
         except (HTTPError, OSError) as error:
-            raise NetworkError(f"{url}: {_reason(error)}") from error
+            raise NetworkError(f"{url}: {self._reason(error)}") from error
         finally:
             # What was not read to its end cannot be used for the next request.
             answer.close()
 
-    def _hurry(self, answer: urllib3.BaseHTTPResponse) -> None:
-        """Let the next read wait no longer than the deadline, which was further off when the request was made."""
-        socket = getattr(getattr(answer, "connection", None), "sock", None)
-        if socket is not None:
-            socket.settimeout(max(0.001, min(self.limits.stall_timeout_s, self.left_s)))
-
-    def _verify_pace(self, url: str, began: float, came: int) -> None:
+    def _leave_room(self, began: float, came: int) -> None:
         if self.limits.max_rate_bps is not None:
             ahead_s = 8 * came / self.limits.max_rate_bps - (self.clock.now_s() - began)
             if ahead_s > 0:
                 self.clock.sleep(min(ahead_s, self.left_s))
-        took = self.clock.now_s() - began
-        if self.left_s <= 0:
-            raise NetworkError(f"{url}: the deadline has come")
-        if took > self.limits.patience_s and 8 * came < self.limits.least_rate_bps * took:
-            raise NetworkError(f"{url}: {8 * came / took:.0f} bit/s, slower than {self.limits.least_rate_bps:g}")
 
 
 @dataclass
@@ -264,10 +325,6 @@ class Patience:
         self.link.clock.sleep(wait_s)
 
 
-_REDIRECTS = urllib3.Retry(total=3, connect=0, read=0, status=0, other=0, redirect=3, respect_retry_after_header=False)
-"""Redirects are followed, without the token where they lead to another host; everything else `Patience` decides."""
-
-
 def _verify_answer(url: str, answer: urllib3.BaseHTTPResponse, *, is_part: bool, start: int) -> int:
     """Return how many bytes to skip: all before `start` from a server that knows no ranges."""
     if answer.status == 206 and is_part:
@@ -277,8 +334,13 @@ def _verify_answer(url: str, answer: urllib3.BaseHTTPResponse, *, is_part: bool,
         return 0
     if answer.status == 200:
         return start
+    raise _refusal(url, answer)
+
+
+def _refusal(url: str, answer: urllib3.BaseHTTPResponse) -> HttpError:
     wait = answer.headers.get("Retry-After", "")
-    raise HttpError(f"{url}: HTTP {answer.status}", answer.status, float(wait) if wait.isdigit() else None)
+    wait_s = float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None
+    return HttpError(f"{url}: HTTP {answer.status}", answer.status, wait_s)
 
 
 def _reason(error: Exception) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, base_fingerprint, inject, install_updates
-from airlora.codec import DecodedStream
+from airlora.codec import DecodedStream, StreamHeader
 from airlora.edge.state import Installed, StateFolder
 from airlora.errors import AdapterError, AirloraError, CodecError
 
@@ -22,6 +25,8 @@ TRIES = 3
 
 class Attached:
     """A model that follows the device's state.
+
+    The model's `forward` is replaced by one that lets a swap wait until no pass is under way.
 
     Args:
         model: A classifier of `transformers`; its layers are replaced by ones that add the update.
@@ -35,31 +40,30 @@ class Attached:
 
     def __init__(self, model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> None:
         self.model = model
-        self.error: AirloraError | None = None
+        self.error: Exception | None = None
         """Why the newest adapter was not taken; the one before computes on."""
         self._folder, self._check_every_s = StateFolder(Path(state_dir)), check_every_s
         self._adapted: AdaptedModel | None = None
-        self._running: Installed | None = None
+        self._running: tuple[Installed, DecodedStream] | None = None
         self._fingerprints: dict[tuple[str, ...] | None, str] = {}
-        self._passes, self._free = 0, threading.Condition()
+        self._passes, self._is_swapping, self._free = 0, False, threading.Condition()
+        self._thread = threading.local()
         self._refreshing = threading.Lock()
         self._seen: tuple[int, int] | None = None
         self._next_check_s = 0.0
         self.refresh()
-        self._hooks = [
-            model.register_forward_pre_hook(self._before),
-            model.register_forward_hook(self._after, always_call=True),
-        ]
+        self._forward = model.forward
+        model.forward = self._watched(model.forward)
 
     @property
     def version(self) -> int | None:
         """Of the release that the model computes with; None: none, the base model alone."""
-        return None if self._running is None else self._running.version
+        return None if self._running is None else self._running[0].version
 
     @property
     def num_bytes(self) -> int:
         """Of the stream that the model computes with."""
-        return 0 if self._running is None else self._running.num_bytes
+        return 0 if self._running is None else self._running[0].num_bytes
 
     def refresh(self) -> bool:
         """Take what the device runs now, and return whether that was something else.
@@ -72,45 +76,85 @@ class Attached:
         with self._refreshing:
             self._seen = self._stamp()
             found = self._read()
-            if found is None or found[0] == self._running:
+            if found is None or (self._running is not None and found[0] == self._running[0]):
                 return False
-            installed, decoded = found
-            with self._free:
-                self._free.wait_for(lambda: self._passes == 0)
-                # Nobody passes while this lock is held.
-                self._install(decoded)
-                self._running = installed
+            with self._alone():
+                self._swap(found)
             return True
 
     def detach(self) -> nn.Module:
-        """Take the adapter out and return the model; a head that was sent stays."""
-        for hook in self._hooks:
-            hook.remove()
-        with self._free:
-            self._free.wait_for(lambda: self._passes == 0)
+        """Take the adapter out and return the model; a head that was sent stays.
+
+        Raises:
+            AdapterError: Called from within a forward pass.
+        """
+        with self._refreshing, self._alone():
+            self.model.forward = self._forward
+            self._next_check_s = float("inf")
             if self._adapted is not None:
                 self._adapted.eject()
-                self._adapted = None
+                self._adapted = self._running = None
         return self.model
 
-    def _before(self, _module: nn.Module, _inputs: Any) -> None:
-        now = time.monotonic()
-        if now >= self._next_check_s:
-            self._next_check_s = now + self._check_every_s
-            if self._stamp() != self._seen:
-                try:
-                    self.refresh()
-                    self.error = None
-                except AirloraError as error:
-                    # A pass must not fail because of what comes over the air.
-                    self.error = error
-        with self._free:
-            self._passes += 1
+    def _watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def watched(*arguments: Any, **options: Any) -> Any:
+            self._look()
+            with self._passing():
+                return forward(*arguments, **options)
 
-    def _after(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        return watched
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        """Count a pass, and let one that has not begun wait for a swap."""
+        depth = self._depth
         with self._free:
-            self._passes -= 1
-            self._free.notify_all()
+            # A pass within a pass must not wait for what waits for the outer one.
+            self._free.wait_for(lambda: depth > 0 or not self._is_swapping)
+            self._passes += 1
+        self._thread.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._thread.depth = depth
+            with self._free:
+                self._passes -= 1
+                self._free.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold back new passes, and wait for those that are under way."""
+        if self._depth:
+            raise AdapterError("the adapter cannot be changed from within a forward pass")
+        with self._free:
+            self._is_swapping = True
+            try:
+                self._free.wait_for(lambda: self._passes == 0)
+                yield
+            finally:
+                self._is_swapping = False
+                self._free.notify_all()
+
+    @property
+    def _depth(self) -> int:
+        """Of passes within passes, in this thread."""
+        return int(getattr(self._thread, "depth", 0))
+
+    def _look(self) -> None:
+        """See whether there is something new, if it is time to and nobody else is looking."""
+        now = time.monotonic()
+        if now < self._next_check_s or self._depth or self._refreshing.locked():
+            return
+        self._next_check_s = now + self._check_every_s
+        if self._stamp() == self._seen:
+            return
+        try:
+            self.refresh()
+            self.error = None
+        except (AirloraError, OSError, RuntimeError) as error:
+            # A pass must not fail because of what comes over the air, nor for want of memory for it.
+            self.error = error
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -133,35 +177,57 @@ class Attached:
                 return state.running, decoded
         raise AdapterError(f"{self._folder.folder}: the adapter changes faster than it can be read")
 
+    def _swap(self, found: tuple[Installed, DecodedStream]) -> None:
+        """Compute with what was found, or on with what was there before."""
+        before = self._running
+        try:
+            self._install(found[1])
+        except BaseException:
+            self._running = None
+            if before is not None:
+                self._install(before[1])
+            elif self._adapted is not None:
+                self._adapted.eject()
+                self._adapted = None
+            self._running = before
+            raise
+        self._running = found
+
     def _install(self, decoded: DecodedStream) -> None:
         header = decoded.header
         chosen = header.metadata.get("set", {})
         targets, heads = chosen.get("adapter.target_modules"), chosen.get("adapter.head_modules")
         self._verify_base(header.base_fingerprint, heads)
-        if self._adapted is not None and (self._adapted.r_max < header.r_max or self._adapted.scale != 1.0):
-            self._adapted.eject()
-            self._adapted = None
-        if self._adapted is None:
-            self._adapted = inject(
+        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+        if self._adapted is None or not _has_room(self._adapted, header):
+            if self._adapted is not None:
+                self._adapted.eject()
+                self._adapted = None
+            adapted = inject(
                 self.model, r_max=header.r_max, seed=0, scale=1.0, target_modules=targets, head_modules=heads
             )
-            self._adapted.set_ranks([0] * len(self._adapted.shapes))
-        install_updates(
-            self._adapted, {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}, decoded.tensors
-        )
+            self._adapted = adapted
+            adapted.set_ranks([0] * len(adapted.shapes))
+        install_updates(self._adapted, updates, decoded.tensors)
 
     def _verify_base(self, wanted: str, heads: list[str] | None) -> None:
         """Raise `AdapterError` unless the model is the one that the adapter was made for."""
         key = None if heads is None else tuple(heads)
         if key not in self._fingerprints:
-            if self._adapted is not None:
-                self._adapted.eject()
-                self._adapted = None
             self._fingerprints[key] = base_fingerprint(self.model, head_modules=heads)
         if self._fingerprints[key] != wanted:
             raise AdapterError(
                 f"adapter: made for the base model {wanted[:12]}, this is {self._fingerprints[key][:12]}"
             )
+
+
+def _has_room(adapted: AdaptedModel, header: StreamHeader) -> bool:
+    """Whether a release fits the layers that are in the model already."""
+    return (
+        adapted.r_max >= header.r_max
+        and set(adapted.shapes) == set(header.modules)
+        and set(adapted.head_state()) >= set(header.tensors)
+    )
 
 
 def attach(model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> Attached:

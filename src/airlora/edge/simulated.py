@@ -68,6 +68,8 @@ class SimulatedLink(HttpLink):
         if self.left_s <= 0:
             raise NetworkError(f"{url}: the deadline has come")
         path = url.partition("://")[2].partition("/")[2]
+        self._begin()
+        self._is_header = False
         self.time.sleep(self.delay_s)
         self._carry(url, self.overhead_bytes)
         for piece in self._content(url, path, start, stop):
@@ -96,3 +98,7 @@ class SimulatedLink(HttpLink):
                 raise NetworkError(f"{url}: the deadline has come")
             if silent_s >= self.limits.stall_timeout_s:
                 raise NetworkError(f"{url}: nothing came for {silent_s:.0f} s")
+        try:
+            self.after_read(num_bytes)
+        except TimeoutError as error:
+            raise NetworkError(f"{url}: {error}") from error

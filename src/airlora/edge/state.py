@@ -3,6 +3,7 @@
 ```text
 STATE/.lock             held by the one agent that may write
 STATE/state.json        sealed; the switch: written last, in one rename
+STATE/state.copy.json   the same once more, for when that is damaged
 STATE/a, STATE/b        slots: adapter.airs, whole segments of one release from its first byte on
 STATE/parts/<digest>    verified bytes of the stream that is being fetched
 STATE/trust             metadata of the repository
@@ -14,6 +15,7 @@ slot is the active one.  What is active is verified before it is used: a flipped
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -27,11 +29,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airlora.codec import DecodedStream, decode_stream
 from airlora.errors import CodecError, SettingsError, StorageError, TrustError
-from airlora.files import make_folder, seal, sync_folder, unseal, write_bytes
+from airlora.files import make_folder, seal, sync_folder, unsealed, write_bytes
 
 __all__ = ["DeviceState", "Installed", "SlotName", "StateFolder"]
 
 STATE_VERSION = 1
+
+STATE_FILES = ("state.json", "state.copy.json")
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
+"""What will not be better at the next attempt; other errors may be."""
 
 MAX_HISTORY = 100
 """Older entries are forgotten."""
@@ -75,6 +82,7 @@ class DeviceState(_Part):
         newest_digest: Its stream: one version stands for one stream.
         tenant: Whose releases this device takes; it stays so.
         bad: Digests of releases that failed the health check or were rolled back: they are not installed again.
+        untold: A report of a failure that nobody took yet.
         history: What happened, oldest first.
     """
 
@@ -84,6 +92,7 @@ class DeviceState(_Part):
     newest_digest: str | None = None
     tenant: str | None = None
     bad: list[str] = []
+    untold: dict[str, Any] | None = None
     history: list[dict[str, Any]] = []
 
     @property
@@ -127,26 +136,35 @@ class StateFolder:
             lock.release()
 
     def load(self) -> DeviceState:
-        """Return the state, mended: a damaged switch is made again from the slots, a damaged slot is left."""
-        path = self.folder / "state.json"
-        if not path.exists():
+        """Return the state, mended: of a damaged switch the copy counts, of both the slots, and a damaged slot is left.
+
+        Raises:
+            StorageError: Something cannot be read at the moment, which is no damage.
+        """
+        found = [_read_state(self.folder / name) for name in STATE_FILES]
+        if found[0] == "missing" and found[1] == "missing":
             return DeviceState()
-        try:
-            state = DeviceState.model_validate(json.loads(unseal(path, "state", STATE_VERSION, TrustError)))
-        except (TrustError, ValueError, ValidationError):
+        whole = [state for state in found if isinstance(state, DeviceState)]
+        if not whole:
             return self._from_slots()
+        state = whole[0]
+        if not isinstance(found[0], DeviceState):
+            self._note(state, "recovered", of="its copy")
         for name in [name for name in state.slots if not self._is_whole(name, state.slots[name])]:
             del state.slots[name]
             self._note(state, "damaged", slot=name)
         if state.running is None:
-            state.active = next(iter(state.slots), None)
+            # Rather nothing than what was refused.
+            state.active = next((name for name in state.slots if state.slots[name].digest not in state.bad), None)
         return state
 
     def save(self, state: DeviceState, event: str | None = None, **values: Any) -> None:
-        """Write the state in one rename; an event is added to its history; raises `StorageError`."""
+        """Write the state in one rename, and then its copy; an event is added to its history; raises `StorageError`."""
         if event is not None:
             self._note(state, event, **values)
-        write_bytes(self.folder / "state.json", seal(state.model_dump_json().encode(), "state", STATE_VERSION))
+        content = seal(state.model_dump_json().encode(), "state", STATE_VERSION)
+        for name in STATE_FILES:
+            write_bytes(self.folder / name, content)
 
     def slot_path(self, name: SlotName) -> Path:
         """Return where a slot's adapter lies."""
@@ -157,11 +175,17 @@ class StateFolder:
         return self.parts / digest
 
     def read_slot(self, name: SlotName) -> tuple[bytes, DecodedStream]:
-        """Return a slot's bytes and what they decode to; raises `CodecError` if they are damaged or missing."""
+        """Return a slot's bytes and what they decode to.
+
+        Raises:
+            CodecError: They are damaged or missing.
+            StorageError: They cannot be read at the moment.
+        """
         try:
             data = self.slot_path(name).read_bytes()
         except OSError as error:
-            raise CodecError(f"slot {name}: {(error.strerror or str(error)).lower()}") from error
+            reason = f"slot {name}: {(error.strerror or str(error)).lower()}"
+            raise (CodecError(reason) if error.errno in _GONE else StorageError(reason)) from error
         return data, decode_stream(data)
 
     def write_candidate(self, name: SlotName, data: bytes) -> Path:
@@ -209,3 +233,18 @@ class StateFolder:
     def _note(state: DeviceState, event: str, **values: Any) -> None:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         state.history = [*state.history, {"time": when, "event": event, **values}][-MAX_HISTORY:]
+
+
+def _read_state(path: Path) -> DeviceState | Literal["missing", "damaged"]:
+    try:
+        sealed = path.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        if error.errno in _GONE:
+            return "damaged"
+        raise StorageError(f"state {path}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        return DeviceState.model_validate(json.loads(unsealed(sealed, path, "state", STATE_VERSION, TrustError)))
+    except (TrustError, ValueError, ValidationError):
+        return "damaged"

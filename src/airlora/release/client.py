@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,15 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from airlora.errors import NetworkError, StorageError, TrustError
-from airlora.files import make_folder, seal, unseal, write_bytes
+from airlora.files import make_folder, seal, sync_paths, unseal, write_bytes
 from airlora.release.manifest import MAX_MANIFEST_BYTES, Manifest
 from airlora.release.repository import target_path
 
 __all__ = ["CLIENT_LIMITS", "TrustedClient"]
 
 CLIENT_LIMITS = UpdaterConfig(
-    max_root_rotations=64,
+    # Every visit follows the roots from the first one on, from disk where they are there.
+    max_root_rotations=4096,
     max_delegations=4,
     root_max_length=64 * 1024,
     timestamp_max_length=8 * 1024,
@@ -147,11 +147,6 @@ def _told() -> Iterator[None]:
 
 def _sync(folder: Path) -> None:
     """Put what was written on disk: a power cut must not take back which versions were seen."""
-    if os.name != "posix":
-        return
-    for path in (*folder.rglob("*.json"), folder / "root_history", folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _told():
+        paths = [*folder.rglob("*.json"), folder / "root_history", folder]
+    sync_paths(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -113,20 +114,29 @@ def collect_garbage(repository: SignedRepository, *, keep: int = 1) -> dict[str,
             folder = (repository.folder / "targets" / target_path(tenant)).parent
             for file in folder.glob("*.latest.json"):
                 manifest = _readable(file)
-                if newest is not None and manifest is not None and newest.version - keep <= manifest.version:
+                oldest = None if newest is None else newest.version - keep
+                if oldest is not None and manifest is not None and oldest <= manifest.version <= oldest + keep:
                     streams.add(manifest.stream.path)
                 else:
                     _remove(file, removed)
         for file in (repository.folder / "streams").glob("*.airs"):
             if f"streams/{file.name}" not in streams:
                 _remove(file, removed)
-        for role in ["snapshot", "targets", *repository.tenants]:
-            newest_version = repository.version_of(role)
-            for file in repository.metadata.glob(f"*.{role}.json"):
-                # The one before stays: a device may have read the timestamp that names it.
-                if int(file.name.partition(".")[0]) < newest_version - 1:
-                    _remove(file, removed)
+        kept = _metadata_in_use(repository)
+        for file in repository.metadata.glob("*.json"):
+            if file.name != "timestamp.json" and not file.name.endswith(".root.json") and file.name not in kept:
+                _remove(file, removed)
     return removed
+
+
+def _metadata_in_use(repository: SignedRepository) -> set[str]:
+    """Return the files that are in force, and that were before: a device may have read the timestamp that led there."""
+    snapshot = repository.version_of("snapshot")
+    versions = [("snapshot", snapshot), *repository.named_by_snapshot(snapshot).items()]
+    # The first one has none before it, and nobody follows one that is damaged.
+    with contextlib.suppress(ReleaseError):
+        versions += [("snapshot", snapshot - 1), *repository.named_by_snapshot(snapshot - 1).items()]
+    return {f"{version}.{role}.json" for role, version in versions}
 
 
 def _manifest_file(folder: Path, path: str, digest: str) -> Path:

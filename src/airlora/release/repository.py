@@ -11,14 +11,17 @@ REPO/targets/tenants/<tenant>/<sha256>.latest.json     a tenant's
 REPO/streams/<digest>.airs       adapters
 ```
 
-Files are written to a temporary name and renamed, and `timestamp.json` last: who reads while it is written sees the
-release before, or the one after.
+All of a change is signed before any of it is written; files are written to a temporary name and renamed, and
+`timestamp.json` last: who reads while it is written sees the release before, or the one after.  What `timestamp.json`
+leads to is in force, and nothing else is: files that a write left behind are written over by the next one.  A new root
+comes after that: what replaces a key's signatures carries those of the old key too, until the root is there.
 
 Source: The Update Framework's specification 1.0; `tuf` does all of the format.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +44,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 from tuf.repository import Repository
 
-from airlora.errors import ReleaseError
+from airlora.errors import ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.release.keys import KeyFolder
 
@@ -93,18 +96,26 @@ class SignedRepository(Repository):
     def __init__(self, folder: Path, keys: KeyFolder) -> None:
         self.folder, self.keys = folder, keys
         self.metadata = folder / "metadata"
+        self._staged: dict[str, Metadata[Any]] = {}
+        self._in_force: tuple[object, dict[str, int]] = (None, {})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time write; raises `ReleaseError` if another one holds on."""
-        lock = FileLock(make_folder(self.keys.folder) / ".lock", timeout=_LOCK_S)
+        """Let one process at a time write; raises `ReleaseError` if another one holds on.
+
+        What was signed and not committed at the end is forgotten.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=_LOCK_S)
         try:
             lock.acquire()
         except Timeout:
             raise ReleaseError(f"{self.folder}: another process is writing to it; try again") from None
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder}: {(error.strerror or str(error)).lower()}") from error
         try:
             yield
         finally:
+            self._staged.clear()
             lock.release()
 
     @property
@@ -114,26 +125,50 @@ class SignedRepository(Repository):
         return [] if delegations is None or delegations.roles is None else list(delegations.roles)
 
     def version_of(self, role: str) -> int:
-        """Return the newest version of a role's metadata that lies there; 0: none."""
-        if role == Timestamp.type:
-            return self.timestamp().version if (self.metadata / "timestamp.json").exists() else 0
-        versions = [path.name.partition(".")[0] for path in self.metadata.glob(f"*.{role}.json")]
-        return max((int(version) for version in versions if version.isdigit()), default=0)
+        """Return the version of a role's metadata that was signed last, or else is in force; 0: none."""
+        if role in self._staged:
+            version: int = self._staged[role].signed.version
+            return version
+        if role == Root.type:
+            return self._newest_root()
+        return self.in_force().get(role, 0)
+
+    def in_force(self) -> dict[str, int]:
+        """Return which versions `timestamp.json` leads to, by role; raises `ReleaseError` if something is damaged."""
+        path = self.metadata / "timestamp.json"
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return {}
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if self._in_force[0] != stamp:
+            timestamp = _parse(path).signed
+            snapshot_version = timestamp.snapshot_meta.version
+            found = {Timestamp.type: timestamp.version, Snapshot.type: snapshot_version}
+            self._in_force = stamp, found | self.named_by_snapshot(snapshot_version)
+        return self._in_force[1]
+
+    def named_by_snapshot(self, version: int) -> dict[str, int]:
+        """Return which versions of the other roles belong to a snapshot; raises `ReleaseError` if it is damaged."""
+        snapshot = _parse(self._path(Snapshot.type, version)).signed
+        return {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
 
     def open(self, role: str) -> Metadata[Any]:
         """Return a role's newest metadata, or its first, empty and unsigned; raises `ReleaseError` if damaged."""
-        path = self._path(role, None if role == Timestamp.type else self.version_of(role))
-        if not path.exists():
+        if role in self._staged:
+            return copy.deepcopy(self._staged[role])
+        version = self.version_of(role)
+        path = self._path(role, None if role == Timestamp.type else version)
+        if not version:
             first = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}.get(role, Targets)
             return _unsigned(first(expires=_now()))
         return _parse(path)
 
     def close(self, role: str, md: Metadata[Any]) -> None:
-        """Sign a role's next version with every key of it that is there, and write it.
+        """Sign a role's next version with every key of it that is there; `commit` or `write` puts it on disk.
 
         Raises:
             ReleaseError: Fewer of its keys are there than its threshold.
-            StorageError: It cannot be written.
         """
         signed = md.signed
         signed.version += 1
@@ -141,12 +176,17 @@ class SignedRepository(Repository):
         signed.expires = _now() + timedelta(days=days)
         md.signatures.clear()
         # A root is signed by the keys of the one before too: that is what devices follow.
-        delegators = [self._delegator(role)] if role != Root.type else self._roots(signed)
-        for delegator in delegators:
+        needed = [self._delegator(role)] if role != Root.type else self._roots(signed)
+        # What comes with a new root is signed for devices that have not seen it yet, if the old key is at hand.
+        is_with_root = role in TOP_LEVEL_ROLE_NAMES and Root.type in self._staged and self._newest_root() > 0
+        welcome = [_parse(self._path(Root.type, self._newest_root())).signed] if is_with_root else []
+        for delegator in (*needed, *welcome):
             delegated = delegator.get_delegated_role(role)
             for keyid in delegated.keyids:
                 if keyid not in md.signatures and self.keys.has(role, keyid):
                     md.sign(self.keys.signer(role, _public(delegator, keyid, role)), append=True)
+            if delegator in welcome:
+                continue
             try:
                 delegator.verify_delegate(role, md.signed_bytes, md.signatures)
             except UnsignedMetadataError:
@@ -154,7 +194,7 @@ class SignedRepository(Repository):
                 raise ReleaseError.of(
                     f"{role} keys in {self.keys.folder}", found, f"at least {delegated.threshold}, its threshold"
                 ) from None
-        self._write(role, md)
+        self._staged[role] = md
 
     @property
     def targets_infos(self) -> dict[str, MetaFile]:
@@ -167,9 +207,25 @@ class SignedRepository(Repository):
         return self._metafile(Snapshot.type)
 
     def commit(self, *, force: bool = False) -> None:
-        """Make what was signed since the last time visible: a new snapshot, and last a new timestamp."""
+        """Make what was signed since the last time visible: sign a new snapshot and timestamp, and `write`.
+
+        Raises:
+            ReleaseError: A key is missing; nothing was written.
+            StorageError: A file cannot be written; what was in force is, unless all but a new root was written.
+        """
         is_new, _ = self.do_snapshot(force)
         self.do_timestamp(force or is_new)
+        self.write()
+
+    def write(self) -> None:
+        """Write what was signed, in the order that leaves something valid to see at any time; raises `StorageError`."""
+        last = (Snapshot.type, Timestamp.type, Root.type)
+        order = [role for role in self._staged if role not in last]
+        for role in (*order, *(role for role in last if role in self._staged)):
+            md = self._staged[role]
+            path = self._path(role, None if role == Timestamp.type else md.signed.version)
+            write_bytes(path, _serialised(md))
+        self._staged.clear()
 
     def _delegator(self, role: str) -> Root | Targets:
         return self.root() if role in TOP_LEVEL_ROLE_NAMES else self.targets()
@@ -179,14 +235,17 @@ class SignedRepository(Repository):
 
     def _metafile(self, role: str) -> MetaFile:
         version = self.version_of(role)
-        return MetaFile(version, length=self._path(role, version).stat().st_size)
+        if role in self._staged:
+            return MetaFile(version, length=len(_serialised(self._staged[role])))
+        return MetaFile(version, length=len(read_bytes(self._path(role, version), "metadata", ReleaseError)))
+
+    def _newest_root(self) -> int:
+        """Return the version of the root on disk, whatever has been signed since; 0: none."""
+        versions = [path.name.partition(".")[0] for path in self.metadata.glob("*.root.json")]
+        return max((int(version) for version in versions if version.isdigit()), default=0)
 
     def _path(self, role: str, version: int | None) -> Path:
         return self.metadata / (f"{role}.json" if version is None else f"{version}.{role}.json")
-
-    def _write(self, role: str, md: Metadata[Any]) -> None:
-        path = self._path(role, None if role == Timestamp.type else md.signed.version)
-        write_bytes(path, md.to_bytes(JSONSerializer(compact=True)))
 
 
 def open_repository(folder: Path, keys: KeyFolder) -> SignedRepository:
@@ -245,6 +304,7 @@ def create_repository(
                 signed.meta = repository.targets_infos
             if isinstance(signed, Timestamp):
                 signed.snapshot_meta = repository.snapshot_info
+    repository.write()
     return repository
 
 
@@ -252,6 +312,10 @@ def _unsigned(signed: Root | Snapshot | Targets | Timestamp) -> Metadata[Any]:
     """Return the first metadata of a role; `close` makes it version 1."""
     signed.version = 0
     return Metadata(signed)
+
+
+def _serialised(md: Metadata[Any]) -> bytes:
+    return md.to_bytes(JSONSerializer(compact=True))
 
 
 def _parse(path: Path) -> Metadata[Any]:

@@ -74,9 +74,11 @@ def rotate_key(repository: SignedRepository, role: str) -> tuple[list[str], str]
                 signed.revoke_key(keyid, role)
             new = repository.keys.create(role)
             signed.add_key(new, role)
-        if role in (Snapshot.type, Timestamp.type):
+        if role == Root.type:
+            repository.write()
+        elif role in (Snapshot.type, Timestamp.type):
             repository.commit(force=True)
-        elif role != Root.type:
+        else:
             with repository.edit(role):
                 pass
             repository.commit()

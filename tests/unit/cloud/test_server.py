@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ def test_reports_that_are_none(serve: Serve, body: bytes, status: int) -> None:
 def test_tokens(serve: Serve, tokens: Path, tmp_path: Path) -> None:
     served = serve(tokens=Tokens(tokens))
     assert served.ask("/healthz").status == 200
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic 0123456789abcdef0"}):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic nonsense"}):
         assert served.ask("/metadata/timestamp.json", headers=headers).status == 401
     token = "0123456789abcdef0"  # noqa: S105
     mine = {"Authorization": f"Bearer {token}"}
@@ -135,6 +137,69 @@ def test_tokens(serve: Serve, tokens: Path, tmp_path: Path) -> None:
     found = visit(StateFolder(tmp_path / "other"), plan, HttpLink(), seed=0)
     assert isinstance(found.error, NetworkError)
     assert "401" in str(found.error)
+
+
+def test_what_a_device_may_see_and_what_an_operator(serve: Serve, tokens: Path) -> None:
+    with tokens.open("a") as file:
+        file.write("@eve operator-0123456789\n")
+    served = serve(tokens=Tokens(tokens))
+    mine = {"Authorization": "Bearer 0123456789abcdef0"}
+    browser = {"Authorization": "Basic " + base64.b64encode(b"eve:operator-0123456789").decode()}
+    for headers in (mine, {"Authorization": "Bearer fedcba98765432100"}):
+        device = "pump-7" if headers is mine else "pump-8"
+        assert served.ask(f"/v1/devices/{device}/reports", "POST", body=b"{}", headers=headers).status == 204
+    found = {
+        path: (served.ask(path, headers=mine).status, served.ask(path, headers=browser).status)
+        for path in ("/metrics", "/v1/devices", "/v1/devices/pump-7", "/v1/devices/pump-8", "/metadata/1.root.json")
+    }
+    assert found == {
+        "/metrics": (403, 200),
+        "/v1/devices": (403, 200),
+        "/v1/devices/pump-7": (200, 200),
+        "/v1/devices/pump-8": (403, 200),
+        "/metadata/1.root.json": (200, 200),
+    }
+    # A browser asks its user for a token where it may help.
+    assert "Basic" in served.ask("/metrics").headers["WWW-Authenticate"]
+    assert served.ask("/metadata/1.root.json").headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_caches_that_many_share_keep_nothing_that_needs_a_token(serve: Serve, tokens: Path) -> None:
+    served = serve(tokens=Tokens(tokens))
+    mine = {"Authorization": "Bearer 0123456789abcdef0"}
+    assert served.ask("/metadata/1.root.json", headers=mine).headers["Cache-Control"].startswith("private")
+
+
+def test_who_guesses_tokens_is_slowed(serve: Serve, tokens: Path) -> None:
+    served = serve(tokens=Tokens(tokens))
+    wrong = {"Authorization": "Bearer not-this-one-either"}
+    found = [served.ask("/metadata/1.root.json", headers=wrong).status for _ in range(70)]
+    assert found[:60] == [401] * 60
+    assert set(found[60:]) == {429}
+
+
+def test_names_of_devices_are_bounded(tmp_path: Path) -> None:
+    store = ReportStore(tmp_path / "reports.sqlite", max_devices=2)
+    for name in ("a", "b", "a"):
+        store.add(name, DeviceReport())
+    with pytest.raises(SettingsError, match="device"):
+        store.add("c", DeviceReport())
+    store.close()
+    assert ReportStore(tmp_path / "reports.sqlite").num_devices() == 2
+
+
+def test_reports_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "reports.sqlite")
+    connection.execute(
+        "CREATE TABLE reports (id INTEGER PRIMARY KEY, device TEXT NOT NULL, time REAL NOT NULL,"
+        " version INTEGER, wanted INTEGER, failed INTEGER NOT NULL, report TEXT NOT NULL)"
+    )
+    connection.execute("INSERT INTO reports VALUES (1, 'pump-7', 1.0, 1, 1, 0, '{}')")
+    connection.commit()
+    connection.close()
+    store = ReportStore(tmp_path / "reports.sqlite")
+    store.add("pump-8", DeviceReport(wanted_stream="a" * 64, failed=True))
+    assert (store.num_devices(), store.outcome("a" * 64)) == (2, (1, 1))
 
 
 @pytest.mark.parametrize("text", ["", "pump-7\n", "pump-7 short\n", "a b c\n"])
@@ -159,19 +224,46 @@ def test_a_release_goes_to_some_first_and_stops_where_it_fails(tmp_path: Path) -
     store = ReportStore(tmp_path / "reports.sqlite")
     rollout = Rollout(percent=20, first=("canary",), stop_share=0.2, least_tried=5)
     names = [f"device-{number}" for number in range(1000)]
-    chosen = [name for name in names if rollout.decide(name, 3, store)[0]]
+    third, fourth = "3" * 64, "4" * 64
+    chosen = [name for name in names if rollout.decide(name, 3, third, store)[0]]
     assert 150 < len(chosen) < 250
     # Who was drawn stays drawn when more are let in, and another release draws others.
     wider = Rollout(percent=40, first=("canary",))
-    assert all(wider.decide(name, 3, store)[0] for name in chosen)
-    assert [name for name in names if rollout.decide(name, 4, store)[0]] != chosen
-    assert rollout.decide("canary", 3, store) == (True, "")
+    assert all(wider.decide(name, 3, third, store)[0] for name in chosen)
+    assert [name for name in names if rollout.decide(name, 4, fourth, store)[0]] != chosen
+    assert rollout.decide("canary", 3, third, store) == (True, "")
     for number in range(5):
-        store.add(f"tried-{number}", DeviceReport(version=2 if number < 2 else 3, wanted_version=3, failed=number < 2))
-    may, why = rollout.decide("canary", 3, store)
+        version = 2 if number < 2 else 3
+        report = DeviceReport(version=version, wanted_version=3, wanted_stream=third, failed=number < 2)
+        store.add(f"tried-{number}", report)
+    may, why = rollout.decide("canary", 3, third, store)
     assert not may
     assert "failed on 2 of 5" in why
-    assert rollout.decide("canary", 4, store)[0]
+    assert rollout.decide("canary", 4, fourth, store)[0]
+
+
+def test_a_tenants_failures_stop_its_own_release_alone(tmp_path: Path) -> None:
+    store = ReportStore(tmp_path / "reports.sqlite")
+    mine, theirs = "a" * 64, "b" * 64
+    for number in range(10):
+        store.add(f"theirs-{number}", DeviceReport(wanted_version=1, wanted_stream=theirs, failed=True))
+    assert Rollout().decide("mine-1", 1, mine, store) == (True, "")
+    assert not Rollout().decide("theirs-1", 1, theirs, store)[0]
+
+
+def test_groups_have_their_own_percentage(tmp_path: Path) -> None:
+    store = ReportStore(tmp_path / "reports.sqlite")
+    rollout = Rollout(percent=0.0, first=("plant-1",), groups=(("lab-*", 100.0), ("plant-*", 0.0)))
+    may = {name: rollout.decide(name, 3, "a" * 64, store) for name in ("lab-1", "plant-1", "plant-2", "pump-1")}
+    assert {name: found[0] for name, found in may.items()} == {
+        "lab-1": True,
+        "plant-1": True,
+        "plant-2": False,
+        "pump-1": False,
+    }
+    assert may["plant-2"][1] == "release 3 is with 0 % of the devices that are plant-* so far"
+    with pytest.raises(SettingsError, match=r"lab-\*"):
+        Rollout(groups=(("lab-*", 101.0),))
 
 
 def test_a_held_back_device_waits_and_runs_on(serve: Serve, tmp_path: Path) -> None:

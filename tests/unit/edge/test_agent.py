@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from airlora.codec import DecodedStream
-from airlora.edge import LinkLimits, StateFolder, Wish, command_check, rollback
+from airlora.codec import DecodedStream, StreamReader
+from airlora.edge import HttpLink, LinkLimits, StateFolder, Wish, agent, command_check, rollback
+from airlora.edge.download import PartialStream, fetch_stream
+from airlora.edge.link import HttpError, Patience
 from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
 from airlora.release import Cut, add_tenant, current_manifest, publish_stream
-from delivery import STREAMS, Device, cuts_of, make_stream
+from delivery import STREAMS, URL, Device, cuts_of, make_stream
 
 
 def publish(device: Device, place: int, **options: float) -> None:
@@ -186,7 +192,7 @@ def test_a_candidate_that_fails_its_check_is_never_run(device: Device, tmp_path:
     publish(device, 1)
     seen = []
 
-    def check(path: Path, decoded: DecodedStream) -> str | None:
+    def check(path: Path, decoded: DecodedStream, limit_s: float) -> str | None:
         seen.append(decoded.bytes_used)
         return "logits are wrong"
 
@@ -202,7 +208,7 @@ def test_a_candidate_that_fails_its_check_is_never_run(device: Device, tmp_path:
 
 
 def test_a_device_without_any_adapter_says_that_the_first_was_refused(device: Device) -> None:
-    found = device.visit(checks=[lambda path, decoded: "no"])
+    found = device.visit(checks=[lambda *_: "no"])
     assert found.version is None
     assert "refused" in str(found.error)
 
@@ -213,12 +219,44 @@ def test_health_commands(device: Device, tmp_path: Path) -> None:
     script.write_text(f'#!/bin/sh\ncp "$AIRLORA_ADAPTER" {copy}\n')
     assert device.visit(checks=[command_check(f"sh {script}")]).complete
     assert copy.read_bytes() == STREAMS[0]
-    for command, says in (("false", "exited with 1"), ("sleep 9", "longer than"), ("/nothing/here", "no such file")):
-        check = command_check(command, timeout_s=0.2)
-        assert says in (check(copy, None) or "")  # type: ignore[arg-type]
-    for command in ("", "  ", "'open"):
+    assert "exited with 1" in (command_check("false")(copy, None, 9.0) or "")  # type: ignore[arg-type]
+    for command in ("", "  ", "'open", "/nothing/here", "no-such-program -x"):
         with pytest.raises(SettingsError, match="health command"):
             command_check(command)
+
+
+def test_a_check_that_cannot_tell_refuses_nothing_for_good(device: Device, tmp_path: Path) -> None:
+    """A program that is gone, is killed or takes too long says nothing of the adapter."""
+    device.visit()
+    publish(device, 1)
+    program = tmp_path / "check"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    gone = command_check(str(program))
+    program.unlink()
+    checks = (
+        (gone, "no such file"),
+        (command_check("sleep 9", timeout_s=0.2), "longer than 0.2 s"),
+        (command_check("sh -c 'kill -9 $$'"), "killed by signal 9"),
+    )
+    for check, says in checks:
+        found = device.visit(checks=[check])
+        assert (found.version, found.error) == (1, None)
+        assert says in found.note
+        assert device.running() == STREAMS[0]
+    found = device.visit(checks=[command_check("true")])
+    assert (found.version, found.bytes_fetched) == (2, 0)
+
+
+def test_a_check_has_no_more_time_than_the_deadline_leaves(device: Device) -> None:
+    limits: list[float] = []
+
+    def check(path: Path, decoded: DecodedStream, limit_s: float) -> None:
+        limits.append(limit_s)
+
+    device.visit(device.link(deadline_s=30.0), checks=[check])
+    assert limits
+    assert all(5.0 <= limit_s <= 30.0 for limit_s in limits)
 
 
 def test_another_base_model_is_refused(device: Device) -> None:
@@ -269,6 +307,7 @@ def test_nothing_released_yet_is_no_error(tmp_path: Path, device: Device) -> Non
 def test_a_clock_before_the_expiry_and_after_it(device: Device) -> None:
     with device.repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = -1
+    device.repository.write()
     found = device.visit()
     assert isinstance(found.error, TrustError)
     assert "expired" in str(found.error)
@@ -342,3 +381,143 @@ def test_whatever_the_disk_says_is_told(device: Device, monkeypatch: pytest.Monk
     assert isinstance(found.error, StorageError)
     assert "read-only file system" in str(found.error)
     assert found.version == 1
+
+
+def test_a_write_that_fails_leaves_what_runs(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The active slot is to grow, and the disk is full when a piece is written: nothing shorter takes its place."""
+    part = device.visit(wish=Wish(max_bytes=len(STREAMS[0]) // 2))
+    before = device.running()
+    assert 0 < len(before) < len(STREAMS[0])
+    assert not part.complete
+    for cut_at in range(1, 6):
+        count = 0
+
+        def full(descriptor: int, cut_at: int = cut_at) -> None:
+            nonlocal count
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(device.folder.parts)):
+                count += 1
+                if count >= cut_at:
+                    os.ftruncate(descriptor, 10)
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            found = device.visit()
+        assert isinstance(found.error, StorageError)
+        assert len(device.running()) >= len(before)
+        assert STREAMS[0].startswith(device.running())
+    assert device.visit().complete
+    assert device.running() == STREAMS[0]
+
+
+def test_what_came_of_a_piece_counts_when_the_time_left_is_looked_at(device: Device) -> None:
+    """Asked is before a piece and after a break, not at every chunk of a piece that is on its way."""
+    entry = current_manifest(device.repository).stream
+    start, stop = max(pieces(STREAMS[0]), key=lambda place: place[1] - place[0])
+    part = PartialStream(device.folder.part_path(entry.digest), entry)
+    for place in pieces(STREAMS[0]):
+        if place[1] <= start:
+            part.feed(STREAMS[0][place[0] : place[1]])
+    asked: list[tuple[int, int]] = []
+
+    def wants_more(part: PartialStream, num_pending: int) -> int:
+        asked.append((part.num_bytes, num_pending))
+        return stop if part.num_bytes < stop else part.num_bytes
+
+    link = device.link(chunk_bytes=50, break_after=stop - start - 100)
+    fetch_stream(link, f"{URL}/{entry.path}", part, Patience(link), wants_more=wants_more)
+    assert part.num_bytes == stop
+    assert asked == [(start, 0), (start, stop - start - 100), (stop, 0)]
+
+
+@pytest.mark.parametrize(("missing", "waits"), [(400, True), (1200, False)])
+def test_a_piece_is_begun_if_the_rest_of_it_comes_in_time(device: Device, missing: int, waits: bool) -> None:
+    start, stop = max(pieces(STREAMS[0]), key=lambda place: place[1] - place[0])
+    link = device.link(rate_bps=8000.0, deadline_s=1.0)
+    link.timed_bytes, link.busy_s = 10_000, 10.0
+    entry = current_manifest(device.repository).stream
+    part = PartialStream(device.folder.part_path(entry.digest), entry)
+    for place in pieces(STREAMS[0]):
+        if place[1] <= start:
+            part.feed(STREAMS[0][place[0] : place[1]])
+    visitor = agent._Visitor(device.folder, device.plan, link, Patience(link))
+    assert stop - start > 1000
+    limit = visitor._in_time(part, stop - start - missing, entry.total_bytes)
+    assert limit == (entry.total_bytes if waits else part.num_bytes)
+
+
+def pieces(stream: bytes) -> Iterator[tuple[int, int]]:
+    reader = StreamReader(stream)
+    yield 0, reader.head.num_bytes
+    while (place := reader.next_range) is not None:
+        yield place
+        reader.feed(stream[place[0] : place[1]])
+
+
+def test_what_was_rolled_back_is_not_rolled_back_to(device: Device) -> None:
+    device.visit()
+    publish(device, 1)
+    device.visit()
+    assert rollback(device.folder).running.version == 1
+    with pytest.raises(SettingsError, match="release 2 .* rolled back before"):
+        rollback(device.folder)
+    assert device.visit().version == 1
+
+
+def test_a_state_that_cannot_be_read_is_not_taken_for_damaged(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.visit()
+    publish(device, 1)
+    device.visit()
+    real = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name in ("state.json", "adapter.airs"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        with pytest.raises(StorageError, match="permission denied"):
+            device.visit()
+    assert device.folder.load().running.version == 2
+
+
+@pytest.mark.parametrize(
+    ("statuses", "proceeds"),
+    [([404], True), ([405], True), ([503, 503, 404], True), ([503] * 9, False), ([403], False), ([429] * 9, False)],
+)
+def test_only_a_server_of_files_alone_lets_everybody_proceed(
+    device: Device, statuses: list[int], proceeds: bool
+) -> None:
+    link = device.link()
+    real = link._content
+    left = list(statuses)
+
+    def content(url: str, path: str, start: int, stop: int | None) -> Iterator[bytes]:
+        if path.startswith("v1/"):
+            raise HttpError(f"{url}: refused", left.pop(0) if left else 404)
+        yield from real(url, path, start, stop)
+
+    link._content = content
+    found = device.visit(link, device="pump-7")
+    assert found.complete == proceeds
+    assert proceeds or isinstance(found.error, NetworkError)
+
+
+def test_a_failure_that_nobody_took_is_told_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+    is_up = False
+
+    def post(link: HttpLink, url: str, body: bytes) -> None:
+        if not is_up:
+            raise NetworkError(f"{url}: connection refused")
+        told.append(json.loads(body))
+
+    monkeypatch.setattr(HttpLink, "post", post)
+    device.visit(device="pump-7", checks=[lambda *_: "no"])
+    assert device.folder.load().untold is not None
+    is_up = True
+    device.visit(device="pump-7", checks=[lambda *_: "no"])
+    assert [report["failed"] for report in told] == [True, False]
+    assert told[0]["wanted_stream"] == current_manifest(device.repository).stream.digest
+    assert device.folder.load().untold is None

@@ -86,6 +86,7 @@ def test_rollback_of_the_snapshot_under_a_new_timestamp(device: Device) -> None:
     with repository.edit_snapshot() as snapshot:
         snapshot.meta["targets.json"] = MetaFile(old.signed.version)
     repository.do_timestamp()
+    repository.write()
     refused(device, device.visit(), runs=1)
 
 
@@ -110,9 +111,11 @@ def test_freeze_ends_with_the_timestamps_days(device: Device) -> None:
     device.visit()
     with device.repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = -1
+    device.repository.write()
     frozen = (device.repository.folder / "metadata" / "timestamp.json").read_bytes()
     with device.repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = 7
+    device.repository.write()
     publish(device, 1)
     refused(device, attacked(device, lambda path, data: frozen if path.endswith("timestamp.json") else data))
 
@@ -201,7 +204,10 @@ def test_online_keys_alone_release_nothing(device: Device) -> None:
     md.sign(repository.keys.signer("snapshot", repository.root().keys[role.keyids[0]]))
     path = repository.folder / "metadata" / f"{md.signed.version}.targets.json"
     path.write_bytes(md.to_bytes())
-    repository.commit()
+    with repository.edit_snapshot() as snapshot:
+        snapshot.meta["targets.json"] = MetaFile(md.signed.version)
+    repository.do_timestamp()
+    repository.write()
     refused(device, device.visit())
 
 

@@ -50,6 +50,7 @@ def test_what_goes_wrong_exits_with_one(
     assert main([*at, *get, "download"]) == 1
     with repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = -1
+    repository.write()
     assert main([*at, "refresh"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5

@@ -186,3 +186,18 @@ def test_a_state_that_is_all_gone_starts_anew(device: Device) -> None:
     shutil.rmtree(device.folder.folder)
     device.folder = StateFolder(device.folder.folder)
     assert device.visit().complete
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_flipped_bit_in_the_switch_forgets_nothing(device: Device, seed: int) -> None:
+    prepared(device)
+    device.visit()
+    before = rollback(device.folder)
+    path = device.folder.folder / "state.json"
+    data = bytearray(path.read_bytes())
+    data[random.Random(seed).randrange(len(data))] ^= 1 << seed % 8
+    path.write_bytes(data)
+    after = device.folder.load()
+    for name in ("active", "slots", "bad", "newest_version", "newest_digest", "tenant"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert device.visit().version == 1

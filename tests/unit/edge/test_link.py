@@ -133,3 +133,81 @@ def test_nobody_is_there() -> None:
         fetch("http://127.0.0.1:9/x")
     with pytest.raises(NetworkError):
         fetch("http://no.such.host.invalid/x")
+
+
+DRIP: list[bytes | float] = [part for _ in range(400) for part in (b"x", 0.05)]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [b"HTTP/1.1 200 OK\r\nX-Slow: ", *DRIP],
+        [head("302 Found", Location="/elsewhere", Content_Length=1000), *DRIP],
+        [head("200 OK", Connection="close"), *DRIP],
+        [b"HTTP/1.0 200 OK\r\n\r\n", *DRIP],
+        [head(Content_Length=1000), *DRIP],
+    ],
+    ids=["headers", "redirect", "close", "http1.0", "body"],
+)
+def test_who_drips_does_not_outlast_the_deadline(serve: Serve, script: list[bytes | float]) -> None:
+    """Each byte is within the time that a read may take; all of them are not within the deadline."""
+    began = time.monotonic()
+    with pytest.raises(NetworkError, match=r"deadline|redirects"):
+        fetch(serve(script), deadline_s=0.7)
+    assert time.monotonic() - began < 5.0
+
+
+def test_who_drips_is_given_up_without_a_deadline(serve: Serve) -> None:
+    limits = LinkLimits(least_rate_bps=1000.0, patience_s=0.5)
+    for script in ([b"HTTP/1.1 200 OK\r\nX-Slow: ", *DRIP], [head("200 OK"), *DRIP]):
+        with pytest.raises(NetworkError, match="slower than 1000"):
+            fetch(serve(script), limits=limits)
+    # Bytes before the start, from a server without ranges, are bytes that have to come too.
+    with pytest.raises(NetworkError, match="slower than 1000"):
+        fetch(serve([head(Content_Length=1000), *DRIP]), limits=limits, start=900)
+
+
+def test_the_answer_to_a_report_is_not_waited_for(serve: Serve) -> None:
+    link = HttpLink()
+    began = time.monotonic()
+    link.post(serve([head("200 OK", Content_Length=10_000_000), *DRIP]), b"{}")
+    assert time.monotonic() - began < 5.0
+
+
+def test_headers_without_end(serve: Serve) -> None:
+    with pytest.raises(NetworkError, match="bytes of headers"):
+        fetch(serve([b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000]))
+
+
+@pytest.mark.parametrize("wait", ["\xb2", "-1", "1e9", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 30, ""])
+def test_waits_that_are_no_number_are_left(serve: Serve, wait: str) -> None:
+    answer = f"HTTP/1.1 503 Busy\r\nRetry-After: {wait}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+    with pytest.raises(HttpError) as error:
+        fetch(serve([answer]))
+    assert error.value.wait_s is None
+
+
+def test_redirects_are_followed_without_the_token(serve: Serve) -> None:
+    seen: list[bytes] = []
+    goal = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        for _ in range(2):
+            connection, _ = goal.accept()
+            with connection:
+                seen.append(connection.recv(4096))
+                connection.sendall(head(Content_Length=2, Connection="close") + b"ok")
+
+    threading.Thread(target=answer, daemon=True).start()
+    there = f"http://127.0.0.1:{goal.getsockname()[1]}/y"
+    link = HttpLink(token="0123456789abcdef0")  # noqa: S106
+    assert b"".join(link.get(serve([head("302 Found", Location=there, Content_Length=0)]))) == b"ok"
+    assert b"".join(link.get(there)) == b"ok"
+    goal.close()
+    assert [b"Bearer" in request for request in seen] == [False, True]
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.org/x", "/x"])
+def test_redirects_that_are_not_followed(serve: Serve, place: str) -> None:
+    with pytest.raises(NetworkError, match="not followed|more than 3 redirects"):
+        fetch(serve([head("302 Found", Location=place, Content_Length=0)]))

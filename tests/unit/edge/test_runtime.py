@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from airlora.adapters import base_fingerprint, inject
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
-from airlora.edge import AgentPlan, StateFolder, Wish, attach, visit
+from airlora.edge import AgentPlan, StateFolder, Wish, attach, runtime, visit
 from airlora.errors import AdapterError
 from airlora.release import SignedRepository, publish_stream
 from delivery import FakeLink, make_repository
@@ -166,6 +167,112 @@ def test_a_pass_does_not_fail_because_of_a_bad_state(repository: SignedRepositor
     assert torch.allclose(logits(model), reference(stream), atol=1e-5)
     assert attached.version == 1
     assert isinstance(attached.error, AdapterError)
+
+
+def test_a_release_that_does_not_fit_leaves_the_one_before(
+    repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has more components, so that the layers are made anew, and then there is no memory for it."""
+    folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
+    update(repository, folder)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    publish_stream(repository, make_stream(2, r_max=5))
+    update(repository, folder)
+    real, calls = runtime.install_updates, []
+
+    def fails_once(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        real(*arguments)
+
+    monkeypatch.setattr(runtime, "install_updates", fails_once)
+    assert torch.allclose(logits(model), reference(stream), atol=1e-5)
+    assert attached.version == 1
+    assert "out of memory" in str(attached.error)
+
+
+def in_time(thread: threading.Thread) -> None:
+    """Fail rather than hang."""
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_pass_that_is_broken_off_is_over(repository: SignedRepository, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    model = make_model()
+    attached = attach(model, folder.folder)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.bert.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        logits(model)
+    hook.remove()
+    update(repository, folder)
+    in_time(threading.Thread(target=attached.refresh, daemon=True))
+    assert attached.version == 1
+    in_time(threading.Thread(target=attached.detach, daemon=True))
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_passes_without_a_pause_do_not_keep_a_release_out(repository: SignedRepository, tmp_path: Path) -> None:
+    """Two threads whose passes overlap all the time: without a queue there would never be a moment without one."""
+    folder = StateFolder(tmp_path / "state")
+    model = make_model()
+    slow = model.bert.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    attached = attach(model, folder.folder, check_every_s=1000.0)
+    stop = threading.Event()
+
+    def compute(delay_s: float) -> None:
+        time.sleep(delay_s)
+        while not stop.is_set():
+            logits(model)
+
+    threads = [threading.Thread(target=compute, args=(delay_s,), daemon=True) for delay_s in (0.0, 0.03)]
+    for thread in threads:
+        thread.start()
+    update(repository, folder)
+    in_time(threading.Thread(target=attached.refresh, daemon=True))
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    slow.remove()
+    assert attached.version == 1
+
+
+def test_a_change_from_within_a_pass_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    model = make_model()
+    attached = attach(model, folder.folder)
+    hook = model.bert.register_forward_pre_hook(lambda *_: attached.detach() and None)
+    with pytest.raises(AdapterError, match="within a forward pass"):
+        logits(model)
+    hook.remove()
+    update(repository, folder)
+    assert attached.refresh()
+
+
+def test_a_state_that_cannot_be_read_is_told_and_passes_go_on(
+    repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StateFolder(tmp_path / "state")
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    update(repository, folder)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFolder, "load", denied)
+        logits(model)
+    assert isinstance(attached.error, PermissionError)
+    attached.refresh()
+    assert attached.version == 1
 
 
 def encode_foreign() -> bytes:

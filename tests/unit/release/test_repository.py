@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import stat
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airlora.errors import AirloraError, CodecError, ReleaseError, TrustError
+from airlora.errors import AirloraError, CodecError, ReleaseError, StorageError, TrustError
 from airlora.release import (
     PASSPHRASE_VARIABLE,
     Cut,
@@ -186,10 +187,12 @@ def test_an_expired_repository_is_refused_until_it_is_renewed(tmp_path: Path) ->
     publish_stream(repository, STREAMS[0])
     with repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = -1
+    repository.write()
     with pytest.raises(TrustError, match="expired"):
         verify_repository(repository)
     with repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = 7
+    repository.write()
     verify_repository(repository)
 
 
@@ -291,3 +294,118 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(AirloraError, match="cannot"):
         create_repository(tmp_path / "repo", KeyFolder(tmp_path / "keys", tmp_path / "repo"))
+
+
+def key_file(folder: Path, role: str) -> Path:
+    return next((folder / "keys" / role).glob("*.pem"))
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
+def test_a_publish_without_all_keys_changes_nothing(tmp_path: Path, role: str) -> None:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, STREAMS[0])
+    key, before = key_file(tmp_path, role), verify_repository(repository).manifests
+    content = key.read_bytes()
+    key.unlink()
+    files = set(repository.metadata.iterdir())
+    with pytest.raises(ReleaseError, match=f"{role} keys"):
+        publish_stream(repository, STREAMS[1])
+    assert set(repository.metadata.iterdir()) == files
+    assert verify_repository(repository).manifests == before
+    key.write_bytes(content)
+    key.chmod(0o600)
+    assert publish_stream(repository, STREAMS[1]).version == 2
+    assert verify_repository(repository).manifests[None].version == 2
+
+
+def failing_write(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> pytest.MonkeyPatch:
+    """Let the disk be full at the n-th of the metadata."""
+    from airlora.release import repository as module
+
+    real, count = module.write_bytes, 0
+
+    def write(path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count > fails_at:
+            raise StorageError(f"cannot write {path}: no space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(module, "write_bytes", write)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+def test_what_a_failed_publish_left_is_not_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, STREAMS[0])
+    with monkeypatch.context() as patch:
+        failing_write(patch, fails_at)
+        with pytest.raises(StorageError):
+            publish_stream(repository, STREAMS[1])
+    assert verify_repository(repository).manifests[None].version == 1
+    assert current_manifest(repository).version == 1
+    # Garbage is what is left, and nothing that devices need.
+    collect_garbage(repository)
+    assert verify_repository(repository).manifests[None].version == 1
+    assert publish_stream(repository, STREAMS[1]).version == 2
+    assert publish_stream(repository, STREAMS[2]).version == 3
+    collect_garbage(repository)
+    assert verify_repository(repository).manifests[None].version == 3
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp", "acme", "root"])
+@pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
+def test_a_rotation_that_breaks_off_leaves_something_to_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, fails_at: int
+) -> None:
+    repository = make_repository(tmp_path)
+    add_tenant(repository, "acme")
+    publish_stream(repository, STREAMS[0])
+    publish_stream(repository, STREAMS[1], tenant="acme")
+    with monkeypatch.context() as patch:
+        failing_write(patch, fails_at)
+        with contextlib.suppress(StorageError):
+            rotate_key(repository, role)
+    manifests = verify_repository(repository).manifests
+    assert (manifests[None].version, manifests["acme"].version) == (1, 1)
+    rotate_key(repository, role)
+    publish_stream(repository, STREAMS[2])
+    publish_stream(repository, STREAMS[2], tenant="acme")
+    assert verify_repository(repository).manifests["acme"].version == 2
+
+
+def test_a_rotation_without_a_key_that_it_needs_changes_nothing(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, STREAMS[0])
+    key_file(tmp_path, "snapshot").unlink()
+    with pytest.raises(ReleaseError, match="snapshot keys"):
+        rotate_key(repository, "targets")
+    assert verify_repository(repository).manifests[None].version == 1
+    assert not (repository.metadata / "2.root.json").exists()
+
+
+def test_two_folders_of_keys_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airlora.release import repository as module
+
+    monkeypatch.setattr(module, "_LOCK_S", 0.05)
+    repository = make_repository(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = open_repository(repository.folder, KeyFolder(tmp_path / "other", repository.folder))
+    with repository.locked(), pytest.raises(ReleaseError, match="another process"), other.locked():
+        pass
+
+
+def test_what_the_last_timestamp_led_to_stays(tmp_path: Path) -> None:
+    """Renewals raise the snapshot's version alone: the targets that it names are older than the number before."""
+    repository = make_repository(tmp_path)
+    publish_stream(repository, STREAMS[0])
+    for _ in range(5):
+        renew(repository)
+    collect_garbage(repository)
+    assert verify_repository(repository).manifests[None].version == 1
+    snapshot = repository.version_of("snapshot")
+    names = {path.name for path in repository.metadata.glob("*.snapshot.json")}
+    assert names == {f"{snapshot}.snapshot.json", f"{snapshot - 1}.snapshot.json"}
