@@ -44,7 +44,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable ".[dev,docs,parquet]"
+	$(PIP) --editable ".[broadcast,dev,docs,parquet]"
 	touch $@
 
 clean:

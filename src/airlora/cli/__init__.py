@@ -9,6 +9,7 @@ from airlora.cli import curve
 from airlora.cli import releases
 from airlora.cli import serve
 from airlora.cli import edge
+from airlora.cli import broadcast
 from airlora.cli.app import app, main
 
-__all__ = ["app", "curve", "edge", "main", "plan", "policies", "releases", "runs", "serve", "streams"]
+__all__ = ["app", "broadcast", "curve", "edge", "main", "plan", "policies", "releases", "runs", "serve", "streams"]

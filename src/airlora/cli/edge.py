@@ -21,7 +21,7 @@ from airlora.sizes import parse_size
 if TYPE_CHECKING:
     from airlora.edge import HealthCheck, Visit
 
-__all__ = ["edge"]
+__all__ = ["State", "edge", "show_visit", "verify_seconds", "verify_url"]
 
 edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
 app.add_typer(edge, name="edge")
@@ -87,9 +87,9 @@ def run(
     from airlora.edge import AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
 
     verify_url(url)
-    _verify_seconds("every_s", every_s)
+    verify_seconds("every_s", every_s)
     if deadline_s is not None:
-        _verify_seconds("deadline_s", deadline_s)
+        verify_seconds("deadline_s", deadline_s)
     checks: list[HealthCheck] = [command_check(text) for text in health or []]
     plan = AgentPlan(
         url=url,
@@ -109,7 +109,7 @@ def run(
         try:
             link = HttpLink(limits, end_s, token=token, ca_file=None if ca is None else str(ca))
             found = visit(folder, plan, link, seed=seed)
-            _show(found, as_json=as_json)
+            show_visit(found, as_json=as_json)
             if found.error is not None:
                 raise found.error
         except AirloraError as error:
@@ -205,7 +205,8 @@ def _load(state: Path) -> tuple[Any, Any]:
     return folder, folder.load()
 
 
-def _verify_seconds(name: str, value: float) -> None:
+def verify_seconds(name: str, value: float) -> None:
+    """Raise `SettingsError` unless a time is above 0."""
     if not 0 < value < float("inf"):
         raise SettingsError.of(name, value, "seconds, above 0")
 
@@ -217,7 +218,8 @@ def _first_line(path: Path) -> str:
     return text
 
 
-def _show(found: Visit, *, as_json: bool) -> None:
+def show_visit(found: Visit, *, as_json: bool) -> None:
+    """Print what came of a visit."""
     if as_json:
         error: AirloraError | None = found.error
         value = {key: part for key, part in vars(found).items() if key != "error"}

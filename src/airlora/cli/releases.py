@@ -17,7 +17,7 @@ from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
 if TYPE_CHECKING:
     from airlora.release import SignedRepository
 
-__all__ = ["publish", "repo"]
+__all__ = ["Keys", "Repo", "open_with_keys", "publish", "repo"]
 
 repo = typer.Typer(help="Make, look after and check a signed repository of releases.", no_args_is_help=True)
 app.add_typer(repo, name="repo")
@@ -56,7 +56,7 @@ def publish(
     from airlora.release import publish_stream
     from airlora.training import LiveProgress, Packing
 
-    opened = _open(repository, keys)
+    opened = open_with_keys(repository, keys)
     packing = None
     if not source.is_file() or distortion is not None or size is not None or polish:
         packing = Packing(
@@ -116,7 +116,7 @@ def tenant(
     """Give a tenant a key of its own, good for its releases alone."""
     from airlora.release import add_tenant
 
-    opened = _open(repository, keys)
+    opened = open_with_keys(repository, keys)
     key = add_tenant(opened, name)
     _say({"tenant": name, "keyid": key.keyid}, f"{name}: signs by key {key.keyid[:12]}", as_json=as_json)
 
@@ -131,7 +131,7 @@ def rotate(
     """Replace a key by a new one; of `root` the oldest one. Needs the root keys, of a tenant the targets key."""
     from airlora.release import rotate_key
 
-    gone, new = rotate_key(_open(repository, keys), role)
+    gone, new = rotate_key(open_with_keys(repository, keys), role)
     text = f"{role}: {', '.join(keyid[:12] for keyid in gone)} sign no longer, {new[:12]} does"
     _say({"role": role, "revoked": gone, "keyid": new}, text, as_json=as_json)
 
@@ -149,7 +149,7 @@ def renew(
     """Sign snapshot and timestamp again, so that devices see that nobody holds news back."""
     from airlora.release import renew, verify_repository
 
-    opened = _open(repository, keys)
+    opened = open_with_keys(repository, keys)
     renew(opened, roles=("snapshot", "timestamp", *(roles or ())))
     expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in verify_repository(opened).expires.items()}
     _say({"expires": expires}, f"{repository}: fresh until {expires['timestamp']}", as_json=as_json)
@@ -160,7 +160,7 @@ def verify(repository: Repo, as_json: Json = False) -> None:
     """Look at a repository as a device would that starts from its first root: every signature, digest and segment."""
     from airlora.release import verify_repository
 
-    report = verify_repository(_open(repository, None))
+    report = verify_repository(open_with_keys(repository, None))
     if as_json:
         manifests = {name or "": manifest.model_dump() for name, manifest in report.manifests.items()}
         expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in report.expires.items()}
@@ -189,12 +189,13 @@ def gc(
     """Remove releases and metadata that no device needs any more."""
     from airlora.release import collect_garbage
 
-    removed = collect_garbage(_open(repository, keys), keep=keep)
+    removed = collect_garbage(open_with_keys(repository, keys), keep=keep)
     text = f"{repository}: {removed['num_files']} files, {removed['num_bytes']:,} bytes removed"
     _say(dict(removed), text, as_json=as_json)
 
 
-def _open(repository: Path, keys: Path | None) -> SignedRepository:
+def open_with_keys(repository: Path, keys: Path | None) -> SignedRepository:
+    """Return a repository with its keys, by default those beside it; raises `ReleaseError`."""
     from airlora.release import KeyFolder, default_keys, open_repository
 
     return open_repository(repository, KeyFolder(keys or default_keys(repository), repository))

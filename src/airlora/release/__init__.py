@@ -4,9 +4,11 @@
 as a device would; `TrustedClient` is that device's view.  Trust is The Update Framework's, by `tuf`.
 """
 
+from airlora.release.carousel import Carousel, fountain, open_carousel
 from airlora.release.client import TrustedClient, is_initialised
 from airlora.release.keys import PASSPHRASE_VARIABLE, KeyFolder
 from airlora.release.manifest import Cut, Manifest, StreamEntry
+from airlora.release.packets import MAX_OBJECT_BYTES, ObjectId, open_packet, packet_keys, unpack_bundle
 from airlora.release.publish import collect_garbage, current_manifest, publish_stream
 from airlora.release.repository import (
     DEFAULT_DAYS,
@@ -22,11 +24,14 @@ from airlora.release.verify import FolderFetcher, RepositoryReport, verify_repos
 
 __all__ = [
     "DEFAULT_DAYS",
+    "MAX_OBJECT_BYTES",
     "PASSPHRASE_VARIABLE",
+    "Carousel",
     "Cut",
     "FolderFetcher",
     "KeyFolder",
     "Manifest",
+    "ObjectId",
     "RepositoryReport",
     "SignedRepository",
     "StreamEntry",
@@ -36,12 +41,17 @@ __all__ = [
     "create_repository",
     "current_manifest",
     "default_keys",
+    "fountain",
     "is_initialised",
+    "open_carousel",
+    "open_packet",
     "open_repository",
+    "packet_keys",
     "publish_stream",
     "renew",
     "rotate_key",
     "target_path",
+    "unpack_bundle",
     "verify_repository",
     "verify_stream",
     "verify_tenant",

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -226,6 +226,10 @@ class SignedRepository(Repository):
             path = self._path(role, None if role == Timestamp.type else md.signed.version)
             write_bytes(path, _serialised(md))
         self._staged.clear()
+
+    def signer(self, role: str, keyid: str) -> CryptoSigner:
+        """Return what signs for a role with one of its keys; raises `ReleaseError` if that is missing or damaged."""
+        return self.keys.signer(role, _public(self._delegator(role), keyid, role))
 
     def _delegator(self, role: str) -> Root | Targets:
         return self.root() if role in TOP_LEVEL_ROLE_NAMES else self.targets()

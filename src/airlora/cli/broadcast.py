@@ -1,0 +1,159 @@
+"""Commands for links that go one way: cast and listen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from airlora.cli.app import Json, app
+from airlora.cli.edge import State, show_visit, verify_seconds
+from airlora.cli.releases import Keys, Repo, open_with_keys
+from airlora.errors import AirloraError, SettingsError
+from airlora.files import read_bytes
+from airlora.sizes import parse_size
+
+__all__ = ["cast", "listen"]
+
+
+@app.command()
+def cast(
+    repository: Repo,
+    address: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Where to: an address, or a group such as 239.1.2.3:9000.")
+    ],
+    rate_bps: Annotated[float, typer.Option(metavar="R", help="Bit/s of packets at most.")] = 1e6,
+    rounds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Send everything so many times; none: until interrupted."),
+    ] = None,
+    packet_bytes: Annotated[
+        int, typer.Option(metavar="B", help="Of a packet at most, such as 222 for LoRaWAN at its fastest.")
+    ] = 1200,
+    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")] = None,  # noqa: UP045
+    hops: Annotated[int, typer.Option(metavar="H", help="Routers that packets to a group may pass.")] = 1,
+    keys: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Send the newest release to whoever listens, again and again: no way back is needed.
+
+    Each packet is signed by the timestamp key. The metadata and the part that makes a first adapter are protected most.
+    A release that is published meanwhile is sent from the next round on.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from airlora.cloud.cast import CastPlan
+    from airlora.cloud.cast import cast as send
+
+    host, port = parse_address(address)
+    plan = CastPlan(host, port, rate_bps, rounds, packet_bytes, tenant, hops)
+    opened = open_with_keys(repository, keys)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("casting", total=None)
+
+        def told(number: int, num_bytes: int) -> None:
+            progress.update(task, description=f"casting, round {number + 1}", advance=num_bytes)
+
+        result = send(opened, plan, on_packet=told)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    Console().print(
+        f"release {result.version}: {result.num_rounds} rounds, {result.num_packets:,} packets, "
+        f"{result.num_bytes:,} bytes in {result.seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def listen(
+    address: Annotated[
+        str, typer.Argument(metavar="[HOST]:PORT", help="Where packets come: an address of this machine, or a group.")
+    ],
+    state: State,
+    root: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="ROOT.json", help="The repository's newest root, to trust from; needed once."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop after one visit.")] = False,
+    deadline_s: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
+    ] = None,
+    stall_s: Annotated[float, typer.Option(metavar="X", help="Give a visit up after so long without a packet.")] = 60.0,
+    max_bytes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
+    ] = None,
+    least_gain: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
+    ] = None,
+    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")] = None,  # noqa: UP045
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
+    ] = None,
+    health: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take what `airlora cast` sends: verify, install as it comes, go on where it broke off.
+
+    Exit codes as of `airlora edge run`; `airlora edge status`, `rollback` and `history` show the same state.
+    """
+    from airlora.edge import AgentPlan, LinkLimits, StateFolder, Wish, command_check, visit
+    from airlora.edge.listen import AIR_URL, BroadcastLink, listen_at, trusted_keys
+
+    if deadline_s is not None:
+        verify_seconds("deadline_s", deadline_s)
+    verify_seconds("stall_s", stall_s)
+    plan = AgentPlan(
+        url=AIR_URL,
+        root=None if root is None else read_bytes(root, "root", SettingsError),
+        tenant=tenant,
+        wish=Wish(None if max_bytes is None else parse_size(max_bytes), least_gain),
+        base_fingerprint=base,
+        checks=[command_check(text) for text in health or []],
+    )
+    limits = LinkLimits(stall_timeout_s=stall_s, max_attempts=1 if once else 2)
+    folder = StateFolder(state)
+    host, port = parse_address(address, needs_host=False)
+    is_first = True
+    with listen_at(host, port) as receiver:
+        link = BroadcastLink(receiver, trusted_keys(folder.trust, plan.root), limits=limits)
+        while True:
+            end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+            try:
+                link.begin(trusted_keys(folder.trust, plan.root), end_s)
+                found = visit(folder, plan, link)
+                show_visit(found, as_json=as_json)
+                if found.error is not None:
+                    raise found.error
+            except AirloraError as error:
+                if once or (is_first and isinstance(error, SettingsError)):
+                    raise
+                print(f"airlora: {error}", file=sys.stderr, flush=True)
+            if once:
+                return
+            is_first = False
+            time.sleep(1.0)
+
+
+def parse_address(text: str, *, needs_host: bool = True) -> tuple[str, int]:
+    """Return the host and port of an address, `[HOST]:PORT` for colons in the host; raises `SettingsError`."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if (needs_host and not host) or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
+        raise SettingsError.of("address", text, "HOST:PORT, such as 239.1.2.3:9000")
+    return host, int(port)

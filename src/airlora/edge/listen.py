@@ -1,0 +1,230 @@
+"""A link that nobody answers on: what a broadcast brings, as if it had been asked for.
+
+`airlora.edge.visit` works on it as on any other link: it asks for metadata and for ranges of the stream, and waits
+until the packets for that have come.  Everything else that comes meanwhile is kept for when it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from securesystemslib.signer import SSlibKey
+
+from airlora.edge.link import Clock, HttpError, HttpLink, LinkLimits
+from airlora.errors import NetworkError, SettingsError, TrustError
+from airlora.release import MAX_OBJECT_BYTES, ObjectId, fountain, open_packet, packet_keys, unpack_bundle
+
+__all__ = ["AIR_URL", "BroadcastLink", "Receiver", "listen_at", "trusted_keys"]
+
+AIR_URL = "broadcast://air"
+"""The repository that a broadcast stands for, in an `AgentPlan`."""
+
+MAX_HELD_BYTES = 32 * MAX_OBJECT_BYTES
+"""Of objects that are on their way or wait to be asked for."""
+
+MAX_PACKET_BYTES = 65_535
+
+RECEIVE_BUFFER_BYTES = 4 << 20
+"""Asked of the system, so that a write to a slow disk loses no packet."""
+
+
+class Receiver(Protocol):
+    """What packets come from: a socket, or what stands for one."""
+
+    def settimeout(self, seconds: float, /) -> None:
+        """Let `recv` wait no longer."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return the next packet; raises `TimeoutError`."""
+
+
+class BroadcastLink(HttpLink):
+    """What has been heard, and is heard while something is asked for.
+
+    Args:
+        receiver: Where packets come from.
+        keys: By which they may be signed.
+        limits: `stall_timeout_s` counts without a good packet, and twice of it without one of the stream in question.
+        end_s: When a visit ends, in the clock's seconds.
+        clock: Time.
+
+    Raises:
+        MissingDependencyError: `raptorq` is not installed.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        keys: Sequence[SSlibKey],
+        *,
+        limits: LinkLimits | None = None,
+        end_s: float = float("inf"),
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(limits or LinkLimits(), end_s, clock or Clock())
+        self.air_bytes = self.num_packets = self.num_refused = 0
+        self._receiver, self._keys, self._raptorq = receiver, list(keys), fountain()
+        self._decoders: dict[ObjectId, Any] = {}
+        self._objects: dict[ObjectId, bytes] = {}
+        self._files: dict[str, bytes] | None = None
+        self._bundle: ObjectId | None = None
+        self._is_fresh = False
+
+    def begin(self, keys: Sequence[SSlibKey], end_s: float) -> None:
+        """Begin a visit: metadata count once they are on the air again."""
+        self._keys, self.end_s, self._is_fresh = list(keys), end_s, False
+
+    @property
+    def rate_bps(self) -> float | None:
+        """None: what is lost, and what else is sent, leaves no rate to tell."""
+        return None
+
+    def post(self, url: str, body: bytes) -> None:  # noqa: ARG002
+        """Raise `NetworkError`: nobody listens."""
+        raise NetworkError(f"{url}: a broadcast has no way back")
+
+    def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
+        path = url.partition("://")[2].partition("/")[2]
+        if path.startswith("streams/"):
+            yield from self._stream(url, bytes.fromhex(Path(path).stem)[:16], start, stop)
+            return
+        while self._files is None or not self._is_fresh:
+            self._receive(url, None)
+        if path not in self._files:
+            raise HttpError(f"{url}: is not part of the broadcast", 404)
+        yield self._files[path][start:stop]
+
+    def _stream(self, url: str, stream: bytes, start: int, stop: int | None) -> Iterator[bytes]:
+        # What belongs to other releases is not asked for any more.
+        for kept in (self._decoders, self._objects):
+            for what in [what for what in kept if what.stream != stream and not what.is_bundle]:
+                kept.pop(what)
+        while stop is None or start < stop:
+            held = next((what for what in self._objects if _holds(what, stream, start)), None)
+            if held is None:
+                if stop is None:
+                    return
+                self._receive(url, stream)
+                continue
+            chunk = self._objects[held][start - held.start :]
+            chunk = chunk if stop is None else chunk[: stop - start]
+            start += len(chunk)
+            yield chunk
+
+    def _receive(self, url: str, stream: bytes | None) -> None:
+        """Take packets until one was good; raises `NetworkError` if none comes, or the deadline has come."""
+        began = self.clock.now_s()
+        heard_s = began
+        while True:
+            now = self.clock.now_s()
+            if self.left_s <= 0:
+                raise NetworkError(f"{url}: the deadline has come")
+            if now - heard_s >= self.limits.stall_timeout_s:
+                raise NetworkError(f"{url}: nothing was heard for {now - heard_s:.0f} s")
+            if now - began >= 2 * self.limits.stall_timeout_s:
+                raise NetworkError(f"{url}: is not on the air any more")
+            self._receiver.settimeout(max(0.001, min(self.limits.stall_timeout_s, self.left_s)))
+            try:
+                packet = self._receiver.recv(MAX_PACKET_BYTES)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise NetworkError(f"{url}: {(error.strerror or str(error)).lower()}") from error
+            self.air_bytes += len(packet)
+            self.num_packets += 1
+            try:
+                what, symbol = open_packet(self._keys, packet)
+                self._feed(what, symbol)
+            except TrustError:
+                self.num_refused += 1
+                continue
+            heard_s = self.clock.now_s()
+            if stream is None or what.stream == stream:
+                return
+
+    def _feed(self, what: ObjectId, symbol: bytes) -> None:
+        if what in self._objects or what == self._bundle:
+            self._is_fresh = self._is_fresh or what == self._bundle
+            return
+        if what not in self._decoders:
+            held = sum(key.length for key in (*self._decoders, *self._objects))
+            if held + what.length > MAX_HELD_BYTES:
+                return
+            self._decoders[what] = self._raptorq.Decoder.with_defaults(what.length, what.symbol_bytes)
+        content = self._decoders[what].decode(symbol)
+        if content is None:
+            return
+        del self._decoders[what]
+        if not what.is_bundle:
+            self._objects[what] = content
+            return
+        if hashlib.sha256(content).digest()[:16] != what.stream:
+            raise TrustError("bundle: not the one that its packets named")
+        self._files, self._bundle, self._is_fresh = unpack_bundle(content), what, True
+        for other in [other for other in self._decoders if other.is_bundle]:
+            del self._decoders[other]
+
+
+def _holds(what: ObjectId, stream: bytes, start: int) -> bool:
+    return what.stream == stream and what.start <= start < what.start + what.length
+
+
+def trusted_keys(trust: Path, root: bytes | None) -> list[SSlibKey]:
+    """Return the keys that packets may be signed by: of the newest root that the device trusts, or else of `root`.
+
+    Args:
+        trust: Folder of the device's metadata.
+        root: To trust at first.
+
+    Raises:
+        SettingsError: There is no root at all.
+        TrustError: The root is damaged, or none.
+    """
+    with contextlib.suppress(OSError, TrustError):
+        return packet_keys((trust / "root.json").read_bytes())
+    if root is None:
+        raise SettingsError("root: none is trusted yet, and a broadcast cannot be asked for one; give --root")
+    return packet_keys(root)
+
+
+def listen_at(host: str, port: int) -> socket.socket:
+    """Return a socket for packets to an address; of a group of addresses it becomes a member.
+
+    Raises:
+        SettingsError: The address is none of this machine's, and no group.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+        )[0]
+        receiver = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            receiver.bind(address)
+            _join(receiver, str(address[0]))
+        except BaseException:
+            receiver.close()
+            raise
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise SettingsError.of("address", f"{host}:{port}", f"one of this machine or a group ({reason})") from error
+    return receiver
+
+
+def _join(receiver: socket.socket, host: str) -> None:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if not address.is_multicast:
+        return
+    if address.version == 4:
+        member = address.packed + socket.inet_aton("0.0.0.0")  # noqa: S104 - whatever interface the system takes
+        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    else:
+        receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + struct.pack("@I", 0))

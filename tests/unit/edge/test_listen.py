@@ -1,0 +1,293 @@
+"""A broadcast: what is lost, forged, replayed or comes in any order, and what a device makes of it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from airlora.cloud.cast import CastPlan, cast
+from airlora.edge import StateFolder, Visit, Wish, visit
+from airlora.edge.listen import AIR_URL, BroadcastLink, listen_at, trusted_keys
+from airlora.edge.simulated import VirtualTime
+from airlora.errors import MissingDependencyError, NetworkError, ReleaseError, SettingsError, TrustError
+from airlora.release import (
+    ObjectId,
+    add_tenant,
+    current_manifest,
+    open_carousel,
+    open_packet,
+    packet_keys,
+    publish_stream,
+    renew,
+    rotate_key,
+    unpack_bundle,
+)
+from airlora.release.packets import PACKET_OVERHEAD, pack_bundle
+from delivery import FINGERPRINT, STREAMS, Device, cuts_of, make_repository
+
+RATE_BPS = 50_000.0
+
+
+class Air:
+    """Packets in virtual time; those that come to nobody's ears are left out.
+
+    Args:
+        packets: What is sent.
+        time: The clock.
+        loss: Share of the packets that are lost.
+        tamper: Given a packet, returns what comes in its place.
+    """
+
+    def __init__(
+        self,
+        packets: Iterator[bytes],
+        time: VirtualTime,
+        *,
+        loss: float = 0.0,
+        tamper: Callable[[bytes], list[bytes]] = lambda packet: [packet],
+        seed: int = 0,
+    ) -> None:
+        self._packets, self._time, self._loss, self._tamper = packets, time, loss, tamper
+        self._random, self._waiting, self._timeout = random.Random(seed), [], 1.0
+
+    def settimeout(self, seconds: float, /) -> None:
+        self._timeout = seconds
+
+    def recv(self, _size: int, /) -> bytes:
+        waited = 0.0
+        while not self._waiting:
+            packet = next(self._packets, None)
+            if packet is None or waited > self._timeout:
+                self._time.sleep(self._timeout - waited if packet is None else 0.0)
+                raise TimeoutError
+            self._time.sleep(8 * len(packet) / RATE_BPS)
+            waited += 8 * len(packet) / RATE_BPS
+            if self._random.random() >= self._loss:
+                self._waiting = self._tamper(packet)
+        return self._waiting.pop(0)
+
+
+def rounds(device: Device, *, packet_bytes: int = 300, first: int = 0, tenant: str | None = None) -> Iterator[bytes]:
+    carousel = open_carousel(device.repository, packet_bytes=packet_bytes, tenant=tenant)
+    for number in itertools.count(first):
+        yield from carousel.round(number)
+
+
+def heard(device: Device, packets: Iterator[bytes], *, deadline_s: float = 1e6, **options: object) -> Visit:
+    time = VirtualTime(1000.0)
+    wish, tenant = options.pop("wish", Wish()), options.pop("tenant", None)
+    air = Air(packets, time, **options)  # type: ignore[arg-type]
+    plan = replace(device.plan, url=AIR_URL, wish=wish, tenant=tenant)
+    link = BroadcastLink(air, trusted_keys(device.folder.trust, plan.root), clock=time.clock)
+    link.begin(trusted_keys(device.folder.trust, plan.root), time.now_s + deadline_s)
+    found = visit(device.folder, plan, link, seed=0)
+    device.link_used = link  # type: ignore[attr-defined]
+    return found
+
+
+def test_a_device_that_only_listens_has_the_release(device: Device) -> None:
+    found = heard(device, rounds(device))
+    assert (found.error, found.version, found.complete) == (None, 1, True)
+    assert device.running() == STREAMS[0]
+    # What is on the air beside the stream: signatures, names, metadata, protection.
+    assert device.link_used.air_bytes < 3.5 * len(STREAMS[0])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.3, 0.6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_cost_time_and_nothing_else(device: Device, loss: float, seed: int) -> None:
+    found = heard(device, rounds(device), loss=loss, seed=seed)
+    assert found.complete
+    assert device.running() == STREAMS[0]
+
+
+def test_the_first_adapter_comes_long_before_the_whole(device: Device) -> None:
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    found = heard(device, rounds(device), loss=0.3)
+    assert found.first_usable_s is not None
+    assert found.first_usable_s < 0.5 * found.seconds
+
+
+def test_who_begins_in_the_middle_has_it_too(device: Device) -> None:
+    packets = rounds(device, first=3)
+    for _ in range(40):
+        next(packets)
+    assert heard(device, packets, loss=0.2).complete
+
+
+def test_forged_and_damaged_packets_are_counted_and_left(device: Device) -> None:
+    generator = random.Random(7)
+    other = next(iter(rounds(Device(device.folder, make_repository_of_a_thief(device)))))
+
+    def tamper(packet: bytes) -> list[bytes]:
+        damaged = bytearray(packet)
+        damaged[generator.randrange(len(packet))] ^= 1 << generator.randrange(8)
+        return [bytes(damaged), packet[:-1], b"", b"ALC1", generator.randbytes(300), other, packet, packet]
+
+    found = heard(device, rounds(device), tamper=tamper)
+    assert found.complete
+    assert device.running() == STREAMS[0]
+    link = device.link_used  # type: ignore[attr-defined]
+    assert link.num_refused > 0.7 * link.num_packets
+
+
+def make_repository_of_a_thief(device: Device) -> object:
+    folder = device.folder.folder.parent / "thief"
+    folder.mkdir()
+    repository = make_repository(folder)
+    publish_stream(repository, STREAMS[2])
+    return repository
+
+
+def test_an_old_broadcast_played_again_changes_nothing(device: Device) -> None:
+    recorded = list(itertools.islice(rounds(device), 400))
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    assert heard(device, rounds(device)).version == 2
+    found = heard(device, iter(recorded))
+    assert isinstance(found.error, TrustError)
+    assert device.running() == STREAMS[1]
+
+
+def test_a_visit_that_ends_early_is_gone_on_with(device: Device) -> None:
+    first = heard(device, rounds(device), deadline_s=3.0)
+    assert not first.complete
+    assert first.bytes_fetched > 0
+    second = heard(device, rounds(device))
+    assert second.bytes_reused == first.bytes_fetched
+    assert second.complete
+
+
+def test_silence_is_given_up(device: Device) -> None:
+    found = heard(device, iter([]))
+    assert isinstance(found.error, NetworkError)
+    assert "nothing was heard" in str(found.error)
+
+
+def test_what_is_taken_off_the_air_is_not_waited_for(device: Device) -> None:
+    """A newer release takes the place of the one that is being heard: the next visit takes that one."""
+    packets = list(itertools.islice(rounds(device), 40))
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    found = heard(device, itertools.chain(packets, rounds(device)))
+    assert "not on the air" in str(found.error or found.note)
+    assert heard(device, rounds(device)).version == 2
+
+
+def test_a_tenants_release(device: Device) -> None:
+    add_tenant(device.repository, "acme")
+    publish_stream(device.repository, STREAMS[2], tenant="acme")
+    assert heard(device, rounds(device, tenant="acme"), tenant="acme").complete
+    assert device.running() == STREAMS[2]
+
+
+def test_new_keys_are_learnt_from_the_air_where_the_old_one_signs(device: Device) -> None:
+    heard(device, rounds(device))
+    rotate_key(device.repository, "root")
+    renew(device.repository)
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    assert heard(device, rounds(device)).version == 2
+
+
+def test_only_what_is_wanted_is_waited_for(device: Device) -> None:
+    found = heard(device, rounds(device), wish=Wish(max_bytes=len(STREAMS[0]) // 2))
+    assert found.version == 1
+    assert not found.complete
+    assert found.bytes_fetched <= len(STREAMS[0]) // 2
+
+
+@pytest.mark.parametrize("packet_bytes", [PACKET_OVERHEAD + 8, 222, 1200, 60_000])
+def test_packets_of_any_size(device: Device, packet_bytes: int) -> None:
+    packets = list(open_carousel(device.repository, packet_bytes=packet_bytes).round(0))
+    assert max(map(len, packets)) <= packet_bytes
+    assert heard(device, rounds(device, packet_bytes=packet_bytes)).complete
+
+
+def test_each_round_sends_other_symbols(device: Device) -> None:
+    carousel = open_carousel(device.repository, packet_bytes=300)
+    assert not set(carousel.round(0)) & set(carousel.round(1))
+
+
+def test_bad_packets_are_named(device: Device) -> None:
+    root = (device.repository.metadata / "1.root.json").read_bytes()
+    keys = packet_keys(root)
+    packet = next(open_carousel(device.repository).round(0))
+    what, symbol = open_packet(keys, packet)
+    assert (what.is_bundle, len(symbol)) == (True, what.symbol_bytes + 4)
+    for bad in (b"", packet[:-1], b"X" + packet[1:], packet[:-1] + bytes([packet[-1] ^ 1]), packet + b"\0"):
+        with pytest.raises(TrustError, match="packet"):
+            open_packet(keys, bad)
+    with pytest.raises(TrustError, match="packet"):
+        open_packet([], packet)
+    with pytest.raises(TrustError, match="root"):
+        packet_keys(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("what", "symbol"),
+    [
+        (ObjectId(bytes(16), 0, 0, 8), bytes(12)),
+        (ObjectId(bytes(16), 0, 2**31, 8), bytes(12)),
+        (ObjectId(bytes(16), 0, 100, 16), bytes(12)),
+        (ObjectId(bytes(16), 0, 100, 9), bytes(13)),
+        (ObjectId(bytes(16), 0, 100, 8), b"\1" + bytes(11)),
+    ],
+)
+def test_signed_packets_that_cannot_be(device: Device, what: ObjectId, symbol: bytes) -> None:
+    """What would make the decoder panic or take memory without end does not reach it."""
+    from airlora.release.packets import seal_packet
+
+    root = device.repository.root()
+    signer = device.repository.signer("timestamp", root.roles["timestamp"].keyids[0])
+    with pytest.raises(TrustError, match="form"):
+        open_packet(packet_keys(device.repository.open("root").to_bytes()), seal_packet(signer, what, symbol))
+
+
+def test_bundles_that_are_none() -> None:
+    import zlib
+
+    bundle, name = pack_bundle({"metadata/x.json": b"{}"})
+    assert (unpack_bundle(bundle), len(name)) == ({"metadata/x.json": b"{}"}, 16)
+    bomb = zlib.compress(b'{"a": "' + b"a" * 10_000_000 + b'"}')
+    for bad in (b"", bundle[:-3], b"nonsense", bomb, zlib.compress(b"[]"), zlib.compress(b'{"a": 1}')):
+        with pytest.raises(TrustError, match="bundle"):
+            unpack_bundle(bad)
+
+
+def test_what_cannot_be_sent(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReleaseError, match="packet bytes"):
+        open_carousel(device.repository, packet_bytes=50)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReleaseError, match="nothing has been released"):
+        open_carousel(make_repository(tmp_path / "empty"))
+    with pytest.raises(SettingsError, match="rounds"):
+        CastPlan("127.0.0.1", 9, num_rounds=0)
+    with pytest.raises(SettingsError, match="address"):
+        cast(device.repository, CastPlan("no.such.host.invalid", 9, num_rounds=1))
+    with pytest.raises(SettingsError, match="address"):
+        listen_at("192.0.2.1", 9)
+    with pytest.raises(SettingsError, match="--root"):
+        trusted_keys(tmp_path, None)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "raptorq", None)
+        with pytest.raises(MissingDependencyError, match=r"airlora\[broadcast\]"):
+            open_carousel(device.repository)
+    for path in (tmp_path / "keys" / "timestamp").glob("*.pem"):
+        path.unlink()
+    with pytest.raises(ReleaseError, match="timestamp key"):
+        open_carousel(device.repository)
+
+
+def test_the_rate_is_kept(device: Device) -> None:
+    clock = VirtualTime(0.0)
+    plan = CastPlan("127.0.0.1", 9, rate_bps=20_000.0, num_rounds=2, packet_bytes=500)
+    result = cast(device.repository, plan, now_s=lambda: clock.now_s, sleep=clock.sleep)
+    assert result.num_rounds == 2
+    assert 8 * result.num_bytes / result.seconds == pytest.approx(20_000.0, rel=0.05)
+    assert current_manifest(device.repository).version == result.version
+    assert StateFolder(device.folder.folder).load().running is None
+    assert len(FINGERPRINT) == 64
