@@ -51,6 +51,7 @@ class FakeLink(SimulatedLink):
         rate_bps: Of the link, bit/s.
         break_after: Bytes after which each answer breaks off; None: never.
         chunk_bytes: In which the bytes come, at most.
+        with_bundle: Whether the server has the metadata in one file too.
         tamper: Given a path and its content, returns what the server hands out.
         statuses: HTTP's numbers of the next answers, before the good ones.
         options: See `SimulatedLink`.
@@ -63,18 +64,21 @@ class FakeLink(SimulatedLink):
         rate_bps: float = 1e6,
         break_after: int | None = None,
         chunk_bytes: int = 1 << 20,
+        with_bundle: bool = False,
         tamper: Callable[[str, bytes], bytes | Iterator[bytes]] = lambda path, content: content,
         statuses: Sequence[int] = (),
         **options: Any,
     ) -> None:
         super().__init__(folder, lambda _: rate_bps, time=VirtualTime(1000.0), **options)
         self.break_after, self.tamper, self.statuses = break_after, tamper, list(statuses)
-        self.chunk_bytes = chunk_bytes
+        self.chunk_bytes, self.with_bundle = chunk_bytes, with_bundle
         self.requests: list[tuple[str, int, int | None]] = []
         self.sent: list[tuple[str, int, int]] = []
 
     def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
         path, came = url.partition("://")[2].partition("/")[2], 0
+        if path.endswith("bundle.z") and not self.with_bundle:
+            raise HttpError(f"{url}: HTTP 404", 404)
         self.requests.append((path, start, stop))
         for whole in super()._bytes(url, start, stop):
             for at in range(0, len(whole), self.chunk_bytes):

@@ -92,6 +92,7 @@ def test_exit_codes_and_bad_input(site: tuple[Path, str], tmp_path: Path) -> Non
     assert len([line for line in nobody.stderr.splitlines() if line.startswith("airlora: ")]) == 1
     assert airlora(*run(url, state)).returncode == 0
     refused(airlora("edge", "rollback", "--state", state), "no earlier adapter")
+    (folder / "metadata" / "bundle.z").unlink()
     timestamp = folder / "metadata" / "timestamp.json"
     timestamp.write_bytes(timestamp.read_bytes().replace(b'"version":2', b'"version":7'))
     untrusted = airlora(*run(url, state))

@@ -85,8 +85,10 @@ class _Files(StaticFiles):
         if name.startswith("."):
             raise HTTPException(404)
         answer = super().file_response(full_path, stat_result, scope, status_code)
-        answer.headers["Cache-Control"] = NEVER if name == "timestamp.json" else self._for_ever
-        if name.endswith(".airs"):
+        answer.headers["Cache-Control"] = (
+            NEVER if name == "timestamp.json" or name.endswith("bundle.z") else self._for_ever
+        )
+        if name.endswith((".airs", ".z")):
             answer.headers["Content-Type"] = "application/octet-stream"
         return answer
 

@@ -136,6 +136,8 @@ class HttpLink:
         self._pool.pool_classes_by_scheme = dict(paced_pools(self))
         self._asked_s, self._raw_bytes, self._is_header = 0.0, 0, False
         self._why: str | None = None
+        self._known_tag: str | None = None
+        self._tag: str | None = None
 
     @property
     def left_s(self) -> float:
@@ -172,6 +174,40 @@ class HttpLink:
             self._asked_s += last - now
             if self.left_s <= 0:
                 raise NetworkError(f"{url}: the deadline has come")
+
+    def get_if_changed(
+        self, url: str, tag: str | None, patience: Patience, *, max_bytes: int
+    ) -> tuple[bytes, str | None] | None:
+        """Return a small file and its entity tag, or None if it is still the one with the tag that is known.
+
+        After a break it is gone on with; what was put together of two versions is for the caller to notice.
+
+        Args:
+            url: Of the file.
+            tag: Known of it from before.
+            patience: With the link.
+            max_bytes: Of it; it is cut off behind.
+
+        Raises:
+            NetworkError: As `get`.
+        """
+        content = b""
+        while True:
+            self._known_tag = None if content else tag
+            try:
+                for chunk in self.get(url, start=len(content)):
+                    content += chunk
+                    if len(content) > max_bytes:
+                        break
+            except NetworkError as error:
+                if isinstance(error, HttpError) and error.status == 304 and tag is not None:
+                    return None
+                patience.failed(error)
+                continue
+            finally:
+                self._known_tag = None
+            patience.progress()
+            return content, self._tag
 
     def post(self, url: str, body: bytes) -> None:
         """Send a JSON object, once; raises `NetworkError` as `get` does."""
@@ -261,7 +297,10 @@ class HttpLink:
         headers = {"Accept-Encoding": "identity"}
         if is_part:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if self._known_tag is not None:
+            headers["If-None-Match"] = self._known_tag
         answer = self._get(url, headers)
+        self._tag = answer.headers.get("ETag")
         try:
             skip = _verify_answer(url, answer, is_part=is_part, start=start)
             wanted = None if stop is None else stop - start

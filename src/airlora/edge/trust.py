@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
 from airlora.edge.link import HttpError, HttpLink, Patience
-from airlora.errors import NetworkError
-from airlora.release import Manifest, TrustedClient
+from airlora.errors import NetworkError, TrustError
+from airlora.files import make_folder, seal, unseal, write_bytes
+from airlora.release import NEWEST_ROOT, Manifest, TrustedClient, bundle_name, unpack_bundle
+
+KEPT_BUNDLE = "newest.bundle"
+"""Where the last bundle lies, behind its tag: while it is the newest it need not come again."""
+
+MAX_KEPT_BYTES = 256 * 1024
 
 __all__ = ["LinkFetcher", "first_root", "refresh_trust"]
 
@@ -24,13 +32,23 @@ class LinkFetcher(FetcherInterface):
         link: The server.
         patience: With it.
         max_bytes: Of any file; one that goes on is cut off.
+        base: Address of the repository.
+        files: Of it, by their path, that have come already.
     """
 
     link: HttpLink
     patience: Patience
     max_bytes: int = 512 * 1024
+    base: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def _fetch(self, url: str) -> Iterator[bytes]:
+        path = url.removeprefix(f"{self.base}/")
+        if path in self.files:
+            yield self.files[path]
+            return
+        if self._is_no_root_yet(path):
+            raise DownloadHTTPError(f"{url}: no newer root in the bundle", 404)
         # A file whose name has its version or digest never changes, and can be gone on with after a break.
         never_changes = url.rpartition("/")[2].partition(".")[0] != "timestamp"
         content = b""
@@ -53,6 +71,11 @@ class LinkFetcher(FetcherInterface):
             yield content
             return
 
+    def _is_no_root_yet(self, path: str) -> bool:
+        """Whether a root is asked for that is newer than the newest."""
+        newest, asked = self.files.get(NEWEST_ROOT, b""), re.fullmatch(r"metadata/([0-9]{1,9})\.root\.json", path)
+        return newest.isdigit() and asked is not None and int(asked[1]) > int(newest)
+
 
 def refresh_trust(
     folder: Path, url: str, link: HttpLink, patience: Patience, *, root: bytes | None, tenant: str | None = None
@@ -73,9 +96,46 @@ def refresh_trust(
         StorageError: It cannot be kept.
     """
     base = url.rstrip("/")
-    client = TrustedClient(folder, f"{base}/metadata/", f"{base}/targets/", LinkFetcher(link, patience), root=root)
-    client.refresh()
-    return client.manifest(tenant)
+    files = _bundle(folder, f"{base}/metadata/{bundle_name(tenant)}", link, patience)
+
+    def refreshed(files: Mapping[str, bytes]) -> Manifest | None:
+        fetcher = LinkFetcher(link, patience, base=base, files=files)
+        client = TrustedClient(folder, f"{base}/metadata/", f"{base}/targets/", fetcher, root=root)
+        client.refresh()
+        return client.manifest(tenant)
+
+    if files:
+        # What is wrong with a bundle is no more than what is wrong with a cache.
+        with contextlib.suppress(TrustError):
+            return refreshed(files)
+    return refreshed({})
+
+
+def _bundle(folder: Path, url: str, link: HttpLink, patience: Patience) -> dict[str, bytes]:
+    """Return the files of the repository's bundle; none if it has none. Raises `NetworkError`."""
+    kept, tag, bundle = folder / KEPT_BUNDLE, None, b""
+    try:
+        first, _, bundle = unseal(kept, "bundle", 1, TrustError).partition(b"\n")
+        tag = first.decode("ascii") or None
+    except (TrustError, ValueError):
+        pass
+    try:
+        changed = link.get_if_changed(url, tag, patience, max_bytes=MAX_KEPT_BYTES)
+    except HttpError as error:
+        if error.is_passing:
+            raise
+        return {}
+    try:
+        if changed is None:
+            return unpack_bundle(bundle)
+        bundle, tag = changed
+        files = unpack_bundle(bundle)
+    except TrustError:
+        return {}
+    if tag is not None and tag.isascii() and tag.isprintable():
+        make_folder(folder)
+        write_bytes(kept, seal(tag.encode() + b"\n" + bundle, "bundle", 1))
+    return files
 
 
 def first_root(url: str, link: HttpLink, patience: Patience) -> bytes:

@@ -4,11 +4,12 @@
 as a device would; `TrustedClient` is that device's view.  Trust is The Update Framework's, by `tuf`.
 """
 
+from airlora.release.bundle import NEWEST_ROOT, bundle_name, unpack_bundle
 from airlora.release.carousel import Carousel, fountain, open_carousel
 from airlora.release.client import TrustedClient, is_initialised
 from airlora.release.keys import PASSPHRASE_VARIABLE, KeyFolder
 from airlora.release.manifest import Cut, Manifest, StreamEntry
-from airlora.release.packets import MAX_OBJECT_BYTES, ObjectId, open_packet, packet_keys, unpack_bundle
+from airlora.release.packets import MAX_OBJECT_BYTES, ObjectId, open_packet, packet_keys
 from airlora.release.publish import collect_garbage, current_manifest, publish_stream
 from airlora.release.repository import (
     DEFAULT_DAYS,
@@ -25,6 +26,7 @@ from airlora.release.verify import FolderFetcher, RepositoryReport, verify_repos
 __all__ = [
     "DEFAULT_DAYS",
     "MAX_OBJECT_BYTES",
+    "NEWEST_ROOT",
     "PASSPHRASE_VARIABLE",
     "Carousel",
     "Cut",
@@ -37,6 +39,7 @@ __all__ = [
     "StreamEntry",
     "TrustedClient",
     "add_tenant",
+    "bundle_name",
     "collect_garbage",
     "create_repository",
     "current_manifest",

@@ -19,10 +19,11 @@ from securesystemslib.signer import Signer
 from airlora.codec import StreamReader
 from airlora.errors import MissingDependencyError, ReleaseError
 from airlora.files import read_bytes
+from airlora.release.bundle import newest_metadata, pack_bundle
 from airlora.release.manifest import Manifest
-from airlora.release.packets import BUNDLE, MAX_OBJECT_BYTES, PACKET_OVERHEAD, ObjectId, pack_bundle, seal_packet
+from airlora.release.packets import BUNDLE, MAX_OBJECT_BYTES, PACKET_OVERHEAD, ObjectId, seal_packet
 from airlora.release.publish import current_manifest
-from airlora.release.repository import SignedRepository, target_path
+from airlora.release.repository import SignedRepository
 
 __all__ = ["MIN_PACKET_BYTES", "Carousel", "fountain", "open_carousel"]
 
@@ -132,16 +133,10 @@ def open_carousel(repository: SignedRepository, *, tenant: str | None = None, pa
 
 
 def _metadata(repository: SignedRepository, tenant: str | None) -> dict[str, bytes]:
-    """Return every file that a device asks for before the stream."""
-    names = [f"{version}.root.json" for version in range(1, repository.version_of("root") + 1)]
-    roles = ["snapshot", "targets", *([] if tenant is None else [tenant])]
-    names += ["timestamp.json", *(f"{repository.version_of(role)}.{role}.json" for role in roles)]
-    files = {f"metadata/{name}": read_bytes(repository.metadata / name, "metadata", ReleaseError) for name in names}
-    path = target_path(tenant)
-    digest = repository.targets(tenant or "targets").targets[path].hashes["sha256"]
-    folder, _, name = path.rpartition("/")
-    place = "/".join(part for part in ("targets", folder, f"{digest}.{name}") if part)
-    return files | {place: read_bytes(repository.folder / place, "manifest", ReleaseError)}
+    """Return every file that a device asks for before the stream, and all roots, for nobody can ask for one."""
+    names = [f"metadata/{version}.root.json" for version in range(1, repository.version_of("root") + 1)]
+    roots = {name: read_bytes(repository.folder / name, "metadata", ReleaseError) for name in names}
+    return roots | newest_metadata(repository, tenant)
 
 
 def _groups(stream: bytes) -> Iterator[tuple[int, int]]:

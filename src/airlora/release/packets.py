@@ -13,11 +13,8 @@ What was put together is verified again, as if a web server had sent it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from securesystemslib.exceptions import Error as SigningError
@@ -25,7 +22,7 @@ from securesystemslib.signer import Signature, Signer, SSlibKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
-from airlora.errors import ReleaseError, TrustError
+from airlora.errors import TrustError
 
 __all__ = [
     "BUNDLE",
@@ -33,10 +30,8 @@ __all__ = [
     "PACKET_OVERHEAD",
     "ObjectId",
     "open_packet",
-    "pack_bundle",
     "packet_keys",
     "seal_packet",
-    "unpack_bundle",
 ]
 
 _HEADER = struct.Struct(">4s16sIIH")
@@ -53,9 +48,6 @@ BUNDLE = 0xFFFFFFFF
 
 MAX_OBJECT_BYTES = 1 << 20
 """Of an object; RaptorQ makes one block of so many, and a device holds a few of them."""
-
-MAX_BUNDLE_BYTES = 4 << 20
-"""Of the metadata, before they are packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,34 +118,6 @@ def packet_keys(root: bytes) -> list[SSlibKey]:
     except (RepositoryError, ValueError) as error:
         raise TrustError(f"root: {error}") from error
     return [key for key in keys if isinstance(key, SSlibKey) and key.keytype == "ed25519"]
-
-
-def pack_bundle(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
-    """Return files, by their path below the repository, as one compressed object, and how its digest begins.
-
-    Raises:
-        ReleaseError: They are too large for a broadcast.
-    """
-    text = json.dumps({path: content.decode() for path, content in files.items()}, separators=(",", ":"))
-    bundle = zlib.compress(text.encode(), 9)
-    if len(text) > MAX_BUNDLE_BYTES or len(bundle) > MAX_OBJECT_BYTES:
-        raise ReleaseError.of("bytes of metadata", len(text), f"at most {MAX_BUNDLE_BYTES} for a broadcast")
-    return bundle, hashlib.sha256(bundle).digest()[:16]
-
-
-def unpack_bundle(bundle: bytes) -> dict[str, bytes]:
-    """Return the files of a bundle; raises `TrustError` if it is none."""
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(bundle, MAX_BUNDLE_BYTES)
-        if not unpacker.eof:
-            raise TrustError(f"bundle: cut, or more than {MAX_BUNDLE_BYTES} bytes")
-        value = json.loads(text)
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise TrustError("bundle: damaged") from error
-    if not isinstance(value, dict) or not all(isinstance(content, str) for content in value.values()):
-        raise TrustError("bundle: damaged")
-    return {path: content.encode() for path, content in value.items()}
 
 
 def _is_by(key: SSlibKey, signature: str, data: bytes) -> bool:

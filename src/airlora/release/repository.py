@@ -6,6 +6,7 @@ REPO/metadata/timestamp.json     short-lived: which snapshot is the newest
 REPO/metadata/N.snapshot.json    which versions of the rest belong together
 REPO/metadata/N.targets.json     the manifest's digest, and which key signs for which tenant
 REPO/metadata/N.<tenant>.json    the digest of a tenant's manifest
+REPO/metadata/bundle.z           what a device asks for first, in one file; `<tenant>.bundle.z` for a tenant's
 REPO/targets/<sha256>.latest.json                      the manifest of the newest release
 REPO/targets/tenants/<tenant>/<sha256>.latest.json     a tenant's
 REPO/streams/<digest>.airs       adapters
@@ -46,6 +47,7 @@ from tuf.repository import Repository
 
 from airlora.errors import ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
+from airlora.release.bundle import NEWEST_ROOT, bundle_name, newest_metadata, pack_bundle
 from airlora.release.keys import KeyFolder
 
 __all__ = [
@@ -221,11 +223,17 @@ class SignedRepository(Repository):
         """Write what was signed, in the order that leaves something valid to see at any time; raises `StorageError`."""
         last = (Snapshot.type, Timestamp.type, Root.type)
         order = [role for role in self._staged if role not in last]
+        # A stale bundle would hide what is new; without one devices ask for the files.
+        for path in self.metadata.glob("*bundle.z"):
+            path.unlink(missing_ok=True)
         for role in (*order, *(role for role in last if role in self._staged)):
             md = self._staged[role]
             path = self._path(role, None if role == Timestamp.type else md.signed.version)
             write_bytes(path, _serialised(md))
         self._staged.clear()
+        for tenant in [None, *self.tenants]:
+            files = newest_metadata(self, tenant) | {NEWEST_ROOT: str(self._newest_root()).encode()}
+            write_bytes(self.metadata / bundle_name(tenant), pack_bundle(files)[0])
 
     def signer(self, role: str, keyid: str) -> CryptoSigner:
         """Return what signs for a role with one of its keys; raises `ReleaseError` if that is missing or damaged."""

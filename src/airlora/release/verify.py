@@ -13,8 +13,9 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
 from airlora.codec import decode_stream
-from airlora.errors import ReleaseError
+from airlora.errors import ReleaseError, TrustError
 from airlora.files import read_bytes
+from airlora.release.bundle import NEWEST_ROOT, bundle_name, newest_metadata, unpack_bundle
 from airlora.release.client import TrustedClient
 from airlora.release.manifest import Manifest
 from airlora.release.repository import SignedRepository
@@ -88,6 +89,12 @@ def verify_repository(repository: SignedRepository) -> RepositoryReport:
         whole = timedelta(days=signed.unrecognized_fields.get("x-airlora-days", 0))
         if signed.expires - now < _SOON * whole:
             warnings.append(f"{role} expires on {signed.expires:%Y-%m-%d}; sign it again by repo renew")
+    for tenant in [None, *repository.tenants]:
+        bundle = folder / "metadata" / bundle_name(tenant)
+        if not bundle.exists() or not _is_newest(repository, tenant, bundle.read_bytes()):
+            warnings.append(
+                f"metadata/{bundle.name}: missing or stale, devices ask for more files; mend it by repo renew"
+            )
     warnings += [f"{path.relative_to(folder)}: left over from a write that failed" for path in files if _is_left(path)]
     return RepositoryReport(manifests, expires, warnings, sum(path.stat().st_size for path in files))
 
@@ -103,6 +110,15 @@ def verify_stream(manifest: Manifest, stream: bytes) -> None:
     ):
         if found != wanted:
             raise ReleaseError.of(f"stream of release {manifest.version}: {name}", found, f"{wanted}, as signed")
+
+
+def _is_newest(repository: SignedRepository, tenant: str | None, bundle: bytes) -> bool:
+    try:
+        files = unpack_bundle(bundle)
+    except TrustError:
+        return False
+    newest_root = files.pop(NEWEST_ROOT, b"").decode()
+    return files == newest_metadata(repository, tenant) and newest_root == str(repository.version_of("root"))
 
 
 def _is_left(path: Path) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from airlora.cloud import DeviceReport, ReportStore, Rollout, Tokens, make_app, parse_rate
 from airlora.edge import AgentPlan, HttpLink, StateFolder, visit
 from airlora.errors import NetworkError, ReleaseError, SettingsError, StorageError
+from airlora.release import publish_stream
 from delivery import FINGERPRINT, STREAMS
 
 Serve = Callable[..., Any]
@@ -41,6 +42,21 @@ def test_files_come_whole_and_in_ranges(serve: Serve) -> None:
     assert part.headers["Content-Range"] == f"bytes 100-199/{len(STREAMS[0])}"
     assert served.ask(path, headers={"Range": "bytes=999999-"}).status == 416
     assert served.ask(path, "HEAD").headers["Content-Length"] == str(len(STREAMS[0]))
+
+
+def test_the_bundle_comes_once(serve: Serve, tmp_path: Path) -> None:
+    """A device that looks again is told in a header that nothing is new."""
+    served = serve()
+    folder, plan = StateFolder(tmp_path / "state"), AgentPlan(served.url, base_fingerprint=FINGERPRINT)
+    first = visit(folder, plan, HttpLink(), seed=0)
+    link = HttpLink()
+    again = visit(folder, plan, link, seed=0)
+    assert (first.complete, again.note) == (True, "release 1 is the newest")
+    assert link.num_bytes == 0
+    publish_stream(served.repository, STREAMS[1])
+    assert visit(folder, plan, HttpLink(), seed=0).version == 2
+    (folder.trust / "newest.bundle").write_bytes(b"nonsense")
+    assert visit(folder, plan, HttpLink(), seed=0).version == 2
 
 
 def test_what_never_changes_is_kept_for_ever_and_the_timestamp_never(serve: Serve) -> None:

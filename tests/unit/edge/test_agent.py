@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from airlora.edge import HttpLink, LinkLimits, StateFolder, Wish, agent, command
 from airlora.edge.download import PartialStream, fetch_stream
 from airlora.edge.link import HttpError, Patience
 from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
-from airlora.release import Cut, add_tenant, current_manifest, publish_stream
+from airlora.release import Cut, add_tenant, current_manifest, publish_stream, rotate_key
+from airlora.release.bundle import pack_bundle, unpack_bundle
 from delivery import STREAMS, URL, Device, cuts_of, make_stream
 
 
@@ -521,3 +523,67 @@ def test_a_failure_that_nobody_took_is_told_again(device: Device, monkeypatch: p
     assert [report["failed"] for report in told] == [True, False]
     assert told[0]["wanted_stream"] == current_manifest(device.repository).stream.digest
     assert device.folder.load().untold is None
+
+
+def test_a_first_visit_asks_for_two_files(device: Device) -> None:
+    """The metadata come in one, and the stream."""
+    link = device.link(with_bundle=True)
+    found = device.visit(link)
+    assert (found.error, found.complete) == (None, True)
+    assert [path.partition("/")[0] for path, _, _ in link.requests] == ["metadata", "streams"]
+    slow = device.link()
+    Device(StateFolder(device.folder.folder.parent / "other"), device.repository).visit(slow)
+    assert found.metadata_bytes < 0.7 * sum(stop - start for path, start, stop in slow.sent if "streams" not in path)
+
+
+def test_a_new_release_and_a_new_root_by_the_bundle(device: Device) -> None:
+    device.visit(device.link(with_bundle=True))
+    rotate_key(device.repository, "targets")
+    publish(device, 1)
+    link = device.link(with_bundle=True)
+    assert device.visit(link).version == 2
+    assert [path for path, _, _ in link.requests][:2] == ["metadata/bundle.z", "metadata/2.root.json"]
+    assert device.running() == STREAMS[1]
+
+
+@pytest.mark.parametrize(
+    "bundle", [b"", b"nonsense", zlib.compress(b"{}"), zlib.compress(b"[" * 100_000), bytes(3_000_000)]
+)
+def test_a_bundle_that_is_none_is_done_without(device: Device, bundle: bytes) -> None:
+    link = device.link(with_bundle=True, tamper=lambda path, data: bundle if path.endswith("bundle.z") else data)
+    assert device.visit(link).complete
+
+
+def test_a_bundle_that_lies_installs_nothing(device: Device) -> None:
+    """One of another repository, and one from before: what is asked for then is what is signed."""
+    stale = (device.repository.metadata / "bundle.z").read_bytes()
+    device.visit()
+    publish(device, 1)
+    files = unpack_bundle((device.repository.metadata / "bundle.z").read_bytes())
+    forged = {path: content.replace(b"latest.json", b"lastest.json") for path, content in files.items()}
+    for bundle in (pack_bundle(forged)[0], stale):
+        found = device.visit(
+            device.link(with_bundle=True, tamper=lambda path, data, b=bundle: b if path.endswith("bundle.z") else data)
+        )
+        assert found.error is None
+        assert device.running() in STREAMS[:2]
+    assert device.visit(device.link(with_bundle=True)).version == 2
+
+
+def test_a_frozen_bundle_hides_no_longer_than_a_frozen_timestamp(device: Device) -> None:
+    device.visit()
+    with device.repository.edit_timestamp() as timestamp:
+        timestamp.unrecognized_fields["x-airlora-days"] = -1
+    device.repository.write()
+    frozen = (device.repository.metadata / "bundle.z").read_bytes()
+    with device.repository.edit_timestamp() as timestamp:
+        timestamp.unrecognized_fields["x-airlora-days"] = 7
+    device.repository.write()
+    publish(device, 1)
+    link = device.link(with_bundle=True, tamper=lambda path, data: frozen if path.endswith("bundle.z") else data)
+    assert device.visit(link).version == 2
+
+
+def test_a_link_that_breaks_within_the_bundle_asks_again(device: Device) -> None:
+    link = device.link(with_bundle=True, break_after=900)
+    assert device.visit(link).complete

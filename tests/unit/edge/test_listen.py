@@ -26,10 +26,10 @@ from airlora.release import (
     publish_stream,
     renew,
     rotate_key,
-    unpack_bundle,
 )
-from airlora.release.packets import PACKET_OVERHEAD, pack_bundle
-from delivery import FINGERPRINT, STREAMS, Device, cuts_of, make_repository
+from airlora.release.bundle import pack_bundle, unpack_bundle
+from airlora.release.packets import PACKET_OVERHEAD
+from delivery import STREAMS, Device, cuts_of, make_repository
 
 RATE_BPS = 50_000.0
 
@@ -290,4 +290,3 @@ def test_the_rate_is_kept(device: Device) -> None:
     assert 8 * result.num_bytes / result.seconds == pytest.approx(20_000.0, rel=0.05)
     assert current_manifest(device.repository).version == result.version
     assert StateFolder(device.folder.folder).load().running is None
-    assert len(FINGERPRINT) == 64

@@ -1,0 +1,82 @@
+"""The signed metadata as one small file, so that a weak link need not be asked for them one by one.
+
+`metadata/bundle.z`, and `metadata/<tenant>.bundle.z`, hold what `timestamp.json` leads to: a device asks once where it
+would ask five times.  Nothing in it is trusted for being in it, and who lacks it or finds it stale asks for the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from airlora.errors import ReleaseError, TrustError
+from airlora.files import read_bytes
+
+if TYPE_CHECKING:
+    from airlora.release.repository import SignedRepository
+
+__all__ = ["MAX_BUNDLE_BYTES", "NEWEST_ROOT", "bundle_name", "newest_metadata", "pack_bundle", "unpack_bundle"]
+
+MAX_BUNDLE_BYTES = 4 << 20
+"""Of the files in a bundle."""
+
+MAX_PACKED_BYTES = 1 << 20
+
+NEWEST_ROOT = "newest-root"
+"""Name under which a bundle holds the number of the newest root; roots themselves are asked for where they are new."""
+
+
+def bundle_name(tenant: str | None) -> str:
+    """Return the file of a bundle, below `metadata`."""
+    return "bundle.z" if tenant is None else f"{tenant}.bundle.z"
+
+
+def newest_metadata(repository: SignedRepository, tenant: str | None) -> dict[str, bytes]:
+    """Return every signed file in force that a device asks for before a stream, but roots, by its path.
+
+    Raises:
+        ReleaseError: A file is missing.
+    """
+    roles = ["snapshot", "targets", *([] if tenant is None else [tenant])]
+    names = ["timestamp.json", *(f"{repository.version_of(role)}.{role}.json" for role in roles)]
+    files = {f"metadata/{name}": read_bytes(repository.metadata / name, "metadata", ReleaseError) for name in names}
+    folder = "" if tenant is None else f"tenants/{tenant}/"
+    target = repository.targets(tenant or "targets").targets.get(f"{folder}latest.json")
+    if target is not None:
+        place = f"targets/{folder}{target.hashes['sha256']}.latest.json"
+        files[place] = read_bytes(repository.folder / place, "manifest", ReleaseError)
+    return files
+
+
+def pack_bundle(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
+    """Return files, by their path below the repository, as one compressed object, and how its digest begins.
+
+    Raises:
+        ReleaseError: They are too large.
+    """
+    text = json.dumps({path: content.decode() for path, content in files.items()}, separators=(",", ":"))
+    bundle = zlib.compress(text.encode(), 9)
+    if len(text) > MAX_BUNDLE_BYTES or len(bundle) > MAX_PACKED_BYTES:
+        raise ReleaseError.of("bytes of metadata", len(text), f"at most {MAX_BUNDLE_BYTES} for a bundle")
+    return bundle, hashlib.sha256(bundle).digest()[:16]
+
+
+def unpack_bundle(bundle: bytes) -> dict[str, bytes]:
+    """Return the files of a bundle; raises `TrustError` if it is none."""
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(bundle, MAX_BUNDLE_BYTES)
+        if not unpacker.eof:
+            raise TrustError(f"bundle: cut, or more than {MAX_BUNDLE_BYTES} bytes")
+        value = json.loads(text)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise TrustError("bundle: damaged") from error
+    if not isinstance(value, dict) or not all(isinstance(content, str) for content in value.values()):
+        raise TrustError("bundle: damaged")
+    try:
+        return {path: content.encode() for path, content in value.items()}
+    except UnicodeEncodeError as error:
+        raise TrustError("bundle: damaged") from error
