@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, app
+from airlora.cli.app import Json, Model, app
 from airlora.errors import AirloraError, SettingsError, TrustError
 from airlora.files import read_bytes
 from airlora.sizes import parse_size
@@ -60,6 +60,12 @@ def run(
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
     ] = None,
+    probe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Labelled samples: a candidate has to answer them with the base model."),
+    ] = None,
+    probe_least: Annotated[float, typer.Option(metavar="A", help="Share of right answers that it needs there.")] = 0.5,
+    model: Model = None,
     max_rate_bps: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(metavar="R", help="Leave the rest of the link to others: bit/s."),
@@ -84,13 +90,15 @@ def run(
     Exit code 0: a verified adapter runs. 2: a mistake in what was asked. 3: the network gave up. 4: trust was refused.
     Whatever the code, what ran before runs on, unless something better came.
     """
-    from airlora.edge import AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
+    from airlora.edge import AccuracyProbe, AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
 
     verify_url(url)
     verify_seconds("every_s", every_s)
     if deadline_s is not None:
         verify_seconds("deadline_s", deadline_s)
     checks: list[HealthCheck] = [command_check(text) for text in health or []]
+    if probe is not None:
+        checks.append(AccuracyProbe(probe, probe_least, model=model))
     plan = AgentPlan(
         url=url,
         root=None if root is None else read_bytes(root, "root", SettingsError),

@@ -6,16 +6,18 @@ process follow the device's state; it alone needs torch, and is loaded when it i
 
 from typing import TYPE_CHECKING, Any
 
-from airlora.edge.agent import AgentPlan, Visit, rollback, visit
+from airlora.edge.agent import rollback, visit
 from airlora.edge.decide import Wish
-from airlora.edge.health import HealthCheck, HealthUnknownError, command_check, numbers_check
+from airlora.edge.health import AccuracyProbe, HealthCheck, HealthUnknownError, command_check, numbers_check
 from airlora.edge.link import Clock, HttpLink, LinkLimits
+from airlora.edge.plan import AgentPlan, Visit
 from airlora.edge.state import DeviceState, Installed, StateFolder
 
 if TYPE_CHECKING:
     from airlora.edge.runtime import Attached, attach
 
 __all__ = [
+    "AccuracyProbe",
     "AgentPlan",
     "Attached",
     "Clock",

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from airlora.codec import DecodedStream
-from airlora.edge.decide import Wish, accuracy_at, wanted_bytes
+from airlora.edge.decide import accuracy_at, wanted_bytes
 from airlora.edge.download import PartialStream, fetch_stream
-from airlora.edge.health import HealthCheck, HealthUnknownError, numbers_check
+from airlora.edge.health import AccuracyProbe, HealthUnknownError, numbers_check
 from airlora.edge.link import HttpLink, Patience
-from airlora.edge.reporting import may_proceed, send_report, verify_device
-from airlora.edge.state import DeviceState, Installed, SlotName, StateFolder
+from airlora.edge.plan import AgentPlan, Visit
+from airlora.edge.reporting import may_proceed, send_report
+from airlora.edge.state import DeviceState, Installed, StateFolder
 from airlora.edge.trust import first_root, refresh_trust
-from airlora.errors import AdapterError, AirloraError, NetworkError, SettingsError, StorageError, TrustError
+from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
 from airlora.release import Manifest, is_initialised
 
-__all__ = ["AgentPlan", "Visit", "rollback", "visit"]
+__all__ = ["rollback", "visit"]
 
 
 REPORT_S = 5.0
@@ -27,68 +27,11 @@ REPORT_S = 5.0
 CHECK_S = 5.0
 """How long a check may take where the deadline leaves less: what came by then is still to be installed."""
 
+CHECK_SPACING = 10.0
+"""Times that checks took, before a prefix that is longer is checked again."""
+
 MAX_BAD = 100
 """Releases that are remembered as refused."""
-
-
-@dataclass(frozen=True)
-class AgentPlan:
-    """What a device is to do.
-
-    Args:
-        url: Of the repository.
-        root: To trust at first; None: what is trusted already, or else the repository's first root, unseen.
-        tenant: Whose releases.
-        wish: How much of a stream.
-        base_fingerprint: Of the base model that the device has; None: whatever the release says.
-        checks: What a candidate must pass beside `numbers_check`.
-        device: Name to report by, and to ask by whether it is this device's turn; None: neither.
-    """
-
-    url: str
-    root: bytes | None = None
-    tenant: str | None = None
-    wish: Wish = field(default_factory=Wish)
-    base_fingerprint: str | None = None
-    checks: Sequence[HealthCheck] = ()
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.device is not None:
-            verify_device(self.device)
-
-
-@dataclass
-class Visit:
-    """What came of it.
-
-    Args:
-        version: Of the release that the device runs now; None: it runs none.
-        bytes_fetched: Of the stream, over the link, in this visit.
-        bytes_reused: Of the stream, verified and on disk before.
-        metadata_bytes: Beside the stream.
-        num_segments: Of the adapter that runs.
-        complete: Whether that is all of its release.
-        slot: Where it lies.
-        accuracy: What its release promises for so much of it.
-        first_usable_s: Seconds until the new release was first installed; None: it was not.
-        seconds: That the visit took.
-        note: What happened, in a few words.
-        error: Why it ended early, if it did; what was running before is running still, or what had come of the new.
-    """
-
-    version: int | None = None
-    bytes_fetched: int = 0
-    bytes_reused: int = 0
-    metadata_bytes: int = 0
-    num_segments: int = 0
-    complete: bool = False
-    slot: SlotName | None = None
-    accuracy: float | None = None
-    first_usable_s: float | None = None
-    seconds: float = 0.0
-    note: str = ""
-    error: AirloraError | None = None
 
 
 def visit(folder: StateFolder, plan: AgentPlan, link: HttpLink, *, seed: int | None = None) -> Visit:
@@ -116,7 +59,9 @@ class _Visitor:
         self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
         self._began_s = link.clock.now_s()
         self._visit = Visit()
-        self._is_refused = self._is_unknown = False
+        self._is_refused = self._is_unknown = self._is_cut_short = False
+        self._next_check_s = float("-inf")
+        self._shortfall = ""
         self._state = folder.load()
 
     def run(self) -> Visit:
@@ -135,6 +80,7 @@ class _Visitor:
             visit.error = StorageError(f"{self._folder.folder}: {(error.strerror or str(error)).lower()}")
         except _UnhealthyError as refused:
             visit.note, self._is_refused = str(refused), True
+        visit.note = visit.note or self._shortfall
         running = self._state.running
         if running is not None:
             visit.version, visit.slot = running.version, self._state.active
@@ -178,7 +124,7 @@ class _Visitor:
             "seconds": visit.seconds,
             "first_usable_s": visit.first_usable_s,
             "complete": visit.complete,
-            "accuracy": visit.accuracy,
+            "accuracy": visit.accuracy if visit.probed is None else visit.probed,
             "rate_bps": self._link.rate_bps,
             "deadline_s": None if self._link.end_s == float("inf") else self._link.end_s - self._began_s,
             "failed": self._is_refused,
@@ -262,7 +208,7 @@ class _Visitor:
             visit.note = "the deadline has come"
         finally:
             visit.bytes_fetched = part.num_bytes - visit.bytes_reused
-        self._install(part, manifest, is_last=True)
+        self._install(part, manifest, is_last=True, is_all_wanted=not self._is_cut_short)
         if part.is_complete and not self._is_unknown:
             part.path.unlink(missing_ok=True)
 
@@ -273,7 +219,7 @@ class _Visitor:
             return wanted
         if 8 * (place[1] - place[0] - num_pending) <= rate_bps * self._link.left_s:
             return wanted
-        self._visit.note = "the next piece would come after the deadline"
+        self._visit.note, self._is_cut_short = "the next piece would come after the deadline", True
         return part.num_bytes
 
     def _seed(self, part: PartialStream) -> None:
@@ -285,11 +231,13 @@ class _Visitor:
         while (place := part.next_range) is not None and place[1] <= len(data):
             part.feed(data[place[0] : place[1]])
 
-    def _install(self, part: PartialStream, manifest: Manifest, *, is_last: bool) -> None:
-        """Let the device run what has come, if that is worth it; raises `_UnhealthyError` if it fails its check."""
+    def _install(self, part: PartialStream, manifest: Manifest, *, is_last: bool, is_all_wanted: bool = False) -> None:
+        """Let the device run what has come, if it is worth it; raises `_UnhealthyError` if all of it fails a check."""
         if part.reader is None or part.digest in self._state.bad or (self._is_unknown and not is_last):
             return
         if not self._is_worth_it(part, manifest, is_last=is_last):
+            return
+        if not (is_last or part.is_complete) and self._link.clock.now_s() < self._next_check_s:
             return
         decoded = part.reader.result()
         if numbers_check(part.path, decoded) is not None and not part.is_complete:
@@ -298,18 +246,22 @@ class _Visitor:
         is_longer = running is not None and running.digest == part.digest
         slot = active if is_longer and active is not None else self._state.idle_slot
         path = self._folder.write_candidate(slot, part.prefix())
-        for check in (numbers_check, *self._plan.checks):
-            try:
-                reason = check(path, decoded, max(CHECK_S, self._link.left_s))
-            except HealthUnknownError as error:
-                self._is_unknown, self._visit.note = True, str(error)
-                path.unlink(missing_ok=True)
+        try:
+            reason = self._reason_against(path, decoded)
+        except HealthUnknownError as error:
+            self._is_unknown, self._visit.note = True, str(error)
+            path.unlink(missing_ok=True)
+            return
+        if reason is not None:
+            path.unlink(missing_ok=True)
+            if not (part.is_complete or is_all_wanted):
+                # The first components of a good release may well be worth little.
+                self._shortfall = f"{part.num_bytes} bytes of release {manifest.version} do not do: {reason}"
                 return
-            if reason is not None:
-                self._state.bad = [*self._state.bad, part.digest][-MAX_BAD:]
-                self._folder.save(self._state, "refused", version=manifest.version, reason=reason)
-                path.unlink(missing_ok=True)
-                raise _UnhealthyError(f"release {manifest.version} was refused: {reason}")
+            self._state.bad = [*self._state.bad, part.digest][-MAX_BAD:]
+            self._folder.save(self._state, "refused", version=manifest.version, reason=reason)
+            raise _UnhealthyError(f"release {manifest.version} was refused: {reason}")
+        self._shortfall = ""
         self._folder.accept_candidate(slot)
         self._state.slots[slot] = _installed(manifest, decoded)
         self._state.active = slot
@@ -317,6 +269,22 @@ class _Visitor:
         self._folder.save(self._state, event, version=manifest.version, num_bytes=decoded.bytes_used, slot=slot)
         if self._visit.first_usable_s is None:
             self._visit.first_usable_s = self._link.clock.now_s() - self._began_s
+
+    def _reason_against(self, path: Path, decoded: DecodedStream) -> str | None:
+        """Return what the checks have against a candidate, or that one of them cannot tell."""
+        began_s = self._link.clock.now_s()
+        try:
+            for check in (numbers_check, *self._plan.checks):
+                reason = check(path, decoded, max(CHECK_S, self._link.left_s))
+                if reason is not None:
+                    return reason
+        finally:
+            # Checks that take long are not to hold up what they wait for.
+            now_s = self._link.clock.now_s()
+            self._next_check_s = now_s + CHECK_SPACING * (now_s - began_s)
+        probes = [check.accuracy for check in self._plan.checks if isinstance(check, AccuracyProbe)]
+        self._visit.probed = probes[-1] if probes else None
+        return None
 
     def _is_worth_it(self, part: PartialStream, manifest: Manifest, *, is_last: bool) -> bool:
         """Whether what has come betters what runs: all of a new release does, of a part only its measured worth."""

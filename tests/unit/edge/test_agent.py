@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import subprocess
 import zlib
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tuf.ngclient._internal import trusted_metadata_set
 
 from airlora.codec import DecodedStream, StreamReader
-from airlora.edge import HttpLink, LinkLimits, StateFolder, Wish, agent, command_check, rollback
+from airlora.edge import AccuracyProbe, HttpLink, LinkLimits, StateFolder, Wish, agent, command_check, rollback
 from airlora.edge.download import PartialStream, fetch_stream
 from airlora.edge.link import HttpError, Patience
 from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
@@ -587,3 +592,94 @@ def test_a_frozen_bundle_hides_no_longer_than_a_frozen_timestamp(device: Device)
 def test_a_link_that_breaks_within_the_bundle_asks_again(device: Device) -> None:
     link = device.link(with_bundle=True, break_after=900)
     assert device.visit(link).complete
+
+
+def test_checks_that_take_long_do_not_hold_up_the_stream(device: Device) -> None:
+    seen: list[int] = []
+    link = device.link(rate_bps=50_000.0)
+
+    def check(path: Path, decoded: DecodedStream, limit_s: float) -> None:
+        seen.append(decoded.bytes_used)
+        link.time.sleep(1.0)
+
+    quick = device.visit(device.link(rate_bps=50_000.0), checks=[lambda _, decoded, __: seen.append(-1)])
+    num_quick = len(seen)
+    shutil.rmtree(device.folder.folder)
+    seen.clear()
+    device.folder = StateFolder(device.folder.folder)
+    found = device.visit(link, checks=[check])
+    assert found.complete
+    assert quick.complete
+    # The first prefix, the whole, and little between.
+    assert 2 <= len(seen) < num_quick
+    assert seen[-1] == len(STREAMS[0])
+
+
+def test_a_probe_measures_and_refuses(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "probe.tsv"
+    data.write_text("text\tlabel\nfine\t1\n")
+    calls: list[list[str]] = []
+
+    def evaluate(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        calls.append(words)
+        return subprocess.CompletedProcess(words, 0, b'{"accuracy": 0.75}', b"")
+
+    monkeypatch.setattr(subprocess, "run", evaluate)
+    found = device.visit(checks=[AccuracyProbe(data, 0.7, model="some/model")])
+    assert (found.complete, found.probed) == (True, 0.75)
+    assert calls[-1][3:4] + calls[-1][5:] == ["evaluate", "--data", str(data), "--model", "some/model", "--json"]
+    publish(device, 1)
+    found = device.visit(checks=[AccuracyProbe(data, 0.8)])
+    assert (found.version, found.error) == (1, None)
+    assert "75.0% of the answers are right, fewer than 80.0%" in found.note
+    for least in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SettingsError, match="least accuracy"):
+            AccuracyProbe(data, least)
+    with pytest.raises(SettingsError, match="no such file"):
+        AccuracyProbe(tmp_path / "nothing", 0.5)
+
+
+def test_a_clock_that_jumps(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten years on nothing is fresh any more, and what runs runs on; ten years back nothing older is taken."""
+    device.visit()
+    publish(device, 1)
+    for years, says in ((10, "expired"), (-10, None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trusted_metadata_set, "datetime", SimpleNamespace(datetime=jumped(years), timezone=timezone))
+            found = device.visit()
+        if says is None:
+            assert (found.version, found.error) == (2, None)
+        else:
+            assert isinstance(found.error, TrustError)
+            assert says in str(found.error)
+            assert (found.version, device.running()) == (1, STREAMS[0])
+    assert device.visit().version == 2
+
+
+def jumped(years: int) -> type:
+    class Jumped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=365 * years)
+
+    return Jumped
+
+
+def test_a_prefix_that_does_not_do_is_no_bad_release(device: Device) -> None:
+    """A probe finds the first components too poor: what comes after them is still fetched, and the whole is run."""
+    device.visit()
+    publish(device, 1)
+
+    def poor(path: Path, decoded: DecodedStream, limit_s: float) -> str | None:
+        return None if decoded.bytes_used > 0.7 * len(STREAMS[1]) else "too poor"
+
+    part = device.visit(checks=[poor], link=device.link(rate_bps=50_000.0, deadline_s=0.6 * 8 * 13_500 / 50_000.0))
+    assert (part.version, part.complete) == (1, True)
+    assert "do not do: too poor" in part.note or "deadline" in part.note
+    assert device.folder.load().bad == []
+    assert device.visit(checks=[poor]).version == 2
+    # All that is wanted of it, and it does not do: that is an answer.
+    publish(device, 2, low=0.95, high=0.99)
+    found = device.visit(checks=[lambda *_: "too poor"], wish=Wish(max_bytes=len(STREAMS[2]) // 2))
+    assert "was refused" in found.note
+    assert found.version == 2
