@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import urllib3
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from airlora.cloud import DeviceReport, ReportStore, Rollout, ServerPlan, make_app
+from airlora.cloud import DeviceReport, ReportStore, Rollout, ServerPlan, Tokens, make_app
 from airlora.cloud.local import serving
 from airlora.dashboard import dashboard_routes, read_overview
 from airlora.release import add_tenant, publish_stream
@@ -105,11 +106,35 @@ def test_tenants_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def browser_page() -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser.new_page(viewport={"width": 390, "height": 800})
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser_page(browser: Browser) -> Page:
+    return browser.new_page(viewport={"width": 390, "height": 800})
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_an_operator_opens_it_by_a_token(plan: ServerPlan, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("@eve operator-0123456789\npump-7 0123456789abcdef0\n")
+    plan = replace(plan, tokens=Tokens(tmp_path / "tokens"))
+    with serving(make_app(plan, pages=dashboard_routes(plan))) as address:
+        for password, status in (("operator-0123456789", 200), ("0123456789abcdef0", 403), ("wrong", 401)):
+            context = browser.new_context(http_credentials={"username": "anybody", "password": password})
+            view = context.new_page()
+            answer = view.goto(address, wait_until="load")
+            assert answer is not None
+            assert answer.status == status
+            if status == 200:
+                # What the page asks for by itself is let through too.
+                view.get_by_role("status").get_by_text("live", exact=True).wait_for()
+                plan.reports.add("pump-7", DeviceReport(version=1, wanted_version=1, complete=True))
+                view.get_by_text("pump-7").wait_for()
+            context.close()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
