@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
+from airlora.codec import StreamReader
 from airlora.edge import AgentPlan, StateFolder, visit
 from airlora.edge.listen import AIR_URL, BroadcastLink
 from airlora.edge.simulated import VirtualTime
-from airlora.ranks import ModuleShape
 from airlora.release import KeyFolder, create_repository, open_carousel, packet_keys, publish_stream
 from airlora.release.packets import PACKET_OVERHEAD
+from random_streams import random_stream
 
 
 class Losses:
@@ -60,20 +60,6 @@ class Air:
             self._time.sleep(8 * len(packet) / self._rate_bps)
             if not self._lost():
                 return packet
-
-
-def random_stream() -> bytes:
-    generator = np.random.default_rng(0)
-    shapes = {f"layer.{place}": ModuleShape(d_in=384, d_out=384) for place in range(36)}
-    updates = {
-        name: ModuleUpdate(
-            generator.standard_normal((384, 8)), generator.standard_normal((8, 384)), np.geomspace(1, 0.05, 8)
-        )
-        for name in shapes
-    }
-    tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, 384)), 1.0)}
-    header = StreamHeader("0" * 64, shapes, {name: tensor.values.shape for name, tensor in tensors.items()}, r_max=8)
-    return encode_stream(header, updates, tensors, max_bytes=20_000, layers=2)
 
 
 def usable_bytes(stream: bytes) -> int:
@@ -141,7 +127,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    stream = arguments.stream.read_bytes() if arguments.stream else random_stream()
+    stream = arguments.stream.read_bytes() if arguments.stream else random_stream(20_000)
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

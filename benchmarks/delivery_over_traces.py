@@ -21,25 +21,11 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, describe, encode_stream
+from airlora.codec import describe
 from airlora.edge import AgentPlan, LinkLimits, StateFolder, visit
 from airlora.edge.simulated import SimulatedLink, VirtualTime
-from airlora.ranks import ModuleShape
 from airlora.release import Cut, KeyFolder, create_repository, publish_stream
-
-
-def random_stream(seed: int, fingerprint: str = "0" * 64) -> bytes:
-    generator = np.random.default_rng(seed)
-    shapes = {f"layer.{place}": ModuleShape(d_in=384, d_out=384) for place in range(36)}
-    updates = {
-        name: ModuleUpdate(
-            generator.standard_normal((384, 8)), generator.standard_normal((8, 384)), np.geomspace(1, 0.05, 8)
-        )
-        for name in shapes
-    }
-    tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, 384)), 1.0)}
-    header = StreamHeader(fingerprint, shapes, {n: t.values.shape for n, t in tensors.items()}, r_max=8)
-    return encode_stream(header, updates, tensors, max_bytes=60_000, layers=2)
+from random_streams import random_stream
 
 
 def rates_of(path: Path, scale: float) -> tuple[list[float], list[float]]:
@@ -84,7 +70,7 @@ def main() -> None:
     times, rates = rates_of(arguments.trace, arguments.scale)
     at_bps = rate_at(times, rates)
     generator = np.random.default_rng(arguments.seed)
-    stream = arguments.stream.read_bytes() if arguments.stream else random_stream(0)
+    stream = arguments.stream.read_bytes() if arguments.stream else random_stream(60_000)
     cuts = [Cut(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
     fingerprint = describe(stream)["base_fingerprint"]
     found = []
@@ -92,7 +78,7 @@ def main() -> None:
         folder = Path(scratch)
         repository = create_repository(folder / "repo", KeyFolder(folder / "keys", folder / "repo"))
         old = cuts[0].model_copy(update={"num_bytes": 1, "accuracy": 0.0, "loss": 9.0}) if cuts else None
-        publish_stream(repository, random_stream(1, fingerprint), cuts=[old] if old else [])
+        publish_stream(repository, random_stream(60_000, seed=1, fingerprint=fingerprint), cuts=[old] if old else [])
         root = (repository.metadata / "1.root.json").read_bytes()
         before = folder / "before"
         plan = AgentPlan("http://repository", root=root)

@@ -30,9 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
-from airlora.ranks import ModuleShape
 from airlora.release import KeyFolder, create_repository, publish_stream
+from random_streams import random_stream
 
 RANGE_BYTES = 64 * 1024
 MEBIBYTE = 1 << 20
@@ -64,17 +63,7 @@ class Found:
 
 def make_site(folder: Path) -> tuple[Path, str]:
     """Return a repository with a release of about a megabyte, and the path of its stream."""
-    generator = np.random.default_rng(0)
-    shapes = {f"layer.{place}": ModuleShape(d_in=1024, d_out=1024) for place in range(36)}
-    updates = {
-        name: ModuleUpdate(
-            generator.standard_normal((1024, 32)), generator.standard_normal((32, 1024)), np.geomspace(1, 0.05, 32)
-        )
-        for name in shapes
-    }
-    tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, 384)), 1.0)}
-    header = StreamHeader("0" * 64, shapes, {name: tensor.values.shape for name, tensor in tensors.items()}, r_max=32)
-    stream = encode_stream(header, updates, tensors, max_bytes=1_000_000, layers=2)
+    stream = random_stream(1_000_000)
     site = folder / "site"
     manifest = publish_stream(create_repository(site, KeyFolder(folder / "keys", site)), stream)
     return site, f"/{manifest.stream.path}"

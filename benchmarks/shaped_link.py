@@ -28,11 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
-from airlora.ranks import ModuleShape
 from airlora.release import Cut, KeyFolder, create_repository, publish_stream
+from random_streams import random_stream
 
 SPACE = "airlora-device"
 
@@ -156,21 +153,6 @@ def link(rate_bps: float, delay_s: float, loss: float, seed: int) -> Iterator[Wi
         run("ip", "netns", "del", SPACE)
         run("ip", "link", "del", server)
         forwarder.close()
-
-
-def random_stream(num_bytes: int) -> bytes:
-    generator = np.random.default_rng(0)
-    size = 384 if num_bytes < 300_000 else 1024
-    shapes = {f"layer.{place}": ModuleShape(d_in=size, d_out=size) for place in range(36)}
-    updates = {
-        name: ModuleUpdate(
-            generator.standard_normal((size, 32)), generator.standard_normal((32, size)), np.geomspace(1, 0.05, 32)
-        )
-        for name in shapes
-    }
-    tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, 384)), 1.0)}
-    header = StreamHeader("0" * 64, shapes, {name: tensor.values.shape for name, tensor in tensors.items()}, r_max=32)
-    return encode_stream(header, updates, tensors, max_bytes=num_bytes, layers=2)
 
 
 def measure(site: Path, state: Path, num_bytes: int, seed: int, arguments: argparse.Namespace) -> dict[str, object]:

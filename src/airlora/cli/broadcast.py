@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from airlora.cli.app import Json, app
-from airlora.cli.edge import State, show_visit, verify_seconds
+from airlora.cli.edge import Base, Deadline, Health, LeastGain, MaxBytes, State, Tenant, show_visit, verify_seconds
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import read_bytes
@@ -84,28 +84,13 @@ def listen(
         typer.Option(metavar="ROOT.json", help="The repository's newest root, to trust from; needed once."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after one visit.")] = False,
-    deadline_s: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
-    ] = None,
+    deadline_s: Deadline = None,
     stall_s: Annotated[float, typer.Option(metavar="X", help="Give a visit up after so long without a packet.")] = 60.0,
-    max_bytes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
-    ] = None,
-    least_gain: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
-    ] = None,
-    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")] = None,  # noqa: UP045
-    base: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
-    ] = None,
-    health: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
-    ] = None,
+    max_bytes: MaxBytes = None,
+    least_gain: LeastGain = None,
+    tenant: Tenant = None,
+    base: Base = None,
+    health: Health = None,
     as_json: Json = False,
 ) -> None:
     """Take what `airlora cast` sends: verify, install as it comes, go on where it broke off.

@@ -21,12 +21,45 @@ from airlora.sizes import parse_size
 if TYPE_CHECKING:
     from airlora.edge import HealthCheck, Visit
 
-__all__ = ["State", "edge", "show_visit", "verify_seconds", "verify_url"]
+__all__ = [
+    "Base",
+    "Deadline",
+    "Health",
+    "LeastGain",
+    "MaxBytes",
+    "State",
+    "Tenant",
+    "edge",
+    "show_visit",
+    "verify_seconds",
+    "verify_url",
+]
 
 edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
 app.add_typer(edge, name="edge")
 
 State = Annotated[Path, typer.Option(metavar="DIR", help="Folder that the device keeps its adapters in.")]
+Deadline = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
+]
+MaxBytes = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
+]
+LeastGain = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
+]
+Tenant = Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")]  # noqa: UP045
+Base = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
+]
+Health = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
+]
 
 
 @edge.command()
@@ -39,27 +72,12 @@ def run(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Visit the repository once.")] = False,
     every_s: Annotated[float, typer.Option(metavar="X", help="Seconds between visits, give or take a fifth.")] = 3600.0,
-    deadline_s: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
-    ] = None,
-    max_bytes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
-    ] = None,
-    least_gain: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
-    ] = None,
-    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")] = None,  # noqa: UP045
-    base: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
-    ] = None,
-    health: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
-    ] = None,
+    deadline_s: Deadline = None,
+    max_bytes: MaxBytes = None,
+    least_gain: LeastGain = None,
+    tenant: Tenant = None,
+    base: Base = None,
+    health: Health = None,
     probe: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Labelled samples: a candidate has to answer them with the base model."),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from airlora.edge.agent import rollback, visit
 from airlora.edge.decide import Wish
 from airlora.edge.health import AccuracyProbe, HealthCheck, HealthUnknownError, command_check, numbers_check
-from airlora.edge.link import Clock, HttpLink, LinkLimits
+from airlora.edge.limits import Clock, LinkLimits
+from airlora.edge.link import HttpLink
 from airlora.edge.plan import AgentPlan, Visit
 from airlora.edge.state import DeviceState, Installed, StateFolder
 

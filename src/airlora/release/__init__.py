@@ -7,6 +7,7 @@ as a device would; `TrustedClient` is that device's view.  Trust is The Update F
 from airlora.release.bundle import NEWEST_ROOT, bundle_name, unpack_bundle
 from airlora.release.carousel import Carousel, fountain, open_carousel
 from airlora.release.client import TrustedClient, is_initialised
+from airlora.release.create import create_repository, default_keys, open_repository
 from airlora.release.keys import PASSPHRASE_VARIABLE, KeyFolder
 from airlora.release.manifest import Cut, Manifest, StreamEntry
 from airlora.release.packets import MAX_OBJECT_BYTES, ObjectId, open_packet, packet_keys
@@ -14,9 +15,6 @@ from airlora.release.publish import collect_garbage, current_manifest, publish_s
 from airlora.release.repository import (
     DEFAULT_DAYS,
     SignedRepository,
-    create_repository,
-    default_keys,
-    open_repository,
     target_path,
     verify_tenant,
 )

@@ -10,15 +10,10 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from airlora.errors import ReleaseError, TrustError
-from airlora.files import read_bytes
 
-if TYPE_CHECKING:
-    from airlora.release.repository import SignedRepository
-
-__all__ = ["MAX_BUNDLE_BYTES", "NEWEST_ROOT", "bundle_name", "newest_metadata", "pack_bundle", "unpack_bundle"]
+__all__ = ["MAX_BUNDLE_BYTES", "NEWEST_ROOT", "bundle_name", "pack_bundle", "unpack_bundle"]
 
 MAX_BUNDLE_BYTES = 4 << 20
 """Of the files in a bundle."""
@@ -32,23 +27,6 @@ NEWEST_ROOT = "newest-root"
 def bundle_name(tenant: str | None) -> str:
     """Return the file of a bundle, below `metadata`."""
     return "bundle.z" if tenant is None else f"{tenant}.bundle.z"
-
-
-def newest_metadata(repository: SignedRepository, tenant: str | None) -> dict[str, bytes]:
-    """Return every signed file in force that a device asks for before a stream, but roots, by its path.
-
-    Raises:
-        ReleaseError: A file is missing.
-    """
-    roles = ["snapshot", "targets", *([] if tenant is None else [tenant])]
-    names = ["timestamp.json", *(f"{repository.version_of(role)}.{role}.json" for role in roles)]
-    files = {f"metadata/{name}": read_bytes(repository.metadata / name, "metadata", ReleaseError) for name in names}
-    folder = "" if tenant is None else f"tenants/{tenant}/"
-    target = repository.targets(tenant or "targets").targets.get(f"{folder}latest.json")
-    if target is not None:
-        place = f"targets/{folder}{target.hashes['sha256']}.latest.json"
-        files[place] = read_bytes(repository.folder / place, "manifest", ReleaseError)
-    return files
 
 
 def pack_bundle(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:

@@ -19,7 +19,7 @@ from securesystemslib.signer import Signer
 from airlora.codec import StreamReader
 from airlora.errors import MissingDependencyError, ReleaseError
 from airlora.files import read_bytes
-from airlora.release.bundle import newest_metadata, pack_bundle
+from airlora.release.bundle import pack_bundle
 from airlora.release.manifest import Manifest
 from airlora.release.packets import BUNDLE, MAX_OBJECT_BYTES, PACKET_OVERHEAD, ObjectId, seal_packet
 from airlora.release.publish import current_manifest
@@ -136,7 +136,7 @@ def _metadata(repository: SignedRepository, tenant: str | None) -> dict[str, byt
     """Return every file that a device asks for before the stream, and all roots, for nobody can ask for one."""
     names = [f"metadata/{version}.root.json" for version in range(1, repository.version_of("root") + 1)]
     roots = {name: read_bytes(repository.folder / name, "metadata", ReleaseError) for name in names}
-    return roots | newest_metadata(repository, tenant)
+    return roots | repository.newest_files(tenant)
 
 
 def _groups(stream: bytes) -> Iterator[tuple[int, int]]:

@@ -46,32 +46,26 @@ from tuf.api.serialization.json import JSONSerializer
 from tuf.repository import Repository
 
 from airlora.errors import ReleaseError, StorageError
-from airlora.files import make_folder, read_bytes, write_bytes
-from airlora.release.bundle import NEWEST_ROOT, bundle_name, newest_metadata, pack_bundle
+from airlora.files import read_bytes, write_bytes
+from airlora.release.bundle import NEWEST_ROOT, bundle_name, pack_bundle
 from airlora.release.keys import KeyFolder
 
 __all__ = [
+    "DAYS_FIELD",
     "DEFAULT_DAYS",
     "SignedRepository",
-    "create_repository",
-    "default_keys",
-    "open_repository",
+    "now",
     "target_path",
+    "unsigned",
     "verify_tenant",
 ]
 
 DEFAULT_DAYS: Final[Mapping[str, int]] = {"root": 365, "targets": 180, "snapshot": 30, "timestamp": 7}
 """How long a role's metadata are valid from their signing; a tenant's as long as `targets`."""
 
-_DAYS_FIELD = "x-airlora-days"
+DAYS_FIELD = "x-airlora-days"
 _LOCK_S = 10.0
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-def default_keys(repository: Path) -> Path:
-    """Return where a repository's keys lie if nothing else is said: the folder `<REPO>-keys` beside it."""
-    whole = repository.resolve()
-    return whole.with_name(f"{whole.name}-keys")
 
 
 def verify_tenant(name: str) -> str:
@@ -163,7 +157,7 @@ class SignedRepository(Repository):
         path = self._path(role, None if role == Timestamp.type else version)
         if not version:
             first = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}.get(role, Targets)
-            return _unsigned(first(expires=_now()))
+            return unsigned(first(expires=now()))
         return _parse(path)
 
     def close(self, role: str, md: Metadata[Any]) -> None:
@@ -174,8 +168,8 @@ class SignedRepository(Repository):
         """
         signed = md.signed
         signed.version += 1
-        days = signed.unrecognized_fields.setdefault(_DAYS_FIELD, DEFAULT_DAYS.get(role, DEFAULT_DAYS["targets"]))
-        signed.expires = _now() + timedelta(days=days)
+        days = signed.unrecognized_fields.setdefault(DAYS_FIELD, DEFAULT_DAYS.get(role, DEFAULT_DAYS["targets"]))
+        signed.expires = now() + timedelta(days=days)
         md.signatures.clear()
         # A root is signed by the keys of the one before too: that is what devices follow.
         needed = [self._delegator(role)] if role != Root.type else self._roots(signed)
@@ -232,7 +226,7 @@ class SignedRepository(Repository):
             write_bytes(path, _serialised(md))
         self._staged.clear()
         for tenant in [None, *self.tenants]:
-            files = newest_metadata(self, tenant) | {NEWEST_ROOT: str(self._newest_root()).encode()}
+            files = self.newest_files(tenant) | {NEWEST_ROOT: str(self._newest_root()).encode()}
             write_bytes(self.metadata / bundle_name(tenant), pack_bundle(files)[0])
 
     def signer(self, role: str, keyid: str) -> CryptoSigner:
@@ -251,6 +245,21 @@ class SignedRepository(Repository):
             return MetaFile(version, length=len(_serialised(self._staged[role])))
         return MetaFile(version, length=len(read_bytes(self._path(role, version), "metadata", ReleaseError)))
 
+    def newest_files(self, tenant: str | None) -> dict[str, bytes]:
+        """Return every signed file in force that a device asks for before a stream, but roots, by its path.
+
+        Raises:
+            ReleaseError: A file is missing.
+        """
+        roles = ["snapshot", "targets", *([] if tenant is None else [tenant])]
+        paths = [self.metadata / "timestamp.json", *(self._path(role, self.version_of(role)) for role in roles)]
+        path = target_path(tenant)
+        target = self.targets(tenant or "targets").targets.get(path)
+        if target is not None:
+            folder, slash, name = path.rpartition("/")
+            paths.append(self.folder / f"targets/{folder}{slash}{target.hashes['sha256']}.{name}")
+        return {file.relative_to(self.folder).as_posix(): read_bytes(file, "metadata", ReleaseError) for file in paths}
+
     def _newest_root(self) -> int:
         """Return the version of the root on disk, whatever has been signed since; 0: none."""
         versions = [path.name.partition(".")[0] for path in self.metadata.glob("*.root.json")]
@@ -260,67 +269,7 @@ class SignedRepository(Repository):
         return self.metadata / (f"{role}.json" if version is None else f"{version}.{role}.json")
 
 
-def open_repository(folder: Path, keys: KeyFolder) -> SignedRepository:
-    """Return the repository in a folder; raises `ReleaseError` if there is none."""
-    if not (folder / "metadata" / "1.root.json").is_file():
-        raise ReleaseError(f"{folder}: no repository (metadata/1.root.json is missing); make one by repo init")
-    return SignedRepository(folder, keys)
-
-
-def create_repository(
-    folder: Path,
-    keys: KeyFolder,
-    *,
-    num_root_keys: int = 3,
-    root_threshold: int = 2,
-    days: Mapping[str, int] | None = None,
-) -> SignedRepository:
-    """Make an empty repository with new keys, and return it.
-
-    Args:
-        folder: Where; it must be empty or not exist.
-        keys: Where its keys go; it must hold none.
-        num_root_keys: How many root keys.
-        root_threshold: How many of them sign a change of keys, 1 to `num_root_keys`.
-        days: Validity by role, see `DEFAULT_DAYS`.
-
-    Raises:
-        ReleaseError: Something is in the way, or a number is not allowed.
-        StorageError: A file cannot be written.
-    """
-    valid = {**DEFAULT_DAYS, **(days or {})}
-    for role, value in valid.items():
-        if role not in DEFAULT_DAYS or not 1 <= value <= 36_500:
-            raise ReleaseError.of(f"days of {role}", value, "1 to 36500, of root, targets, snapshot and timestamp")
-    if not 1 <= root_threshold <= num_root_keys <= 16:
-        raise ReleaseError.of(
-            "root keys and threshold", (num_root_keys, root_threshold), "1 to 16, and a threshold up to that"
-        )
-    for place, kind in ((folder, "repository"), (keys.folder, "keys")):
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise ReleaseError.of(kind, str(place), "a folder that is empty or does not exist")
-    for part in ("metadata", "targets", "streams"):
-        make_folder(folder / part)
-    root = Root(expires=_now(), consistent_snapshot=True)
-    for role, count in (("root", num_root_keys), ("targets", 1), ("snapshot", 1), ("timestamp", 1)):
-        for _ in range(count):
-            root.add_key(keys.create(role), role)
-    root.roles["root"].threshold = root_threshold
-    root.unrecognized_fields[_DAYS_FIELD] = valid["root"]
-    repository = SignedRepository(folder, keys)
-    repository.close("root", _unsigned(root))
-    for role in ("targets", "snapshot", "timestamp"):
-        with repository.edit(role) as signed:
-            signed.unrecognized_fields[_DAYS_FIELD] = valid[role]
-            if isinstance(signed, Snapshot):
-                signed.meta = repository.targets_infos
-            if isinstance(signed, Timestamp):
-                signed.snapshot_meta = repository.snapshot_info
-    repository.write()
-    return repository
-
-
-def _unsigned(signed: Root | Snapshot | Targets | Timestamp) -> Metadata[Any]:
+def unsigned(signed: Root | Snapshot | Targets | Timestamp) -> Metadata[Any]:
     """Return the first metadata of a role; `close` makes it version 1."""
     signed.version = 0
     return Metadata(signed)
@@ -344,5 +293,6 @@ def _public(delegator: Root | Targets, keyid: str, role: str) -> SSlibKey:
     return key
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the time, UTC, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -15,7 +15,7 @@ from tuf.ngclient import FetcherInterface
 from airlora.codec import decode_stream
 from airlora.errors import ReleaseError, TrustError
 from airlora.files import read_bytes
-from airlora.release.bundle import NEWEST_ROOT, bundle_name, newest_metadata, unpack_bundle
+from airlora.release.bundle import NEWEST_ROOT, bundle_name, unpack_bundle
 from airlora.release.client import TrustedClient
 from airlora.release.manifest import Manifest
 from airlora.release.repository import SignedRepository
@@ -118,7 +118,7 @@ def _is_newest(repository: SignedRepository, tenant: str | None, bundle: bytes) 
     except TrustError:
         return False
     newest_root = files.pop(NEWEST_ROOT, b"").decode()
-    return files == newest_metadata(repository, tenant) and newest_root == str(repository.version_of("root"))
+    return files == repository.newest_files(tenant) and newest_root == str(repository.version_of("root"))
 
 
 def _is_left(path: Path) -> bool:
