@@ -98,7 +98,7 @@ def listen(
     Exit codes as of `airlora edge run`; `airlora edge status`, `rollback` and `history` show the same state.
     """
     from airlora.edge import AgentPlan, LinkLimits, StateFolder, Wish, command_check, visit
-    from airlora.edge.listen import AIR_URL, BroadcastLink, listen_at, trusted_keys
+    from airlora.edge.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
 
     if deadline_s is not None:
         verify_seconds("deadline_s", deadline_s)
@@ -120,7 +120,7 @@ def listen(
         while True:
             end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
             try:
-                link.begin(trusted_keys(folder.trust, plan.root), end_s)
+                link.begin(trusted_keys(folder.trust, plan.root), end_s, least_version=known_version(folder.trust))
                 found = visit(folder, plan, link)
                 show_visit(found, as_json=as_json)
                 if found.error is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ipaddress
+import json
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from airlora.edge.link import Clock, HttpError, HttpLink, LinkLimits
 from airlora.errors import NetworkError, SettingsError, TrustError
 from airlora.release import MAX_OBJECT_BYTES, ObjectId, fountain, open_packet, packet_keys, unpack_bundle
 
-__all__ = ["AIR_URL", "BroadcastLink", "Receiver", "listen_at", "trusted_keys"]
+__all__ = ["AIR_URL", "BroadcastLink", "Receiver", "known_version", "listen_at", "trusted_keys"]
 
 AIR_URL = "broadcast://air"
 """The repository that a broadcast stands for, in an `AgentPlan`."""
@@ -76,10 +77,18 @@ class BroadcastLink(HttpLink):
         self._files: dict[str, bytes] | None = None
         self._bundle: ObjectId | None = None
         self._is_fresh = False
+        self._version = 0
 
-    def begin(self, keys: Sequence[SSlibKey], end_s: float) -> None:
-        """Begin a visit: metadata count once they are on the air again."""
+    def begin(self, keys: Sequence[SSlibKey], end_s: float, *, least_version: int = 0) -> None:
+        """Begin a visit: metadata count once they are on the air again.
+
+        Args:
+            keys: By which packets may be signed.
+            end_s: When it ends, in the clock's seconds.
+            least_version: Of the timestamp: metadata from before are left, for anybody can play old packets again.
+        """
         self._keys, self.end_s, self._is_fresh = list(keys), end_s, False
+        self._version = max(self._version, least_version)
 
     @property
     def rate_bps(self) -> float | None:
@@ -167,13 +176,34 @@ class BroadcastLink(HttpLink):
             return
         if hashlib.sha256(content).digest()[:16] != what.stream:
             raise TrustError("bundle: not the one that its packets named")
-        self._files, self._bundle, self._is_fresh = unpack_bundle(content), what, True
+        files = unpack_bundle(content)
+        version = _timestamp_version(files.get("metadata/timestamp.json", b""))
+        if version < self._version:
+            raise TrustError.of("version of the timestamp", version, f"{self._version} or more, which was heard before")
+        self._files, self._bundle, self._is_fresh, self._version = files, what, True, version
         for other in [other for other in self._decoders if other.is_bundle]:
             del self._decoders[other]
 
 
 def _holds(what: ObjectId, stream: bytes, start: int) -> bool:
     return what.stream == stream and what.start <= start < what.start + what.length
+
+
+def known_version(trust: Path) -> int:
+    """Return the version of the timestamp that a device trusts; 0: none, or it is damaged."""
+    try:
+        return _timestamp_version((trust / "timestamp.json").read_bytes())
+    except OSError:
+        return 0
+
+
+def _timestamp_version(content: bytes) -> int:
+    """Return the version that a timestamp claims, which whoever trusts it verifies; 0: none."""
+    try:
+        version = json.loads(content)["signed"]["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return version if isinstance(version, int) else 0
 
 
 def trusted_keys(trust: Path, root: bytes | None) -> list[SSlibKey]:

@@ -13,7 +13,7 @@ import pytest
 
 from airlora.cloud.cast import CastPlan, cast
 from airlora.edge import StateFolder, Visit, Wish, visit
-from airlora.edge.listen import AIR_URL, BroadcastLink, listen_at, trusted_keys
+from airlora.edge.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
 from airlora.edge.simulated import VirtualTime
 from airlora.errors import MissingDependencyError, NetworkError, ReleaseError, SettingsError, TrustError
 from airlora.release import (
@@ -85,7 +85,8 @@ def heard(device: Device, packets: Iterator[bytes], *, deadline_s: float = 1e6, 
     air = Air(packets, time, **options)  # type: ignore[arg-type]
     plan = replace(device.plan, url=AIR_URL, wish=wish, tenant=tenant)
     link = BroadcastLink(air, trusted_keys(device.folder.trust, plan.root), clock=time.clock)
-    link.begin(trusted_keys(device.folder.trust, plan.root), time.now_s + deadline_s)
+    version = known_version(device.folder.trust)
+    link.begin(trusted_keys(device.folder.trust, plan.root), time.now_s + deadline_s, least_version=version)
     found = visit(device.folder, plan, link, seed=0)
     device.link_used = link  # type: ignore[attr-defined]
     return found
@@ -150,8 +151,16 @@ def test_an_old_broadcast_played_again_changes_nothing(device: Device) -> None:
     publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
     assert heard(device, rounds(device)).version == 2
     found = heard(device, iter(recorded))
-    assert isinstance(found.error, TrustError)
+    assert isinstance(found.error, NetworkError)
     assert device.running() == STREAMS[1]
+    # Nor does it hide what is sent besides.
+    publish_stream(device.repository, STREAMS[2], cuts=cuts_of(STREAMS[2]))
+    mixed = itertools.chain.from_iterable(zip(itertools.cycle(recorded), rounds(device), strict=False))
+    assert heard(device, mixed).version == 3
+    # A device that trusts nothing yet takes the old one for the newest, and the new one once it hears of it.
+    other = Device(StateFolder(device.folder.folder.parent / "other"), device.repository)
+    assert heard(other, iter(recorded * 3)).version == 1
+    assert heard(other, rounds(device)).version == 3
 
 
 def test_a_visit_that_ends_early_is_gone_on_with(device: Device) -> None:
