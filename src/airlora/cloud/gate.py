@@ -38,7 +38,7 @@ FILES = frozenset({"metadata", "targets", "streams"})
 """Kinds of what every device fetches."""
 
 FAILED_RATE = parse("60/minute")
-"""Wrong tokens from one address; beyond that they are not even looked at."""
+"""Wrong tokens from one address; beyond that the answer is to wait."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,12 @@ class Gate:
             return None
         who = address
         if self._tokens is not None:
-            if not self._limiter.test(FAILED_RATE, "failed", address):
-                return self._later(FAILED_RATE, "failed", address)
             caller = self._tokens.caller(Headers(scope=scope).get("authorization"))
             is_for_devices = kind in FILES or kind == "api"
             if caller is None:
-                self._limiter.hit(FAILED_RATE, "failed", address)
+                # Who has a token is let through all the same: a proxy's address is that of many.
+                if not self._limiter.hit(FAILED_RATE, "failed", address):
+                    return self._later(FAILED_RATE, "failed", address)
                 ways = "Bearer" if is_for_devices else 'Basic realm="airlora", charset="UTF-8"'
                 return _plain(401, "a token is needed", {"WWW-Authenticate": ways})
             scope[CALLER], who = caller, caller.name

@@ -98,12 +98,13 @@ class AccuracyProbe:
         self._options = ["--data", str(data), *([] if model is None else ["--model", model]), "--json"]
 
     def __call__(self, path: Path, _decoded: DecodedStream, limit_s: float) -> str | None:
-        """Return what is wrong with a candidate: it cannot be computed with, or answers too often wrong."""
+        """Return that a candidate answers too often wrong; raises `HealthUnknownError` where it cannot be measured."""
         self.accuracy = None
         words = [sys.executable, "-m", "airlora.cli", "evaluate", str(path), *self._options]
         done = _run(words, path, min(self._timeout_s, limit_s), "probe")
         if done.returncode:
-            return f"probe: {_last_line(done)}"
+            # A package or a file that is missing says nothing of the candidate.
+            raise HealthUnknownError(f"probe: {_last_line(done)}")
         try:
             self.accuracy = float(json.loads(done.stdout)["accuracy"])
         except (ValueError, KeyError, TypeError) as error:

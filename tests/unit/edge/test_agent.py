@@ -632,6 +632,17 @@ def test_a_probe_measures_and_refuses(device: Device, tmp_path: Path, monkeypatc
     found = device.visit(checks=[AccuracyProbe(data, 0.8)])
     assert (found.version, found.error) == (1, None)
     assert "75.0% of the answers are right, fewer than 80.0%" in found.note
+    publish(device, 2)
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda words, **_: subprocess.CompletedProcess(
+            words, 2, b"", b"airlora: the embedded model is not installed\n"
+        ),
+    )
+    found = device.visit(checks=[AccuracyProbe(data, 0.1)])
+    assert "probe: the embedded model is not installed" in found.note
+    assert len(device.folder.load().bad) == 1
     for least in (-0.1, 1.1, float("nan")):
         with pytest.raises(SettingsError, match="least accuracy"):
             AccuracyProbe(data, least)
