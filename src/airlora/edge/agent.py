@@ -126,7 +126,7 @@ class _Visitor:
             "complete": visit.complete,
             "accuracy": visit.accuracy if visit.probed is None else visit.probed,
             "rate_bps": self._link.rate_bps,
-            "deadline_s": None if self._link.end_s == float("inf") else self._link.end_s - self._began_s,
+            "deadline_s": None if self._link.end_s == float("inf") else max(0.0, self._link.end_s - self._began_s),
             "failed": self._is_refused,
             "note": str(visit.error or visit.note)[:500],
         }
