@@ -15,6 +15,10 @@ from airlora.release import Carousel, SignedRepository, open_carousel
 __all__ = ["CastPlan", "CastResult", "cast"]
 
 
+LONGEST_LAG_S = 0.1
+"""How far behind its rate a sender may catch up."""
+
+
 @dataclass(frozen=True)
 class CastPlan:
     """How a release is sent.
@@ -90,17 +94,19 @@ def cast(
         SettingsError: The address is none.
         NetworkError: The system does not send.
     """
-    carousel, stamp = _open(repository, plan), _stamp(repository)
-    began = now_s()
+    stamp, carousel = _stamp(repository), _open(repository, plan)
+    began = next_s = now_s()
     num_rounds = num_packets = num_bytes = 0
     with _sender(plan) as sender:
         while plan.num_rounds is None or num_rounds < plan.num_rounds:
             if _stamp(repository) != stamp:
-                carousel, stamp = _open(repository, plan), _stamp(repository)
+                stamp, carousel = _stamp(repository), _open(repository, plan)
             for packet in carousel.round(num_rounds):
-                ahead_s = 8 * num_bytes / plan.rate_bps - (now_s() - began)
-                if ahead_s > 0:
-                    sleep(ahead_s)
+                now = now_s()
+                if next_s > now:
+                    sleep(next_s - now)
+                # What a machine slept through, or could not keep up with, is not made up for by a burst.
+                next_s = max(next_s, now - LONGEST_LAG_S) + 8 * len(packet) / plan.rate_bps
                 try:
                     sender.send(packet)
                 except ConnectionRefusedError:

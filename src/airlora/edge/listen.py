@@ -28,7 +28,10 @@ AIR_URL = "broadcast://air"
 """The repository that a broadcast stands for, in an `AgentPlan`."""
 
 MAX_HELD_BYTES = 32 * MAX_OBJECT_BYTES
-"""Of objects that are on their way or wait to be asked for."""
+"""Of objects of streams that are on their way or wait to be asked for."""
+
+MAX_BUNDLES = 4
+"""Versions of the metadata that are on their way at once."""
 
 MAX_PACKET_BYTES = 65_535
 
@@ -78,6 +81,7 @@ class BroadcastLink(HttpLink):
         self._bundle: ObjectId | None = None
         self._is_fresh = False
         self._version = 0
+        self._wanted: tuple[bytes, int] = (b"", 0)
 
     def begin(self, keys: Sequence[SSlibKey], end_s: float, *, least_version: int = 0) -> None:
         """Begin a visit: metadata count once they are on the air again.
@@ -111,11 +115,8 @@ class BroadcastLink(HttpLink):
         yield self._files[path][start:stop]
 
     def _stream(self, url: str, stream: bytes, start: int, stop: int | None) -> Iterator[bytes]:
-        # What belongs to other releases is not asked for any more.
-        for kept in (self._decoders, self._objects):
-            for what in [what for what in kept if what.stream != stream and not what.is_bundle]:
-                kept.pop(what)
         while stop is None or start < stop:
+            self._want(stream, start)
             held = next((what for what in self._objects if _holds(what, stream, start)), None)
             if held is None:
                 if stop is None:
@@ -126,6 +127,38 @@ class BroadcastLink(HttpLink):
             chunk = chunk if stop is None else chunk[: stop - start]
             start += len(chunk)
             yield chunk
+
+    def _want(self, stream: bytes, start: int) -> None:
+        """Let go of what is not asked for any more: other releases, and what lies before `start`."""
+        self._wanted = (stream, start)
+        for kept in (self._decoders, self._objects):
+            for what in [what for what in kept if not what.is_bundle]:
+                if what.stream != stream or what.start + what.length <= start:
+                    kept.pop(what)
+
+    def _has_room(self, what: ObjectId) -> bool:
+        """Whether an object may be begun; what will be asked for later gives way to it."""
+        if what.is_bundle:
+            bundles = [other for other in self._decoders if other.is_bundle]
+            if len(bundles) >= MAX_BUNDLES:
+                del self._decoders[bundles[0]]
+            return True
+        stream, start = self._wanted
+        if what.stream == stream and what.start + what.length <= start:
+            return False
+        streamed = [other for other in (*self._decoders, *self._objects) if not other.is_bundle]
+        spare = MAX_HELD_BYTES - sum(other.length for other in streamed)
+        for other in sorted(streamed, key=self._turn, reverse=True):
+            if spare >= what.length or self._turn(other) <= self._turn(what):
+                break
+            self._decoders.pop(other, None)
+            self._objects.pop(other, None)
+            spare += other.length
+        return spare >= what.length
+
+    def _turn(self, what: ObjectId) -> tuple[bool, int]:
+        """Sorts by when it will be asked for, as far as can be told."""
+        return what.stream != self._wanted[0], what.start
 
     def _receive(self, url: str, stream: bytes | None) -> None:
         """Take packets until one was good; raises `NetworkError` if none comes, or the deadline has come."""
@@ -163,8 +196,7 @@ class BroadcastLink(HttpLink):
             self._is_fresh = self._is_fresh or what == self._bundle
             return
         if what not in self._decoders:
-            held = sum(key.length for key in (*self._decoders, *self._objects))
-            if held + what.length > MAX_HELD_BYTES:
+            if not self._has_room(what):
                 return
             self._decoders[what] = self._raptorq.Decoder.with_defaults(what.length, what.symbol_bytes)
         content = self._decoders[what].decode(symbol)

@@ -35,6 +35,9 @@ FIRST_PROTECTION = 1.0
 
 LEAST_PROTECTION = 0.1
 
+MAX_REPAIR = 1024
+"""Repair symbols of an object beyond as many as it has source symbols: they are all kept in memory."""
+
 FIRST_GROUP_BYTES = 4 * 1024
 """Of the stream behind the first usable part; each group is twice as large as the one before."""
 
@@ -169,8 +172,8 @@ def _split(start: int, end: int) -> Iterator[tuple[int, int]]:
 def _object(stream: bytes, start: int, content: bytes, room: int, protection: float) -> _Object:
     symbol_bytes = min(room - room % 8, -(-len(content) // 8) * 8)
     num_source = -(-len(content) // symbol_bytes)
-    # As many as RaptorQ numbers them apart for several rounds; what comes round again is still of use to who lost it.
-    num_repair = max(64, 4 * num_source)
+    # Enough for several rounds; what comes round again is still of use to who lost it.
+    num_repair = max(64, min(4 * num_source, MAX_REPAIR), num_source)
     symbols = fountain().Encoder.with_defaults(content, symbol_bytes).get_encoded_packets(num_repair)
     if len(symbols) != num_source + num_repair or any(symbol[0] for symbol in itertools.islice(symbols, 1)):
         raise ReleaseError(f"{len(content)} bytes in symbols of {symbol_bytes}: more than one block of RaptorQ")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airlora.cloud.cast import CastPlan, cast
+from airlora.cloud.cast import LONGEST_LAG_S, CastPlan, cast
 from airlora.edge import StateFolder, Visit, Wish, visit
 from airlora.edge.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
 from airlora.edge.simulated import VirtualTime
@@ -299,3 +299,52 @@ def test_the_rate_is_kept(device: Device) -> None:
     assert 8 * result.num_bytes / result.seconds == pytest.approx(20_000.0, rel=0.05)
     assert current_manifest(device.repository).version == result.version
     assert StateFolder(device.folder.folder).load().running is None
+
+
+def test_a_machine_that_slept_sends_no_burst(device: Device) -> None:
+    clock, sent_s = VirtualTime(0.0), []
+
+    def told(_round: int, _num_bytes: int) -> None:
+        sent_s.append(clock.now_s)
+        if len(sent_s) == 5:
+            clock.sleep(3600.0)
+
+    plan = CastPlan("127.0.0.1", 9, rate_bps=20_000.0, num_rounds=1, packet_bytes=500)
+    cast(device.repository, plan, on_packet=told, now_s=lambda: clock.now_s, sleep=clock.sleep)
+    in_a_second = [sum(1 for other in sent_s if 0 <= other - at < 1.0) for at in sent_s]
+    assert max(in_a_second) <= 20_000.0 * (1.0 + LONGEST_LAG_S) / (8 * 400) + 1
+
+
+def test_a_stream_may_be_larger_than_what_is_held(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+    room = len(STREAMS[0]) // 3
+    monkeypatch.setattr("airlora.edge.listen.MAX_HELD_BYTES", room)
+    monkeypatch.setattr("airlora.release.carousel.MAX_OBJECT_BYTES", room // 3)
+    feed = BroadcastLink._feed
+
+    def watched(link: BroadcastLink, what: ObjectId, symbol: bytes) -> None:
+        nonlocal largest
+        feed(link, what, symbol)
+        streamed = (other for other in (*link._decoders, *link._objects) if not other.is_bundle)
+        largest = max(largest, sum(other.length for other in streamed))
+
+    monkeypatch.setattr(BroadcastLink, "_feed", watched)
+    found = heard(device, rounds(device), loss=0.1)
+    assert found.complete
+    assert device.running() == STREAMS[0]
+    assert 0 < largest <= room
+
+
+def test_another_broadcast_that_came_before_does_not_keep_the_new_one_out(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whole rounds of an old release, played again before the metadata come, fill all that may be held.
+    monkeypatch.setattr("airlora.edge.listen.MAX_HELD_BYTES", len(STREAMS[0]))
+    carousel = open_carousel(device.repository, packet_bytes=300)
+    old = [
+        packet for packet in carousel.round(0) if packet[4:20] == bytes.fromhex(carousel.manifest.stream.digest)[:16]
+    ]
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    found = heard(device, itertools.chain(old, rounds(device)))
+    assert (found.version, found.complete) == (2, True)
+    assert device.running() == STREAMS[1]
