@@ -11,7 +11,7 @@ import numpy as np
 
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
 from airlora.edge import AgentPlan, StateFolder, Visit, visit
-from airlora.edge.link import HttpError
+from airlora.edge.answers import HttpError
 from airlora.edge.simulated import SimulatedLink, VirtualTime
 from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import http.server
 import ipaddress
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -118,3 +120,38 @@ def test_a_certificate_that_changes(tmp_path: Path) -> None:
         assert (found.version, folder.read_slot(found.slot)[0]) == (2, STREAMS[1])
         # Once it is trusted too, the visit goes on.
         assert look(port, theirs).version == 3
+
+
+def test_a_record_that_takes_longer_than_a_stall_may(tmp_path: Path) -> None:
+    """TLS hands nothing out before a record of up to 16 KiB is whole; what counts are the bytes below it."""
+    authority = Authority("ours", tmp_path)
+    context, body = authority.context(), b"x" * 12_000
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        threading.Thread(target=answer_slowly, args=(listener, context, body), daemon=True).start()
+        limits = LinkLimits(stall_timeout_s=0.5, connect_timeout_s=5.0)
+        link = HttpLink(limits, ca_file=str(authority.file))
+        began = time.monotonic()
+        assert b"".join(link.get(f"https://127.0.0.1:{listener.getsockname()[1]}/x")) == body
+        assert time.monotonic() - began > 2 * limits.stall_timeout_s
+
+
+def answer_slowly(listener: socket.socket, context: ssl.SSLContext, body: bytes) -> None:
+    """Answer one request in one record, a few bytes at a time."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    connection, _ = listener.accept()
+    with connection:
+        while True:
+            try:
+                tls.do_handshake()
+                if tls.read(4096):
+                    break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(4096))
+        tls.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        content = outgoing.read()
+        for start in range(0, len(content), 1000):
+            connection.sendall(content[start : start + 1000])
+            time.sleep(0.12)

@@ -21,6 +21,12 @@ from airlora.sizes import parse_size
 
 __all__ = ["cast", "listen"]
 
+LEAST_WAIT_S = 1.0
+"""Between visits to a broadcast."""
+
+LONGEST_WAIT_S = 60.0
+"""Between visits that better nothing."""
+
 
 @app.command()
 def cast(
@@ -114,15 +120,17 @@ def listen(
     limits = LinkLimits(stall_timeout_s=stall_s, max_attempts=1 if once else 2)
     folder = StateFolder(state)
     host, port = parse_address(address, needs_host=False)
-    is_first = True
+    is_first, wait_s = True, LEAST_WAIT_S
     with listen_at(host, port) as receiver:
         link = BroadcastLink(receiver, trusted_keys(folder.trust, plan.root), limits=limits)
         while True:
             end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+            is_done = is_better = False
             try:
                 link.begin(trusted_keys(folder.trust, plan.root), end_s, least_version=known_version(folder.trust))
                 found = visit(folder, plan, link)
                 show_visit(found, as_json=as_json)
+                is_done, is_better = found.error is None and found.complete, found.first_usable_s is not None
                 if found.error is not None:
                     raise found.error
             except AirloraError as error:
@@ -132,7 +140,12 @@ def listen(
             if once:
                 return
             is_first = False
-            time.sleep(1.0)
+            if is_done:
+                # All of it runs: there is nothing to do before something else is on the air.
+                link.begin(link.keys, float("inf"))
+                link.wait_for_news()
+            wait_s = LEAST_WAIT_S if is_done or is_better else min(LONGEST_WAIT_S, 2.0 * wait_s)
+            time.sleep(wait_s)
 
 
 def parse_address(text: str, *, needs_host: bool = True) -> tuple[str, int]:

@@ -35,6 +35,9 @@ __all__ = [
     "verify_url",
 ]
 
+ROLLBACK_WAIT_S = 10.0
+"""For an agent that is at work."""
+
 edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
 app.add_typer(edge, name="edge")
 
@@ -184,11 +187,14 @@ def status(state: State, as_json: Json = False) -> None:
 
 @edge.command()
 def rollback(state: State, as_json: Json = False) -> None:
-    """Run what lies in the other slot, and do not install again what ran before."""
+    """Run what lies in the other slot, and do not install again what ran before.
+
+    While an agent fetches a release it is waited for, 10 seconds at most; stop the agent if that is not enough.
+    """
     from airlora.edge import rollback
 
     folder, _ = _load(state)
-    found = rollback(folder)
+    found = rollback(folder, wait_s=ROLLBACK_WAIT_S)
     running = found.running
     version = None if running is None else running.version
     if as_json:

@@ -6,12 +6,13 @@ process follow the device's state; it alone needs torch, and is loaded when it i
 
 from typing import TYPE_CHECKING, Any
 
-from airlora.edge.agent import rollback, visit
+from airlora.edge.agent import visit
 from airlora.edge.decide import Wish
 from airlora.edge.health import AccuracyProbe, HealthCheck, HealthUnknownError, command_check, numbers_check
 from airlora.edge.limits import Clock, LinkLimits
 from airlora.edge.link import HttpLink
 from airlora.edge.plan import AgentPlan, Visit
+from airlora.edge.rollback import rollback
 from airlora.edge.state import DeviceState, Installed, StateFolder
 
 if TYPE_CHECKING:

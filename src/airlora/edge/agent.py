@@ -13,12 +13,12 @@ from airlora.edge.health import AccuracyProbe, HealthUnknownError, numbers_check
 from airlora.edge.link import HttpLink, Patience
 from airlora.edge.plan import AgentPlan, Visit
 from airlora.edge.reporting import may_proceed, send_report
-from airlora.edge.state import DeviceState, Installed, StateFolder
+from airlora.edge.state import MAX_BAD, Installed, StateFolder
 from airlora.edge.trust import first_root, refresh_trust
 from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
 from airlora.release import Manifest, is_initialised
 
-__all__ = ["rollback", "visit"]
+__all__ = ["visit"]
 
 
 REPORT_S = 5.0
@@ -29,9 +29,6 @@ CHECK_S = 5.0
 
 CHECK_SPACING = 10.0
 """Times that checks took, before a prefix that is longer is checked again."""
-
-MAX_BAD = 100
-"""Releases that are remembered as refused."""
 
 
 def visit(folder: StateFolder, plan: AgentPlan, link: HttpLink, *, seed: int | None = None) -> Visit:
@@ -46,8 +43,13 @@ def visit(folder: StateFolder, plan: AgentPlan, link: HttpLink, *, seed: int | N
     Raises:
         SettingsError: Another agent is at work, or the plan cannot be.
     """
+    began_s, failed = link.clock.now_s(), None
+    try:
+        link.prepare()
+    except NetworkError as error:
+        failed = error
     with folder.locked():
-        return _Visitor(folder, plan, link, Patience(link, random.Random(seed))).run()
+        return _Visitor(folder, plan, link, Patience(link, random.Random(seed)), began_s).run(failed)
 
 
 class _UnhealthyError(Exception):
@@ -55,18 +57,22 @@ class _UnhealthyError(Exception):
 
 
 class _Visitor:
-    def __init__(self, folder: StateFolder, plan: AgentPlan, link: HttpLink, patience: Patience) -> None:
+    def __init__(
+        self, folder: StateFolder, plan: AgentPlan, link: HttpLink, patience: Patience, began_s: float | None = None
+    ) -> None:
         self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
-        self._began_s = link.clock.now_s()
+        self._began_s = link.clock.now_s() if began_s is None else began_s
         self._visit = Visit()
         self._is_refused = self._is_unknown = self._is_cut_short = False
         self._next_check_s = float("-inf")
         self._shortfall = ""
         self._state = folder.load()
 
-    def run(self) -> Visit:
+    def run(self, failed: NetworkError | None) -> Visit:
         visit, link = self._visit, self._link
         try:
+            if failed is not None:
+                raise failed
             manifest = self._trusted()
             visit.metadata_bytes = link.num_bytes
             if manifest is None:
@@ -135,10 +141,14 @@ class _Visitor:
         """Return the newest manifest, once it is clear that it is newer than all before."""
         plan, state = self._plan, self._state
         is_new = not is_initialised(self._folder.trust)
-        if not is_new and state.newest_version and state.tenant != plan.tenant:
+        if state.newest_version and state.tenant != plan.tenant:
             raise SettingsError.of("tenant", plan.tenant, f"{state.tenant}, as in {self._folder.folder} from the first")
         root = plan.root
         if root is None and is_new:
+            if state.running is not None or state.newest_version:
+                raise TrustError(
+                    f"{self._folder.trust}: the root of trust that this device had is gone; give it again by --root"
+                )
             root = first_root(plan.url, self._link, self._patience)
             self._folder.save(state, "trusted the first root unseen", url=plan.url)
         manifest = refresh_trust(
@@ -316,26 +326,3 @@ def _installed(manifest: Manifest, decoded: DecodedStream) -> Installed:
         is_complete=decoded.is_complete,
         accuracy=accuracy_at(manifest, decoded.bytes_used),
     )
-
-
-def rollback(folder: StateFolder) -> DeviceState:
-    """Let the device run what lies in the other slot, and never again what it ran; return the new state.
-
-    Raises:
-        SettingsError: The other slot holds nothing that can be run, or another agent is at work.
-        StorageError: The state cannot be written.
-    """
-    with folder.locked():
-        state = folder.load()
-        other = state.idle_slot
-        if state.running is None or other not in state.slots:
-            raise SettingsError(f"{folder.folder}: no earlier adapter to go back to")
-        if state.slots[other].digest in state.bad:
-            raise SettingsError(
-                f"{folder.folder}: release {state.slots[other].version} in slot {other} was refused or rolled back "
-                "before; there is no other to go back to"
-            )
-        state.bad = [*state.bad, state.running.digest][-MAX_BAD:]
-        gone, state.active = state.running.version, other
-        folder.save(state, "rolled back", version=gone, to=state.slots[other].version)
-        return state

@@ -9,6 +9,7 @@ from pathlib import Path
 from airlora.codec import Limits, StreamReader
 from airlora.edge.link import HttpLink, Patience
 from airlora.errors import CodecError, NetworkError, StorageError, TrustError
+from airlora.files import sync_folder
 from airlora.release import StreamEntry
 
 __all__ = ["PartialStream", "fetch_stream"]
@@ -82,11 +83,14 @@ class PartialStream:
         self._verify(piece)
         # Should this fail, the counters are ahead of the disk: `prefix` tells, and the next visit begins at the disk.
         try:
-            with open(self.path, "r+b" if self.path.exists() else "wb") as file:
+            is_new = not self.path.exists()
+            with open(self.path, "wb" if is_new else "r+b") as file:
                 file.seek(before)
                 file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
+            if is_new:
+                sync_folder(self.path.parent)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {_reason(error)}") from error
 
@@ -167,11 +171,16 @@ def fetch_stream(
                     limit = wants_more(part, len(pending))
                 if place is None or place[1] > limit:
                     break
-        except TrustError:
+        except TrustError as error:
+            link.forget(url, part.num_bytes)
             pending, wrong = b"", wrong + 1
             if wrong >= MAX_WRONG:
                 raise
-            patience.failed(NetworkError(f"{url}: a piece came damaged"))
+            try:
+                patience.failed(NetworkError(f"{url}: a piece came damaged"))
+            except NetworkError:
+                # What is to be told is why it was given up.
+                raise error from None
         except NetworkError as error:
             patience.failed(error)
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from airlora.codec import DecodedStream
 from airlora.errors import AirloraError, SettingsError
 
 __all__ = ["AccuracyProbe", "HealthCheck", "HealthUnknownError", "command_check", "numbers_check"]
+
+KEPT_BYTES = 64 * 1024
+"""Of what a command writes: the end of it."""
+
+LINGER_S = 0.5
+"""How long the end of its output is waited for once a command has ended."""
 
 HealthCheck = Callable[[Path, DecodedStream, float], str | None]
 """Given the candidate's file, what it decodes to and how many seconds there are, returns what is wrong, or None.
@@ -64,8 +75,8 @@ def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
         raise SettingsError.of("health command", words[0], "a program that is there and may be run")
 
     def check(path: Path, _decoded: DecodedStream, limit_s: float) -> str | None:
-        done = _run(words, path, min(timeout_s, limit_s), words[0])
-        return f"{words[0]} exited with {done.returncode} {_last_line(done)}".strip() if done.returncode else None
+        done = run_command(words, path, min(timeout_s, limit_s), words[0])
+        return f"{words[0]} exited with {done.code} {done.last_line}".strip() if done.code else None
 
     return check
 
@@ -101,40 +112,95 @@ class AccuracyProbe:
         """Return that a candidate answers too often wrong; raises `HealthUnknownError` where it cannot be measured."""
         self.accuracy = None
         words = [sys.executable, "-m", "airlora.cli", "evaluate", str(path), *self._options]
-        done = _run(words, path, min(self._timeout_s, limit_s), "probe")
-        if done.returncode:
+        done = run_command(words, path, min(self._timeout_s, limit_s), "probe")
+        if done.code:
             # A package or a file that is missing says nothing of the candidate.
-            raise HealthUnknownError(f"probe: {_last_line(done)}")
+            raise HealthUnknownError(f"probe: {done.last_line}")
         try:
-            self.accuracy = float(json.loads(done.stdout)["accuracy"])
+            self.accuracy = float(json.loads(done.output)["accuracy"])
         except (ValueError, KeyError, TypeError) as error:
-            raise HealthUnknownError(f"probe: airlora evaluate said {done.stdout[:80]!r}") from error
+            raise HealthUnknownError(f"probe: airlora evaluate said {done.output[:80]!r}") from error
         if self.accuracy < self._least:
             return f"probe: {self.accuracy:.1%} of the answers are right, fewer than {self._least:.1%}"
         return None
 
 
-def _run(words: list[str], path: Path, limit_s: float, name: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command on a candidate; raises `HealthUnknownError` unless it ended by itself."""
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Args:
+        code: Its exit code.
+        output: The end of what it wrote.
+        errors: The end of what it wrote to standard error.
+    """
+
+    code: int
+    output: bytes
+    errors: bytes
+
+    @property
+    def last_line(self) -> str:
+        """The last thing that it said, cut."""
+        lines = self.errors.decode(errors="replace").strip().splitlines()[-1:] or [""]
+        return lines[0].removeprefix("airlora: ")[:200]
+
+
+def run_command(words: list[str], path: Path, limit_s: float, name: str) -> Ended:
+    """Run a command on a candidate; raises `HealthUnknownError` unless it ended by itself.
+
+    What it leaves running when it ends is its own business; what is running when it takes too long is stopped with it.
+    """
     name = name if name == "probe" else f"health command {name}"
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own command
+        process = subprocess.Popen(  # noqa: S603 - the user's own command
             words,
             env={**os.environ, "AIRLORA_ADAPTER": str(path)},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=limit_s,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        raise HealthUnknownError(f"{name}: took longer than {limit_s:.3g} s") from None
     except OSError as error:
         raise HealthUnknownError(f"{name}: {(error.strerror or str(error)).lower()}") from error
-    if done.returncode < 0:
-        raise HealthUnknownError(f"{name}: was killed by signal {-done.returncode}")
-    return done
+    output, errors = _Tail(process.stdout), _Tail(process.stderr)
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        raise HealthUnknownError(f"{name}: took longer than {limit_s:.3g} s") from None
+    finally:
+        if process.poll() is None:
+            _kill(process)
+    if code < 0:
+        raise HealthUnknownError(f"{name}: was killed by signal {-code}")
+    return Ended(code, output.read(), errors.read())
 
 
-def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
-    lines = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
-    return lines[0].removeprefix("airlora: ")[:200]
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Stop a command and all that it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+class _Tail:
+    """The end of what a pipe brings, read as it comes, so that whoever writes is not held up."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        self._content = b""
+        self._thread = threading.Thread(target=self._take, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def read(self) -> bytes:
+        """Return it; a process that the command left behind is not waited for."""
+        self._thread.join(LINGER_S)
+        return self._content
+
+    def _take(self, pipe: IO[bytes] | None) -> None:
+        if pipe is None:
+            return
+        with pipe:
+            while chunk := os.read(pipe.fileno(), KEPT_BYTES):
+                self._content = (self._content + chunk)[-KEPT_BYTES:]

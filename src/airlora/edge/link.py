@@ -7,7 +7,6 @@ limits as what is wanted.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
@@ -15,44 +14,24 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 
+from airlora.edge.answers import HttpError, refusal, verify_answer
 from airlora.edge.limits import Clock, LinkLimits
-from airlora.edge.paced import paced_pools
+from airlora.edge.paced import paced_context, paced_pools
 from airlora.errors import NetworkError, SettingsError
 from airlora.files import read_bytes
 
-__all__ = ["Clock", "HttpError", "HttpLink", "LinkLimits", "Patience"]
+__all__ = ["Clock", "HttpLink", "LinkLimits", "Patience"]
 
 CHUNK_BYTES = 16 * 1024
 
 LEAST_TIMED_BYTES = 1000
 """Before so many, a rate is a guess."""
 
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 3
 
 MAX_HEADER_BYTES = 128 * 1024
 """Of an answer, before its body begins."""
-
-
-class HttpError(NetworkError):
-    """The server answered, but not with what was asked for.
-
-    Args:
-        message: What is wrong.
-        status: HTTP's number.
-        wait_s: How long the server asks to wait before the next attempt, if it does.
-    """
-
-    def __init__(self, message: str, status: int, wait_s: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.wait_s = status, wait_s
-
-    @property
-    def is_passing(self) -> bool:
-        """Whether it is worth asking again."""
-        return self.status in RETRIED_STATUS
 
 
 @dataclass
@@ -85,9 +64,12 @@ class HttpLink:
     def __post_init__(self) -> None:
         if self.ca_file is not None:
             read_bytes(self.ca_file, "certificates", SettingsError)
-        self._pool = urllib3.PoolManager(retries=False, ca_certs=self.ca_file)
+        context = paced_context()
+        if self.ca_file is None:
+            context.load_default_certs()
+        self._pool = urllib3.PoolManager(retries=False, ca_certs=self.ca_file, ssl_context=context)
         self._pool.pool_classes_by_scheme = dict(paced_pools(self))
-        self._asked_s, self._raw_bytes, self._is_header = 0.0, 0, False
+        self._asked_s, self._raw_bytes, self._body_bytes, self._is_header = 0.0, 0, 0, False
         self._why: str | None = None
         self._known_tag: str | None = None
         self._tag: str | None = None
@@ -115,6 +97,7 @@ class HttpLink:
         came = 0
         for chunk in self._bytes(url, start, stop):
             now = self.clock.now_s()
+            self._body_bytes += len(chunk)
             if came:
                 self.timed_bytes += len(chunk)
                 self.busy_s += now - last
@@ -168,7 +151,17 @@ class HttpLink:
         # Nobody reads what it says.
         answer.close()
         if answer.status >= 300:
-            raise _refusal(url, answer)
+            raise refusal(url, answer)
+
+    def prepare(self) -> None:
+        """Do what a visit can do before it keeps others from the state: nothing, on a link of this kind."""
+
+    def forget(self, url: str, start: int) -> None:
+        """Take note that what came of a URL at `start` was not what was signed: here it is asked for anew anyway."""
+
+    def before_connect(self) -> float:
+        """Return how many seconds a connection may take; raises `TimeoutError` at the deadline."""
+        return min(self.before_read(), self.limits.connect_timeout_s)
 
     def before_read(self) -> float:
         """Return how many seconds a read of the socket may take; raises `TimeoutError` at the deadline."""
@@ -185,6 +178,8 @@ class HttpLink:
             self._why = f"{8 * self._raw_bytes / took:.0f} bit/s, slower than {least:g}"
         elif self._is_header and self._raw_bytes > MAX_HEADER_BYTES:
             self._why = f"more than {MAX_HEADER_BYTES} bytes of headers"
+        elif self._raw_bytes > 2 * (self._body_bytes + MAX_HEADER_BYTES):
+            self._why = f"{self._raw_bytes} bytes came for {self._body_bytes} of content"
         else:
             return
         raise TimeoutError(self._why)
@@ -195,7 +190,8 @@ class HttpLink:
         return self._why or _reason(error)
 
     def _begin(self) -> None:
-        self._asked_s, self._raw_bytes, self._is_header, self._why = self.clock.now_s(), 0, True, None
+        self._asked_s, self._raw_bytes, self._body_bytes = self.clock.now_s(), 0, 0
+        self._is_header, self._why = True, None
 
     def _ask(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None = None, *, with_token: bool = True
@@ -232,11 +228,16 @@ class HttpLink:
             if answer.status not in REDIRECTS or target is None:
                 return answer
             answer.close()
-            before, place = place, urljoin(place, target)
-            is_safe = urlsplit(place).scheme == "https" or urlsplit(before).scheme == "http"
-            if urlsplit(place).scheme not in ("http", "https") or not is_safe:
+            before = urlsplit(place)
+            try:
+                place = urljoin(place, target)
+                after = urlsplit(place)
+            except ValueError:
+                raise NetworkError(f"{url}: leads to {target[:100]!r}, which is no address") from None
+            is_safe = after.scheme == "https" or before.scheme == "http"
+            if after.scheme not in ("http", "https") or not is_safe:
                 raise NetworkError(f"{url}: leads to {place[:100]}, which is not followed")
-            with_token = with_token and urlsplit(place)[:2] == urlsplit(before)[:2]
+            with_token = with_token and after[:2] == before[:2]
         raise NetworkError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def _timeout(self) -> urllib3.Timeout:
@@ -255,13 +256,14 @@ class HttpLink:
         answer = self._get(url, headers)
         self._tag = answer.headers.get("ETag")
         try:
-            skip = _verify_answer(url, answer, is_part=is_part, start=start)
+            skip = verify_answer(url, answer, is_part=is_part, start=start)
             wanted = None if stop is None else stop - start
             while wanted is None or wanted > 0:
                 chunk = answer.read1(CHUNK_BYTES, decode_content=False)
                 if not chunk:
                     break
                 skipped = min(skip, len(chunk))
+                self._body_bytes += skipped
                 skip, chunk = skip - skipped, chunk[skipped:]
                 if wanted is not None:
                     chunk = chunk[:wanted]
@@ -315,24 +317,6 @@ class Patience:
         if wait_s >= self.link.left_s:
             raise error
         self.link.clock.sleep(wait_s)
-
-
-def _verify_answer(url: str, answer: urllib3.BaseHTTPResponse, *, is_part: bool, start: int) -> int:
-    """Return how many bytes to skip: all before `start` from a server that knows no ranges."""
-    if answer.status == 206 and is_part:
-        place = answer.headers.get("Content-Range", "")
-        if not place.startswith(f"bytes {start}-"):
-            raise HttpError(f"{url}: answered with part {place!r}, not from byte {start}", answer.status)
-        return 0
-    if answer.status == 200:
-        return start
-    raise _refusal(url, answer)
-
-
-def _refusal(url: str, answer: urllib3.BaseHTTPResponse) -> HttpError:
-    wait = answer.headers.get("Retry-After", "")
-    wait_s = float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None
-    return HttpError(f"{url}: HTTP {answer.status}", answer.status, wait_s)
 
 
 def _reason(error: Exception) -> str:

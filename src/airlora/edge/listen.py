@@ -18,9 +18,18 @@ from typing import Any, Protocol
 
 from securesystemslib.signer import SSlibKey
 
-from airlora.edge.link import Clock, HttpError, HttpLink, LinkLimits
+from airlora.edge.answers import HttpError
+from airlora.edge.link import Clock, HttpLink, LinkLimits
 from airlora.errors import NetworkError, SettingsError, TrustError
-from airlora.release import MAX_OBJECT_BYTES, ObjectId, fountain, open_packet, packet_keys, unpack_bundle
+from airlora.release import (
+    MAX_OBJECT_BYTES,
+    ObjectId,
+    fountain,
+    newest_trusted_root,
+    open_packet,
+    packet_keys,
+    unpack_bundle,
+)
 
 __all__ = ["AIR_URL", "BroadcastLink", "Receiver", "known_version", "listen_at", "trusted_keys"]
 
@@ -30,8 +39,11 @@ AIR_URL = "broadcast://air"
 MAX_HELD_BYTES = 32 * MAX_OBJECT_BYTES
 """Of objects of streams that are on their way or wait to be asked for."""
 
-MAX_BUNDLES = 4
+MAX_BUNDLES = 16
 """Versions of the metadata that are on their way at once."""
+
+MAX_STALE = 64
+"""Versions of the metadata that are remembered as older than what was heard before."""
 
 MAX_PACKET_BYTES = 65_535
 
@@ -74,7 +86,7 @@ class BroadcastLink(HttpLink):
     ) -> None:
         super().__init__(limits or LinkLimits(), end_s, clock or Clock())
         self.air_bytes = self.num_packets = self.num_refused = 0
-        self._receiver, self._keys, self._raptorq = receiver, list(keys), fountain()
+        self._receiver, self.keys, self._raptorq = receiver, list(keys), fountain()
         self._decoders: dict[ObjectId, Any] = {}
         self._objects: dict[ObjectId, bytes] = {}
         self._files: dict[str, bytes] | None = None
@@ -82,6 +94,26 @@ class BroadcastLink(HttpLink):
         self._is_fresh = False
         self._version = 0
         self._wanted: tuple[bytes, int] = (b"", 0)
+        self._progress: dict[ObjectId, int] = {}
+        self._stale: dict[ObjectId, None] = {}
+
+    def prepare(self) -> None:
+        """Wait until metadata are on the air; raises `NetworkError` as `get` does."""
+        while self._files is None or not self._is_fresh:
+            self._receive(AIR_URL, None)
+
+    def wait_for_news(self) -> None:
+        """Wait until other metadata than the last ones are on the air, however long that takes."""
+        known = self._bundle
+        while self._bundle == known:
+            with contextlib.suppress(NetworkError):
+                self._receive(AIR_URL, None)
+
+    def forget(self, url: str, start: int) -> None:
+        """Let go of what holds a place of a stream: it was put together of something that was never published."""
+        stream = _stream_of(url)
+        for what in [what for what in self._objects if _holds(what, stream, start)]:
+            del self._objects[what]
 
     def begin(self, keys: Sequence[SSlibKey], end_s: float, *, least_version: int = 0) -> None:
         """Begin a visit: metadata count once they are on the air again.
@@ -91,7 +123,7 @@ class BroadcastLink(HttpLink):
             end_s: When it ends, in the clock's seconds.
             least_version: Of the timestamp: metadata from before are left, for anybody can play old packets again.
         """
-        self._keys, self.end_s, self._is_fresh = list(keys), end_s, False
+        self.keys, self.end_s, self._is_fresh = list(keys), end_s, False
         self._version = max(self._version, least_version)
 
     @property
@@ -106,11 +138,10 @@ class BroadcastLink(HttpLink):
     def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
         path = url.partition("://")[2].partition("/")[2]
         if path.startswith("streams/"):
-            yield from self._stream(url, bytes.fromhex(Path(path).stem)[:16], start, stop)
+            yield from self._stream(url, _stream_of(url), start, stop)
             return
-        while self._files is None or not self._is_fresh:
-            self._receive(url, None)
-        if path not in self._files:
+        self.prepare()
+        if self._files is None or path not in self._files:
             raise HttpError(f"{url}: is not part of the broadcast", 404)
         yield self._files[path][start:stop]
 
@@ -141,7 +172,7 @@ class BroadcastLink(HttpLink):
         if what.is_bundle:
             bundles = [other for other in self._decoders if other.is_bundle]
             if len(bundles) >= MAX_BUNDLES:
-                del self._decoders[bundles[0]]
+                del self._decoders[min(bundles, key=lambda other: self._progress.get(other, 0))]
             return True
         stream, start = self._wanted
         if what.stream == stream and what.start + what.length <= start:
@@ -182,7 +213,7 @@ class BroadcastLink(HttpLink):
             self.air_bytes += len(packet)
             self.num_packets += 1
             try:
-                what, symbol = open_packet(self._keys, packet)
+                what, symbol = open_packet(self.keys, packet)
                 self._feed(what, symbol)
             except TrustError:
                 self.num_refused += 1
@@ -192,6 +223,8 @@ class BroadcastLink(HttpLink):
                 return
 
     def _feed(self, what: ObjectId, symbol: bytes) -> None:
+        if what in self._stale:
+            return
         if what in self._objects or what == self._bundle:
             self._is_fresh = self._is_fresh or what == self._bundle
             return
@@ -201,6 +234,9 @@ class BroadcastLink(HttpLink):
             self._decoders[what] = self._raptorq.Decoder.with_defaults(what.length, what.symbol_bytes)
         content = self._decoders[what].decode(symbol)
         if content is None:
+            if what.is_bundle:
+                kept = {other: count for other, count in self._progress.items() if other in self._decoders}
+                self._progress = kept | {what: kept.get(what, 0) + 1}
             return
         del self._decoders[what]
         if not what.is_bundle:
@@ -211,6 +247,9 @@ class BroadcastLink(HttpLink):
         files = unpack_bundle(content)
         version = _timestamp_version(files.get("metadata/timestamp.json", b""))
         if version < self._version:
+            self._stale[what] = None
+            if len(self._stale) > MAX_STALE:
+                del self._stale[next(iter(self._stale))]
             raise TrustError.of("version of the timestamp", version, f"{self._version} or more, which was heard before")
         self._files, self._bundle, self._is_fresh, self._version = files, what, True, version
         for other in [other for other in self._decoders if other.is_bundle]:
@@ -219,6 +258,11 @@ class BroadcastLink(HttpLink):
 
 def _holds(what: ObjectId, stream: bytes, start: int) -> bool:
     return what.stream == stream and what.start <= start < what.start + what.length
+
+
+def _stream_of(url: str) -> bytes:
+    """Return how packets name the stream at a URL."""
+    return bytes.fromhex(Path(url).stem)[:16]
 
 
 def known_version(trust: Path) -> int:
@@ -239,21 +283,24 @@ def _timestamp_version(content: bytes) -> int:
 
 
 def trusted_keys(trust: Path, root: bytes | None) -> list[SSlibKey]:
-    """Return the keys that packets may be signed by: of the newest root that the device trusts, or else of `root`.
+    """Return the keys that packets may be signed by: of the newest root that the device trusts, and of `root`.
+
+    They only tell which packets are worth putting together: what comes of them is verified from the device's first
+    root on, whatever is given here.
 
     Args:
         trust: Folder of the device's metadata.
-        root: To trust at first.
+        root: To trust at first, or a newer one, where the timestamp key has changed and no packet of the old key came.
 
     Raises:
         SettingsError: There is no root at all.
-        TrustError: The root is damaged, or none.
+        TrustError: `root` is damaged, or none.
     """
-    with contextlib.suppress(OSError, TrustError):
-        return packet_keys((trust / "root.json").read_bytes())
-    if root is None:
+    trusted = newest_trusted_root(trust)
+    if trusted is None and root is None:
         raise SettingsError("root: none is trusted yet, and a broadcast cannot be asked for one; give --root")
-    return packet_keys(root)
+    keys = [key for found in (trusted, root) if found is not None for key in packet_keys(found)]
+    return list({key.keyid: key for key in keys}.values())
 
 
 def listen_at(host: str, port: int) -> socket.socket:

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from airlora.edge.link import HttpError, HttpLink, Patience
+from airlora.edge.answers import HttpError
+from airlora.edge.link import HttpLink, Patience
 from airlora.errors import NetworkError, SettingsError
 
 __all__ = ["may_proceed", "send_report", "verify_device"]

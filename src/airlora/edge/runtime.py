@@ -10,17 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, base_fingerprint, inject, install_updates
 from airlora.codec import DecodedStream, StreamHeader
 from airlora.edge.state import Installed, StateFolder
-from airlora.errors import AdapterError, AirloraError, CodecError
+from airlora.errors import AdapterError, CodecError
 
 __all__ = ["Attached", "attach"]
 
 TRIES = 3
 """Times to read a slot that the agent replaces at that moment."""
+
+LONGEST_WAIT_S = 60.0
+"""Between attempts to take what could not be taken, if `check_every_s` is not longer."""
 
 
 class Attached:
@@ -46,6 +50,8 @@ class Attached:
         self._adapted: AdaptedModel | None = None
         self._running: tuple[Installed, DecodedStream] | None = None
         self._fingerprints: dict[tuple[str, ...] | None, str] = {}
+        self._own_heads: dict[str, Tensor] = {}
+        self._failures = 0
         self._passes, self._is_swapping, self._free = 0, False, threading.Condition()
         self._thread = threading.local()
         self._refreshing = threading.Lock()
@@ -74,16 +80,17 @@ class Attached:
             AirloraError: The adapter cannot be used; the one before computes on.
         """
         with self._refreshing:
-            self._seen = self._stamp()
-            found = self._read()
-            if found is None or (self._running is not None and found[0] == self._running[0]):
-                return False
-            with self._alone():
-                self._swap(found)
-            return True
+            stamp, found = self._stamp(), self._read()
+            is_new = found is not None and (self._running is None or found[0] != self._running[0])
+            if found is not None and is_new:
+                with self._alone():
+                    self._swap(found)
+            # Only now: what could not be taken is tried again.
+            self._seen = stamp
+            return is_new
 
     def detach(self) -> nn.Module:
-        """Take the adapter out and return the model; a head that was sent stays.
+        """Take the adapter out and return the model, with the head that it came with.
 
         Raises:
             AdapterError: Called from within a forward pass.
@@ -91,9 +98,8 @@ class Attached:
         with self._refreshing, self._alone():
             self.model.forward = self._forward
             self._next_check_s = float("inf")
-            if self._adapted is not None:
-                self._adapted.eject()
-                self._adapted = self._running = None
+            self._take_out()
+            self._running = None
         return self.model
 
     def _watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,10 +157,13 @@ class Attached:
             return
         try:
             self.refresh()
-            self.error = None
-        except (AirloraError, OSError, RuntimeError) as error:
-            # A pass must not fail because of what comes over the air, nor for want of memory for it.
-            self.error = error
+        except Exception as error:
+            # A pass must not fail because of what comes over the air, whatever that is, nor for want of memory for it.
+            self.error, self._failures = error, self._failures + 1
+            wait_s = min(LONGEST_WAIT_S, self._check_every_s * 2.0 ** min(self._failures, 30))
+            self._next_check_s = now + max(self._check_every_s, wait_s)
+        else:
+            self.error, self._failures = None, 0
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -186,29 +195,38 @@ class Attached:
             self._running = None
             if before is not None:
                 self._install(before[1])
-            elif self._adapted is not None:
-                self._adapted.eject()
-                self._adapted = None
+            else:
+                self._take_out()
             self._running = before
             raise
         self._running = found
 
     def _install(self, decoded: DecodedStream) -> None:
         header = decoded.header
-        chosen = header.metadata.get("set", {})
-        targets, heads = chosen.get("adapter.target_modules"), chosen.get("adapter.head_modules")
+        targets, heads = (_module_names(header, name) for name in ("target_modules", "head_modules"))
         self._verify_base(header.base_fingerprint, heads)
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
         if self._adapted is None or not _has_room(self._adapted, header):
-            if self._adapted is not None:
-                self._adapted.eject()
-                self._adapted = None
+            self._take_out()
             adapted = inject(
                 self.model, r_max=header.r_max, seed=0, scale=1.0, target_modules=targets, head_modules=heads
             )
             self._adapted = adapted
             adapted.set_ranks([0] * len(adapted.shapes))
-        install_updates(self._adapted, updates, decoded.tensors)
+            self._own_heads = {name: value.detach().clone() for name, value in adapted.head_state().items()}
+        # What a release does not send is the model's own, not that of the release before.
+        own = {name: value.float().cpu().numpy() for name, value in self._own_heads.items()}
+        install_updates(self._adapted, updates, {**own, **decoded.tensors})
+
+    def _take_out(self) -> None:
+        """Let the model compute as it did before it was attached."""
+        if self._adapted is None:
+            return
+        with torch.no_grad():
+            for name, value in self._adapted.head_state().items():
+                value.copy_(self._own_heads[name])
+        self._adapted.eject()
+        self._adapted, self._own_heads = None, {}
 
     def _verify_base(self, wanted: str, heads: list[str] | None) -> None:
         """Raise `AdapterError` unless the model is the one that the adapter was made for."""
@@ -219,6 +237,17 @@ class Attached:
             raise AdapterError(
                 f"adapter: made for the base model {wanted[:12]}, this is {self._fingerprints[key][:12]}"
             )
+
+
+def _module_names(header: StreamHeader, name: str) -> list[str] | None:
+    """Return the endings of modules' names that a release was made with; None: those that are usual for the model."""
+    chosen = header.metadata.get("set", {})
+    if not isinstance(chosen, dict):
+        raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
+    found = chosen.get(f"adapter.{name}")
+    if found is not None and not (isinstance(found, list) and all(isinstance(part, str) for part in found)):
+        raise AdapterError(f"adapter: its header has {name} = {found!r}: allowed is a list of names")
+    return found
 
 
 def _has_room(adapted: AdaptedModel, header: StreamHeader) -> bool:

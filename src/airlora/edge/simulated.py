@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from airlora.edge.link import Clock, HttpError, HttpLink, LinkLimits
+from airlora.edge.answers import HttpError
+from airlora.edge.link import Clock, HttpLink, LinkLimits
 from airlora.errors import NetworkError
 
 __all__ = ["SimulatedLink", "VirtualTime"]

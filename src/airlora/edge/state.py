@@ -31,7 +31,7 @@ from airlora.codec import DecodedStream, decode_stream
 from airlora.errors import CodecError, SettingsError, StorageError, TrustError
 from airlora.files import make_folder, seal, sync_folder, unsealed, write_bytes
 
-__all__ = ["DeviceState", "Installed", "SlotName", "StateFolder"]
+__all__ = ["MAX_BAD", "DeviceState", "Installed", "SlotName", "StateFolder"]
 
 STATE_VERSION = 1
 
@@ -42,6 +42,9 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
 
 MAX_HISTORY = 100
 """Older entries are forgotten."""
+
+MAX_BAD = 100
+"""Releases that are remembered as refused."""
 
 SlotName = Literal["a", "b"]
 
@@ -121,9 +124,9 @@ class StateFolder:
         self.trust, self.parts = make_folder(folder / "trust"), make_folder(folder / "parts")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let one agent at a time write; raises `SettingsError` if another one does."""
-        lock = FileLock(self.folder / ".lock", timeout=0)
+    def locked(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Let one agent at a time write; raises `SettingsError` if another one still does after `wait_s`."""
+        lock = FileLock(self.folder / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:

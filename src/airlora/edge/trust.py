@@ -11,9 +11,10 @@ from pathlib import Path
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
-from airlora.edge.link import HttpError, HttpLink, Patience
+from airlora.edge.answers import HttpError
+from airlora.edge.link import HttpLink, Patience
 from airlora.errors import NetworkError, TrustError
-from airlora.files import make_folder, seal, unseal, write_bytes
+from airlora.files import seal, unseal, write_bytes
 from airlora.release import NEWEST_ROOT, Manifest, TrustedClient, bundle_name, unpack_bundle
 
 KEPT_BUNDLE = "newest.bundle"
@@ -96,7 +97,7 @@ def refresh_trust(
         StorageError: It cannot be kept.
     """
     base = url.rstrip("/")
-    files = _bundle(folder, f"{base}/metadata/{bundle_name(tenant)}", link, patience)
+    files, to_keep = _bundle(folder, f"{base}/metadata/{bundle_name(tenant)}", link, patience)
 
     def refreshed(files: Mapping[str, bytes]) -> Manifest | None:
         fetcher = LinkFetcher(link, patience, base=base, files=files)
@@ -107,12 +108,19 @@ def refresh_trust(
     if files:
         # What is wrong with a bundle is no more than what is wrong with a cache.
         with contextlib.suppress(TrustError):
-            return refreshed(files)
+            manifest = refreshed(files)
+            if to_keep is not None:
+                write_bytes(folder / KEPT_BUNDLE, to_keep)
+            return manifest
     return refreshed({})
 
 
-def _bundle(folder: Path, url: str, link: HttpLink, patience: Patience) -> dict[str, bytes]:
-    """Return the files of the repository's bundle; none if it has none. Raises `NetworkError`."""
+def _bundle(folder: Path, url: str, link: HttpLink, patience: Patience) -> tuple[dict[str, bytes], bytes | None]:
+    """Return the files of the repository's bundle, none if it has none, and what to keep of it for the next visit.
+
+    Raises:
+        NetworkError: It did not come.
+    """
     kept, tag, bundle = folder / KEPT_BUNDLE, None, b""
     try:
         first, _, bundle = unseal(kept, "bundle", 1, TrustError).partition(b"\n")
@@ -124,18 +132,16 @@ def _bundle(folder: Path, url: str, link: HttpLink, patience: Patience) -> dict[
     except HttpError as error:
         if error.is_passing:
             raise
-        return {}
+        return {}, None
     try:
         if changed is None:
-            return unpack_bundle(bundle)
+            return unpack_bundle(bundle), None
         bundle, tag = changed
         files = unpack_bundle(bundle)
     except TrustError:
-        return {}
-    if tag is not None and tag.isascii() and tag.isprintable():
-        make_folder(folder)
-        write_bytes(kept, seal(tag.encode() + b"\n" + bundle, "bundle", 1))
-    return files
+        return {}, None
+    is_known_again = tag is not None and tag.isascii() and tag.isprintable()
+    return files, seal((tag or "").encode() + b"\n" + bundle, "bundle", 1) if is_known_again else None
 
 
 def first_root(url: str, link: HttpLink, patience: Patience) -> bytes:

@@ -6,7 +6,7 @@ as a device would; `TrustedClient` is that device's view.  Trust is The Update F
 
 from airlora.release.bundle import NEWEST_ROOT, bundle_name, unpack_bundle
 from airlora.release.carousel import Carousel, fountain, open_carousel
-from airlora.release.client import TrustedClient, is_initialised
+from airlora.release.client import TrustedClient, is_initialised, newest_trusted_root
 from airlora.release.create import create_repository, default_keys, open_repository
 from airlora.release.keys import PASSPHRASE_VARIABLE, KeyFolder
 from airlora.release.manifest import Cut, Manifest, StreamEntry
@@ -44,6 +44,7 @@ __all__ = [
     "default_keys",
     "fountain",
     "is_initialised",
+    "newest_trusted_root",
     "open_carousel",
     "open_packet",
     "open_repository",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tuf.api.exceptions import (
     LengthOrHashMismatchError,
     RepositoryError,
 )
+from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from airlora.errors import NetworkError, StorageError, TrustError
@@ -21,7 +23,7 @@ from airlora.files import make_folder, seal, sync_paths, unseal, write_bytes
 from airlora.release.manifest import MAX_MANIFEST_BYTES, Manifest
 from airlora.release.repository import target_path
 
-__all__ = ["CLIENT_LIMITS", "TrustedClient"]
+__all__ = ["CLIENT_LIMITS", "TrustedClient", "is_initialised", "newest_trusted_root"]
 
 CLIENT_LIMITS = UpdaterConfig(
     # Every visit follows the roots from the first one on, from disk where they are there.
@@ -118,6 +120,35 @@ class TrustedClient:
 def is_initialised(folder: Path) -> bool:
     """Whether a folder holds a root of trust."""
     return _kept_root(folder) is not None or (folder / "root.json").exists()
+
+
+def newest_trusted_root(folder: Path) -> bytes | None:
+    """Return the newest root on disk that follows from the first one; None: there is none, or it is damaged."""
+    first = _kept_root(folder)
+    if first is None:
+        # What a refresh would begin with.
+        with contextlib.suppress(OSError, RepositoryError):
+            first = (folder / "root.json").read_bytes()
+            _follow(first, first)
+            return first
+        return None
+    newest = first
+    # A damaged root ends it: what is newer is believed again once it has come again.
+    with contextlib.suppress(OSError, RepositoryError):
+        version = _follow(first, first)
+        while True:
+            following = (folder / "root_history" / f"{version + 1}.root.json").read_bytes()
+            version = _follow(newest, following)
+            newest = following
+    return newest
+
+
+def _follow(root: bytes, following: bytes) -> int:
+    """Return the version of a root that is signed by the one before and by itself; raises `RepositoryError`."""
+    before, after = (Metadata[Root].from_bytes(content) for content in (root, following))
+    for signed in (before.signed, after.signed):
+        signed.verify_delegate(Root.type, after.signed_bytes, after.signatures)
+    return after.signed.version
 
 
 def _kept_root(folder: Path) -> bytes | None:

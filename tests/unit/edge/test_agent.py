@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
-import subprocess
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -17,9 +19,10 @@ import pytest
 from tuf.ngclient._internal import trusted_metadata_set
 
 from airlora.codec import DecodedStream, StreamReader
-from airlora.edge import AccuracyProbe, HttpLink, LinkLimits, StateFolder, Wish, agent, command_check, rollback
+from airlora.edge import AccuracyProbe, HttpLink, LinkLimits, StateFolder, Wish, agent, command_check, health, rollback
+from airlora.edge.answers import HttpError
 from airlora.edge.download import PartialStream, fetch_stream
-from airlora.edge.link import HttpError, Patience
+from airlora.edge.link import Patience
 from airlora.errors import AdapterError, NetworkError, SettingsError, StorageError, TrustError
 from airlora.release import Cut, add_tenant, current_manifest, publish_stream, rotate_key
 from airlora.release.bundle import pack_bundle, unpack_bundle
@@ -620,11 +623,11 @@ def test_a_probe_measures_and_refuses(device: Device, tmp_path: Path, monkeypatc
     data.write_text("text\tlabel\nfine\t1\n")
     calls: list[list[str]] = []
 
-    def evaluate(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    def evaluate(words: list[str], *_: object) -> health.Ended:
         calls.append(words)
-        return subprocess.CompletedProcess(words, 0, b'{"accuracy": 0.75}', b"")
+        return health.Ended(0, b'{"accuracy": 0.75}', b"")
 
-    monkeypatch.setattr(subprocess, "run", evaluate)
+    monkeypatch.setattr(health, "run_command", evaluate)
     found = device.visit(checks=[AccuracyProbe(data, 0.7, model="some/model")])
     assert (found.complete, found.probed) == (True, 0.75)
     assert calls[-1][3:4] + calls[-1][5:] == ["evaluate", "--data", str(data), "--model", "some/model", "--json"]
@@ -633,13 +636,8 @@ def test_a_probe_measures_and_refuses(device: Device, tmp_path: Path, monkeypatc
     assert (found.version, found.error) == (1, None)
     assert "75.0% of the answers are right, fewer than 80.0%" in found.note
     publish(device, 2)
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda words, **_: subprocess.CompletedProcess(
-            words, 2, b"", b"airlora: the embedded model is not installed\n"
-        ),
-    )
+    missing = health.Ended(2, b"", b"airlora: the embedded model is not installed\n")
+    monkeypatch.setattr(health, "run_command", lambda *_: missing)
     found = device.visit(checks=[AccuracyProbe(data, 0.1)])
     assert "probe: the embedded model is not installed" in found.note
     assert len(device.folder.load().bad) == 1
@@ -648,6 +646,79 @@ def test_a_probe_measures_and_refuses(device: Device, tmp_path: Path, monkeypatc
             AccuracyProbe(data, least)
     with pytest.raises(SettingsError, match="no such file"):
         AccuracyProbe(tmp_path / "nothing", 0.5)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+def test_what_a_check_starts_is_stopped_with_it_if_it_takes_too_long(device: Device, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = f"sh -c 'sleep 60 & echo $! > {pid_file}; wait'"
+    found = device.visit(checks=[command_check(command, timeout_s=1.0)])
+    assert "took longer than 1 s" in found.note
+    deadline = time.monotonic() + 10.0
+    while is_alive(int(pid_file.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(int(pid_file.read_text()))
+    assert device.folder.load().bad == []
+
+
+def test_a_check_may_leave_something_running(device: Device) -> None:
+    began = time.monotonic()
+    found = device.visit(checks=[command_check("sh -c 'sleep 20 & exit 0'")])
+    assert found.complete
+    assert time.monotonic() - began < 15.0
+
+
+def test_of_what_a_check_says_the_end_is_kept(tmp_path: Path) -> None:
+    command = "sh -c 'yes | head -c 30000000; echo the disk smells >&2; exit 3'"
+    words = shlex.split(command)
+    ended = health.run_command(words, tmp_path, 60.0, "sh")
+    assert (ended.code, len(ended.output), ended.last_line) == (3, health.KEPT_BYTES, "the disk smells")
+
+
+@pytest.mark.parametrize("with_root", [False, True])
+def test_a_root_of_trust_that_is_gone_is_not_made_up_for_by_a_strangers(
+    device: Device, tmp_path: Path, *, with_root: bool
+) -> None:
+    device.visit()
+    shutil.rmtree(device.folder.trust)
+    device.folder = StateFolder(device.folder.folder)
+    publish(device, 1)
+    found = device.visit(**({} if with_root else {"root": None}))
+    if with_root:
+        assert (found.version, found.error) == (2, None)
+    else:
+        assert isinstance(found.error, TrustError)
+        assert "give it again by --root" in str(found.error)
+        assert device.running() == STREAMS[0]
+
+
+def test_a_rollback_waits_for_a_visit_to_end(device: Device) -> None:
+    device.visit()
+    publish(device, 1)
+    device.visit()
+    inside = threading.Event()
+
+    def agent_at_work() -> None:
+        with device.folder.locked():
+            inside.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=agent_at_work)
+    thread.start()
+    inside.wait()
+    with pytest.raises(SettingsError, match="another agent"):
+        rollback(StateFolder(device.folder.folder))
+    rollback(StateFolder(device.folder.folder), wait_s=30.0)
+    thread.join()
+    assert device.running() == STREAMS[0]
 
 
 def test_a_clock_that_jumps(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from airlora.edge import HttpLink, LinkLimits
-from airlora.edge.link import HttpError
+from airlora.edge.answers import HttpError
 from airlora.errors import NetworkError
 
 Serve = Callable[[list[bytes | float]], str]
@@ -209,5 +209,50 @@ def test_redirects_are_followed_without_the_token(serve: Serve) -> None:
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.org/x", "/x"])
 def test_redirects_that_are_not_followed(serve: Serve, place: str) -> None:
-    with pytest.raises(NetworkError, match="not followed|more than 3 redirects"):
+    with pytest.raises(NetworkError, match="not followed|more than 3 redirects|is no address"):
         fetch(serve([head("302 Found", Location=place, Content_Length=0)]))
+
+
+@pytest.mark.parametrize("place", ["http://[", "http://[bad]/", "//[::1", "https://[1:2"])
+def test_a_redirect_to_no_address(serve: Serve, place: str) -> None:
+    with pytest.raises(NetworkError, match="is no address"):
+        fetch(serve([head("302 Found", Location=place, Content_Length=0)]))
+
+
+def test_the_addresses_of_a_host_share_the_time(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """Silent ones first: a listener whose queue is full answers nobody."""
+    silent = [socket.socket() for _ in range(3)]
+    callers = []
+    for listener in silent:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            caller = socket.socket()
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+            callers.append(caller)
+    good = int(serve([head(Content_Length=2) + b"ok"]).rpartition(":")[2].partition("/")[0])
+    ports = [listener.getsockname()[1] for listener in silent]
+
+    def addresses(ports: list[int]) -> object:
+        return lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+    began = time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", addresses(ports))
+    with pytest.raises(NetworkError):
+        fetch("http://many.example/x", deadline_s=1.5)
+    assert time.monotonic() - began < 1.5 + 1.0
+    # One that answers is reached behind one that does not.
+    monkeypatch.setattr(socket, "getaddrinfo", addresses([ports[0], good]))
+    assert fetch("http://many.example/x", deadline_s=6.0) == b"ok"
+    for each in (*silent, *callers):
+        each.close()
+
+
+def test_a_flood_behind_the_last_byte_is_cut_off(serve: Serve) -> None:
+    flood = [b"X: y\r\n" * 2000] * 100
+    url = serve([head(Transfer_Encoding="chunked") + b"1\r\na\r\n0\r\n", *flood, 30.0])
+    began = time.monotonic()
+    with pytest.raises(NetworkError, match="bytes came for 1 of content|broken|line"):
+        fetch(url)
+    assert time.monotonic() - began < 15.0

@@ -28,6 +28,8 @@ from airlora.release import (
     rotate_key,
 )
 from airlora.release.bundle import pack_bundle, unpack_bundle
+from airlora.release.carousel import Carousel
+from airlora.release.carousel import _object as carousel_object
 from airlora.release.packets import PACKET_OVERHEAD
 from delivery import STREAMS, Device, cuts_of, make_repository
 
@@ -348,3 +350,125 @@ def test_another_broadcast_that_came_before_does_not_keep_the_new_one_out(
     found = heard(device, itertools.chain(old, rounds(device)))
     assert (found.version, found.complete) == (2, True)
     assert device.running() == STREAMS[1]
+
+
+def stream_packet(carousel: Carousel, packet: bytes) -> bool:
+    return packet[4:20] == bytes.fromhex(carousel.manifest.stream.digest)[:16]
+
+
+def test_after_a_new_timestamp_key_the_new_root_opens_the_ears(device: Device) -> None:
+    heard(device, rounds(device))
+    rotate_key(device.repository, "timestamp")
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    assert isinstance(heard(device, rounds(device), deadline_s=300.0).error, NetworkError)
+    newest = (device.repository.metadata / "2.root.json").read_bytes()
+    device.plan = replace(device.plan, root=newest)
+    found = heard(device, rounds(device))
+    assert (found.error, found.version) == (None, 2)
+    # From then on it is known without.
+    device.plan = replace(device.plan, root=None)
+    publish_stream(device.repository, STREAMS[2], cuts=cuts_of(STREAMS[2]))
+    assert heard(device, rounds(device)).version == 3
+
+
+def test_a_strangers_root_opens_the_ears_and_nothing_else(device: Device) -> None:
+    heard(device, rounds(device))
+    thief = make_repository_of_a_thief(device)
+    device.plan = replace(device.plan, root=(thief.metadata / "1.root.json").read_bytes())
+    other = Device(device.folder, thief)
+    publish_stream(thief, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    found = heard(device, rounds(other), deadline_s=300.0)
+    assert found.error is not None
+    assert device.running() == STREAMS[0]
+
+
+@pytest.mark.parametrize("name", ["root.json", "root_history/1.root.json", "first.root"])
+def test_a_flipped_bit_in_a_root_makes_nobody_deaf(device: Device, name: str) -> None:
+    heard(device, rounds(device))
+    path = device.folder.trust / name
+    content = bytearray(path.read_bytes())
+    # In the public key of the timestamp, if it is there in words.
+    key = device.repository.root().roles["timestamp"].keyids[0]
+    value = device.repository.root().keys[key].keyval["public"].encode()
+    place = bytes(content).find(value)
+    content[place + 5 if place >= 0 else len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    assert heard(device, rounds(device)).version == 2
+
+
+def test_what_a_stolen_key_signed_is_forgotten_once_it_does_not_fit(device: Device) -> None:
+    carousel = open_carousel(device.repository, packet_bytes=300)
+    bad = bytes(len(STREAMS[0]))
+    forged = Carousel(
+        carousel.manifest,
+        [replace_content(item, bad) for item in carousel._objects if not item.what.is_bundle],
+        carousel._signer,
+    )
+    found = heard(device, itertools.chain(forged.round(0), rounds(device)))
+    assert found.complete
+    assert device.running() == STREAMS[0]
+
+
+def replace_content(item: object, content: bytes) -> object:
+    """Return an object of the same name that comes to something else."""
+    what: ObjectId = item.what  # type: ignore[attr-defined]
+    made = carousel_object(
+        what.stream, what.start, content[what.start : what.start + what.length], what.symbol_bytes, 1.0
+    )
+    return replace(made, what=what)
+
+
+def test_many_old_metadata_played_again_do_not_keep_the_new_ones_out(device: Device) -> None:
+    old: list[list[bytes]] = []
+    for _ in range(20):
+        carousel = open_carousel(device.repository, packet_bytes=300)
+        old.append([packet for packet in carousel.round(0) if packet[20:24] == b"\xff" * 4])
+        renew(device.repository)
+    heard(device, rounds(device))
+    renew(device.repository)
+    replayed = itertools.cycle(itertools.chain.from_iterable(zip(*old, strict=False)))
+
+    def mixed() -> Iterator[bytes]:
+        for packet in rounds(device):
+            yield packet
+            yield from itertools.islice(replayed, 5)
+
+    before = known_version(device.folder.trust)
+    found = heard(device, mixed(), deadline_s=600.0)
+    assert (found.error, found.complete) == (None, True)
+    assert known_version(device.folder.trust) > before
+
+
+def test_who_waits_for_a_broadcast_keeps_nobody_from_the_state(device: Device) -> None:
+    held = []
+
+    def watched() -> Iterator[bytes]:
+        for packet in rounds(device):
+            if packet[20:24] == b"\xff" * 4:
+                try:
+                    with StateFolder(device.folder.folder).locked():
+                        held.append(False)
+                except SettingsError:
+                    held.append(True)
+            yield packet
+
+    assert heard(device, watched()).complete
+    assert held[0] is False
+
+
+def test_news_are_waited_for(device: Device) -> None:
+    clock = VirtualTime(0.0)
+    first = list(open_carousel(device.repository, packet_bytes=300).round(0))
+    air = Air(itertools.chain(first, first, [], news(device)), clock)
+    link = BroadcastLink(air, trusted_keys(device.folder.trust, device.plan.root), clock=clock.clock)
+    link.begin(link.keys, float("inf"))
+    link.prepare()
+    taken = link.num_packets
+    link.wait_for_news()
+    assert link.num_packets > taken + len(first)
+
+
+def news(device: Device) -> Iterator[bytes]:
+    publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1]))
+    yield from rounds(device)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from airlora.adapters import base_fingerprint, inject
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
-from airlora.edge import AgentPlan, StateFolder, Wish, attach, runtime, visit
+from airlora.edge import AgentPlan, Attached, StateFolder, Wish, attach, runtime, visit
 from airlora.errors import AdapterError
 from airlora.release import SignedRepository, publish_stream
 from delivery import FakeLink, make_repository
@@ -31,7 +33,7 @@ def make_model(seed: int = 0) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).eval()
 
 
-def make_stream(seed: int, r_max: int = 3) -> bytes:
+def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: object = None) -> bytes:
     model = make_model()
     adapted = inject(copy.deepcopy(model), r_max=r_max, seed=0)
     generator = np.random.default_rng(seed)
@@ -46,9 +48,11 @@ def make_stream(seed: int, r_max: int = 3) -> bytes:
     head = {
         name: HeadTensor(generator.standard_normal(tuple(value.shape)), 1.0)
         for name, value in adapted.head_state().items()
+        if with_head
     }
     shapes = {name: tensor.values.shape for name, tensor in head.items()}
-    header = StreamHeader(base_fingerprint(model), adapted.shapes, shapes, r_max=r_max)
+    metadata = {} if chosen is None else {"set": chosen}
+    header = StreamHeader(base_fingerprint(model), adapted.shapes, shapes, r_max=r_max, metadata=metadata)
     return encode_stream(header, updates, head, max_distortion=0.002)
 
 
@@ -293,7 +297,91 @@ def test_detached_it_is_the_base_model_again(repository: SignedRepository, tmp_p
     update(repository, folder)
     model = make_model()
     attached = attach(model, folder.folder)
+    assert not torch.equal(logits(model), logits(make_model()))
     detached = attached.detach()
+    assert torch.equal(logits(model), logits(make_model()))
     assert {type(module).__name__ for module in detached.modules()} == {
         type(module).__name__ for module in make_model().modules()
     }
+
+
+@pytest.mark.parametrize("r_max", [3, 5])
+def test_a_head_that_is_not_sent_is_the_models_own(repository: SignedRepository, tmp_path: Path, r_max: int) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    stream = make_stream(2, r_max, with_head=False)
+    publish_stream(repository, stream)
+    update(repository, folder)
+    assert torch.allclose(logits(model), reference(stream), atol=1e-5)
+    assert attached.version == 2
+    publish_stream(repository, make_stream(3))
+    update(repository, folder)
+    assert torch.allclose(logits(model), reference(make_stream(3)), atol=1e-5)
+
+
+def test_what_failed_for_a_moment_is_taken_later(
+    repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    publish_stream(repository, make_stream(2))
+    update(repository, folder)
+
+    def fails(*_: object) -> None:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("airlora.edge.runtime.install_updates", fails)
+        # Neither the new one nor the one before can be had: the pass computes with the model as it is.
+        logits(model)
+    assert isinstance(attached.error, MemoryError)
+    assert torch.allclose(logits(model), reference(make_stream(2)), atol=1e-5)
+    assert (attached.version, attached.error) == (2, None)
+
+
+def test_waits_grow_between_attempts_that_fail(
+    repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    clock = SimpleNamespace(monotonic=lambda: clock.now)
+    clock.now = 0.0
+    monkeypatch.setattr("airlora.edge.runtime.time", clock)
+    model = make_model()
+    attached = attach(model, folder.folder, check_every_s=1.0)
+    publish_stream(repository, make_stream(2, chosen=[]))
+    update(repository, folder)
+    tries, read = [], Attached._read
+
+    def counted(self: Attached) -> object:
+        tries.append(clock.now)
+        return read(self)
+
+    monkeypatch.setattr(Attached, "_read", counted)
+    for _ in range(300):
+        clock.now += 1.0
+        logits(model)
+    assert [later - before for before, later in itertools.pairwise(tries)][:7] == [
+        2.0,
+        4.0,
+        8.0,
+        16.0,
+        32.0,
+        60.0,
+        60.0,
+    ]
+    assert "settings []" in str(attached.error)
+    assert torch.allclose(logits(model), reference(make_stream(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [[], "x", {"adapter.head_modules": 5}, {"adapter.target_modules": ["a", 1]}])
+def test_signed_nonsense_in_a_header_is_named(repository: SignedRepository, tmp_path: Path, chosen: object) -> None:
+    publish_stream(repository, make_stream(2, chosen=chosen))
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    with pytest.raises(AdapterError, match="allowed is a list of names|allowed is an object"):
+        attach(make_model(), folder.folder)
