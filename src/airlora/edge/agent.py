@@ -62,7 +62,7 @@ class _Visitor:
     ) -> None:
         self._folder, self._plan, self._link, self._patience = folder, plan, link, patience
         self._began_s = link.clock.now_s() if began_s is None else began_s
-        self._visit = Visit()
+        self._visit, self._bytes_before = Visit(), link.num_bytes
         self._is_refused = self._is_unknown = self._is_cut_short = False
         self._next_check_s = float("-inf")
         self._shortfall = ""
@@ -74,13 +74,13 @@ class _Visitor:
             if failed is not None:
                 raise failed
             manifest = self._trusted()
-            visit.metadata_bytes = link.num_bytes
+            visit.metadata_bytes = link.num_bytes - self._bytes_before
             if manifest is None:
                 visit.note = "nothing has been released"
             else:
                 self._take(manifest)
         except (NetworkError, TrustError, StorageError, AdapterError) as error:
-            visit.metadata_bytes = visit.metadata_bytes or link.num_bytes
+            visit.metadata_bytes = visit.metadata_bytes or link.num_bytes - self._bytes_before
             visit.error = error
         except OSError as error:
             visit.error = StorageError(f"{self._folder.folder}: {(error.strerror or str(error)).lower()}")

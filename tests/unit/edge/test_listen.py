@@ -457,6 +457,17 @@ def test_who_waits_for_a_broadcast_keeps_nobody_from_the_state(device: Device) -
     assert held[0] is False
 
 
+def test_bytes_are_counted_by_visit(device: Device) -> None:
+    air = Air(rounds(device), time := VirtualTime(1000.0))
+    plan = replace(device.plan, url=AIR_URL)
+    link = BroadcastLink(air, trusted_keys(device.folder.trust, plan.root), clock=time.clock)
+    found = []
+    for _ in range(2):
+        link.begin(link.keys, float("inf"))
+        found.append(visit(device.folder, plan, link, seed=0).metadata_bytes)
+    assert found[0] == found[1] > 0
+
+
 def test_news_are_waited_for(device: Device) -> None:
     clock = VirtualTime(0.0)
     first = list(open_carousel(device.repository, packet_bytes=300).round(0))
