@@ -465,7 +465,8 @@ def test_bytes_are_counted_by_visit(device: Device) -> None:
     for _ in range(2):
         link.begin(link.keys, float("inf"))
         found.append(visit(device.folder, plan, link, seed=0).metadata_bytes)
-    assert found[0] == found[1] > 0
+    # The second time there is less to ask for.
+    assert 0 < found[1] < found[0]
 
 
 def test_news_are_waited_for(device: Device) -> None:
