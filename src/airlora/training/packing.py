@@ -53,6 +53,10 @@ SMALLEST_CUT_BYTES = 2000.0
 """Polishing draws no smaller cut: below it, little but the head has come."""
 
 
+FEATURE_WEIGHT = 5.0
+"""How much polishing for the whole of a stream follows the outputs of the adapter's layers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """How an adapter is packed.
@@ -231,6 +235,9 @@ def _polished(
         device,
         steps=packing.polish_steps,
         min_bytes=math.inf if packing.whole else SMALLEST_CUT_BYTES,
+        # What a short cut makes of the text cannot be what the whole adapter does.
+        feature_weight=FEATURE_WEIGHT if packing.whole else 0.0,
+        learning_rate=0.03 if packing.whole else 0.02,
         on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
     )
 

@@ -2,15 +2,17 @@ r"""Polishing: what will be sent, rounded as it will be, trained for some steps 
 
 The components that a stream holds are few and rough; the others' part of the work, and the rounding's damage, can be
 taken over by those that are sent.  Each step draws a cut of the stream, computes with the components before it as they
-will be decoded, and follows labels and the whole adapter's own predictions:
+will be decoded, and follows labels, the whole adapter's own predictions and what it makes of the text on the way there:
 
-$$\min\ \mathbb{E}_{b}\big[(1-\alpha)\,U(\hat W_b) + \alpha\,\mathrm{KL}(p_{W}\,\|\,p_{\hat W_b})\big]$$
+$$\min\ \mathbb{E}_{b}\Big[(1-\alpha)\,U(\hat W_b) + \alpha\,\mathrm{KL}(p_{W}\,\|\,p_{\hat W_b})
+  + \frac{\beta}{L} \sum_{l=1}^{L} \frac{\|h_l(\hat W_b) - h_l(W)\|^2}{\|h_l(W)\|^2}\Big]$$
 
 Notation: b bytes of the cut, log-uniform; \hat W_b the rounded components within b bytes; W the adapter as it was; U
-the task loss; alpha `TEACHER_SHARE`.  The gradient passes rounding unchanged (straight-through).
+the task loss; alpha `TEACHER_SHARE`; beta `feature_weight`; h_l the output of layer l of L, padding left out.  The
+gradient passes rounding unchanged (straight-through).
 
-Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions; cuts
-drawn at random as in nested training.
+Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions, Romero
+et al. 2015 (FitNets) for learning from layers; cuts drawn at random as in nested training.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ def polish(
     steps: int,
     learning_rate: float = 0.02,
     min_bytes: float = 2000.0,
+    feature_weight: float = 0.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Polished:
     """Return the sent components after `steps` of training; the model is left as it was.
@@ -101,6 +104,7 @@ def polish(
         steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
         learning_rate: Of the first step, in units of each factor's root mean square; it falls to 0 linearly.
         min_bytes: The smallest cut that is drawn; infinite: none but the whole.
+        feature_weight: beta, >= 0; 0: layers are not compared.
         on_step: Called after each step with its number and task loss.
 
     Raises:
@@ -123,17 +127,22 @@ def polish(
             labels = batch.pop("labels")
             cut = max(1, int(np.searchsorted(ends, math.exp(generator.uniform(low, high)) * (1 + 1e-9), side="right")))
             adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
+            options = {**batch, "output_hidden_states": feature_weight > 0}
             with torch.no_grad(), autocast():
-                taught = adapted.model(**batch).logits.float()
+                whole = adapted.model(**options)
             adapted.set_ranks(student.ranks)
             with autocast():
-                logits = functional_call(adapted.model, student.state(cut), kwargs=batch).logits.float()
+                output = functional_call(adapted.model, student.state(cut), kwargs=options)
+            logits, taught = output.logits.float(), whole.logits.float()
             task = functional.cross_entropy(logits, labels)
             learned = functional.log_softmax(logits, dim=-1)
             agreement = functional.kl_div(
                 learned, functional.log_softmax(taught, dim=-1), log_target=True, reduction="batchmean"
             )
             loss = (1.0 - TEACHER_SHARE) * task + TEACHER_SHARE * agreement
+            if feature_weight > 0:
+                mask = batch["attention_mask"]
+                loss = loss + feature_weight * _feature_distance(output.hidden_states, whole.hidden_states, mask)
             if not torch.isfinite(loss):
                 raise TrainingError.of(f"loss at polishing step {step}", loss.item(), "a finite number")
             for group in optimizer.param_groups:
@@ -146,6 +155,22 @@ def polish(
     finally:
         adapted.set_ranks(was)
     return Polished(student.updates(), student.head(), losses)
+
+
+def _feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Return the mean over the layers of the relative squared distance of their outputs; the first are embeddings.
+
+    Args:
+        found: [batch, tokens, width] each.
+        wanted: Likewise.
+        mask: 1 for tokens and 0 for padding, [batch, tokens].
+    """
+    weights = mask[..., None].float()
+    distances = [
+        ((own.float() - other.float()).square() * weights).sum() / (other.float().square() * weights).sum()
+        for own, other in zip(found[1:], wanted[1:], strict=True)
+    ]
+    return torch.stack(distances).mean()
 
 
 class _Rounded(torch.autograd.Function):

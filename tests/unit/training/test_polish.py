@@ -9,7 +9,7 @@ from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Workbench, assemble, evaluate
-from airlora.training.polish import Polished, SentItem, polish
+from airlora.training.polish import Polished, SentItem, _feature_distance, polish
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,40 @@ def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings
     whole = evaluate(bench.adapted.model, bench.train, bench.device).loss
     assert whole < before
     assert after < before - 0.1 * (before - whole)
+
+
+def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
+    _, bench = trained
+    sent = rough(bench)
+    without, followed = (
+        features_of(bench, run(trained, sent, 60, min_bytes=1e9, feature_weight=weight)) for weight in (0.0, 30.0)
+    )
+    assert followed < 0.9 * without
+
+
+def features_of(bench: Workbench, found: Polished) -> float:
+    """Return how far the last layer's output is from that of the bench's own adapter."""
+    batch = bench.train.batch(np.arange(64), bench.device)
+    batch.pop("labels")
+    state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
+    with torch.no_grad():
+        wanted = bench.adapted.model(**batch, output_hidden_states=True).hidden_states[-1]
+        install_updates(bench.adapted, found.updates, found.head)
+        got = bench.adapted.model(**batch, output_hidden_states=True).hidden_states[-1]
+    bench.adapted.model.load_state_dict(state)
+    bench.adapted.set_ranks([bench.adapted.r_max] * len(bench.adapted.shapes))
+    mask = batch["attention_mask"][..., None]
+    return float(((got - wanted).square() * mask).sum() / (wanted.square() * mask).sum())
+
+
+def test_padding_does_not_count_as_a_feature() -> None:
+    wanted = torch.ones(1, 3, 2)
+    found = wanted.clone()
+    found[0, 2] = 100.0
+    mask = torch.tensor([[1, 1, 0]])
+    assert float(_feature_distance([wanted, found], [wanted, wanted], mask)) == 0.0
+    found[0, 0] = 0.0
+    assert float(_feature_distance([wanted, found], [wanted, wanted], mask)) == pytest.approx(0.5)
 
 
 def test_no_step_returns_the_components_as_they_are(trained: tuple[Settings, Workbench]) -> None:
