@@ -73,14 +73,17 @@ class ReportStore:
         path: The database, made if need be; `:memory:` keeps nothing.
         keep: Reports kept per device.
         max_devices: Names beyond so many are refused: where there are no tokens, anybody can make them up.
+        max_reports: Of all devices together; the oldest are forgotten.
 
     Raises:
         StorageError: The file cannot be opened, or is no database.
     """
 
-    def __init__(self, path: Path | str, *, keep: int = 1000, max_devices: int = 100_000) -> None:
+    def __init__(
+        self, path: Path | str, *, keep: int = 1000, max_devices: int = 100_000, max_reports: int = 1_000_000
+    ) -> None:
         self._path, self._keep, self._lock = str(path), keep, threading.Lock()
-        self._max_devices = max_devices
+        self._max_devices, self._max_reports = max_devices, max_reports
         try:
             self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -119,6 +122,7 @@ class ReportStore:
             " ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (device, device, self._keep),
         )
+        self._run("DELETE FROM reports WHERE id <= (SELECT MAX(id) FROM reports) - ?", (self._max_reports,))
 
     def latest(self, *, limit: int = 1000) -> list[dict[str, Any]]:
         """Return every device's newest report, the latest first."""

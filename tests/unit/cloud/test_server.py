@@ -207,6 +207,15 @@ def test_names_of_devices_are_bounded(tmp_path: Path) -> None:
     assert ReportStore(tmp_path / "reports.sqlite").num_devices() == 2
 
 
+def test_reports_are_bounded_in_all(tmp_path: Path) -> None:
+    store = ReportStore(tmp_path / "reports.sqlite", max_reports=5)
+    for place in range(12):
+        store.add(f"device-{place % 3}", DeviceReport(version=place))
+    left = [row["version"] for name in range(3) for row in store.of_device(f"device-{name}")]
+    assert sorted(left) == [7, 8, 9, 10, 11]
+    store.close()
+
+
 def test_reports_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "reports.sqlite")
     connection.execute(
