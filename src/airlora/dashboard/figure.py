@@ -7,7 +7,7 @@ import io
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from airlora.dashboard.overview import Overview
 
@@ -46,7 +46,7 @@ def accuracy_figure(overview: Overview) -> str:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("bytes received")
         axis.set_ylabel("accuracy")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axis.legend(frameon=False)
         stream = io.StringIO()
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
 from airlora.errors import SettingsError
@@ -211,7 +211,7 @@ def curve_figure(rows: Sequence[CurveRow]) -> str:
         figure, axes = new_figure(11.0, 4.6, 1, 2)
         for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
             _draw(axis, rows, name)
-        axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes[0].set_ylabel("accuracy")
         axes[1].set_ylabel("loss, nats per sample")
         _limit_loss(axes[1], rows)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from airlora.experiments.compare import ComparisonRow
 from airlora.experiments.tables import projection_column
@@ -124,7 +124,7 @@ def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None
         markersize=4,
     )
     other.set_ylabel("accuracy", color=_COLOURS["allocate"])
-    other.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    other.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     other.grid(visible=False)
     other.spines["right"].set_visible(True)
 
@@ -228,5 +228,5 @@ def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:
             linewidth=1.6,
         )
     axis.set_ylabel("accuracy")
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axis.legend(frameon=False, fontsize=8, loc="best")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from airlora.experiments.figures import draw_heat_maps, styled
 from airlora.experiments.link_plan import LinkPlan
@@ -52,5 +52,5 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
     if plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows):
         sizes.axvline(plan.budget_bytes / 1000, color="#D55E00", linestyle="dashed", linewidth=1.2)
     accuracies.set_xlim(0.0, 1.0)
-    accuracies.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    accuracies.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     return figure
