@@ -61,6 +61,7 @@ class AdapterSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     nested_probability: Fraction = Field(0.0, description="share of fine-tuning steps at random cuts of every module")
+    start_norm: Positive = Field(1.0, description="of every vector of P and Q at the start; smaller ones turn faster")
 
 
 class FinetuneSettings(Section):
@@ -74,11 +75,24 @@ class FinetuneSettings(Section):
     lora_learning_rate: Positive = Field(7e-4, description="of the baseline of one rank for all modules")
     weight_decay: NonNegative = 0.0
     warmup_fraction: Fraction = 0.06
+    head_steps: NonNegativeInt = Field(0, description="of `steps`, the first ones, which train the head alone")
+    align_steps: Annotated[int, Field(ge=0, multiple_of=2)] = Field(
+        0, description="of `steps`, those behind them, which turn P and Q to the loss's gradient; 0: both are random"
+    )
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: Positive = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is fast")
     eval_every: PositiveInt = 100
     eval_batch_size: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _start_within_steps(self) -> Self:
+        if self.head_steps + self.align_steps > self.steps:
+            raise ValueError(
+                f"finetune.head_steps + finetune.align_steps = {self.head_steps + self.align_steps}: allowed is at "
+                f"most finetune.steps = {self.steps}"
+            )
+        return self
 
 
 class ChannelSettings(Section):

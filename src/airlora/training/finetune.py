@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from airlora.adapters import AdaptedModel, keep_inactive, sample_ranks
+from airlora.adapters import AdaptedModel, AlignedStart, keep_inactive, sample_ranks
 from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.observation import IntArray
@@ -90,6 +90,8 @@ def evaluate(model: torch.nn.Module, data: EncodedData, device: torch.device, ba
 class FineTuner:
     """AdamW with warm-up and decay on adapter and head; the base stays frozen.
 
+    The first steps may be those of an `AlignedStart`; warm-up and decay begin behind them.
+
     Args:
         adapted: The model with its adapter.
         data: The training data.
@@ -108,6 +110,12 @@ class FineTuner:
         self._device = device
         self._autocast = pick_autocast(settings.finetune.precision, device)
         self._order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed)
+        self._start = AlignedStart(
+            list(adapted.updates.values()),
+            head_steps=self._settings.head_steps,
+            align_steps=self._settings.align_steps,
+            norm=settings.adapter.start_norm,
+        )
         components = [p for update in adapted.updates.values() for p in update.parameters()]
         known = {id(p) for p in components}
         head = [p for p in adapted.trainable_parameters() if id(p) not in known]
@@ -120,11 +128,12 @@ class FineTuner:
             weight_decay=self._settings.weight_decay,
         )
         keep_inactive(self.optimizer, adapted.updates.values())
+        num_scheduled = self._settings.steps - self._start.num_steps
         self._scheduler = get_scheduler(
             "constant_with_warmup" if self._settings.decay == "constant" else self._settings.decay,
             self.optimizer,
-            num_warmup_steps=round(self._settings.warmup_fraction * self._settings.steps),
-            num_training_steps=max(1, self._settings.steps),
+            num_warmup_steps=round(self._settings.warmup_fraction * num_scheduled),
+            num_training_steps=max(1, num_scheduled),
         )
 
     @property
@@ -159,13 +168,16 @@ class FineTuner:
     def train_step(self, ranks: IntArray | RankPattern) -> float:
         """Take one optimiser step at `ranks` on the next batch; return its loss before the step, nats.
 
-        With nested training, a share of the steps takes random cuts instead of `ranks`.
+        With nested training, a share of the steps takes random cuts instead of `ranks`.  While the start lasts, all
+        components are there, and the update is zero.
 
         Raises:
             TrainingError: The loss or its gradient is not finite; no parameter was changed.
         """
         wanted = list(ranks.ranks) if isinstance(ranks, RankPattern) else ranks.tolist()
-        self.adapted.set_ranks(self._nest(wanted))
+        phase = self._start.phase(self.step)
+        self._start.prepare(self.step)
+        self.adapted.set_ranks(self._nest(wanted) if phase is None else [self.r_max] * len(self.shapes))
         model = self.adapted.model
         model.train()
         batch = self._data.batch(self._order.take(), self._device)
@@ -175,14 +187,21 @@ class FineTuner:
             torch.manual_seed(self._seed * 1_000_003 + self.step)
             with self._autocast():
                 task_loss = model(**batch).loss.float()
-            loss = task_loss + self.adapted.orthogonality_penalty(self._orthogonality_weight)
+            weight = self._orthogonality_weight if phase is None else 0.0
+            loss = task_loss + self.adapted.orthogonality_penalty(weight)
             self._verify_finite("loss", loss)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
-        self._verify_finite("gradient norm", norm)
-        self.optimizer.step()
-        self._scheduler.step()
+        if phase == "left" or phase == "right":
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            self._verify_finite("gradient norm", torch.nn.utils.get_total_norm(gradients))
+            self._start.gather(self.step)
+        elif phase == "head":
+            self._step_head()
+        else:
+            self._clip()
+            self.optimizer.step()
+            self._scheduler.step()
         self.step += 1
         return float(task_loss.detach())
 
@@ -200,6 +219,7 @@ class FineTuner:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "order": self._order.state_dict(),
+            "start": self._start.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -210,7 +230,24 @@ class FineTuner:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+        if "start" in state:  # checkpoints of the first versions have none
+            self._start.load_state_dict(state["start"])
         self.step = state["step"]
+
+    def _clip(self) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        self._verify_finite("gradient norm", norm)
+
+    def _step_head(self) -> None:
+        """Move the head alone, at its rate, which falls to 0 by the end of the phase."""
+        components, head = self.optimizer.param_groups
+        for parameter in components["params"]:
+            parameter.grad = None  # the optimiser passes over what has none
+        self._clip()
+        scheduled = head["lr"]
+        head["lr"] = self._settings.head_learning_rate * (1.0 - self.step / self._settings.head_steps)
+        self.optimizer.step()
+        head["lr"] = scheduled
 
     def _verify_finite(self, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):
