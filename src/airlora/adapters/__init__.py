@@ -1,7 +1,7 @@
 """Low-rank updates in SVD form: the layers, the models that carry them, and the order and worth of their components.
 
 `load_base_model` gives a classifier, `inject` puts a zero update beside every projection (Eq. 1-3) and returns the
-`AdaptedModel`, `AlignedStart` turns it to where the loss falls fastest, `keep_inactive` lets ranks go down and up
+`AdaptedModel`, `align_to_gradient` turns it to where the loss falls fastest, `keep_inactive` lets ranks go down and up
 during training, `canonicalise` and `ImportanceAccumulator` say which components matter, `explained_variance_ratio` what
 the inputs look like, and `save_adapter` and `load_adapter` keep components in a file. `export_peft`, `export_uniform`
 and `load_peft` exchange adapters with PEFT and what reads its format.
@@ -19,7 +19,7 @@ from airlora.adapters.optim import keep_inactive
 from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
 from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
 from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections
-from airlora.adapters.start import AlignedStart, StartPhase
+from airlora.adapters.start import align_to_gradient
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
 from airlora.adapters.svd import SVDFusedLinear, SVDLayer, SVDLinear, SVDUpdate, orthogonality_penalty
 
@@ -28,7 +28,6 @@ __all__ = [
     "ROLES",
     "AdaptedModel",
     "AdapterMetadata",
-    "AlignedStart",
     "ImportanceAccumulator",
     "LowRankUpdate",
     "ModuleComponents",
@@ -40,7 +39,7 @@ __all__ = [
     "SVDLayer",
     "SVDLinear",
     "SVDUpdate",
-    "StartPhase",
+    "align_to_gradient",
     "base_fingerprint",
     "canonical_svd",
     "canonicalise",

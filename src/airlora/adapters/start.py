@@ -1,119 +1,101 @@
-r"""The first steps of fine-tuning: the head alone, then the components turned to where the loss falls fastest.
+r"""Turning an adapter, before it is trained, to where the loss falls fastest.
 
 A random direction has next to nothing to do with the text, and many steps go into turning it.  The best r directions
-are at hand: the first singular vectors of the loss's gradient with respect to the module's weight.  That matrix
-[d_out, d_in] is never formed; the adapter's own gradients are a randomised SVD of it,
+are at hand: the first singular vectors of the loss's gradient with respect to the module's weight,
 
-$$\frac{\partial U}{\partial P}\Big|_{P=0,\ \Lambda=I} = s\, G Q^\top, \qquad
-  \frac{\partial U}{\partial Q}\Big|_{Q=0,\ \Lambda=I} = s\, P^\top G$$
+$$G = \frac{\partial U}{\partial W} = \sum_t \delta_t x_t^\top \approx \sum_{i=1}^{r} \sigma_i\, u_i v_i^\top,
+  \qquad p_i = c\, u_i, \quad q_i = c\, v_i, \quad \lambda_i = 0$$
 
-first with a random Q, then with P an orthonormal basis of what came out.  The update is zero all the while, so the
-model stays the base model, and any kind of layer, precision or gradient checkpointing will do.
+The update is zero before and after.  G is gathered at the adapter's own layers, so any kind of base layer, precision or
+gradient checkpointing will do, and the frozen weights stay frozen.
 
-Notation: U the task loss; G its gradient with respect to W [d_out, d_in]; s the scale; P, Lambda, Q as in Eq. 2.
+Notation: U the task loss; t the tokens of all batches; x_t input and delta_t gradient of the output of the module;
+p_i, q_i, lambda_i as in Eq. 2; c the norm that every p_i and q_i gets.
 
-A new head is random, and so is the gradient that comes through it: it is trained first.
-
-Source: Halko, Martinsson and Tropp 2011 for the randomised SVD; Wang et al. 2024 (LoRA-GA) for starting where the
-gradient points; Kumar et al. 2022 for the head first.
+Source: Wang et al. 2024 (LoRA-GA) for starting where the gradient points; Halko, Martinsson and Tropp 2011 for the
+singular vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from airlora.adapters.svd import SVDUpdate
+from airlora.errors import TrainingError
 
-__all__ = ["AlignedStart", "StartPhase"]
+__all__ = ["align_to_gradient"]
 
-StartPhase = Literal["head", "left", "right"]
-"""Training the head, gathering gradients of P, gathering gradients of Q."""
+POWER_ITERATIONS = 2
+"""Of the randomised SVD; with twice the rank as its width, what it misses is far below the gradient's own noise."""
 
 
-class AlignedStart:
-    """What the first `num_steps` steps do; the step counter is the caller's.
+def align_to_gradient(
+    updates: Mapping[str, SVDUpdate], passes: Iterable[object], *, norm: float = 1.0, seed: int = 0
+) -> None:
+    """Set P and Q of every update to the first singular vectors of its gradient, and lam to 0.
+
+    It takes a matrix [d_out, d_in] in float32 for every module while it lasts.
 
     Args:
-        updates: The modules' updates, at full rank and with lam = 0.
-        head_steps: Steps that train the head alone, >= 0.
-        align_steps: Steps that gather gradients, half of them for P and half for Q: an even number; 0: P and Q stay
-            random.
-        norm: Of every p_k and q_k when it is over, > 0.
+        updates: The modules' updates by name, at full rank and with lam = 0.
+        passes: Is gone through once; each item takes a forward and a backward pass of the model.
+        norm: Of every p_i and q_i, > 0.
+        seed: Of the randomised SVD.
+
+    Raises:
+        TrainingError: A gradient is not finite; nothing was changed.
+
+    >>> update = SVDUpdate(6, 4, r_max=1, generator=torch.Generator().manual_seed(0))
+    >>> x, wanted = torch.eye(6)[:1], torch.eye(4)[2]
+    >>> align_to_gradient({"w": update}, ((update(x) @ wanted).sum().backward() for _ in range(2)))
+    >>> update.P.T.abs().round(decimals=3).tolist(), update.Q.abs().round(decimals=3).tolist()
+    ([[0.0, 0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     """
-
-    def __init__(self, updates: Sequence[SVDUpdate], *, head_steps: int, align_steps: int, norm: float) -> None:
-        self._updates = list(updates)
-        self._head_steps = head_steps
-        self._half = align_steps // 2
-        self._norm = norm
-        self._sums: list[Tensor] = []
-        if norm != 1.0:
-            with torch.no_grad():
-                for update in self._updates:
-                    update.P.mul_(norm)
-                    update.Q.mul_(norm)
-
-    @property
-    def num_steps(self) -> int:
-        """How many steps it takes in all."""
-        return self._head_steps + 2 * self._half
-
-    def phase(self, step: int) -> StartPhase | None:
-        """Return what step number `step`, from 0, is for; none: the start is over."""
-        if step < self._head_steps:
-            return "head"
-        if step < self._head_steps + self._half:
-            return "left"
-        return "right" if step < self.num_steps else None
-
-    @torch.no_grad()
-    def prepare(self, step: int) -> None:
-        """Set P, lam and Q to what the gradient of a step is taken at; call before the first forward pass of it."""
-        if step == self._head_steps and self._half:
-            for update in self._updates:
-                update.P.zero_()
-                update.lam.fill_(1.0)
-
-    @torch.no_grad()
-    def gather(self, step: int) -> None:
-        """Take in the gradients of a step of phase `left` or `right`; the last ones put what they found in place."""
-        is_left = self.phase(step) == "left"
-        gradients = [_gradient(update.P if is_left else update.Q) for update in self._updates]
-        if self._sums:
-            for total, gradient in zip(self._sums, gradients, strict=True):
-                total += gradient
-        else:
-            self._sums = gradients
-        if step + 1 == self._head_steps + self._half:
-            for update, total in zip(self._updates, self._sums, strict=True):
-                update.P.copy_(torch.linalg.qr(total).Q)
-                update.Q.zero_()
-            self._sums = []
-        elif step + 1 == self.num_steps:
-            for update, total in zip(self._updates, self._sums, strict=True):
-                U, _, Vh = torch.linalg.svd(total, full_matrices=False)
-                update.P.copy_(update.P.to(U.dtype) @ U * self._norm)
-                update.lam.zero_()
-                update.Q.copy_(Vh * self._norm)
-            self._sums = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the gradients gathered so far."""
-        return {"sums": self._sums}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; P, lam and Q are the caller's to restore."""
-        self._sums = [
-            total.to(update.P.device, copy=True) for total, update in zip(state["sums"], self._updates, strict=False)
-        ]
+    gradients = {
+        name: torch.zeros(update.shape.d_out, update.shape.d_in, device=update.P.device)
+        for name, update in updates.items()
+    }
+    handles = [update.register_forward_hook(_gatherer(gradients[name])) for name, update in updates.items()]
+    try:
+        for _ in passes:
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise TrainingError(f"the gradient of {name} is not finite: allowed are finite numbers")
+    for name, update in updates.items():
+        _set_directions(update, gradients.pop(name), norm, seed)
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    """Return a copy of the gradient in float32 or better: sums and factorisations need it."""
-    if parameter.grad is None:
-        return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
-    return parameter.grad.to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
+def _gatherer(total: Tensor) -> Any:
+    """Return a forward hook that adds the gradient of each call to `total` [d_out, d_in] in the backward pass."""
+
+    def on_forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].detach()
+
+        def on_backward(gradient: Tensor) -> None:
+            total.addmm_(gradient.detach().flatten(0, -2).float().T, x.flatten(0, -2).float())
+
+        if output.requires_grad:
+            output.register_hook(on_backward)  # type: ignore[no-untyped-call]
+
+    return on_forward
+
+
+@torch.no_grad()
+def _set_directions(update: SVDUpdate, gradient: Tensor, norm: float, seed: int) -> None:
+    r = update.r_max
+    width = min(2 * r, *gradient.shape)
+    devices = [gradient.device] if gradient.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        U, _, V = torch.svd_lowrank(gradient, q=width, niter=POWER_ITERATIONS)
+    update.P.copy_(U[:, :r] * norm)
+    update.lam.zero_()
+    update.Q.copy_(V[:, :r].T * norm)

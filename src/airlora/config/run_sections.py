@@ -61,7 +61,6 @@ class AdapterSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     nested_probability: Fraction = Field(0.0, description="share of fine-tuning steps at random cuts of every module")
-    start_norm: Positive = Field(1.0, description="of every vector of P and Q at the start; smaller ones turn faster")
 
 
 class FinetuneSettings(Section):
@@ -76,9 +75,11 @@ class FinetuneSettings(Section):
     weight_decay: NonNegative = 0.0
     warmup_fraction: Fraction = 0.06
     head_steps: NonNegativeInt = Field(0, description="of `steps`, the first ones, which train the head alone")
-    align_steps: Annotated[int, Field(ge=0, multiple_of=2)] = Field(
-        0, description="of `steps`, those behind them, which turn P and Q to the loss's gradient; 0: both are random"
+    head_start_learning_rate: Positive = Field(5e-3, description="of those; it falls to 0 within them")
+    align_steps: NonNegativeInt = Field(
+        0, description="of `steps`, the next ones, which turn P and Q to the loss's gradient; 0: both stay random"
     )
+    align_norm: Positive = Field(0.4, description="of every vector of P and Q then; shorter ones turn faster")
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: Positive = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is fast")

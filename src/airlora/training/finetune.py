@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from airlora.adapters import AdaptedModel, AlignedStart, keep_inactive, sample_ranks
+from airlora.adapters import AdaptedModel, align_to_gradient, keep_inactive, sample_ranks
 from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.observation import IntArray
@@ -90,7 +90,7 @@ def evaluate(model: torch.nn.Module, data: EncodedData, device: torch.device, ba
 class FineTuner:
     """AdamW with warm-up and decay on adapter and head; the base stays frozen.
 
-    The first steps may be those of an `AlignedStart`; warm-up and decay begin behind them.
+    The first steps may train the head alone and turn the components to the gradient; warm-up and decay begin behind.
 
     Args:
         adapted: The model with its adapter.
@@ -110,12 +110,6 @@ class FineTuner:
         self._device = device
         self._autocast = pick_autocast(settings.finetune.precision, device)
         self._order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed)
-        self._start = AlignedStart(
-            list(adapted.updates.values()),
-            head_steps=self._settings.head_steps,
-            align_steps=self._settings.align_steps,
-            norm=settings.adapter.start_norm,
-        )
         components = [p for update in adapted.updates.values() for p in update.parameters()]
         known = {id(p) for p in components}
         head = [p for p in adapted.trainable_parameters() if id(p) not in known]
@@ -128,7 +122,7 @@ class FineTuner:
             weight_decay=self._settings.weight_decay,
         )
         keep_inactive(self.optimizer, adapted.updates.values())
-        num_scheduled = self._settings.steps - self._start.num_steps
+        num_scheduled = self._settings.steps - self._settings.head_steps - self._settings.align_steps
         self._scheduler = get_scheduler(
             "constant_with_warmup" if self._settings.decay == "constant" else self._settings.decay,
             self.optimizer,
@@ -168,41 +162,79 @@ class FineTuner:
     def train_step(self, ranks: IntArray | RankPattern) -> float:
         """Take one optimiser step at `ranks` on the next batch; return its loss before the step, nats.
 
-        With nested training, a share of the steps takes random cuts instead of `ranks`.  While the start lasts, all
-        components are there, and the update is zero.
+        With nested training, a share of the steps takes random cuts instead of `ranks`.  The first `head_steps` train
+        the head alone, and the one behind them stands for all `align_steps`, which turn the components to the gradient
+        (see `airlora.adapters.start`): until they are over the update is zero, and there is no dropout.
 
         Raises:
             TrainingError: The loss or its gradient is not finite; no parameter was changed.
         """
+        tuning = self._settings
+        if self.step < tuning.head_steps:
+            return self._step_head()
+        if self.step == tuning.head_steps and tuning.align_steps:
+            return self._align()
         wanted = list(ranks.ranks) if isinstance(ranks, RankPattern) else ranks.tolist()
-        phase = self._start.phase(self.step)
-        self._start.prepare(self.step)
-        self.adapted.set_ranks(self._nest(wanted) if phase is None else [self.r_max] * len(self.shapes))
-        model = self.adapted.model
-        model.train()
+        self.adapted.set_ranks(self._nest(wanted))
+        self.adapted.model.train()
+        task_loss = self._backward(self._orthogonality_weight)
+        self._clip()
+        self.optimizer.step()
+        self._scheduler.step()
+        self.step += 1
+        return task_loss
+
+    def _step_head(self) -> float:
+        """Move the head alone, at a rate that falls to 0 by the end of the phase."""
+        self.adapted.set_ranks([0] * len(self.shapes))
+        self.adapted.model.eval()
+        task_loss = self._backward()
+        self._clip()
+        head = self.optimizer.param_groups[1]
+        scheduled = head["lr"]
+        head["lr"] = self._settings.head_start_learning_rate * (1.0 - self.step / self._settings.head_steps)
+        # At rank 0 the components have no gradient, and the optimiser passes over them.
+        self.optimizer.step()
+        head["lr"] = scheduled
+        self.step += 1
+        if self.step == self._settings.head_steps:
+            # Moments of gradients that came through a model without an adapter.
+            self.optimizer.state.clear()
+        return task_loss
+
+    def _align(self) -> float:
+        """Turn all components to the gradient over `align_steps` batches; return the mean loss."""
+        self.adapted.set_ranks([self.r_max] * len(self.shapes))
+        self.adapted.model.eval()
+        losses: list[float] = []
+
+        def passes() -> Iterator[None]:
+            for _ in range(self._settings.align_steps):
+                losses.append(self._backward())
+                yield
+
+        align_to_gradient(
+            self.adapted.updates,
+            passes(),
+            norm=self._settings.align_norm,
+            seed=self._seed,
+        )
+        self.step += self._settings.align_steps
+        return float(np.mean(losses))
+
+    def _backward(self, orthogonality_weight: float = 0.0) -> float:
+        """Take the next batch through the model and back; return its task loss, nats."""
         batch = self._data.batch(self._order.take(), self._device)
         devices = [self._device] if self._device.type == "cuda" else []
         # Dropout draws from torch's global generator: seeding it by the step makes a resumed run draw the same masks.
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._seed * 1_000_003 + self.step)
             with self._autocast():
-                task_loss = model(**batch).loss.float()
-            weight = self._orthogonality_weight if phase is None else 0.0
-            loss = task_loss + self.adapted.orthogonality_penalty(weight)
+                task_loss = self.adapted.model(**batch).loss.float()
+            loss = task_loss + self.adapted.orthogonality_penalty(orthogonality_weight)
             self._verify_finite("loss", loss)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        if phase == "left" or phase == "right":
-            gradients = [p.grad for p in self._parameters if p.grad is not None]
-            self._verify_finite("gradient norm", torch.nn.utils.get_total_norm(gradients))
-            self._start.gather(self.step)
-        elif phase == "head":
-            self._step_head()
-        else:
-            self._clip()
-            self.optimizer.step()
-            self._scheduler.step()
-        self.step += 1
+            torch.autograd.backward(loss)
         return float(task_loss.detach())
 
     def evaluate(self, data: EncodedData, pattern: RankPattern) -> Evaluation:
@@ -219,7 +251,6 @@ class FineTuner:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "order": self._order.state_dict(),
-            "start": self._start.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,24 +261,11 @@ class FineTuner:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-        if "start" in state:  # checkpoints of the first versions have none
-            self._start.load_state_dict(state["start"])
         self.step = state["step"]
 
     def _clip(self) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         self._verify_finite("gradient norm", norm)
-
-    def _step_head(self) -> None:
-        """Move the head alone, at its rate, which falls to 0 by the end of the phase."""
-        components, head = self.optimizer.param_groups
-        for parameter in components["params"]:
-            parameter.grad = None  # the optimiser passes over what has none
-        self._clip()
-        scheduled = head["lr"]
-        head["lr"] = self._settings.head_learning_rate * (1.0 - self.step / self._settings.head_steps)
-        self.optimizer.step()
-        head["lr"] = scheduled
 
     def _verify_finite(self, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):

@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,12 +7,13 @@ from airlora.config import Settings
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Workbench, assemble, evaluate
 
-HEAD_STEPS, ALIGN_STEPS = 3, 6
-START_STEPS = HEAD_STEPS + ALIGN_STEPS
+HEAD_STEPS, ALIGN_STEPS, STEPS = 3, 5, 14
+START_CALLS = HEAD_STEPS + 1
+"""One step stands for all that align."""
 
 
 def make(settings: Settings, **adapter: object) -> tuple[Workbench, FineTuner, RankPattern]:
-    finetune = {"head_steps": HEAD_STEPS, "align_steps": ALIGN_STEPS, "steps": 12, "learning_rate": 1e-2}
+    finetune = {"head_steps": HEAD_STEPS, "align_steps": ALIGN_STEPS, "steps": STEPS, "learning_rate": 1e-2}
     tuned = settings.model_copy(
         update={
             "finetune": settings.finetune.model_copy(update=finetune),
@@ -38,14 +38,14 @@ def test_the_head_moves_first_and_alone(settings: Settings) -> None:
 
 def test_the_update_is_zero_until_the_start_is_over(settings: Settings) -> None:
     bench, tuner, full = make(settings)
-    for _ in range(START_STEPS):
+    for _ in range(START_CALLS):
         tuner.train_step(full)
         with_adapter = evaluate(bench.adapted.model, bench.eval, bench.device)
         bench.adapted.set_ranks([0] * len(bench.adapted.shapes))
         assert evaluate(bench.adapted.model, bench.eval, bench.device) == with_adapter
     for update in bench.adapted.updates.values():
         assert not update.lam.any()
-        torch.testing.assert_close(update.P.T @ update.P, torch.eye(tuner.r_max), atol=1e-4, rtol=0)
+        torch.testing.assert_close(update.P.T @ update.P, 0.16 * torch.eye(tuner.r_max), atol=1e-4, rtol=0)
     tuner.train_step(full)
     tuner.train_step(full)
     assert any(update.lam.any() for update in bench.adapted.updates.values())
@@ -56,13 +56,14 @@ def test_what_is_found_catches_more_of_the_gradient_than_chance(settings: Settin
     for aligned in (True, False):
         bench, tuner, full = make(settings)
         if aligned:
-            for _ in range(START_STEPS):
+            for _ in range(START_CALLS):
                 tuner.train_step(full)
         gradients = dense_gradients(bench)
+        scale = 0.4**4 if aligned else 1.0
         caught[aligned] = sum(
             float((update.P.T @ gradients[name] @ update.Q.T).square().sum().detach())
             for name, update in bench.adapted.updates.items()
-        ) / sum(float(gradient.square().sum()) for gradient in gradients.values())
+        ) / (scale * sum(float(gradient.square().sum()) for gradient in gradients.values()))
     assert caught[True] > 0.3
     assert caught[True] > 5 * caught[False]
 
@@ -81,35 +82,46 @@ def dense_gradients(bench: Workbench) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("stop", [1, HEAD_STEPS, HEAD_STEPS + 2, HEAD_STEPS + 3, HEAD_STEPS + 4, START_STEPS])
+@pytest.mark.parametrize("stop", [1, HEAD_STEPS, START_CALLS, START_CALLS + 1])
 def test_resumes_bit_equal_from_anywhere_in_the_start(settings: Settings, stop: int) -> None:
-    bench, tuner, full = make(settings, dropout=0.1, start_norm=0.5)
+    bench, tuner, full = make(settings, dropout=0.1)
     for _ in range(stop):
         tuner.train_step(full)
     state = copy.deepcopy(tuner.state_dict())
-    expected = [tuner.train_step(full) for _ in range(stop, 12)]
-    other_bench, other, _ = make(settings, dropout=0.1, start_norm=0.5)
+    expected = [tuner.train_step(full) for _ in range(stop, 8)]
+    other_bench, other, _ = make(settings, dropout=0.1)
     other.load_state_dict(state)
-    assert [other.train_step(full) for _ in range(stop, 12)] == expected
+    assert [other.train_step(full) for _ in range(stop, 8)] == expected
     for one, two in zip(bench.adapted.trainable_parameters(), other_bench.adapted.trainable_parameters(), strict=True):
         assert torch.equal(one, two)
 
 
-def test_ranks_asked_for_wait_until_the_start_is_over(settings: Settings) -> None:
-    bench, tuner, _ = make(settings)
-    low = RankPattern.constant(tuner.shapes, 1)
-    for _ in range(START_STEPS):
-        tuner.train_step(low)
-        assert bench.adapted.rank_pattern.ranks[0] == tuner.r_max
-    tuner.train_step(low)
-    assert bench.adapted.rank_pattern == low
+def test_all_of_it_counts_as_steps(settings: Settings) -> None:
+    _, tuner, full = make(settings)
+    counted = []
+    while tuner.steps_left:
+        tuner.train_step(full)
+        counted.append(tuner.step)
+    assert counted == [1, 2, 3, *range(8, STEPS + 1)]
 
 
-def test_the_schedule_begins_behind_the_start(make_settings: Callable[..., Settings]) -> None:
-    _, tuner, full = make(make_settings())
+def test_the_schedule_begins_behind_the_start(settings: Settings) -> None:
+    _, tuner, full = make(settings)
     rates = []
-    for _ in range(12):
+    while tuner.steps_left:
         rates.append(tuner.learning_rate)
         tuner.train_step(full)
-    assert len(set(rates[: START_STEPS + 1])) == 1
+    assert len(set(rates[: START_CALLS + 1])) == 1
+    assert rates[-1] < max(rates)
     assert tuner.learning_rate == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_run_may_end_with_the_start(settings: Settings) -> None:
+    finetune = {"head_steps": 2, "align_steps": 3, "steps": 5}
+    tuned = settings.model_copy(update={"finetune": settings.finetune.model_copy(update=finetune)})
+    bench = assemble(tuned)
+    tuner = FineTuner(bench.adapted, bench.train, tuned, bench.device)
+    while tuner.steps_left:
+        tuner.train_step(RankPattern.constant(tuner.shapes, 1))
+    assert tuner.step == 5
+    assert not any(update.lam.any() for update in bench.adapted.updates.values())
