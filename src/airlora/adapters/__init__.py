@@ -9,6 +9,7 @@ and `load_peft` exchange adapters with PEFT and what reads its format.
 
 from airlora.adapters.canonical import canonical_svd, canonicalise
 from airlora.adapters.components import LowRankUpdate, ModuleComponents, components_of, install_updates
+from airlora.adapters.dropout import no_dropout, remove_dropout
 from airlora.adapters.explained_variance import explained_variance_ratio
 from airlora.adapters.fingerprint import base_fingerprint
 from airlora.adapters.importance import ImportanceAccumulator
@@ -57,11 +58,13 @@ __all__ = [
     "load_adapter",
     "load_base_model",
     "load_peft",
+    "no_dropout",
     "orthogonality_penalty",
     "peft_requirements",
     "random_initialised",
     "read_adapter_metadata",
     "read_peft",
+    "remove_dropout",
     "sample_ranks",
     "save_adapter",
 ]

@@ -27,6 +27,7 @@ class ModelSettings(Section):
     init: Literal["pretrained", "random"] = Field("pretrained", description="`random` reads only the configuration")
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the frozen weights")
+    dropout: bool = Field(True, description="the model's own, while an adapter is trained; also that of PEFT's")
 
 
 class DataSettings(Section):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from airlora.adapters import AdaptedModel, base_fingerprint, inject, load_base_model
+from airlora.adapters import AdaptedModel, base_fingerprint, inject, load_base_model, remove_dropout
 from airlora.config import Settings
 from airlora.errors import DataError, SettingsError
 from airlora.text import (
@@ -87,7 +87,7 @@ def make_vocabulary(settings: Settings, tokenizer: Any) -> Vocabulary:
 
 def load_base(settings: Settings, num_labels: int) -> tuple[Any, Any]:
     """Return the settings' base model and tokenizer, nothing adapted; raises `ModelError`."""
-    return load_base_model(
+    model, tokenizer = load_base_model(
         settings.model.name,
         num_labels=num_labels,
         dtype=getattr(torch, settings.model.dtype),
@@ -95,6 +95,9 @@ def load_base(settings: Settings, num_labels: int) -> tuple[Any, Any]:
         attn_implementation=settings.model.attn_implementation,
         init=settings.model.init,
     )
+    if not settings.model.dropout:
+        remove_dropout(model)
+    return model, tokenizer
 
 
 def load_adapted(settings: Settings, num_labels: int) -> tuple[AdaptedModel, Any, str, torch.device]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from airlora.adapters import AdaptedModel, align_to_gradient, keep_inactive, sample_ranks
+from airlora.adapters import AdaptedModel, align_to_gradient, keep_inactive, no_dropout, sample_ranks
 from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.observation import IntArray
@@ -187,8 +187,9 @@ class FineTuner:
     def _step_head(self) -> float:
         """Move the head alone, at a rate that falls to 0 by the end of the phase."""
         self.adapted.set_ranks([0] * len(self.shapes))
-        self.adapted.model.eval()
-        task_loss = self._backward()
+        self.adapted.model.train()
+        with no_dropout(self.adapted.model):
+            task_loss = self._backward()
         self._clip()
         head = self.optimizer.param_groups[1]
         scheduled = head["lr"]
@@ -205,7 +206,7 @@ class FineTuner:
     def _align(self) -> float:
         """Turn all components to the gradient over `align_steps` batches; return the mean loss."""
         self.adapted.set_ranks([self.r_max] * len(self.shapes))
-        self.adapted.model.eval()
+        self.adapted.model.train()
         losses: list[float] = []
 
         def passes() -> Iterator[None]:
@@ -213,12 +214,8 @@ class FineTuner:
                 losses.append(self._backward())
                 yield
 
-        align_to_gradient(
-            self.adapted.updates,
-            passes(),
-            norm=self._settings.align_norm,
-            seed=self._seed,
-        )
+        with no_dropout(self.adapted.model):
+            align_to_gradient(self.adapted.updates, passes(), norm=self._settings.align_norm, seed=self._seed)
         self.step += self._settings.align_steps
         return float(np.mean(losses))
 
