@@ -181,3 +181,20 @@ def test_the_trainer_shares_one_policy_between_the_phases(settings: Settings, tm
     trainer.run(resume=False)
     assert trainer._policy is not None
     assert load_settings(toml=folder.settings_path) == settings
+
+
+@pytest.mark.parametrize(("objective", "policy"), [("frozen", "greedy"), ("live", "airllm")])
+def test_a_run_that_starts_where_the_gradient_points(
+    settings: Settings, tmp_path: Path, objective: str, policy: str
+) -> None:
+    start = {"finetune__head_steps": 3, "finetune__align_steps": 2, "model__dropout": False, "adapter__dropout": 0.2}
+    chosen = with_(settings, policy__name=policy, env__objective=objective, **start)
+    expected = train(chosen, tmp_path / "whole")
+    assert expected.steps == 12
+    for name, at in (("head", 2), ("behind", 7)):
+        watcher = Recorder(("fine-tuning", at))
+        with pytest.raises(Interrupted):
+            train(chosen, tmp_path / name, watcher=watcher)
+        assert train(chosen, tmp_path / name, resume=True) == expected
+        for file in ("adapter.safetensors", "metrics.jsonl"):
+            assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes(), file
