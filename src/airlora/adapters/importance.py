@@ -62,6 +62,14 @@ class ImportanceAccumulator:
         """
         return self._mean(self._sum_of_squares)
 
+    def gradient(self) -> npt.NDArray[np.float64]:
+        r"""Return $\overline{g_k}$, float64 [num_modules, r_max]; negative where the component makes the loss less.
+
+        Raises:
+            TrainingError: No batch was added.
+        """
+        return self._mean(self._sum)
+
     def taylor(self) -> npt.NDArray[np.float64]:
         r"""Return $|\overline{g_k}|$, float64 [num_modules, r_max].
 
@@ -72,7 +80,7 @@ class ImportanceAccumulator:
 
         Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning".
         """
-        return np.abs(self._mean(self._sum))
+        return np.abs(self.gradient())
 
     def _mean(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if not self._num_batches:

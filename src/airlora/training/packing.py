@@ -28,7 +28,7 @@ from airlora.config import Settings
 from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
 from airlora.training.batches import EncodedData
-from airlora.training.importance import measure_importance, measure_loss_rises, measure_taylor
+from airlora.training.importance import measure_importance, measure_loss_rises, measure_path, measure_taylor
 from airlora.training.polish import Polished, SentItem, polish
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.stream_metadata import stream_metadata
@@ -43,7 +43,7 @@ __all__ = [
     "weigh_components",
 ]
 
-Importance = Literal["combined", "gradient", "taylor", "measured", "singular"]
+Importance = Literal["path", "combined", "gradient", "taylor", "measured", "singular"]
 """What a component's weight is made of, see `weigh_components`."""
 
 MEASURED_FLOOR = 0.05
@@ -117,6 +117,7 @@ def weigh_components(
     | singular | $\sigma^2$: what the update loses without it | nothing |
     | gradient | $\overline{g^2}$: squared gradient of its gate, to second order what the loss gains | a pass |
     | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of both | a pass |
+    | path | what it takes off the loss on the way from no component to all, see `measure_path` | 4 passes |
     | taylor | $\lvert\overline{g}\rvert$: to first order how much the loss changes without it | a pass |
     | measured | how much the loss rises without it, on few samples | a forward pass each |
 
@@ -126,8 +127,8 @@ def weigh_components(
 
     Args:
         components: In canonical order.
-        measured: What `measure_importance` (gradient, combined), `measure_taylor` or `measure_loss_rises` gives,
-            [num_modules, r]; not needed by `singular`.
+        measured: What `measure_importance` (gradient, combined), `measure_path`, `measure_taylor` or
+            `measure_loss_rises` gives, [num_modules, r]; not needed by `singular`.
         importance: Which.
 
     Raises:
@@ -299,6 +300,7 @@ def stream_sources(
 
 
 _MEASURES: dict[Importance, Callable[..., npt.NDArray[np.float64]]] = {
+    "path": measure_path,
     "combined": measure_importance,
     "gradient": measure_importance,
     "taylor": measure_taylor,

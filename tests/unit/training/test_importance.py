@@ -7,7 +7,7 @@ import torch
 from airlora.adapters import explained_variance_ratio
 from airlora.config import Settings
 from airlora.training import Workbench, assemble, evaluate, measure_explained_variance, measure_importance
-from airlora.training.importance import measure_loss_rises, measure_taylor
+from airlora.training.importance import PathGradients, integrate_gates, measure_loss_rises, measure_path, measure_taylor
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def bench(settings: Settings) -> Workbench:
     return assemble(settings)
 
 
-@pytest.mark.parametrize("measure", [measure_explained_variance, measure_importance, measure_taylor])
+@pytest.mark.parametrize("measure", [measure_explained_variance, measure_importance, measure_path, measure_taylor])
 def test_one_number_per_component(bench: Workbench, measure: Callable[..., np.ndarray]) -> None:
     values = measure(bench.adapted, bench.calibration, bench.device, 8)
     assert values.shape == (12, 4)
@@ -35,11 +35,68 @@ def test_explained_variance_does_not_depend_on_batches_or_training(bench: Workbe
     assert (whole > 0).all()
 
 
-def test_a_loss_rise_is_the_loss_without_the_component(bench: Workbench) -> None:
+def fill(bench: Workbench, size: float = 1.0) -> None:
     with torch.no_grad():
         for update in bench.adapted.updates.values():
             for part in (update.P, update.lam, update.Q):
-                part.copy_(torch.randn(part.shape, generator=torch.Generator().manual_seed(1)))
+                part.copy_(size * torch.randn(part.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: Workbench) -> None:
+    fill(bench, 0.5)
+    with torch.no_grad():
+        for tensor in bench.adapted.head_state().values():
+            tensor.mul_(20.0)
+    model, data, batch_size = bench.adapted.model, bench.calibration, len(bench.calibration)
+    path = integrate_gates(bench.adapted, data, bench.device, batch_size, num_points=8)
+    whole = evaluate(model, data, bench.device).loss
+    bench.adapted.set_ranks([0] * 12)
+    none = evaluate(model, data, bench.device).loss
+    assert abs(none - whole) > 0.01
+    assert path.taken.sum() == pytest.approx(none - whole, rel=1e-3)
+    # Squares are at least the square of the mean, on the way as at its end.
+    assert (path.squares >= path.taken**2 * (1 - 1e-9)).all()
+
+
+def test_the_way_to_the_adapter_ends_where_it_was(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(bench)
+    was = [update.lam.detach().clone() for update in bench.adapted.updates.values()]
+    weights = measure_path(bench.adapted, bench.calibration, bench.device, 8)
+    assert weights.sum() == pytest.approx(1.0)
+
+    def refuse(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("airlora.training.importance._accumulate", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        measure_path(bench.adapted, bench.calibration, bench.device, 8)
+    for update, lam in zip(bench.adapted.updates.values(), was, strict=True):
+        assert torch.equal(update.lam, lam)
+
+
+def test_half_a_weight_is_what_is_taken_off_the_loss_half_the_squared_gradient(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, squares = np.zeros((12, 4)), np.zeros((12, 4))
+    taken[0, :3], squares[1, :2] = [3.0, 1.0, -7.0], [1.0, 4.0]
+
+    def given(values: np.ndarray) -> None:
+        path = PathGradients(values, squares)
+        monkeypatch.setattr("airlora.training.importance.integrate_gates", lambda *_args, **_options: path)
+
+    given(taken)
+    weights = measure_path(bench.adapted, bench.calibration, bench.device, 8)
+    assert weights[0].tolist() == [0.375, 0.125, 0.0, 0.0]
+    assert weights[1].tolist() == [0.1, 0.4, 0.0, 0.0]
+    # Where nothing is taken off the loss the squares decide alone; an adapter of nothing weighs nothing.
+    given(-np.abs(taken))
+    assert measure_path(bench.adapted, bench.calibration, bench.device, 8)[1].tolist() == [0.2, 0.8, 0.0, 0.0]
+    squares[:] = 0.0
+    assert not measure_path(bench.adapted, bench.calibration, bench.device, 8).any()
+
+
+def test_a_loss_rise_is_the_loss_without_the_component(bench: Workbench) -> None:
+    fill(bench)
     rises = measure_loss_rises(bench.adapted, bench.calibration, bench.device, 5, num_samples=10_000)
     update = list(bench.adapted.updates.values())[3]
     whole = evaluate(bench.adapted.model, bench.calibration, bench.device).loss
