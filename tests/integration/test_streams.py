@@ -62,6 +62,7 @@ def test_a_fine_stream_is_the_whole_adapter(
         ["--polish", "3"],
         ["--importance", "singular"],
         ["--polish", "3", "--whole"],
+        ["--importance", "combined"],
         ["--importance", "taylor"],
         ["--importance", "measured"],
     ],

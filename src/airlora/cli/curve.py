@@ -33,7 +33,7 @@ def curve(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
-    importance: Importance = "combined",
+    importance: Importance = "path",
     ranks: Annotated[
         str, typer.Option(metavar="R,R,...", help="Ranks that PEFT's adapters are trained at.")
     ] = "1,2,4,8",

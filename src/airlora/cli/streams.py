@@ -36,7 +36,9 @@ Polish = Annotated[
 ]
 Importance = Annotated[
     str,
-    typer.Option(metavar="I", help="Of a component: `combined`, `gradient`, `taylor`, `measured` or `singular`."),
+    typer.Option(
+        metavar="I", help="Of a component: `path`, `combined`, `gradient`, `taylor`, `measured` or `singular`."
+    ),
 ]
 
 
@@ -51,7 +53,7 @@ def pack(
     whole: Annotated[
         bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
     ] = False,
-    importance: Importance = "combined",
+    importance: Importance = "path",
     since: Since = None,
     as_json: Json = False,
 ) -> None:

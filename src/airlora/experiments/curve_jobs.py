@@ -160,7 +160,7 @@ class _Measured:
     def ranks(self, name: str, ranks: Sequence[int]) -> list[CurvePoint]:
         """Return a point per rank of all modules and fixed precision."""
         sources = stream_sources(
-            self.bench.adapted, "combined", self.settings, self.bench.device, calibration=self.bench.calibration
+            self.bench.adapted, "singular", self.settings, self.bench.device, calibration=self.bench.calibration
         )
         points = []
         for rank in ranks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -52,9 +51,11 @@ MEASURED_FLOOR = 0.05
 SMALLEST_CUT_BYTES = 2000.0
 """Polishing draws no smaller cut: below it, little but the head has come."""
 
+WHOLE_SHARE = 0.5
+"""Share of the steps of polishing that take the whole of a stream that may be cut: most links carry it in the end."""
 
 FEATURE_WEIGHT = 5.0
-"""How much polishing for the whole of a stream follows the outputs of the adapter's layers."""
+"""How much the steps that take the whole follow the outputs of the adapter's layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Packing:
     layers: int = 2
     polish_steps: int = 0
     whole: bool = False
-    importance: Importance = "combined"
+    importance: Importance = "path"
 
     def options(self, *, has_head: bool) -> EncodeOptions:
         """Return what the codec is asked for."""
@@ -235,10 +236,9 @@ def _polished(
         settings,
         device,
         steps=packing.polish_steps,
-        min_bytes=math.inf if packing.whole else SMALLEST_CUT_BYTES,
-        # What a short cut makes of the text cannot be what the whole adapter does.
-        feature_weight=FEATURE_WEIGHT if packing.whole else 0.0,
-        learning_rate=0.03 if packing.whole else 0.02,
+        min_bytes=SMALLEST_CUT_BYTES,
+        whole_share=1.0 if packing.whole else WHOLE_SHARE,
+        feature_weight=FEATURE_WEIGHT,
         on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
     )
 

@@ -2,14 +2,16 @@ r"""Polishing: what will be sent, rounded as it will be, trained for some steps 
 
 The components that a stream holds are few and rough; the others' part of the work, and the rounding's damage, can be
 taken over by those that are sent.  Each step draws a cut of the stream, computes with the components before it as they
-will be decoded, and follows labels, the whole adapter's own predictions and what it makes of the text on the way there:
+will be decoded, and follows labels, the whole adapter's own predictions and, where nothing is cut off, what it makes of
+the text on the way there:
 
 $$\min\ \mathbb{E}_{b}\Big[(1-\alpha)\,U(\hat W_b) + \alpha\,\mathrm{KL}(p_{W}\,\|\,p_{\hat W_b})
-  + \frac{\beta}{L} \sum_{l=1}^{L} \frac{\|h_l(\hat W_b) - h_l(W)\|^2}{\|h_l(W)\|^2}\Big]$$
+  + [b = B]\,\frac{\beta}{L} \sum_{l=1}^{L} \frac{\|h_l(\hat W_b) - h_l(W)\|^2}{\|h_l(W)\|^2}\Big]$$
 
-Notation: b bytes of the cut, log-uniform; \hat W_b the rounded components within b bytes; W the adapter as it was; U
-the task loss; alpha `TEACHER_SHARE`; beta `feature_weight`; h_l the output of layer l of L, padding left out.  The
-gradient passes rounding unchanged (straight-through).
+Notation: b bytes of the cut, with probability `whole_share` those of the whole stream, B, and else log-uniform;
+\hat W_b the rounded components within b bytes; W the adapter as it was; U the task loss; alpha `TEACHER_SHARE`; beta
+`feature_weight`; h_l the output of layer l of L, padding left out.  The gradient passes rounding unchanged
+(straight-through).
 
 Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions, Romero
 et al. 2015 (FitNets) for learning from layers; cuts drawn at random as in nested training.
@@ -87,8 +89,9 @@ def polish(
     device: torch.device,
     *,
     steps: int,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.03,
     min_bytes: float = 2000.0,
+    whole_share: float = 0.0,
     feature_weight: float = 0.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Polished:
@@ -103,8 +106,9 @@ def polish(
         device: Where the model is.
         steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
         learning_rate: Of the first step, in units of each factor's root mean square; it falls to 0 linearly.
-        min_bytes: The smallest cut that is drawn; infinite: none but the whole.
-        feature_weight: beta, >= 0; 0: layers are not compared.
+        min_bytes: The smallest cut that is drawn.
+        whole_share: Of the steps, those that take the whole, 0 to 1.
+        feature_weight: beta of those, >= 0; 0: layers are not compared.
         on_step: Called after each step with its number and task loss.
 
     Raises:
@@ -125,9 +129,13 @@ def polish(
         for step in range(steps):
             batch = data.batch(order.take(), device)
             labels = batch.pop("labels")
-            cut = max(1, int(np.searchsorted(ends, math.exp(generator.uniform(low, high)) * (1 + 1e-9), side="right")))
+            drawn = math.exp(generator.uniform(low, high)) * (1 + 1e-9)
+            is_whole = generator.random() < whole_share
+            cut = len(sent) if is_whole else max(1, int(np.searchsorted(ends, drawn, side="right")))
+            # What a short cut makes of the text cannot be what the whole adapter does.
+            follows_layers = is_whole and feature_weight > 0
             adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
-            options = {**batch, "output_hidden_states": feature_weight > 0}
+            options = {**batch, "output_hidden_states": follows_layers}
             with torch.no_grad(), autocast():
                 whole = adapted.model(**options)
             adapted.set_ranks(student.ranks)
@@ -140,7 +148,7 @@ def polish(
                 learned, functional.log_softmax(taught, dim=-1), log_target=True, reduction="batchmean"
             )
             loss = (1.0 - TEACHER_SHARE) * task + TEACHER_SHARE * agreement
-            if feature_weight > 0:
+            if follows_layers:
                 mask = batch["attention_mask"]
                 loss = loss + feature_weight * _feature_distance(output.hidden_states, whole.hidden_states, mask)
             if not torch.isfinite(loss):

@@ -9,7 +9,7 @@ from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Workbench, assemble, evaluate
-from airlora.training.polish import Polished, SentItem, _feature_distance, polish
+from airlora.training.polish import Polished, SentItem, _feature_distance, _Student, polish
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def run(trained: tuple[Settings, Workbench], sent: list[SentItem], steps: int, *
 def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings, Workbench]) -> None:
     _, bench = trained
     sent = rough(bench)
-    before, after = (loss_of(bench, run(trained, sent, steps, min_bytes=1e9), sent) for steps in (0, 60))
+    before, after = (loss_of(bench, run(trained, sent, steps, whole_share=1.0), sent) for steps in (0, 60))
     whole = evaluate(bench.adapted.model, bench.train, bench.device).loss
     assert whole < before
     assert after < before - 0.1 * (before - whole)
@@ -78,9 +78,34 @@ def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
     _, bench = trained
     sent = rough(bench)
     without, followed = (
-        features_of(bench, run(trained, sent, 60, min_bytes=1e9, feature_weight=weight)) for weight in (0.0, 30.0)
+        features_of(bench, run(trained, sent, 60, whole_share=1.0, feature_weight=weight)) for weight in (0.0, 30.0)
     )
     assert followed < 0.9 * without
+
+
+@pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)])
+def test_steps_that_take_the_whole_follow_layers_and_only_they(
+    trained: tuple[Settings, Workbench], monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, most: int
+) -> None:
+    sent, cuts, followed = rough(trained[1]), [], []
+    state = _Student.state
+
+    def spy(self: _Student, cut: int) -> dict[str, torch.Tensor]:
+        cuts.append(cut)
+        return state(self, cut)
+
+    def distance(*_arguments: object) -> torch.Tensor:
+        followed.append(len(cuts) - 1)
+        return torch.tensor(0.0)
+
+    monkeypatch.setattr(_Student, "state", spy)
+    monkeypatch.setattr("airlora.training.polish._feature_distance", distance)
+    run(trained, sent, 40, min_bytes=50.0, whole_share=share, feature_weight=1.0)
+    assert len(cuts) == 40
+    assert fewest <= len(followed) <= most
+    assert all(cuts[step] == len(sent) for step in followed)
+    if share < 1.0:
+        assert min(cuts) < len(sent)
 
 
 def features_of(bench: Workbench, found: Polished) -> float:
