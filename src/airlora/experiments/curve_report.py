@@ -13,6 +13,7 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from airlora.errors import SettingsError
@@ -188,9 +189,9 @@ def _closeness(
 
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
-    """Return all rows as a table no wider than a terminal."""
-    table = Table(title="accuracy against bytes", title_justify="left")
-    for name in ("series", "size", "bytes", "parts", "accuracy", "loss"):
+    """Return all rows as a table that 80 columns hold."""
+    table = Table(title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("series", "size", "bytes", "parts", "accuracy, %", "loss, nats"):
         table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -198,7 +199,7 @@ def curve_table(rows: Sequence[CurveRow]) -> Table:
 
 
 def _cells(row: CurveRow) -> list[str]:
-    accuracy, loss = f"{row.accuracy:.2%}", f"{row.loss:.4f}"
+    accuracy, loss = f"{100 * row.accuracy:.2f}", f"{row.loss:.3f}"
     if row.accuracy_interval is not None and row.loss_interval is not None:
         accuracy, loss = f"{accuracy} ± {100 * row.accuracy_interval:.2f}", f"{loss} ± {row.loss_interval:.3f}"
     return [row.series, row.label, f"{row.payload_bytes:,.0f}", f"{row.num_components:.0f}", accuracy, loss]

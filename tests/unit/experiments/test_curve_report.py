@@ -1,10 +1,12 @@
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from airlora.errors import SettingsError
 from airlora.experiments import CurvePoint, CurveRow, byte_saving, curve_findings, summarise_curve
-from airlora.experiments.curve_report import curve_figure, smallest_close
+from airlora.experiments.curve_report import curve_figure, curve_table, smallest_close
 
 
 def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
@@ -120,3 +122,11 @@ def test_the_figure_names_every_series() -> None:
     figure = curve_figure(rows)
     for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, head included"):
         assert name in figure
+
+
+def test_eighty_columns_hold_the_widest_table_whole() -> None:
+    widest = CurveRow("constant 32 bit", "11314 B", 3, 1332437.0, 288.0, 0.8735, 0.2194, 0.32061, 0.12861)
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(curve_table([widest]))
+    for cell in ("constant 32 bit", "11314 B", "1,332,437", "288", "87.35 ± 21.94", "0.321 ± 0.129"):
+        assert cell in screen.getvalue()
