@@ -19,16 +19,24 @@ from airlora.adapters.nested import sample_ranks
 from airlora.adapters.optim import keep_inactive
 from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
 from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
-from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections
+from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections
 from airlora.adapters.start import align_to_gradient
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
-from airlora.adapters.svd import SVDFusedLinear, SVDLayer, SVDLinear, SVDUpdate, orthogonality_penalty
+from airlora.adapters.svd import (
+    SVDFusedLinear,
+    SVDLayer,
+    SVDLinear,
+    SVDResidualLinear,
+    SVDUpdate,
+    orthogonality_penalty,
+)
 
 __all__ = [
     "EMBEDDED_MODEL",
     "ROLES",
     "AdaptedModel",
     "AdapterMetadata",
+    "FfnUpdate",
     "ImportanceAccumulator",
     "LowRankUpdate",
     "ModuleComponents",
@@ -39,6 +47,7 @@ __all__ = [
     "SVDFusedLinear",
     "SVDLayer",
     "SVDLinear",
+    "SVDResidualLinear",
     "SVDUpdate",
     "align_to_gradient",
     "base_fingerprint",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.linear import linear_shape
+from airlora.adapters.svd import SVDLayer
 from airlora.errors import ModelError, SettingsError, TrainingError
 
 __all__ = ["explained_variance_ratio"]
@@ -61,7 +63,8 @@ def explained_variance_ratio(
         raise SettingsError.of("max_bytes", max_bytes, "a whole number, 1 or more")
     if not batches:
         raise TrainingError("explained variance of no batch: give one or more")
-    widths = {site.module_name: site.shape.d_in for site in adapted.sites}
+    layers = {site.module_name: adapted.model.get_submodule(site.module_name) for site in adapted.sites}
+    widths = {name: linear_shape(cast(SVDLayer, layer).base).d_in for name, layer in layers.items()}
     ratios: dict[str, npt.NDArray[np.float64]] = {}
     with _base_alone(adapted):
         for names in _groups(widths, max_bytes):

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from airlora.adapters.linear import add_to_weight
-from airlora.adapters.projections import ProjectionSite, find_head, find_projections
-from airlora.adapters.svd import SVDFusedLinear, SVDLayer, SVDLinear, SVDUpdate, orthogonality_penalty
+from airlora.adapters.projections import FfnUpdate, ProjectionSite, find_head, find_projections
+from airlora.adapters.svd import (
+    SVDFusedLinear,
+    SVDLayer,
+    SVDLinear,
+    SVDResidualLinear,
+    SVDUpdate,
+    orthogonality_penalty,
+)
 from airlora.errors import ModelError, RankPatternError
 from airlora.ranks import ModuleShape, RankPattern
 
@@ -146,6 +153,7 @@ def inject(
     dropout: float = 0.0,
     target_modules: Sequence[str] | str | None = None,
     head_modules: Sequence[str] | None = None,
+    ffn_update: FfnUpdate = "weight",
     dtype: torch.dtype = torch.float32,
 ) -> AdaptedModel:
     """Freeze the model, put a zero update beside every projection, in place, and return the handle.
@@ -160,6 +168,7 @@ def inject(
         dropout: On the updates' inputs while training, 0 <= dropout < 1.
         target_modules: As in `find_projections`.
         head_modules: As in `find_head`.
+        ffn_update: As in `find_projections`.
         dtype: Of the updates.
 
     Raises:
@@ -171,7 +180,7 @@ def inject(
     if any(isinstance(module, SVDLayer) for module in model.modules()):
         raise ModelError("the model already carries an adapter: eject it first")
     head_names = find_head(model, head_modules)
-    sites = find_projections(model, target_modules, head_modules=head_names)
+    sites = find_projections(model, target_modules, head_modules=head_names, ffn_update=ffn_update)
     _verify_head(model, head_names)
     for site in sites:
         if r_max > site.shape.max_rank:
@@ -189,8 +198,7 @@ def inject(
     for module_name in dict.fromkeys(site.module_name for site in sites):
         base = model.get_submodule(module_name)
         parts = {site.part: updates[site.name] for site in sites if site.module_name == module_name}
-        layer = SVDLinear(base, parts[None]) if None in parts else SVDFusedLinear(base, _named(parts))
-        model.set_submodule(module_name, layer.train(base.training))
+        model.set_submodule(module_name, _layer(base, parts).train(base.training))
     for name in head_names:
         model.get_submodule(name).requires_grad_(True)
     return AdaptedModel(model, sites, updates, head_names, was_trainable)
@@ -226,6 +234,17 @@ def _verify_head(model: nn.Module, head_names: Sequence[str]) -> None:
     for name, parameter in named:
         if name.startswith(heads) and id(parameter) in base:
             raise ModelError(f"head parameter {name} is tied to {base[id(parameter)]}, which has to stay frozen")
+
+
+def _layer(base: nn.Module, parts: Mapping[str | None, SVDUpdate]) -> SVDLayer:
+    """Return the layer that takes the base layer's place, with the updates of its parts."""
+    if None in parts:
+        return SVDLinear(base, parts[None])
+    if "in" in parts:
+        return SVDResidualLinear(base, parts["in"], "in")
+    if "out" in parts:
+        return SVDResidualLinear(base, parts["out"], "out")
+    return SVDFusedLinear(base, _named(parts))
 
 
 def _named(parts: Mapping[str | None, SVDUpdate]) -> dict[str, SVDUpdate]:

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from airlora.ranks import ModuleShape
 
-__all__ = ["add_to_weight", "is_linear", "linear_shape"]
+__all__ = ["add_to_weight", "is_linear", "linear_shape", "weight_matrix"]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -27,6 +27,12 @@ def linear_shape(layer: nn.Module) -> ModuleShape:
     if isinstance(layer, nn.Linear):
         return ModuleShape(layer.in_features, layer.out_features)
     raise TypeError(f"{type(layer).__name__} is neither nn.Linear nor Conv1D")
+
+
+def weight_matrix(layer: nn.Module) -> Tensor:
+    """Return the weight as a matrix [d_out, d_in] in float64."""
+    weight = layer.get_parameter("weight").detach().double()
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def add_to_weight(layer: nn.Module, update: Tensor) -> None:

@@ -10,7 +10,7 @@ PEFT adds $\frac{\alpha}{r} B A$ to a layer.  Here $\alpha = r$ for every module
 $$B = s\,P_r\,\mathrm{diag}(\lambda_r),\quad A = Q_r$$
 
 A fused layer (GPT-2's `c_attn`) gets one LoRA of rank $r_q + r_k + r_v$: A the three Q one below the other, B the three
-blocks on the diagonal.
+blocks on the diagonal.  An FFN's update on the residual side is written as the update of the weight that it comes to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from airlora.adapters.inject import AdaptedModel
-from airlora.adapters.svd import SVDLayer, SVDUpdate
+from airlora.adapters.linear import linear_shape
+from airlora.adapters.svd import SVDLayer
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 
@@ -77,6 +78,7 @@ def export_peft(adapted: AdaptedModel, folder: Path | str, *, base_model: str) -
 
     Raises:
         AdapterError: A value is not finite, or all ranks are 0 and there is no head: nothing would be in the file.
+        ModelError: The adapter has been taken out of the model.
         StorageError: The files cannot be written.
     """
     factors = _factors(adapted)
@@ -140,7 +142,7 @@ def export_uniform(
     factors = _factors(adapted)
     if not factors:
         raise AdapterError(f"nothing to export for {for_}: every module is at rank 0, and a head is not loaded there")
-    transposed = next((name for name in factors if isinstance(_base(adapted, name), Conv1D)), None)
+    transposed = next((name for name in factors if isinstance(_layer(adapted, name).base, Conv1D)), None)
     if for_ == "llama.cpp" and transposed is not None:
         raise ModelError(
             f"llama.cpp's converter transposes layers such as {transposed} (Conv1D) and would load it wrongly"
@@ -166,44 +168,31 @@ def _uniform_rank(largest: int, rank: int | None, allowed: tuple[int, ...] | Non
 def _factors(adapted: AdaptedModel) -> Factors:
     """Return B [d_out, r] and A [r, d_in], float32, of every layer with an active component."""
     factors: Factors = {}
-    for name, updates in _layers(adapted).items():
-        if any(update.rank for update in updates):
-            B, A = _fused(updates)
+    for name in _layer_names(adapted):
+        B, A = (factor.cpu().float() for factor in _layer(adapted, name).factors())
+        if len(A):
             if not bool(torch.isfinite(B).all() and torch.isfinite(A).all()):
                 raise AdapterError(f"the components of {name} hold values that are not finite")
             factors[name] = B, A
     return factors
 
 
-def _layers(adapted: AdaptedModel) -> dict[str, list[SVDUpdate]]:
-    """Return the updates of every adapted layer, in the order of its output slices."""
-    layers: dict[str, list[SVDUpdate]] = {}
-    for site in adapted.sites:
-        layers.setdefault(site.module_name, []).append(adapted.updates[site.name])
-    return layers
+def _layer_names(adapted: AdaptedModel) -> list[str]:
+    return list(dict.fromkeys(site.module_name for site in adapted.sites))
 
 
-@torch.no_grad()
-def _fused(updates: list[SVDUpdate]) -> tuple[Tensor, Tensor]:
-    blocks, rows = [], []
-    for update in updates:
-        P, lam, Q = (part.detach().cpu().double() for part in update.active())
-        blocks.append(P * (update.scale * lam))
-        rows.append(Q)
-    B: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
-    return B.float(), torch.cat(rows).float()
+def _layer(adapted: AdaptedModel, name: str) -> SVDLayer:
+    layer = adapted.model.get_submodule(name)
+    if not isinstance(layer, SVDLayer):
+        raise ModelError("the adapter has been taken out of the model")
+    return layer
 
 
 def _zeros(adapted: AdaptedModel) -> Factors:
     """Return one component of zeros for the first layer."""
-    name, updates = next(iter(_layers(adapted).items()))
-    d_out = sum(update.shape.d_out for update in updates)
-    return {name: (torch.zeros(d_out, 1), torch.zeros(1, updates[0].shape.d_in))}
-
-
-def _base(adapted: AdaptedModel, name: str) -> nn.Module:
-    layer = adapted.model.get_submodule(name)
-    return layer.base if isinstance(layer, SVDLayer) else layer
+    name = _layer_names(adapted)[0]
+    shape = linear_shape(_layer(adapted, name).base)
+    return {name: (torch.zeros(shape.d_out, 1), torch.zeros(1, shape.d_in))}
 
 
 def _task(model: nn.Module) -> str | None:
@@ -246,7 +235,7 @@ def _config(adapted: AdaptedModel, ranks: Mapping[str, int], base_model: str) ->
         "use_rslora": False,
         "use_dora": False,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(_base(adapted, name), Conv1D) for name in ranks),
+        "fan_in_fan_out": any(isinstance(_layer(adapted, name).base, Conv1D) for name in ranks),
         "target_modules": list(ranks),
         "modules_to_save": None,
         "rank_pattern": {},

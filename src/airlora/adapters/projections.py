@@ -1,6 +1,9 @@
 """Where a Transformer's projections are, and where its head is.
 
 A projection is found by the end of its name; the tables below are all there is to a model family.
+
+The two projections of an FFN have one side of the width of the residual stream, d_model, and one that is about four
+times as wide.  Their updates may act on the first alone (`FFN_UPDATES`).
 """
 
 from __future__ import annotations
@@ -8,7 +11,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -16,10 +20,13 @@ from airlora.adapters.linear import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = ["NEVER_ADAPTED", "ROLES", "ProjectionSite", "find_head", "find_projections", "sites_of"]
+__all__ = ["NEVER_ADAPTED", "ROLES", "FfnUpdate", "ProjectionSite", "find_head", "find_projections", "sites_of"]
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
 """Roles in the order in which the projections of a layer are listed (III-A1)."""
+
+FfnUpdate = Literal["weight", "residual"]
+"""Of the FFN's projections: on the weight, or on what they read from the residual stream or write to it."""
 
 _FUSED = "qkv"
 _ROLE_OF_ENDING = {
@@ -65,11 +72,13 @@ class ProjectionSite:
     """One adapted projection.
 
     Args:
-        name: Its full name; a part of a fused layer has the layer's name with ".q", ".k" or ".v" added.
+        name: Its full name; a part of a fused layer has the layer's name with ".q", ".k" or ".v" added, an update on
+            the residual side of an FFN projection ".in" or ".out".
         role: One of `ROLES`.
         layer: Number of its Transformer layer, from 0; None outside the numbered layers.
-        shape: In- and out-features, of the part where it is one.
-        part: "q", "k" or "v" in a fused layer, else None.
+        shape: In- and out-features of the update: those of the layer, of the part, or of the residual side twice.
+        part: "q", "k" or "v" in a fused layer; "in" or "out" where the update maps the layer's input or output to
+            itself; else None.
     """
 
     name: str
@@ -89,6 +98,7 @@ def find_projections(
     target_modules: Sequence[str] | str | None = None,
     *,
     head_modules: Sequence[str] | None = None,
+    ffn_update: FfnUpdate = "weight",
 ) -> tuple[ProjectionSite, ...]:
     """Return the projections to adapt, layer by layer and in the order of `ROLES` within a layer.
 
@@ -99,6 +109,8 @@ def find_projections(
         target_modules: None for the families of the table (OPT, BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2, Qwen3,
             Mistral); or, as in PEFT, ends of names, or one regular expression for whole names, or "all-linear".
         head_modules: As in `find_head`.
+        ffn_update: "residual" puts the updates of an FFN's projections where they are narrow: before those that widen
+            (role fc1) and after those that narrow (fc2).
 
     Raises:
         ModelError: Nothing is found, or a target matches nothing; the message lists the linear layers there are.
@@ -118,6 +130,8 @@ def find_projections(
         names = _targets(linear, target_modules)
     stacks = list(dict.fromkeys(_layer(name)[0] for name in names))
     sites = [site for name in names for site in sites_of(name, linear[name])]
+    if ffn_update == "residual":
+        sites = [_on_residual_side(site) for site in sites]
 
     def position(site: ProjectionSite) -> tuple[int, int, int]:
         stack, layer = _layer(site.module_name)
@@ -139,6 +153,16 @@ def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
         return [ProjectionSite(name, role, layer, shape)]
     part_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
     return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
+
+
+def _on_residual_side(site: ProjectionSite) -> ProjectionSite:
+    """Return the site of an update on the narrow side of an FFN projection; any other site as it is."""
+    d_in, d_out = site.shape.d_in, site.shape.d_out
+    if site.role == "fc1" and d_in < d_out:
+        return replace(site, name=f"{site.name}.in", shape=ModuleShape(d_in, d_in), part="in")
+    if site.role == "fc2" and d_out < d_in:
+        return replace(site, name=f"{site.name}.out", shape=ModuleShape(d_out, d_out), part="out")
+    return site
 
 
 def find_head(model: nn.Module, head_modules: Sequence[str] | None = None) -> tuple[str, ...]:

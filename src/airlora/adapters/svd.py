@@ -17,17 +17,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch's documentation gives it
 from torch import Tensor, nn
 
-from airlora.adapters.linear import linear_shape
+from airlora.adapters.linear import linear_shape, weight_matrix
 from airlora.errors import RankPatternError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = ["SVDFusedLinear", "SVDLayer", "SVDLinear", "SVDUpdate", "orthogonality_penalty"]
+__all__ = ["SVDFusedLinear", "SVDLayer", "SVDLinear", "SVDResidualLinear", "SVDUpdate", "orthogonality_penalty"]
 
 
 class SVDUpdate(nn.Module):
@@ -128,6 +128,11 @@ class SVDUpdate(nn.Module):
         P, lam, Q = self.active()
         return (P * (self.scale * lam)) @ Q
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        r"""Return $s\,P_r \Lambda_r$ [d_out, r] and $Q_r$ [r, d_in] in float64, detached."""
+        P, lam, Q = (part.detach().double() for part in self.active())
+        return P * (self.scale * lam), Q
+
     def orthogonality_penalty(self) -> Tensor:
         r"""Return how far the active P_r and Q_r are from orthonormal (Eq. 3); a scalar, >= 0.
 
@@ -168,7 +173,11 @@ class SVDLayer(nn.Module, ABC):
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """Return the update of the whole layer as a matrix [d_out, d_in]."""
+        """Return the update of the whole layer's weight as a matrix [d_out, d_in]."""
+
+    @abstractmethod
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return B [d_out, r] and A [r, d_in] with B A the update of the weight, in float64, detached."""
 
 
 class SVDLinear(SVDLayer):
@@ -195,6 +204,61 @@ class SVDLinear(SVDLayer):
     def dense(self) -> Tensor:
         """Return the update [d_out, d_in]."""
         return self.update.dense()
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the update's factors."""
+        return self.update.factors()
+
+
+class SVDResidualLinear(SVDLayer):
+    r"""A linear layer whose update acts on its input or on its output.
+
+    $$W = W_0\,(I + s\,P \Lambda Q)\ \text{("in")},\qquad W = (I + s\,P \Lambda Q)\,W_0\ \text{("out")}$$
+
+    It is the update of Eq. 2 with W_0 P in the place of P, or Q W_0 in that of Q: a component takes 2 d_model numbers
+    instead of d_model + d_ffn, and the base model, which the receiver has, does the rest.  The bias is not changed.
+
+    Args:
+        base: `nn.Linear` or `Conv1D`; it is frozen.
+        update: From the layer's in-features to themselves, or from its out-features to themselves.
+        side: "in" or "out".
+
+    Raises:
+        RankPatternError: The update has another shape.
+
+    Source: the low-rank edits of what layers read and write are those of Wu et al. 2024 (ReFT), here on the FFN's
+    projections and linear, so that they can be merged into the weight.
+    """
+
+    def __init__(self, base: nn.Module, update: SVDUpdate, side: Literal["in", "out"]) -> None:
+        super().__init__(base)
+        shape = linear_shape(base)
+        width = shape.d_in if side == "in" else shape.d_out
+        _verify_shape(update.shape, ModuleShape(width, width))
+        self.update = update
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output [..., d_out] for x [..., d_in], in the base layer's dtype."""
+        if self.side == "in":
+            x = x + self.update(x).to(x.dtype) if self.update.rank else x
+        out: Tensor = self.base(x)
+        if self.side == "in" or not self.update.rank:
+            return out
+        change: Tensor = self.update(out if self.bias is None else out - self.bias)
+        return out + change.to(out.dtype)
+
+    def dense(self) -> Tensor:
+        """Return the update of the weight [d_out, d_in]."""
+        weight, update = weight_matrix(self.base), self.update.dense()
+        product: Tensor = weight @ update.double() if self.side == "in" else update.double() @ weight
+        return product.to(self.update.P.dtype)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return B [d_out, r] and A [r, d_in]; the one on the side of the base's weight is multiplied by it."""
+        B, A = self.update.factors()
+        weight = weight_matrix(self.base)
+        return (weight @ B, A) if self.side == "in" else (B, A @ weight)
 
 
 class SVDFusedLinear(SVDLayer):
@@ -234,6 +298,12 @@ class SVDFusedLinear(SVDLayer):
     def dense(self) -> Tensor:
         """Return the updates one below the other [d_out, d_in]."""
         return torch.cat([update.dense() for update in self._updates()])
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the blocks of B on a diagonal, and the rows of A one below the other."""
+        blocks, rows = zip(*(update.factors() for update in self._updates()), strict=True)
+        B: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+        return B, torch.cat(rows)
 
     def _updates(self) -> list[SVDUpdate]:
         return [part for part in self.parts.values() if isinstance(part, SVDUpdate)]

@@ -59,6 +59,10 @@ class AdapterSettings(Section):
     orthogonality_weight: NonNegative = Field(0.0, description="weight of Eq. 3; 0 costs nothing")
     target_modules: list[str] | None = Field(None, description="endings of module names; none: the six projections")
     head_modules: list[str] | None = Field(None, description="endings of the trained head's names; none: found")
+    ffn_update: Literal["weight", "residual"] = Field(
+        "weight",
+        description="of the FFN's projections: on the weight, or on the d_model side, with 2.5 times fewer numbers",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     nested_probability: Fraction = Field(0.0, description="share of fine-tuning steps at random cuts of every module")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, LowRankUpdate, base_fingerprint, inject, install_updates
+from airlora.adapters import AdaptedModel, FfnUpdate, LowRankUpdate, base_fingerprint, inject, install_updates
 from airlora.codec import DecodedStream, StreamHeader
 from airlora.edge.state import Installed, StateFolder
 from airlora.errors import AdapterError, CodecError
@@ -203,13 +203,22 @@ class Attached:
 
     def _install(self, decoded: DecodedStream) -> None:
         header = decoded.header
-        targets, heads = (_module_names(header, name) for name in ("target_modules", "head_modules"))
+        chosen = header.metadata.get("set", {})
+        if not isinstance(chosen, dict):
+            raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
+        targets, heads = (_module_names(chosen, name) for name in ("target_modules", "head_modules"))
         self._verify_base(header.base_fingerprint, heads)
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
         if self._adapted is None or not _has_room(self._adapted, header):
             self._take_out()
             adapted = inject(
-                self.model, r_max=header.r_max, seed=0, scale=1.0, target_modules=targets, head_modules=heads
+                self.model,
+                r_max=header.r_max,
+                seed=0,
+                scale=1.0,
+                target_modules=targets,
+                head_modules=heads,
+                ffn_update=_ffn_update(chosen),
             )
             self._adapted = adapted
             adapted.set_ranks([0] * len(adapted.shapes))
@@ -239,11 +248,16 @@ class Attached:
             )
 
 
-def _module_names(header: StreamHeader, name: str) -> list[str] | None:
+def _ffn_update(chosen: Mapping[str, Any]) -> FfnUpdate:
+    """Return where a release's updates of the FFN are."""
+    found = chosen.get("adapter.ffn_update", "weight")
+    if found in get_args(FfnUpdate):
+        return cast(FfnUpdate, found)
+    raise AdapterError(f"adapter: its header has ffn_update = {found!r}: allowed is 'weight' or 'residual'")
+
+
+def _module_names(chosen: Mapping[str, Any], name: str) -> list[str] | None:
     """Return the endings of modules' names that a release was made with; None: those that are usual for the model."""
-    chosen = header.metadata.get("set", {})
-    if not isinstance(chosen, dict):
-        raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
     found = chosen.get(f"adapter.{name}")
     if found is not None and not (isinstance(found, list) and all(isinstance(part, str) for part in found)):
         raise AdapterError(f"adapter: its header has {name} = {found!r}: allowed is a list of names")
@@ -254,7 +268,7 @@ def _has_room(adapted: AdaptedModel, header: StreamHeader) -> bool:
     """Whether a release fits the layers that are in the model already."""
     return (
         adapted.r_max >= header.r_max
-        and set(adapted.shapes) == set(header.modules)
+        and adapted.shapes == dict(header.modules)
         and set(adapted.head_state()) >= set(header.tensors)
     )
 

@@ -23,6 +23,8 @@ from airlora.version import __version__
 __all__ = ["run_curve"]
 
 _POINT = TypeAdapter(CurvePoint)
+_NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
+"""Settings of the adapter that PEFT's baselines are trained without."""
 
 
 def run_curve(
@@ -92,7 +94,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         tuned = with_values(settings, plan.overrides)
         relevant += [
             tuned.model_dump(mode="json", include={"seed", "model", "data"}),
-            tuned.adapter.model_dump(mode="json", exclude={"orthogonality_weight", "nested_probability"}),
+            tuned.adapter.model_dump(mode="json", exclude=_NOT_FOR_PEFT),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
             plan.steps(str(folder.path)),
             # How many samples are kept from training.
@@ -107,8 +109,8 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         relevant.append(_content(settings.data.train))
     if name in ("stream", "sized"):
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
-    elif name == "unpolished":
-        relevant += [plan.packing.importance, plan.packing.layers]
+    elif name in ("unpolished", "singular"):
+        relevant += [plan.packing.importance if name == "unpolished" else name, plan.packing.layers]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -127,6 +129,7 @@ def _verify_alike(runs: list[str]) -> None:
             ("model", settings.model, first.model),
             ("data", settings.data, first.data),
             ("adapter.r_max", settings.adapter.r_max, first.adapter.r_max),
+            ("adapter.ffn_update", settings.adapter.ffn_update, first.adapter.ffn_update),
         ):
             if own != wanted:
                 raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: a mean is over runs of one kind")

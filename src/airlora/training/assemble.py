@@ -123,6 +123,7 @@ def load_adapted(settings: Settings, num_labels: int) -> tuple[AdaptedModel, Any
         dropout=adapter.dropout,
         target_modules=adapter.target_modules,
         head_modules=adapter.head_modules,
+        ffn_update=adapter.ffn_update,
         dtype=getattr(torch, adapter.dtype),
         seed=settings.seed,
     )

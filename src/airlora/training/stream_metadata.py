@@ -20,6 +20,7 @@ _KEYS = (
     "data.label_column",
     "adapter.target_modules",
     "adapter.head_modules",
+    "adapter.ffn_update",
 )
 """Settings that travel, where they are not the default."""
 

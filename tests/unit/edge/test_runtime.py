@@ -33,9 +33,9 @@ def make_model(seed: int = 0) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).eval()
 
 
-def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: object = None) -> bytes:
+def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: Any = None, **form: Any) -> bytes:
     model = make_model()
-    adapted = inject(copy.deepcopy(model), r_max=r_max, seed=0)
+    adapted = inject(copy.deepcopy(model), r_max=r_max, seed=0, **form)
     generator = np.random.default_rng(seed)
     updates = {
         name: ModuleUpdate(
@@ -80,7 +80,9 @@ def reference(stream: bytes) -> torch.Tensor:
     model, decoded = make_model(), decode_stream(stream)
     with torch.no_grad():
         for name, (U, V) in decoded.modules.items():
-            model.get_submodule(name).weight += torch.from_numpy(U @ V)
+            change = torch.from_numpy(U @ V)
+            weight = model.get_submodule(name.removesuffix(".in").removesuffix(".out")).weight
+            weight += weight @ change if name.endswith(".in") else change @ weight if name.endswith(".out") else change
         for name, value in decoded.tensors.items():
             model.get_parameter(name).copy_(torch.from_numpy(value))
     return logits(model)
@@ -378,10 +380,33 @@ def test_waits_grow_between_attempts_that_fail(
     assert torch.allclose(logits(model), reference(make_stream(1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", [[], "x", {"adapter.head_modules": 5}, {"adapter.target_modules": ["a", 1]}])
+def test_from_updates_of_weights_to_those_of_the_residual_stream_and_back(
+    repository: SignedRepository, tmp_path: Path
+) -> None:
+    folder, model = StateFolder(tmp_path / "state"), make_model()
+    update(repository, folder)
+    attach(model, folder.folder, check_every_s=0.0)
+    other = make_stream(2, chosen={"adapter.ffn_update": "residual"}, ffn_update="residual")
+    for stream in (other, make_stream(3)):
+        publish_stream(repository, stream)
+        update(repository, folder)
+        assert torch.allclose(logits(model), reference(stream), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        [],
+        "x",
+        {"adapter.head_modules": 5},
+        {"adapter.target_modules": ["a", 1]},
+        {"adapter.ffn_update": "both"},
+        {"adapter.ffn_update": ["residual"]},
+    ],
+)
 def test_signed_nonsense_in_a_header_is_named(repository: SignedRepository, tmp_path: Path, chosen: object) -> None:
     publish_stream(repository, make_stream(2, chosen=chosen))
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)
-    with pytest.raises(AdapterError, match="allowed is a list of names|allowed is an object"):
+    with pytest.raises(AdapterError, match="allowed is a list of names|allowed is an object|allowed is 'weight' or"):
         attach(make_model(), folder.folder)

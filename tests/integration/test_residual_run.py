@@ -1,0 +1,86 @@
+"""A run whose FFN updates are on the residual side, from training to a device."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from airlora.adapters import load_base_model
+from commands import airlora, refused, tiny_flags
+
+CHOSEN = {"adapter__ffn_update": "residual"}
+LINK = ("--snr-db", 5, "--bandwidth-hz", 1e4)
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: tuple[Path, Path]) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "residual"
+    flags = tiny_flags(tiny_model, tiny_data, finetune__head_steps=5, finetune__align_steps=3, **CHOSEN)
+    result = airlora("train", "--out", out, "--steps", 60, "--json", *flags)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def stream(residual: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("streams") / "residual.airs"
+    result = airlora("pack", residual, out, "--bits", 16)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def logits(*arguments: object, out: Path) -> np.ndarray:
+    result = airlora("evaluate", *arguments, "--predictions", out)
+    assert result.returncode == 0, result.stderr
+    return np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
+
+
+def test_its_components_are_narrow(residual: Path, run: Path) -> None:
+    own, other = (json.loads((folder / "run.json").read_text())["modules"] for folder in (residual, run))
+    assert len(own) == len(other)
+    for name, module in own.items():
+        assert name.endswith({"fc1": ".in", "fc2": ".out"}.get(module["role"], name))
+        assert module["d_in"] == module["d_out"]
+
+
+def test_stream_export_and_a_cut_compute_the_same(
+    residual: Path, stream: Path, tiny_model: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    on = ("--data", tiny_data[1], "--model", tiny_model)
+    whole = logits(residual, "--rank", 4, out=tmp_path / "run")
+    np.testing.assert_allclose(logits(stream, *on, out=tmp_path / "stream"), whole, atol=2e-3)
+    assert airlora("export", stream, tmp_path / "peft", "--for", "peft", "--model", tiny_model).returncode == 0
+    base, tokenizer = load_base_model(str(tiny_model), num_labels=2, seed=7)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    texts = [line.split("\t")[1] for line in tiny_data[1].read_text().splitlines()[1:]]
+    with torch.no_grad():
+        found = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
+    np.testing.assert_allclose(found.numpy(), whole, atol=4e-3)
+    cut = logits(stream, "--upto", stream.stat().st_size // 2, *on, out=tmp_path / "cut")
+    assert 0 < np.abs(cut - whole).mean() < 1
+    assert airlora("unpack", stream, tmp_path / "out", "--model", tiny_model).returncode == 0
+
+
+def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
+    assert airlora("pack", residual, tmp_path / "s.airs", "--size", "2kB", "--polish", 3).returncode == 0
+    result = airlora("plan", residual, *LINK, "--deadline-s", 0.5, "--adalora", "--json")
+    assert result.returncode == 0, result.stderr
+    assert {"stream", "adalora"} <= {
+        row["policy"] for row in [json.loads(result.stdout), *json.loads(result.stdout)["others"]]
+    }
+    curve = airlora(
+        "curve", residual, "--out", tmp_path / "curve", "--ranks", "1,2", "--baseline-steps", 5, "--polish", 3
+    )
+    assert curve.returncode == 0, curve.stderr
+
+
+def test_what_a_device_holds_of_the_other_form_is_of_no_use(
+    residual: Path, run: Path, stream: Path, tmp_path: Path
+) -> None:
+    result = airlora("pack", run, tmp_path / "d.airs", "--since", stream, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["base_stream"] is None
+    refused(airlora("train", "--out", tmp_path / "x", "--set", "adapter.ffn_update=both"), "ffn_update", "both")
