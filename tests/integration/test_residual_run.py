@@ -66,15 +66,23 @@ def test_stream_export_and_a_cut_compute_the_same(
 
 def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
     assert airlora("pack", residual, tmp_path / "s.airs", "--size", "2kB", "--polish", 3).returncode == 0
-    result = airlora("plan", residual, *LINK, "--deadline-s", 0.5, "--adalora", "--json")
+    picture = ("--picture", tmp_path / "plan.svg")
+    result = airlora("plan", residual, *LINK, "--deadline-s", 0.5, "--adalora", "--json", *picture)
     assert result.returncode == 0, result.stderr
-    assert {"stream", "adalora"} <= {
-        row["policy"] for row in [json.loads(result.stdout), *json.loads(result.stdout)["others"]]
-    }
-    curve = airlora(
-        "curve", residual, "--out", tmp_path / "curve", "--ranks", "1,2", "--baseline-steps", 5, "--polish", 3
-    )
+    value = json.loads(result.stdout)
+    (row,) = (row for row in value["others"] if row["policy"] == "adalora")
+    assert row["rank_pattern"].keys() == value["rank_pattern"].keys()
+    assert 4 * sum(row["rank_pattern"].values()) < row["payload_bytes"]
+    assert "adalora, 32 bit" in (tmp_path / "plan.svg").read_text()
+    flags = ("--ranks", "1,2", "--baseline-steps", 5, "--polish", 3)
+    curve = airlora("curve", residual, "--out", tmp_path / "curve", *flags)
     assert curve.returncode == 0, curve.stderr
+
+
+def test_ranks_of_adalora_cut_its_components(residual: Path, tmp_path: Path) -> None:
+    flags = ("--policy", "adalora-ranks", "--out", tmp_path / "bench")
+    result = airlora("policies", "--bench", "--run", residual, *flags)
+    assert result.returncode == 0, result.stderr
 
 
 def test_what_a_device_holds_of_the_other_form_is_of_no_use(

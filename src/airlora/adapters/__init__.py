@@ -19,7 +19,7 @@ from airlora.adapters.nested import sample_ranks
 from airlora.adapters.optim import keep_inactive
 from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
 from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
-from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections
+from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections, on_residual_side
 from airlora.adapters.start import align_to_gradient
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
 from airlora.adapters.svd import (
@@ -68,6 +68,7 @@ __all__ = [
     "load_base_model",
     "load_peft",
     "no_dropout",
+    "on_residual_side",
     "orthogonality_penalty",
     "peft_requirements",
     "random_initialised",

@@ -20,7 +20,16 @@ from airlora.adapters.linear import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = ["NEVER_ADAPTED", "ROLES", "FfnUpdate", "ProjectionSite", "find_head", "find_projections", "sites_of"]
+__all__ = [
+    "NEVER_ADAPTED",
+    "ROLES",
+    "FfnUpdate",
+    "ProjectionSite",
+    "find_head",
+    "find_projections",
+    "on_residual_side",
+    "sites_of",
+]
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
 """Roles in the order in which the projections of a layer are listed (III-A1)."""
@@ -131,7 +140,7 @@ def find_projections(
     stacks = list(dict.fromkeys(_layer(name)[0] for name in names))
     sites = [site for name in names for site in sites_of(name, linear[name])]
     if ffn_update == "residual":
-        sites = [_on_residual_side(site) for site in sites]
+        sites = [on_residual_side(site) for site in sites]
 
     def position(site: ProjectionSite) -> tuple[int, int, int]:
         stack, layer = _layer(site.module_name)
@@ -155,7 +164,7 @@ def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
     return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
 
 
-def _on_residual_side(site: ProjectionSite) -> ProjectionSite:
+def on_residual_side(site: ProjectionSite) -> ProjectionSite:
     """Return the site of an update on the narrow side of an FFN projection; any other site as it is."""
     d_in, d_out = site.shape.d_in, site.shape.d_out
     if site.role == "fc1" and d_in < d_out:

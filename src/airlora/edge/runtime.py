@@ -48,6 +48,7 @@ class Attached:
         """Why the newest adapter was not taken; the one before computes on."""
         self._folder, self._check_every_s = StateFolder(Path(state_dir)), check_every_s
         self._adapted: AdaptedModel | None = None
+        self._form: FfnUpdate = "weight"
         self._running: tuple[Installed, DecodedStream] | None = None
         self._fingerprints: dict[tuple[str, ...] | None, str] = {}
         self._own_heads: dict[str, Tensor] = {}
@@ -207,9 +208,10 @@ class Attached:
         if not isinstance(chosen, dict):
             raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
         targets, heads = (_module_names(chosen, name) for name in ("target_modules", "head_modules"))
+        form = _ffn_update(chosen)
         self._verify_base(header.base_fingerprint, heads)
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        if self._adapted is None or not _has_room(self._adapted, header):
+        if self._adapted is None or form != self._form or not _has_room(self._adapted, header):
             self._take_out()
             adapted = inject(
                 self.model,
@@ -218,9 +220,9 @@ class Attached:
                 scale=1.0,
                 target_modules=targets,
                 head_modules=heads,
-                ffn_update=_ffn_update(chosen),
+                ffn_update=form,
             )
-            self._adapted = adapted
+            self._adapted, self._form = adapted, form
             adapted.set_ranks([0] * len(adapted.shapes))
             self._own_heads = {name: value.detach().clone() for name, value in adapted.head_state().items()}
         # What a release does not send is the model's own, not that of the release before.

@@ -57,11 +57,18 @@ class ComparisonRow:
 
 
 def row_of(
-    name: str, env: RankAllocationEnv, link: Link, pattern: RankPattern, evaluation: Evaluation
+    name: str,
+    env: RankAllocationEnv,
+    link: Link,
+    pattern: RankPattern,
+    evaluation: Evaluation,
+    *,
+    num_params: int | None = None,
 ) -> ComparisonRow:
-    """Return the row of a pattern that was evaluated elsewhere."""
+    """Return the row of a pattern that was evaluated elsewhere; `num_params` if its components are of other sizes."""
     channel = env.channel
-    num_params, num_head_params = pattern.num_params(env.shapes), env.objective.head_params
+    num_params = pattern.num_params(env.shapes) if num_params is None else num_params
+    num_head_params = env.objective.head_params
     seconds = transfer_time_s(
         num_params + num_head_params, capacity_bps=link.capacity_bps(channel), bits_per_param=channel.bits_per_param
     )

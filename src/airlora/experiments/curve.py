@@ -105,7 +105,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
             settings.model_dump(mode="json", exclude={"num_threads"}),
             hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
         ]
-    if name not in ("full", "constant", "unpolished", "singular"):
+    if name not in ("full", "constant", "singular"):
         relevant.append(_content(settings.data.train))
     if name in ("stream", "sized"):
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]

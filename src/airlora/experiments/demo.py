@@ -155,7 +155,7 @@ def _adalora_rows(
         on_step=lambda step: watcher.step(step, {}),
     )
     rows = [
-        row_of("adalora", env, link, result.rank_pattern, result.evaluation)
+        row_of("adalora", env, link, result.rank_pattern, result.evaluation, num_params=result.num_params)
         for link, result in zip(links, results, strict=True)
     ]
     return rows, [result.rank_pattern for result in results]

@@ -246,6 +246,8 @@ class _Planner:
             steps=steps,
             on_step=lambda step: watcher.step(step, {}),
         )
+        if not found.num_params:
+            return None
         num_bytes = BYTES_PER_FLOAT * (found.num_params + num_head)
         return self._payload(ADALORA, 32, found.rank_pattern.to_dict(), num_bytes, found.evaluation, b"")
 

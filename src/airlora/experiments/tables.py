@@ -65,4 +65,4 @@ def rank_table(result: Mapping[str, Any]) -> Table:
 
 def projection_column(name: str, module: Mapping[str, Any]) -> str:
     """Return the column of a module: its role; a gated FFN has two of role fc1, and the gate goes by its own name."""
-    return "gate" if name.endswith("gate_proj") else str(module["role"])
+    return "gate" if name.removesuffix(".in").endswith("gate_proj") else str(module["role"])

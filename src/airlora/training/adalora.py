@@ -12,7 +12,7 @@ import torch
 from peft import AdaLoraConfig, PeftConfig, get_peft_model
 from transformers import get_scheduler
 
-from airlora.adapters import ProjectionSite, find_head, find_projections
+from airlora.adapters import ProjectionSite, find_head, find_projections, on_residual_side
 from airlora.config import Settings
 from airlora.errors import ModelError, SettingsError, TrainingError
 from airlora.ranks import RankPattern
@@ -84,7 +84,10 @@ def train_adalora(
     device = pick_device(settings.device)
     with pick_autocast(eval_precision, device)():
         evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
-    return AdaLoraResult(pattern, pattern.num_params({site.name: site.shape for site in sites}), evaluation)
+    num_params = pattern.num_params({site.name: site.shape for site in sites})
+    if settings.adapter.ffn_update == "residual":  # PEFT's are on the weights: under the names of the run's own
+        pattern = RankPattern({on_residual_side(site).name: pattern[site.name] for site in sites})
+    return AdaLoraResult(pattern, num_params, evaluation)
 
 
 def fit_adalora(

@@ -12,7 +12,7 @@ from transformers import get_scheduler
 
 from airlora.adapters import AdaptedModel, align_to_gradient, keep_inactive, no_dropout, sample_ranks
 from airlora.config import Settings
-from airlora.errors import TrainingError
+from airlora.errors import SettingsError, TrainingError
 from airlora.observation import IntArray
 from airlora.ranks import ModuleShape, RankPattern
 from airlora.text import TextComplexity
@@ -97,6 +97,9 @@ class FineTuner:
         data: The training data.
         settings: Sections `finetune` and `adapter`, and the seed.
         device: Where the model is.
+
+    Raises:
+        SettingsError: There are steps for the head, and no head.
     """
 
     def __init__(self, adapted: AdaptedModel, data: EncodedData, settings: Settings, device: torch.device) -> None:
@@ -113,6 +116,10 @@ class FineTuner:
         components = [p for update in adapted.updates.values() for p in update.parameters()]
         known = {id(p) for p in components}
         head = [p for p in adapted.trainable_parameters() if id(p) not in known]
+        if self._settings.head_steps and not head:
+            raise SettingsError.of(
+                "finetune.head_steps", self._settings.head_steps, "0: the model has no head to train"
+            )
         self._parameters = components + head
         self.optimizer = torch.optim.AdamW(
             [

@@ -279,6 +279,7 @@ class _Student:
             name: [names[id(part)] for part in (update.P, update.lam, update.Q)]
             for name, update in adapted.updates.items()
         }
+        self._head_dtypes = {name: value.dtype for name, value in adapted.head_state().items()}
         self._head = {name: _Factor(value.detach().float(), axis=None) for name, value in adapted.head_state().items()}
         self._head_steps = {name: _tensor(head_steps[name], device) for name in self._head}
 
@@ -288,7 +289,10 @@ class _Student:
 
     def state(self, cut: int) -> dict[str, Tensor]:
         """Return the model's parameters with the first `cut` items as they will be decoded."""
-        state = {name: factor.rounded(self._head_steps[name]) for name, factor in self._head.items()}
+        state = {
+            name: factor.rounded(self._head_steps[name]).to(self._head_dtypes[name])
+            for name, factor in self._head.items()
+        }
         for name, module in self._modules.items():
             P, lam, Q = self._parameters[name]
             left, is_there, right = module.at(cut)

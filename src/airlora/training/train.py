@@ -195,6 +195,9 @@ class Trainer:
         self._rewards.clear()
         self._log.write("eval", self.finetuner.step, values)
         self._watcher.show({"accuracy": result.accuracy, "eval loss": result.loss})
+        tuning = self.settings.finetune
+        if self.finetuner.step <= tuning.head_steps + tuning.align_steps:
+            return  # The adapter is zero until then: that it does not get better says nothing.
         stop = self._early_stopping.update(values["reward"], result.accuracy)
         self._stopped_early = stop and self.settings.policy.early_stop
 

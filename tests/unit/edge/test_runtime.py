@@ -393,6 +393,18 @@ def test_from_updates_of_weights_to_those_of_the_residual_stream_and_back(
         assert torch.allclose(logits(model), reference(stream), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["both", "residual"])
+def test_a_release_that_says_a_wrong_form_is_not_taken(repository: SignedRepository, tmp_path: Path, form: str) -> None:
+    folder, model = StateFolder(tmp_path / "state"), make_model()
+    update(repository, folder)
+    attached = attach(model, folder.folder, check_every_s=0.0)
+    before = logits(model)
+    publish_stream(repository, make_stream(2, chosen={"adapter.ffn_update": form}))
+    update(repository, folder)
+    assert torch.equal(logits(model), before)
+    assert attached.error is not None
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -64,3 +64,16 @@ def test_the_problem_is_the_steppers() -> None:
 def test_refuses_counts_below_one_or_zero(counts: tuple[int, int]) -> None:
     with pytest.raises(SettingsError, match="_steps_per_action = "):
         LiveObjective(Counter(), *counts)
+
+
+def test_a_step_that_stands_for_several_ends_the_action_where_the_steps_end() -> None:
+    class Leaping(Counter):
+        """Its first call takes four steps."""
+
+        @property
+        def steps_left(self) -> int:
+            return max(0, self.num_steps - len(self.seen) - (3 if self.seen else 0))
+
+    stepper = Leaping(num_steps=6)
+    LiveObjective(stepper, steps_per_action=5, full_rank_steps=4).measure(np.array([1, 2]))
+    assert len(stepper.seen) == 3

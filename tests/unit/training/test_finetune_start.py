@@ -1,11 +1,15 @@
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from airlora.config import Settings
+from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
-from airlora.training import FineTuner, Workbench, assemble, evaluate
+from airlora.training import FineTuner, Workbench, assemble, evaluate, train
 
 HEAD_STEPS, ALIGN_STEPS, STEPS = 3, 5, 14
 START_CALLS = HEAD_STEPS + 1
@@ -125,3 +129,31 @@ def test_a_run_may_end_with_the_start(settings: Settings) -> None:
         tuner.train_step(RankPattern.constant(tuner.shapes, 1))
     assert tuner.step == 5
     assert not any(update.lam.any() for update in bench.adapted.updates.values())
+
+
+def test_there_must_be_a_head_to_train(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="finetune.head_steps = 3: allowed is 0"):
+        make(settings, head_modules=[])
+
+
+def test_evaluations_during_the_start_are_not_held_against_the_adapter(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """The head alone is soon as good as it gets; that is no reason to stop before the adapter's first step."""
+    chosen = make_settings(
+        **{
+            "policy.name": "constant",
+            "policy.patience": 1,
+            "policy.early_stop": True,
+            "env.objective": "frozen",
+            "finetune.steps": 30,
+            "finetune.head_steps": 20,
+            "finetune.align_steps": 4,
+            "finetune.eval_every": 1,
+            "env.cost_weight": 50.0,
+        }
+    )
+    record = train(chosen, tmp_path / "run")
+    assert record.steps > 24
+    state = load_file(tmp_path / "run" / "adapter.safetensors")
+    assert any(bool(value.any()) for name, value in state.items() if name.endswith(".lam"))

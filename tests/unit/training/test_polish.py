@@ -176,3 +176,14 @@ def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same(trained: tuple[Se
 def test_a_loss_that_explodes_is_refused(trained: tuple[Settings, Workbench]) -> None:
     with pytest.raises(TrainingError, match="loss at polishing step 1 = nan"):
         run(trained, rough(trained[1]), 5, learning_rate=float("inf"))
+
+
+def test_a_base_in_half_precision_is_polished_too(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(**{"model.dtype": "bfloat16"})
+    bench = assemble(settings)
+    with torch.no_grad():
+        for update in bench.adapted.updates.values():
+            update.lam.fill_(0.1)
+    found = polish(bench.adapted, bench.train, rough(bench), head_steps(bench), settings, bench.device, steps=2)
+    assert len(found.losses) == 2
+    assert all(value.dtype == np.float32 for value in found.head.values())

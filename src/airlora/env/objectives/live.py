@@ -101,12 +101,15 @@ class LiveObjective:
 
         The last action takes no more steps than are left, but at least one.
         """
-        num_steps = min(self._steps_per_action, max(1, self._stepper.steps_left))
-        loss = float(np.mean([self._stepper.train_step(ranks) for _ in range(num_steps)]))
+        losses = [self._stepper.train_step(ranks)]
+        # One call may take several of the steps that are left.
+        while len(losses) < self._steps_per_action and self._stepper.steps_left > 0:
+            losses.append(self._stepper.train_step(ranks))
         full = np.full(len(self.shapes), self.r_max, dtype=np.int64)
-        for _ in range(min(self._full_rank_steps, self._stepper.steps_left)):
-            self._stepper.train_step(full)
-        return loss
+        for _ in range(self._full_rank_steps):
+            if self._stepper.steps_left > 0:
+                self._stepper.train_step(full)
+        return float(np.mean(losses))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the stepper's owner saves it."""
