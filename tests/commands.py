@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import peft
+import torch
+
+from airlora.adapters import load_base_model
 from airlora.cli import main
 
 TINY = {
@@ -55,6 +60,18 @@ def tiny_flags(model: Path, data: tuple[Path, Path], **overrides: object) -> lis
     for key, value in settings.items():
         flags += ["--set", f"{key}={value}"]
     return flags
+
+
+def logits_by_peft(folder: Path, model: Path, data: Path) -> "np.ndarray":
+    """Return what stock PEFT computes with an exported adapter of two classes, on a base whose head is another."""
+    base, tokenizer = load_base_model(str(model), num_labels=2, seed=7)
+    adapted = peft.PeftModel.from_pretrained(base, folder).eval()
+    texts = [line.split("\t")[1] for line in data.read_text().splitlines()[1:]]
+    with torch.no_grad():
+        encoded = tokenizer(
+            texts, padding=True, truncation=True, max_length=TINY["data.max_length"], return_tensors="pt"
+        )
+        return np.asarray(adapted(**encoded).logits)
 
 
 def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:

@@ -1,6 +1,7 @@
 """Accuracy against bytes from the command line."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,6 +79,25 @@ def test_what_is_measured_is_not_measured_again(folder: Path, run: Path) -> None
     kept = [line for line in points if json.loads(line)["job"] not in ("stream", "sized")]
     assert set(kept) <= set(again)
     assert set(again) != set(points)
+
+
+def test_importance_is_measured_anew_on_other_training_data(
+    run: Path, tmp_path: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    own, train = tmp_path / "run", tmp_path / "train.tsv"
+    shutil.copytree(run, own)
+    header, *rows = tiny_data[0].read_text().splitlines()
+    settings = own / "settings.toml"
+    settings.write_text(settings.read_text().replace(str(tiny_data[0]), str(train)))
+    keys = []
+    for order in (rows, rows[::-1]):
+        train.write_text("\n".join([header, *order]) + "\n")
+        flags = ("--method", "unpolished", "--method", "singular", "--out", tmp_path / "out")
+        assert airlora("curve", own, *flags).returncode == 0
+        points = map(json.loads, (tmp_path / "out" / "points.jsonl").read_text().splitlines())
+        keys.append({point["job"]: point["fingerprint"] for point in points})
+    assert keys[0]["singular"] == keys[1]["singular"]
+    assert keys[0]["unpolished"] != keys[1]["unpolished"]
 
 
 def test_several_runs_give_means_with_intervals(

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from airlora.codec import decode_stream
+from airlora.ranks import RankPattern
+from airlora.training import Evaluation
+from airlora.training.adalora import AdaLoraResult
 from commands import airlora, refused
 
 KEYS = {
@@ -99,6 +102,15 @@ def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     refused(airlora("plan", run, "--snr-db", 0, "--bandwidth-hz", -3), "-3")
     refused(airlora("plan", run, *link, "--data", tmp_path / "none.tsv"), "none.tsv")
     refused(airlora("plan", tmp_path, *link), "run.json")
+
+
+def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keeps_nothing(settings: Any, train: Any, held_out: Any, **_: Any) -> AdaLoraResult:
+        return AdaLoraResult(RankPattern({"a": 0}), 0, Evaluation(accuracy=0.5, loss=0.7, num_samples=9))
+
+    monkeypatch.setattr("airlora.experiments.link_plan.train_adalora", keeps_nothing)
+    value = plan(run, "--snr-db", 5, "--bandwidth-hz", 1e4, "--adalora")
+    assert "adalora" not in {row["policy"] for row in value["others"]}
 
 
 def test_adalora_stands_beside_the_plan_and_all_of_it_is_drawn(run: Path, tmp_path: Path) -> None:

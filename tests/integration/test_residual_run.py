@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import peft
 import pytest
-import torch
 
-from airlora.adapters import load_base_model
-from commands import airlora, refused, tiny_flags
+from commands import airlora, logits_by_peft, refused, tiny_flags
 
 CHOSEN = {"adapter__ffn_update": "residual"}
 LINK = ("--snr-db", 5, "--bandwidth-hz", 1e4)
@@ -53,12 +50,8 @@ def test_stream_export_and_a_cut_compute_the_same(
     whole = logits(residual, "--rank", 4, out=tmp_path / "run")
     np.testing.assert_allclose(logits(stream, *on, out=tmp_path / "stream"), whole, atol=2e-3)
     assert airlora("export", stream, tmp_path / "peft", "--for", "peft", "--model", tiny_model).returncode == 0
-    base, tokenizer = load_base_model(str(tiny_model), num_labels=2, seed=7)
-    model = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
-    texts = [line.split("\t")[1] for line in tiny_data[1].read_text().splitlines()[1:]]
-    with torch.no_grad():
-        found = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
-    np.testing.assert_allclose(found.numpy(), whole, atol=4e-3)
+    found = logits_by_peft(tmp_path / "peft", tiny_model, tiny_data[1])
+    np.testing.assert_allclose(found, whole, atol=4e-3)
     cut = logits(stream, "--upto", stream.stat().st_size // 2, *on, out=tmp_path / "cut")
     assert 0 < np.abs(cut - whole).mean() < 1
     assert airlora("unpack", stream, tmp_path / "out", "--model", tiny_model).returncode == 0

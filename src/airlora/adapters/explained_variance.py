@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from airlora.adapters.inject import AdaptedModel
 from airlora.adapters.linear import linear_shape
-from airlora.adapters.svd import SVDLayer
 from airlora.errors import ModelError, SettingsError, TrainingError
 
 __all__ = ["explained_variance_ratio"]
@@ -55,7 +54,7 @@ def explained_variance_ratio(
     Raises:
         SettingsError: `max_bytes` is below 1.
         TrainingError: There is no batch, or a module's inputs are not finite.
-        ModelError: A module is not called on the batch's tokens.
+        ModelError: A module is not called on the batch's tokens, or the adapter has been taken out of the model.
 
     Source: Paischer et al. 2024 (arXiv:2410.07170), and `peft.tuners.lora.eva`.
     """
@@ -63,8 +62,7 @@ def explained_variance_ratio(
         raise SettingsError.of("max_bytes", max_bytes, "a whole number, 1 or more")
     if not batches:
         raise TrainingError("explained variance of no batch: give one or more")
-    layers = {site.module_name: adapted.model.get_submodule(site.module_name) for site in adapted.sites}
-    widths = {name: linear_shape(cast(SVDLayer, layer).base).d_in for name, layer in layers.items()}
+    widths = {name: linear_shape(layer.base).d_in for name, layer in adapted.layers.items()}
     ratios: dict[str, npt.NDArray[np.float64]] = {}
     with _base_alone(adapted):
         for names in _groups(widths, max_bytes):

@@ -55,6 +55,21 @@ class AdaptedModel:
         self._was_trainable = list(was_trainable)
 
     @property
+    def layers(self) -> dict[str, SVDLayer]:
+        """The adapted layers by name, in model order; a fused layer holds several sites.
+
+        Raises:
+            ModelError: The adapter has been taken out of the model.
+        """
+        layers = {}
+        for site in self.sites:
+            layer = self.model.get_submodule(site.module_name)
+            if not isinstance(layer, SVDLayer):
+                raise ModelError("the adapter has been taken out of the model")
+            layers[site.module_name] = layer
+        return layers
+
+    @property
     def r_max(self) -> int:
         """Components held per module."""
         return next(iter(self.updates.values())).r_max

@@ -29,7 +29,6 @@ from transformers.pytorch_utils import Conv1D
 
 from airlora.adapters.inject import AdaptedModel
 from airlora.adapters.linear import linear_shape
-from airlora.adapters.svd import SVDLayer
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 
@@ -132,7 +131,7 @@ def export_uniform(
 
     Raises:
         AdapterError: A value is not finite, or all ranks are 0: nothing would be in the file.
-        ModelError: llama.cpp's converter cannot read such layers.
+        ModelError: llama.cpp's converter cannot read such layers, or the adapter has been taken out of the model.
         RankPatternError: `rank` is below a module's, or above what vLLM allows or not among it.
         SettingsError: `for_` is another name.
         StorageError: The files cannot be written.
@@ -142,7 +141,8 @@ def export_uniform(
     factors = _factors(adapted)
     if not factors:
         raise AdapterError(f"nothing to export for {for_}: every module is at rank 0, and a head is not loaded there")
-    transposed = next((name for name in factors if isinstance(_layer(adapted, name).base, Conv1D)), None)
+    layers = adapted.layers
+    transposed = next((name for name in factors if isinstance(layers[name].base, Conv1D)), None)
     if for_ == "llama.cpp" and transposed is not None:
         raise ModelError(
             f"llama.cpp's converter transposes layers such as {transposed} (Conv1D) and would load it wrongly"
@@ -168,30 +168,20 @@ def _uniform_rank(largest: int, rank: int | None, allowed: tuple[int, ...] | Non
 def _factors(adapted: AdaptedModel) -> Factors:
     """Return B [d_out, r] and A [r, d_in], float32, of every layer with an active component."""
     factors: Factors = {}
-    for name in _layer_names(adapted):
-        B, A = (factor.cpu().float() for factor in _layer(adapted, name).factors())
-        if len(A):
+    active = {site.module_name for site in adapted.sites if adapted.updates[site.name].rank}
+    for name, layer in adapted.layers.items():
+        if name in active:
+            B, A = (factor.cpu().float() for factor in layer.factors())
             if not bool(torch.isfinite(B).all() and torch.isfinite(A).all()):
                 raise AdapterError(f"the components of {name} hold values that are not finite")
             factors[name] = B, A
     return factors
 
 
-def _layer_names(adapted: AdaptedModel) -> list[str]:
-    return list(dict.fromkeys(site.module_name for site in adapted.sites))
-
-
-def _layer(adapted: AdaptedModel, name: str) -> SVDLayer:
-    layer = adapted.model.get_submodule(name)
-    if not isinstance(layer, SVDLayer):
-        raise ModelError("the adapter has been taken out of the model")
-    return layer
-
-
 def _zeros(adapted: AdaptedModel) -> Factors:
     """Return one component of zeros for the first layer."""
-    name = _layer_names(adapted)[0]
-    shape = linear_shape(_layer(adapted, name).base)
+    name, layer = next(iter(adapted.layers.items()))
+    shape = linear_shape(layer.base)
     return {name: (torch.zeros(shape.d_out, 1), torch.zeros(1, shape.d_in))}
 
 
@@ -235,7 +225,7 @@ def _config(adapted: AdaptedModel, ranks: Mapping[str, int], base_model: str) ->
         "use_rslora": False,
         "use_dora": False,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(_layer(adapted, name).base, Conv1D) for name in ranks),
+        "fan_in_fan_out": any(isinstance(adapted.layers[name].base, Conv1D) for name in ranks),
         "target_modules": list(ranks),
         "modules_to_save": None,
         "rank_pattern": {},

@@ -3,7 +3,7 @@
 A projection is found by the end of its name; the tables below are all there is to a model family.
 
 The two projections of an FFN have one side of the width of the residual stream, d_model, and one that is about four
-times as wide.  Their updates may act on the first alone (`FFN_UPDATES`).
+times as wide.  Their updates may act on the first alone (`FfnUpdate`).
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     if name in ("stream", "sized"):
         relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
     elif name in ("unpolished", "singular"):
-        relevant += [plan.packing.importance if name == "unpolished" else name, plan.packing.layers]
+        relevant.append(plan.packing.layers)
+    if name == "unpolished":
+        relevant.append(plan.packing.importance)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

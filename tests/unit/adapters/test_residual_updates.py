@@ -31,7 +31,7 @@ from airlora.adapters import (
     peft_requirements,
     save_adapter,
 )
-from airlora.errors import AdapterError, RankPatternError
+from airlora.errors import AdapterError, ModelError, RankPatternError
 from airlora.ranks import ModuleShape
 
 Make = Callable[..., AdaptedModel]
@@ -161,6 +161,14 @@ def test_stock_peft_gives_the_same_logits(
         loaded = PeftModel.from_pretrained(tiny(family), str(tmp_path)).eval()
     assert written.rank >= 4
     torch.testing.assert_close(logits_of(loaded, batch), logits_of(model.model, batch), rtol=0, atol=1e-5)
+
+
+def test_what_was_taken_out_is_not_exported(residual: Make, tmp_path: Path) -> None:
+    model = residual("bert")
+    model.eject()
+    with pytest.raises(ModelError, match="has been taken out"):
+        export_peft(model, tmp_path, base_model="base")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_peft_adapter_does_not_fit_them(residual: Make, tiny: Tiny, tmp_path: Path) -> None:

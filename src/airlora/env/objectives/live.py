@@ -107,8 +107,9 @@ class LiveObjective:
             losses.append(self._stepper.train_step(ranks))
         full = np.full(len(self.shapes), self.r_max, dtype=np.int64)
         for _ in range(self._full_rank_steps):
-            if self._stepper.steps_left > 0:
-                self._stepper.train_step(full)
+            if self._stepper.steps_left <= 0:
+                break
+            self._stepper.train_step(full)
         return float(np.mean(losses))
 
     def state_dict(self) -> dict[str, Any]:
