@@ -101,7 +101,8 @@ def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
         if kind == "finetune" and by_kind["eval"]:
             _accuracy_line(axis, by_kind["eval"])
-        axis.legend(frameon=False, loc="lower right" if quantity == "reward" else "upper right", fontsize=8)
+        # Above the axes: wherever it stood inside, one of the lines would go through it.
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,6 +13,9 @@ from airlora.experiments.figures import draw_heat_maps, styled
 from airlora.experiments.link_plan import LinkPlan
 
 __all__ = ["plan_figure"]
+
+_TITLE_CHARACTERS = 44
+"""Of a line: the data's path is among them."""
 
 
 def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) -> str:
@@ -43,8 +47,11 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
         (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
     ):
         bars = axis.barh(places, values, color=colours)
-        axis.bar_label(bars, fmt="{:.1f}" if axis is sizes else "{:.1%}", padding=3, fontsize=9)
-        axis.set_title(title, loc="left", fontsize=10)
+        labels = axis.bar_label(bars, fmt="{:.1f}" if axis is sizes else "{:.1%}", padding=3, fontsize=9)
+        for label in labels:
+            # Above the dashed line, which would go through a label near the link's limit.
+            label.set(zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
+        axis.set_title(fill(title, _TITLE_CHARACTERS), loc="left", fontsize=10)
         axis.invert_yaxis()
         axis.margins(x=0.2)
     sizes.set_yticks(places, names)
