@@ -96,7 +96,7 @@ def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         lines = by_kind[kind]
         quantity = "reward" if "reward" in lines[0] else "loss"
         _noisy_line(axis, [line["step"] for line in lines], [line[quantity] for line in lines], quantity)
-        axis.set_title(title, loc="left")
+        axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")
         axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
         if kind == "finetune" and by_kind["eval"]:

@@ -43,7 +43,7 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
     colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
     places = range(len(rows))
     for axis, values, title in (
-        (sizes, [row.payload_bytes / 1000 for row in rows], "sent, kB; dashed: what the link carries in time"),
+        (sizes, [row.payload_bytes / 1000 for row in rows], "sent, kB; dashed: what the link carries"),
         (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
     ):
         bars = axis.barh(places, values, color=colours)
