@@ -1,8 +1,10 @@
 """Planning for one link from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -102,6 +104,20 @@ def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     refused(airlora("plan", run, "--snr-db", 0, "--bandwidth-hz", -3), "-3")
     refused(airlora("plan", run, *link, "--data", tmp_path / "none.tsv"), "none.tsv")
     refused(airlora("plan", tmp_path, *link), "run.json")
+
+
+def test_names_are_printed_and_drawn_as_they_are(run: Path, tmp_path: Path, tiny_data: tuple[Path, Path]) -> None:
+    """Neither rich's markup nor matplotlib's formulas are read in what a user called a file."""
+    data, picture = tmp_path / "a[" / "b]$\\frac$:bomb:.tsv", tmp_path / "plan.svg"
+    data.parent.mkdir()
+    shutil.copy(tiny_data[1], data)
+    flags = ("--snr-db", 5, "--bandwidth-hz", 1e4, "--deadline-s", 0.5)
+    result = airlora("plan", run, *flags, "--data", data, "--picture", picture)
+    assert result.returncode == 0, result.stderr
+    name = "a[/b]$\\frac$:bomb:.tsv"
+    assert name in result.stdout.replace("\n", "")
+    words = ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314
+    assert name in "".join("".join(word.itertext()) for word in words)
 
 
 def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from rich.console import Console
 
 from airlora.errors import AirloraError, SettingsError
 from airlora.version import __version__
 
-__all__ = ["Json", "Model", "Set", "Since", "app", "main", "parse_bits", "parse_settings"]
+__all__ = ["Json", "Model", "Set", "Since", "app", "main", "make_console", "parse_bits", "parse_settings"]
 
 app = typer.Typer(
     name="airlora",
@@ -53,6 +54,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("airlora: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that writes text as it is: a file's or a release's name may look like rich's markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def _version(value: bool) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
-from airlora.cli.app import Json, app
+from airlora.cli.app import Json, app, make_console
 from airlora.cli.edge import Base, Deadline, Health, LeastGain, MaxBytes, State, Tenant, show_visit, verify_seconds
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
@@ -61,7 +60,7 @@ def cast(
     plan = CastPlan(host, port, rate_bps, rounds, packet_bytes, tenant, hops)
     opened = open_with_keys(repository, keys)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("casting", total=None)
 
         def told(number: int, num_bytes: int) -> None:
@@ -71,7 +70,7 @@ def cast(
     if as_json:
         print(json.dumps(asdict(result)))
         return
-    Console().print(
+    make_console().print(
         f"release {result.version}: {result.num_rounds} rounds, {result.num_packets:,} packets, "
         f"{result.num_bytes:,} bytes in {result.seconds:.1f} s",
         highlight=False,

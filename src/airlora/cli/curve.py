@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Optional, cast
 
 import typer
-from rich.console import Console
 
-from airlora.cli.app import Json, Set, app, parse_settings
+from airlora.cli.app import Json, Set, app, make_console, parse_settings
 from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
 from airlora.errors import SettingsError
 
@@ -82,13 +81,13 @@ def curve(
         baseline_steps=baseline_steps,
         overrides=parse_settings(settings),
     )
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         rows = summarise_curve(run_curve(runs, plan, out, watcher=progress))
     page = write_curve_report(rows, out, command="airlora " + shlex.join(sys.argv[1:]))
     if as_json:
         print(json.dumps(curve_results(rows) | {"report": str(page)}))
         return
-    console = Console()
+    console = make_console()
     console.print(curve_table(rows))
     for line in curve_findings(rows):
         console.print(line)

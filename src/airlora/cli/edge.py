@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, app
+from airlora.cli.app import Json, Model, app, make_console
 from airlora.errors import AirloraError, SettingsError, TrustError
 from airlora.files import read_bytes
 from airlora.sizes import parse_size
@@ -172,7 +171,7 @@ def status(state: State, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(value))
         return
-    console = Console()
+    console = make_console()
     table = Table(title=str(state), title_justify="left")
     for name in ("slot", "release", "bytes", "segments", "whole", "accuracy", "runs"):
         table.add_column(name)
@@ -200,7 +199,7 @@ def rollback(state: State, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"version": version, "slot": found.active}))
         return
-    Console().print(f"{state}: runs release {version} again, in slot {found.active}", soft_wrap=True)
+    make_console().print(f"{state}: runs release {version} again, in slot {found.active}", soft_wrap=True)
 
 
 @edge.command()
@@ -212,7 +211,7 @@ def history(state: State, as_json: Json = False) -> None:
         return
     for entry in found.history:
         values = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("time", "event"))
-        Console().print(f"{entry['time']}  {entry['event']}  {values}".rstrip(), soft_wrap=True, highlight=False)
+        make_console().print(f"{entry['time']}  {entry['event']}  {values}".rstrip(), soft_wrap=True, highlight=False)
 
 
 def verify_url(url: str) -> None:
@@ -260,7 +259,7 @@ def show_visit(found: Visit, *, as_json: bool) -> None:
     worth = "" if found.accuracy is None else f", {found.accuracy:.1%} promised"
     whole = "whole" if found.complete else "a part"
     runs = "no adapter" if found.version is None else f"release {found.version}, {whole} of it{worth}"
-    console = Console()
+    console = make_console()
     console.print(f"runs {runs}", soft_wrap=True, highlight=False)
     console.print(
         f"{found.bytes_fetched:,} bytes fetched, {found.bytes_reused:,} reused, {found.metadata_bytes:,} of metadata, "

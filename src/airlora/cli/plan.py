@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, app, parse_bits
+from airlora.cli.app import Json, app, make_console, parse_bits
 from airlora.errors import SettingsError
 from airlora.files import write_bytes
 
@@ -58,7 +57,7 @@ def plan(
 
     if not deadline_s > 0:
         raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         found = plan_link(
             run,
             Link(snr_db, bandwidth_hz),
@@ -94,6 +93,6 @@ def plan(
             f"{row.expected_loss:.4f}",
             f"{row.expected_accuracy:.1%}",
         )
-    console = Console()
+    console = make_console()
     console.print(table)
     console.print(f"The first line is the plan; parts are rank-one components. Measured on {found.measured_on}.")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
-from airlora.cli.app import Json, app
+from airlora.cli.app import Json, app, make_console
 from airlora.errors import SettingsError
 
 __all__ = ["policies"]
@@ -67,7 +66,7 @@ def policies(
             if as_json:
                 print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]))
             else:
-                Console().print(policy_table())
+                make_console().print(policy_table())
             return
         raise SettingsError("these options belong to --bench: `airlora policies --bench`")
     if runs:
@@ -93,13 +92,13 @@ def policies(
         evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
         num_seeds=(2 if quick else 3) if seeds is None else seeds,
     )
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         rows = summarise(run_bench(plan, out, num_processes=available_threads(), watcher=progress))
     report = write_bench_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
     if as_json:
         print(json.dumps(rows))
         return
-    console = Console()
+    console = make_console()
     for table in bench_tables(rows):
         console.print(table)
     for line in bench_findings(rows):
@@ -113,7 +112,7 @@ def _bench_on_runs(
     from airlora.experiments import FROZEN_POLICIES, frozen_table, run_frozen_bench
     from airlora.training import LiveProgress
 
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         summary = run_frozen_bench(
             runs,
             tuple(names or FROZEN_POLICIES),
@@ -124,4 +123,4 @@ def _bench_on_runs(
     if as_json:
         print(json.dumps(summary))
         return
-    Console().print(frozen_table(summary))
+    make_console().print(frozen_table(summary))

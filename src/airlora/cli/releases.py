@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, app
+from airlora.cli.app import Json, Model, app, make_console
 from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def publish(
         packing = Packing(
             **precision("auto", distortion, size), polish_steps=polish or 0, importance=_importance(importance)
         )
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
     manifest = publish_stream(opened, stream, tenant=tenant, cuts=cuts)
     if as_json:
@@ -70,7 +70,7 @@ def publish(
         result = {"version": manifest.version, "num_segments": entry.num_segments, "payload_bytes": entry.total_bytes}
         print(json.dumps(result | {"digest": entry.digest, "tenant": tenant}))
         return
-    _show_manifest(Console(), str(repository), tenant, manifest)
+    _show_manifest(make_console(), str(repository), tenant, manifest)
 
 
 @repo.command()
@@ -97,7 +97,7 @@ def init(
     if as_json:
         print(json.dumps({"repository": str(repository), "keys": str(folder), "root": str(root)}))
         return
-    console = Console()
+    console = make_console()
     console.print(f"{repository}: a repository with nothing released yet", soft_wrap=True)
     console.print(f"{root}: give this to every device; it is what they trust", soft_wrap=True)
     console.print(
@@ -167,14 +167,14 @@ def verify(repository: Repo, as_json: Json = False) -> None:
         result = {"releases": manifests, "expires": expires, "warnings": report.warnings, "num_bytes": report.num_bytes}
         print(json.dumps(result))
         return
-    console = Console()
+    console = make_console()
     for name, manifest in report.manifests.items():
         _show_manifest(console, str(repository), name, manifest)
     now = datetime.now(UTC)
     days = ", ".join(f"{role} {(when - now).days} days" for role, when in report.expires.items())
     console.print(f"valid for: {days}", soft_wrap=True)
     for warning in report.warnings:
-        console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
+        console.print(warning, style="yellow", soft_wrap=True)
     what = f"{len(report.manifests)} releases" if report.manifests else "nothing released yet"
     console.print(f"{repository}: verified, {what}, {report.num_bytes:,} bytes", soft_wrap=True)
 
@@ -209,7 +209,7 @@ def _say(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
     else:
-        Console().print(text, soft_wrap=True)
+        make_console().print(text, soft_wrap=True)
 
 
 def _show_manifest(console: Console, repository: str, name: str | None, manifest: Any) -> None:

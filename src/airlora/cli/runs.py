@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, Set, Since, app, parse_settings
+from airlora.cli.app import Json, Model, Set, Since, app, make_console, parse_settings
 from airlora.errors import SettingsError
 
 __all__ = ["demo", "evaluate", "inspect", "train"]
@@ -68,7 +67,7 @@ def train(
     if resume and (given or preset or config):
         raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
     resolved = load_settings(preset, config, given)
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, watcher=progress)
     result = {
         "run": str(out),
@@ -89,7 +88,7 @@ def train(
     table.add_row("over", f"{record.link['snr_db']:g} dB, {record.link['bandwidth_hz'] / 1e6:g} MHz")
     table.add_row("decided by", record.policy)
     table.add_row("steps", str(record.steps))
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command()
@@ -140,7 +139,7 @@ def evaluate(
     if "payload_bytes" in result:
         table.add_row("bytes of the stream", f"{result['payload_bytes']:,}")
     table.add_row("samples", f"{result['num_samples']:,}")
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command()
@@ -155,7 +154,7 @@ def inspect(
     if as_json:
         print(json.dumps(result))
         return
-    console = Console()
+    console = make_console()
     console.print(rank_table(result))
     policy, model = result["policy"], result["model"]
     console.print(f"model   {model['name']} ({model['fingerprint'][:12]}), labels {', '.join(model['label_names'])}")
@@ -193,7 +192,7 @@ def demo(
 
     resolved = demo_settings(parse_settings(settings))
     command = " ".join(["airlora demo", f"--out {out}", *(f"--set {item}" for item in settings or [])])
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         result = run_demo(out, resolved, watcher=progress, command=command)
         outcomes = deliver_run(out, out, watcher=progress) if deliver else []
     if as_json:
@@ -202,7 +201,7 @@ def demo(
             value["delivery"] = [vars(outcome) for outcome in outcomes]
         print(json.dumps(value))
         return
-    console = Console()
+    console = make_console()
     console.print(comparison_table(result.rows))
     if deliver:
         console.print(delivery_table(outcomes))

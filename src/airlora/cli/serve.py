@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
-from airlora.cli.app import app
+from airlora.cli.app import app, make_console
 from airlora.errors import SettingsError
 
 __all__ = ["listening", "serve"]
@@ -101,7 +100,7 @@ def serve(
     )
     with listening(host, port) as listener:
         address = f"{'https' if config.is_ssl else 'http'}://{host}:{listener.getsockname()[1]}"
-        Console(stderr=True).print(f"serving {repository} at {address}", highlight=False, soft_wrap=True)
+        make_console(stderr=True).print(f"serving {repository} at {address}", highlight=False, soft_wrap=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Optional, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, Since, app, parse_bits
+from airlora.cli.app import Json, Model, Since, app, make_console, parse_bits
 from airlora.errors import SettingsError
 
 __all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
@@ -67,7 +66,7 @@ def pack(
         whole=whole,
         importance=cast("Any", importance),
     )
-    with LiveProgress(Console(stderr=True)) as progress:
+    with LiveProgress(make_console(stderr=True)) as progress:
         _show(pack_run(run, out, packing, since=since, watcher=progress), str(out), as_json=as_json)
 
 
@@ -110,7 +109,7 @@ def export(
         print(json.dumps(result))
         return
     head = "with the head" if result["has_head"] else "without a head"
-    Console().print(f"{out}: {result['num_modules']} modules up to rank {result['rank']}, {head}, for {target}")
+    make_console().print(f"{out}: {result['num_modules']} modules up to rank {result['rank']}, {head}, for {target}")
 
 
 @app.command("import")
@@ -170,4 +169,4 @@ def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
     if result["base_stream"] is not None:
         table.add_row("starts from", result["base_stream"][:12])
     table.add_row("base model", result["base_fingerprint"][:12])
-    Console().print(table)
+    make_console().print(table)

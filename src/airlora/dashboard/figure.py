@@ -22,6 +22,7 @@ _STYLE = {
     "grid.alpha": 0.25,
     "svg.fonttype": "none",
     "svg.hashsalt": "airlora",
+    "text.parse_math": False,  # a tenant's name may hold dollars
 }
 
 

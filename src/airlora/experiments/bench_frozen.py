@@ -18,6 +18,7 @@ from airlora.errors import SettingsError
 from airlora.experiments.compare import ComparisonRow, compare_policies
 from airlora.experiments.frozen import frozen_env, learn_on_frozen
 from airlora.experiments.statistics import half_width
+from airlora.experiments.tables import marked
 from airlora.files import make_folder, write_json
 from airlora.policy import RankPolicy, TablePolicy
 from airlora.training import (
@@ -124,7 +125,7 @@ def frozen_table(summary: Sequence[dict[str, Any]]) -> Table:
         for line in sorted((line for line in summary if line["policy"] == name), key=lambda line: line["snr_db"]):
             width = "" if line["interval"] is None else f" ± {line['interval']:.3f}"
             text = f"{line['loss']:.3f}{width} {line['num_params'] / 1000:.1f}k"
-            cells.append(f"[bold]{text}[/]" if line["loss"] == best[line["snr_db"]] else text)
+            cells.append(marked(text, is_best=line["loss"] == best[line["snr_db"]]))
         table.add_row(name, *cells)
     return table
 

@@ -18,6 +18,7 @@ from airlora.config import RECIPES
 from airlora.experiments.bench_problems import PROBLEMS
 from airlora.experiments.figures import new_figure, styled
 from airlora.experiments.policy_bench import MARKS, STALE_DOPPLER_HZ
+from airlora.experiments.tables import marked
 from airlora.files import make_folder, write_bytes
 
 __all__ = ["bench_findings", "bench_tables", "regret_figure", "write_bench_report"]
@@ -61,7 +62,7 @@ def bench_tables(rows: Sequence[Row]) -> list[Table]:
         for row in problem["rows"]:
             shown = row["cells"][-TERMINAL_MARKS:]
             texts = [*(cell["mean"] for cell in shown[:-1]), shown[-1]["text"]]
-            cells = [f"[bold]{text}[/]" if cell["best"] else text for cell, text in zip(shown, texts, strict=True)]
+            cells = [marked(text, is_best=cell["best"]) for cell, text in zip(shown, texts, strict=True)]
             table.add_row(row["policy"], *cells, row["unseen"], row["breaks"])
         tables.append(table)
     return tables

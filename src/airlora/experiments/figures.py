@@ -53,6 +53,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "svg.fonttype": "none",
     "svg.hashsalt": "airlora",
+    "text.parse_math": False,  # a file's name may hold dollars
 }
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from airlora.config import RECIPES
 from airlora.experiments.compare import ComparisonRow
 
-__all__ = ["comparison_table", "policy_table", "projection_column", "rank_table"]
+__all__ = ["comparison_table", "marked", "policy_table", "projection_column", "rank_table"]
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
@@ -29,7 +30,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
         for snr_db in snrs:
             best = max(row.accuracy for row in rows if row.snr_db == snr_db)
             text = f"{own[snr_db].accuracy:.1%} {own[snr_db].num_params / 1000:5.1f}k"
-            cells.append(f"[bold]{text}[/]" if own[snr_db].accuracy == best else text)
+            cells.append(marked(text, is_best=own[snr_db].accuracy == best))
         accuracy = statistics.fmean(row.accuracy for row in own.values())
         kept = "kept" if all(row.deadline_share <= 1.0 for row in own.values()) else "broken"
         table.add_row(name, *cells, f"{accuracy:.2%}", kept)
@@ -66,3 +67,8 @@ def rank_table(result: Mapping[str, Any]) -> Table:
 def projection_column(name: str, module: Mapping[str, Any]) -> str:
     """Return the column of a module: its role; a gated FFN has two of role fc1, and the gate goes by its own name."""
     return "gate" if name.removesuffix(".in").endswith("gate_proj") else str(module["role"])
+
+
+def marked(text: str, *, is_best: bool) -> Text:
+    """Return a cell; the best of its column is bold."""
+    return Text(text, style="bold" if is_best else "")

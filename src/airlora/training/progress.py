@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["LiveProgress", "SilentWatcher", "Watcher"]
 
@@ -57,7 +58,7 @@ class LiveProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -102,7 +103,7 @@ class LiveProgress:
 
     def _draw(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        cells = [f"[dim]{key}[/] {_format(value)}" for key, value in self._values.items()]
+        cells = [Text.assemble((key, "dim"), f" {_format(value)}") for key, value in self._values.items()]
         for start in range(0, len(cells), 5):
             table.add_row(*cells[start : start + 5])
         return Group(self._bar, table)
