@@ -42,8 +42,10 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
     sizes, accuracies = below.subplots(1, 2)
     colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
     places = range(len(rows))
+    limit_shown = plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows)
+    sent = "sent, kB; dashed: what the link carries" if limit_shown else "sent, kB"
     for axis, values, title in (
-        (sizes, [row.payload_bytes / 1000 for row in rows], "sent, kB; dashed: what the link carries"),
+        (sizes, [row.payload_bytes / 1000 for row in rows], sent),
         (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
     ):
         bars = axis.barh(places, values, color=colours)
@@ -56,7 +58,7 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
         axis.margins(x=0.2)
     sizes.set_yticks(places, names)
     accuracies.set_yticks(places, [""] * len(rows))
-    if plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows):
+    if limit_shown:
         sizes.axvline(plan.budget_bytes / 1000, color="#D55E00", linestyle="dashed", linewidth=1.2)
     accuracies.set_xlim(0.0, 1.0)
     accuracies.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
