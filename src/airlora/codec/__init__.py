@@ -14,6 +14,7 @@ from airlora.codec.header import StreamHeader
 from airlora.codec.limits import Limits
 from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
 from airlora.codec.reader import StreamReader
+from airlora.codec.shaping import ErrorMetric
 from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.stream import Bits, EncodeOptions, cut, decode_stream, describe, encode_stream, read_stream
 
@@ -22,6 +23,7 @@ __all__ = [
     "Bits",
     "DecodedStream",
     "EncodeOptions",
+    "ErrorMetric",
     "HeadTensor",
     "Limits",
     "ModuleUpdate",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,9 @@ from airlora.codec.coding import Rounding, code_rows
 from airlora.codec.items import Coding, Item, Kind, Part
 from airlora.codec.plan import nominal_steps, priced_steps
 from airlora.codec.quantise import dequantise
+from airlora.codec.shaping import ErrorMetric, squared_norms
 
-__all__ = ["COPY_BYTES", "PRICE_RATIO", "Held", "Ladder", "Route", "Unit", "climb", "row_norms"]
+__all__ = ["COPY_BYTES", "PRICE_RATIO", "Held", "Ladder", "Route", "Unit", "climb"]
 
 COPY_BYTES = 2.0
 PRICE_RATIO = 9.0
@@ -100,11 +100,12 @@ class Held:
 def climb(
     target: int,
     pieces: Sequence[_Rows],
-    norms: Sequence[NDArray[np.float64]],
+    energies: Sequence[NDArray[np.float64]],
     weights: NDArray[np.float64],
     ladder: Ladder,
     *,
     rounding: Rounding,
+    metrics: Sequence[ErrorMetric | None],
     groups: int = 1,
     overhead_bytes: float,
     held: Held | None = None,
@@ -114,10 +115,11 @@ def climb(
     Args:
         target: The module or tensor.
         pieces: For each part of an item, the numbers of all components: shape [components, length].
-        norms: For each part, the norm that errors are relative to, shape [components].
+        energies: For each part, the squared norm that squared errors are relative to, shape [components].
         weights: w_k, shape [components].
         ladder: How fine.
         rounding: How numbers are rounded.
+        metrics: For each part, in which its errors count.
         groups: As in `Item`.
         overhead_bytes: What an item costs beside its numbers.
         held: What the device has and starts from; None starts from nothing.
@@ -129,11 +131,18 @@ def climb(
         if held is None
         else [piece - has for piece, has in zip(pieces, held.pieces, strict=True)]
     )
-    energies = [np.where(norm > 0, norm, 1.0) ** 2 for norm in norms]
+
+    def relative_errors(gaps: Sequence[_Rows]) -> NDArray[np.float64]:
+        parts = zip(gaps, energies, metrics, strict=True)
+        total: NDArray[np.float64] = np.sum(
+            [squared_norms(gap, metric) / np.where(energy > 0, energy, 1.0) for gap, energy, metric in parts], axis=0
+        )
+        return total
+
     has_started = np.zeros(count, dtype=bool)
     errors = np.ones(count)
     if held is not None:
-        errors = np.sum([row_norms(rows) ** 2 / e for rows, e in zip(left, energies, strict=True)], axis=0)
+        errors = relative_errors(left)
         for k, index in enumerate(held.indices):
             copy = Item(Kind.COPY, target, index)
             routes[k].units.append(Unit([copy], float(weights[k] * (1 - errors[k])), COPY_BYTES))
@@ -141,10 +150,8 @@ def climb(
     prices = ladder.prices
     for place, price in enumerate(prices):
         is_last = place == len(prices) - 1
-        coded = [_code(*entry, weights, price, ladder, rounding) for entry in zip(left, norms, strict=True)]
-        after = np.sum(
-            [row_norms(rows - c.values) ** 2 / e for rows, c, e in zip(left, coded, energies, strict=True)], 0
-        )
+        coded = [_code(*entry, weights, price, ladder, rounding) for entry in zip(left, energies, metrics, strict=True)]
+        after = relative_errors([rows - c.values for rows, c in zip(left, coded, strict=True)])
         num_bytes = np.sum([c.num_bytes for c in coded], axis=0) + overhead_bytes
         gains = weights * (errors - after)
         takes = (after < errors) if price is None else gains > price * num_bytes
@@ -162,12 +169,6 @@ def climb(
     return routes
 
 
-def row_norms(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the norm of each row."""
-    result: NDArray[np.float64] = np.sqrt(np.einsum("rk,rk->r", rows, rows, dtype=np.float64))
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class _Coded:
     parts: list[Part]
@@ -177,7 +178,8 @@ class _Coded:
 
 def _code(
     rows: _Rows,
-    norms: NDArray[np.float64],
+    energies: NDArray[np.float64],
+    metric: ErrorMetric | None,
     weights: NDArray[np.float64],
     price: float | None,
     ladder: Ladder,
@@ -189,8 +191,9 @@ def _code(
         limits = np.finfo(kind)
         values = np.clip(rows, float(limits.min), float(limits.max)).astype(kind).astype(np.float32)
         return _Coded([Part(coding, row) for row in values], np.full(len(rows), length * ladder.bits / 8), values)
+    norms = np.sqrt(energies)
     steps = nominal_steps(norms, length, ladder.bits) if price is None else priced_steps(norms, weights, price)
-    coded = code_rows(rows, steps, rounding=rounding)
+    coded = code_rows(rows, steps, rounding=rounding, metric=metric)
     parts = [
         Part(Coding.UNIFORM, symbols, int(step), int(table))
         for symbols, step, table in zip(coded.symbols, steps, coded.tables, strict=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airlora.codec.assembly import DecodedStream
-from airlora.codec.climb import Held, Ladder, Route, Unit, climb, row_norms
+from airlora.codec.climb import Held, Ladder, Route, Unit, climb
 from airlora.codec.coding import Rounding
 from airlora.codec.container import pack_head, segment_target
 from airlora.codec.header import StreamHeader
@@ -16,12 +17,19 @@ from airlora.codec.items import Item, Kind, Layout, split_lengths
 from airlora.codec.matching import match_components
 from airlora.codec.plan import respect_order
 from airlora.codec.segments import item_header_bits, pack_segment
+from airlora.codec.shaping import ErrorMetric, squared_norms
 from airlora.codec.sources import HeadTensor, ModuleUpdate
 
 __all__ = ["encode_items", "pack_stream"]
 
 _MAX_ROW_GROUPS = 64
 _Array = NDArray[np.float32]
+
+
+class _ClimbOptions(TypedDict):
+    rounding: Rounding
+    metrics: Sequence[ErrorMetric | None]
+    overhead_bytes: float
 
 
 def encode_items(
@@ -82,14 +90,18 @@ def _module_routes(
 ) -> list[Route]:
     vectors = update.balanced()
     weights = np.asarray(update.weights, dtype=np.float64)
-    norms = [row_norms(rows) for rows in vectors]
-    overhead = item_header_bits(layout, 2) / 8
-    routes = climb(target, vectors, norms, weights, ladder, rounding=rounding, overhead_bytes=overhead)
+    energies = [squared_norms(rows, metric) for rows, metric in zip(vectors, update.metric_pair, strict=True)]
+    options: _ClimbOptions = {
+        "rounding": rounding,
+        "metrics": update.metric_pair,
+        "overhead_bytes": item_header_bits(layout, 2) / 8,
+    }
+    routes = climb(target, vectors, energies, weights, ladder, **options)
     match = None if earlier is None else match_components(*vectors, earlier)
     if match is not None:
         held = Held((match.held_u, match.held_v), match.indices.tolist())
         signed = [match.signs[:, None] * rows for rows in vectors]
-        nearer = climb(target, signed, norms, weights, ladder, rounding=rounding, overhead_bytes=overhead, held=held)
+        nearer = climb(target, signed, energies, weights, ladder, held=held, **options)
         routes = [_cheapest(pair, ladder) for pair in zip(routes, nearer, strict=True)]
     return routes
 
@@ -99,7 +111,7 @@ def _tensor_route(
 ) -> Route:
     values = np.asarray(tensor.values, dtype=np.float32)
     weights = np.array([tensor.weight], dtype=np.float64)
-    norm = row_norms(values.reshape(1, -1))
+    energy = squared_norms(values.reshape(1, -1), None)
     routes: list[Route] = []
     # One step for all numbers, as each counts alike; a table per row where rows differ in size.
     for groups in sorted({1, len(values) if values.ndim > 1 and len(values) <= _MAX_ROW_GROUPS else 1}):
@@ -107,9 +119,7 @@ def _tensor_route(
         cuts = np.cumsum(split_lengths(values.size, groups))[:-1]
         pieces = [piece[None] for piece in np.split(values.ravel(), cuts)]
         # A step for a precision in bits follows from the size of the numbers, so pieces share that of the whole.
-        norms = (
-            [norm * np.sqrt(piece.size / values.size) for piece in pieces] if ladder.price is None else [norm] * groups
-        )
+        energies = [energy * (piece.size / values.size if ladder.price is None else 1.0) for piece in pieces]
         starts: list[Held | None] = [None]
         if held is not None and held.shape == values.shape:
             starts.append(Held([piece[None] for piece in np.split(held.ravel(), cuts)], [0]))
@@ -117,10 +127,11 @@ def _tensor_route(
             routes += climb(
                 target,
                 pieces,
-                norms,
+                energies,
                 weights,
                 ladder,
                 rounding=rounding,
+                metrics=[None] * groups,
                 groups=groups,
                 overhead_bytes=overhead,
                 held=start,

@@ -19,19 +19,24 @@ Notation: μ loss per byte; λ `TRADEOFF`; e squared error over squared norm.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airlora.codec.coding import TRADEOFF, code_rows
+from airlora.codec.shaping import ErrorMetric, squared_norms
 from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
 
 __all__ = ["Budgeted", "find_price", "nominal_steps", "priced_steps", "respect_order"]
 
 _SAMPLE = 256
+_CORRECTIONS = 3
+_CLOSE_OCTAVES = 0.02
+_TINY = float(np.finfo(np.float32).tiny)
 _HEADER_BYTES = 5.0
 _LARGEST_RATIO = 1 << 16  # numbers per step: finer steps than this gain nothing over float32
 
@@ -107,29 +112,44 @@ class Budgeted:
     total: float
 
 
-class _Sample:
-    """A few numbers of every vector, so that many prices can be tried."""
+class _Rows:
+    """All vectors, or a few numbers of each, so that many prices can be tried.
 
-    def __init__(self, updates: Sequence[ModuleUpdate], tensors: Sequence[HeadTensor]) -> None:
-        self._rows: list[tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], int]] = []
+    Args:
+        updates: The components.
+        tensors: The head.
+        sample: About how many numbers of a vector are looked at; None: all, rounded in their metric.  A few cannot be,
+            so then errors are what they would be if none were undone.
+    """
+
+    def __init__(
+        self, updates: Sequence[ModuleUpdate], tensors: Sequence[HeadTensor], sample: int | None = None
+    ) -> None:
+        self._sample = sample
+        self._rows: list[_Entry] = []
         for update in updates:
-            for rows in update.balanced():
-                self._add(rows, update.weights)
+            for rows, metric in zip(update.balanced(), update.metric_pair, strict=True):
+                self._add(rows, update.weights, metric)
         self._num_modules = len(updates)
         for tensor in tensors:
-            self._add(tensor.values.astype(np.float32).reshape(1, -1), np.array([tensor.weight]))
+            self._add(tensor.values.astype(np.float32).reshape(1, -1), np.array([tensor.weight]), None)
         self._updates, self._tensors = updates, tensors
         self.total = float(sum(u.weights.sum() for u in updates) + sum(t.weight for t in tensors))
 
-    def _add(self, rows: NDArray[np.float32], weights: NDArray[Any]) -> None:
+    def _add(self, rows: NDArray[np.float32], weights: NDArray[Any], metric: ErrorMetric | None) -> None:
         length = rows.shape[1]
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-        sample = np.ascontiguousarray(rows[:, :: max(1, length // _SAMPLE)])
-        self._rows.append((sample, norms, np.asarray(weights, dtype=np.float64), length))
+        kept = rows if self._sample is None else np.ascontiguousarray(rows[:, :: max(1, length // self._sample)])
+        energies = squared_norms(rows, metric)
+        if self._sample is None:
+            scales = np.ones(len(rows))
+        else:
+            undone = np.ones(len(rows)) if metric is None else squared_norms(rows, None) * metric.mean_energy / energies
+            scales = undone / np.maximum(squared_norms(kept, None), _TINY) * np.maximum(energies, _TINY)
+        self._rows.append(_Entry(kept, energies, scales, np.asarray(weights, dtype=np.float64), length, metric))
 
     def at(self, price: float) -> Budgeted:
         """Return what `price` buys."""
-        costs = [self._cost(*entry, price) for entry in self._rows]
+        costs = [self._cost(entry, price) for entry in self._rows]
         num_bytes = loss = 0.0
         for m, update in enumerate(self._updates):
             (bytes_u, loss_u), (bytes_v, loss_v) = costs[2 * m], costs[2 * m + 1]
@@ -144,18 +164,21 @@ class _Sample:
             loss += added if kept_tensor else tensor.weight
         return Budgeted(price, num_bytes, loss, self.total)
 
-    def _cost(
-        self,
-        sample: NDArray[np.float32],
-        norms: NDArray[np.float64],
-        weights: NDArray[np.float64],
-        length: int,
-        price: float,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        coded = code_rows(sample, priced_steps(norms, weights, price))
-        scale = length / sample.shape[1]
-        energies = np.maximum(np.einsum("rk,rk->r", sample, sample), np.finfo(np.float32).tiny)
-        return coded.bits * scale / 8, weights * np.minimum(coded.squared_errors / energies, 1)
+    def _cost(self, entry: _Entry, price: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        steps = priced_steps(np.sqrt(entry.energies), entry.weights, price)
+        coded = code_rows(entry.rows, steps, metric=entry.metric if self._sample is None else None)
+        errors = coded.squared_errors * entry.scales / np.maximum(entry.energies, _TINY)
+        return coded.bits * (entry.length / entry.rows.shape[1]) / 8, entry.weights * np.minimum(errors, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    rows: NDArray[np.float32]
+    energies: NDArray[np.float64]
+    scales: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    length: int
+    metric: ErrorMetric | None
 
 
 def find_price(
@@ -166,19 +189,43 @@ def find_price(
 ) -> Budgeted:
     """Return the highest price that buys enough.
 
+    A few numbers of every vector tell; with metrics they tell how bytes and loss change with the price alone, and how
+    much they are is found by rounding all.
+
     Args:
         updates: The components of each module.
         tensors: The head.
         is_enough: Whether what a price buys will do; must stay true as the price falls.
     """
-    sample = _Sample(list(updates.values()), list(tensors.values()))
+    sources = list(updates.values()), list(tensors.values())
+    sample = _Rows(*sources, sample=_SAMPLE)
+    found = _highest_price(sample.at, sample.total, is_enough)
+    if any(update.metrics is not None for update in updates.values()):
+        whole = _Rows(*sources)
+        for _ in range(_CORRECTIONS):
+            true, guess, before = whole.at(found.price), sample.at(found.price), found.price
+            if not guess.num_bytes or not guess.loss:  # nothing is sent, or nothing lost: there is no rate to scale
+                break
+            corrected = partial(_scaled, sample, true.num_bytes / guess.num_bytes, true.loss / guess.loss)
+            found = _highest_price(corrected, sample.total, is_enough)
+            if abs(np.log2(found.price / before)) < _CLOSE_OCTAVES:
+                break
+    return found
+
+
+def _scaled(sample: _Rows, byte_scale: float, loss_scale: float, price: float) -> Budgeted:
+    guess = sample.at(price)
+    return replace(guess, num_bytes=guess.num_bytes * byte_scale, loss=guess.loss * loss_scale)
+
+
+def _highest_price(at: Callable[[float], Budgeted], total: float, is_enough: Callable[[Budgeted], bool]) -> Budgeted:
     # Between "nothing is worth its bytes" and "everything at 16 bits".
-    high = np.log2(max(sample.total, np.finfo(np.float64).tiny))
+    high = np.log2(max(total, np.finfo(np.float64).tiny))
     low = high - 64
     for _ in range(14):
         middle = (low + high) / 2
-        if is_enough(sample.at(float(2.0**middle))):
+        if is_enough(at(float(2.0**middle))):
             low = middle
         else:
             high = middle
-    return sample.at(float(2.0**low))
+    return at(float(2.0**low))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from airlora.codec.shaping import ErrorMetric, squared_norms
 from airlora.errors import CodecError
 
 __all__ = ["HeadTensor", "ModuleUpdate"]
@@ -22,6 +23,7 @@ class ModuleUpdate:
         V: Shape [r, d_in].
         weights: w_k, shape [r], >= 0: the loss that is added if component k is not sent, and, times a relative squared
             error of its u or v, the loss that this error adds.
+        metrics: In which the errors of u and of v count; None: the Euclidean one.
 
     Raises:
         CodecError: Shapes do not fit or a value is not finite.
@@ -30,6 +32,7 @@ class ModuleUpdate:
     U: NDArray[Any]
     V: NDArray[Any]
     weights: NDArray[Any]
+    metrics: tuple[ErrorMetric, ErrorMetric] | None = None
 
     def __post_init__(self) -> None:
         if self.U.ndim != 2 or self.V.ndim != 2 or self.U.shape[1] != self.V.shape[0]:
@@ -41,11 +44,25 @@ class ModuleUpdate:
                 raise CodecError(f"{name}: holds values that are not finite")
         if (self.weights < 0).any():
             raise CodecError.of("weights", float(self.weights.min()), "numbers of 0 or more")
+        if self.metrics is not None and (sizes := tuple(metric.size for metric in self.metrics)) != (
+            self.U.shape[0],
+            self.V.shape[1],
+        ):
+            raise CodecError.of("sizes of metrics", sizes, f"d_out and d_in, {self.U.shape[0]} and {self.V.shape[1]}")
+
+    @property
+    def metric_pair(self) -> tuple[ErrorMetric | None, ErrorMetric | None]:
+        """The metrics of u and v."""
+        return (None, None) if self.metrics is None else self.metrics
+
+    def first(self, rank: int) -> ModuleUpdate:
+        """Return its first `rank` components."""
+        return replace(self, U=self.U[:, :rank], V=self.V[:rank], weights=self.weights[:rank])
 
     def balanced(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return u and v as rows, [r, d_out] and [r, d_in], scaled so that |u| = |v| and u v^T stays."""
+        """Return u and v as rows, [r, d_out] and [r, d_in], scaled so that |u| = |v| in the metrics and u v^T stays."""
         u, v = self.U.T.astype(np.float32), self.V.astype(np.float32)
-        norms = [np.linalg.norm(rows.astype(np.float64), axis=1) for rows in (u, v)]
+        norms = [np.sqrt(squared_norms(rows, own)) for rows, own in zip((u, v), self.metric_pair, strict=True)]
         present = (norms[0] > 0) & (norms[1] > 0)
         ratio = np.where(present, np.sqrt(norms[1] / np.where(present, norms[0], 1)), 1)
         return u * ratio[:, None].astype(np.float32), v * (1 / ratio)[:, None].astype(np.float32)
