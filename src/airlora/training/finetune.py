@@ -53,8 +53,11 @@ class Predictions:
     def evaluation(self) -> Evaluation:
         """Accuracy and mean cross-entropy."""
         num_right = int((self.logits.argmax(dim=-1) == self.labels).sum())
-        loss = float(torch.nn.functional.cross_entropy(self.logits.double(), self.labels))
-        return Evaluation(accuracy=num_right / len(self.labels), loss=loss, num_samples=len(self.labels))
+        return Evaluation(accuracy=num_right / len(self.labels), loss=self.loss_at(1.0), num_samples=len(self.labels))
+
+    def loss_at(self, temperature: float) -> float:
+        """Return the mean cross-entropy with the logits divided by a temperature > 0, nats."""
+        return float(torch.nn.functional.cross_entropy(self.logits.double() / temperature, self.labels))
 
 
 @torch.no_grad()

@@ -25,11 +25,12 @@ from airlora.codec import (
 )
 from airlora.config import Settings
 from airlora.errors import SettingsError
-from airlora.ranks import RankPattern
 from airlora.training.batches import EncodedData
+from airlora.training.decoded import Judge
 from airlora.training.importance import measure_importance, measure_loss_rises, measure_path, measure_taylor
 from airlora.training.polish import Polished, SentItem, polish
 from airlora.training.progress import SilentWatcher, Watcher
+from airlora.training.sources import StreamSources
 from airlora.training.stream_metadata import stream_metadata
 
 __all__ = [
@@ -187,7 +188,8 @@ def pack_adapter(
         packing: How.
         settings: Section `finetune`, and the seed.
         device: Where the model is.
-        calibration: Samples that the adapter was not fitted to, for gradients; importance `singular` needs none.
+        calibration: Samples that the adapter was not fitted to, for gradients, and to see whether polishing has helped;
+            importance `singular` needs none.
         train: Training data, for polishing.
         since: A stream that the device holds: only what changed is sent, unless the whole is smaller.
         watcher: Is told of the progress of polishing.
@@ -206,14 +208,18 @@ def pack_adapter(
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
         plan = preview_stream(header, sources.updates, sources.head, **options)
+        # At the price that the components were planned at: what was left out stays out.
+        options = {"price": plan.price, "layers": packing.num_layers}
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
             watcher.phase("polishing", packing.polish_steps)
-            sources = sources.replaced(
-                _polished(adapted, train, plan, list(sources.head), packing, settings, device, watcher)
+            plain = sources
+            sources = plain.replaced(
+                _polished(adapted, train, plan, list(plain.head), packing, settings, device, watcher)
             )
-        # At the price that the components were planned at: what was left out stays out.
-        options = {"price": plan.price, "layers": packing.num_layers}
+            if calibration is not None:
+                judge = Judge(adapted, header, options, calibration, settings, device)
+                sources = judge.better(sources, plain, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)
@@ -244,33 +250,6 @@ def _polished(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSources:
-    """An adapter as the codec takes it.
-
-    Args:
-        updates: Components with their weights, by module; all weights together are 1.
-        head: The head's tensors; together they are worth as much as all components, which are nothing without them.
-    """
-
-    updates: dict[str, ModuleUpdate]
-    head: dict[str, HeadTensor]
-
-    def cut(self, pattern: RankPattern) -> StreamSources:
-        """Return what is left of it at these ranks."""
-        return StreamSources({name: _first(own, pattern[name]) for name, own in self.updates.items()}, self.head)
-
-    def replaced(self, polished: Polished) -> StreamSources:
-        """Return the polished components and head in the place of these, at the same weights."""
-        updates = {
-            name: ModuleUpdate(own.left, own.right, self.updates[name].weights[: own.rank])
-            for name, own in polished.updates.items()
-        }
-        return StreamSources(
-            updates, {name: HeadTensor(polished.head[name], own.weight) for name, own in self.head.items()}
-        )
-
-
 def stream_sources(
     adapted: AdaptedModel,
     importance: Importance,
@@ -292,7 +271,7 @@ def stream_sources(
         singular, whole = module.singular_values, module.balanced()
         # Beyond a module's rank there is only rounding.
         rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
-        updates[name] = _first(ModuleUpdate(whole.left, whole.right, weights[name]), rank)
+        updates[name] = ModuleUpdate(whole.left, whole.right, weights[name]).first(rank)
     head = adapted.head_state()
     return StreamSources(
         updates,
@@ -307,7 +286,3 @@ _MEASURES: dict[Importance, Callable[..., npt.NDArray[np.float64]]] = {
     "taylor": measure_taylor,
     "measured": measure_loss_rises,
 }
-
-
-def _first(update: ModuleUpdate, rank: int) -> ModuleUpdate:
-    return ModuleUpdate(update.U[:, :rank], update.V[:rank], update.weights[:rank])
