@@ -70,15 +70,12 @@ class Judge:
 
     def _measured(self, sources: StreamSources, cuts: Sequence[float]) -> tuple[float, StreamSources]:
         data = encode_stream(self.header, sources.updates, sources.head, **self.options)
-        whole = self._predict(data)
-        names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, whole.logits.shape[1])
-        temperature = find_temperature(whole) if names else 1.0
-        losses = [whole.loss_at(temperature)]
         smallest = describe(data)["head_bytes"]
-        for size in cuts:
-            halfway = int(math.sqrt(max(size, smallest) * len(data)))
-            losses.append(self._predict(cut(data, halfway)).loss_at(temperature))
-        return float(np.mean(losses)), sources.tempered(names, temperature)
+        sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
+        found = [self._predict(cut(data, size)) for size in sizes]
+        names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, found[0].logits.shape[1])
+        temperature = find_temperature(found) if names else 1.0
+        return _mean_loss(found, temperature), sources.tempered(names, temperature)
 
     def _predict(self, data: bytes) -> Predictions:
         batch_size = self.settings.finetune.eval_batch_size
@@ -100,16 +97,21 @@ def predict_decoded(
         return predict(adapted.model, data, device, batch_size)
 
 
-def find_temperature(found: Predictions) -> float:
-    """Return T*.
+def find_temperature(found: Sequence[Predictions]) -> float:
+    """Return T*, the one that is best for the mean over several streams' losses.
 
     >>> logits = torch.tensor([[4.0, 0.0]] * 4)
-    >>> round(find_temperature(Predictions(logits, torch.tensor([0, 0, 0, 1]))), 2)  # 4 / log 3, for odds of 3 to 1
+    >>> round(find_temperature([Predictions(logits, torch.tensor([0, 0, 0, 1]))]), 2)  # 4 / log 3, for odds of 3 to 1
     3.64
     """
     bounds = 0.0, math.log(LARGEST_TEMPERATURE)
-    best = math.exp(float(minimize_scalar(lambda log: found.loss_at(math.exp(log)), bounds=bounds, method="bounded").x))
-    return best if found.loss_at(best) < found.loss_at(1.0) else 1.0
+    best = minimize_scalar(lambda log: _mean_loss(found, math.exp(log)), bounds=bounds, method="bounded")
+    temperature = math.exp(float(best.x))
+    return temperature if _mean_loss(found, temperature) < _mean_loss(found, 1.0) else 1.0
+
+
+def _mean_loss(found: Sequence[Predictions], temperature: float) -> float:
+    return float(np.mean([own.loss_at(temperature) for own in found]))
 
 
 def last_layer(head: Mapping[str, npt.NDArray[Any]], num_labels: int) -> list[str]:

@@ -53,18 +53,18 @@ def random_predictions(seed: int) -> Predictions:
 @given(st.integers(0, 2**31 - 1))
 def test_no_temperature_has_less_loss(seed: int) -> None:
     found = random_predictions(seed)
-    best = found.loss_at(find_temperature(found))
+    best = found.loss_at(find_temperature([found]))
     assert best <= min(found.loss_at(float(other)) for other in np.geomspace(1.0, 4.0, 40)) + 1e-5
 
 
 def test_larger_logits_have_a_higher_temperature() -> None:
     found = random_predictions(0)
     larger = Predictions(1.5 * found.logits, found.labels)
-    assert find_temperature(larger) == pytest.approx(1.5 * find_temperature(found), rel=1e-3)
+    assert find_temperature([larger]) == pytest.approx(1.5 * find_temperature([found]), rel=1e-3)
 
 
 def test_logits_that_are_all_right_are_left_alone() -> None:
-    assert find_temperature(Predictions(torch.eye(3), torch.arange(3))) == 1.0
+    assert find_temperature([Predictions(torch.eye(3), torch.arange(3))]) == 1.0
 
 
 @pytest.mark.parametrize(
