@@ -90,10 +90,12 @@ def _module_routes(
 ) -> list[Route]:
     vectors = update.balanced()
     weights = np.asarray(update.weights, dtype=np.float64)
-    energies = [squared_norms(rows, metric) for rows, metric in zip(vectors, update.metric_pair, strict=True)]
+    # A fixed number of bits a number fixes the step, whatever an error does.
+    metrics = (None, None) if ladder.price is None else update.metric_pair
+    energies = [squared_norms(rows, metric) for rows, metric in zip(vectors, metrics, strict=True)]
     options: _ClimbOptions = {
         "rounding": rounding,
-        "metrics": update.metric_pair,
+        "metrics": metrics,
         "overhead_bytes": item_header_bits(layout, 2) / 8,
     }
     routes = climb(target, vectors, energies, weights, ladder, **options)

@@ -92,14 +92,6 @@ class ErrorMetric:
         parts = [rows[:, place].astype(np.float64) @ factor.astype(np.float64) for place, factor in self._blocks()]
         return np.concatenate(parts, axis=1)
 
-    def unweigh(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what `weigh` makes `rows` of."""
-        parts = [
-            np.linalg.solve(factor.astype(np.float64).T, rows[:, place].astype(np.float64).T).T
-            for place, factor in self._blocks()
-        ]
-        return np.concatenate(parts, axis=1)
-
     def _blocks(self) -> list[tuple[slice, NDArray[np.float32]]]:
         ends = np.cumsum([len(factor) for factor in self.factors]).tolist()
         return [(slice(end - len(factor), end), factor) for end, factor in zip(ends, self.factors, strict=True)]

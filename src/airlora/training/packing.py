@@ -14,6 +14,7 @@ from airlora.adapters import AdaptedModel, ModuleComponents, components_of
 from airlora.codec import (
     Bits,
     EncodeOptions,
+    ErrorMetric,
     HeadTensor,
     ModuleUpdate,
     StreamHeader,
@@ -28,6 +29,7 @@ from airlora.errors import SettingsError
 from airlora.training.batches import EncodedData
 from airlora.training.decoded import Judge
 from airlora.training.importance import measure_importance, measure_loss_rises, measure_path, measure_taylor
+from airlora.training.moments import measure_metrics
 from airlora.training.polish import Polished, SentItem, polish
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.sources import StreamSources
@@ -258,12 +260,17 @@ def stream_sources(
     *,
     calibration: EncodedData | None = None,
 ) -> StreamSources:
-    """Return the adapter's components, weighed, and its head; the arguments are those of `pack_adapter`."""
+    """Return the adapter's components, weighed, and its head; the arguments are those of `pack_adapter`.
+
+    With calibration data errors count by what a layer sees, see `measure_metrics`; `singular` stays as plain as it is.
+    """
     components = components_of(adapted)
     measured = None
+    metrics: Mapping[str, tuple[ErrorMetric, ErrorMetric]] = {}
     if importance != "singular" and calibration is not None:
         was = adapted.rank_pattern
         measured = _MEASURES[importance](adapted, calibration, device, settings.finetune.batch_size)
+        metrics = measure_metrics(adapted, calibration, device, settings.finetune.batch_size)
         adapted.set_ranks(was)
     weights = weigh_components(components, measured, importance)
     updates = {}
@@ -271,7 +278,7 @@ def stream_sources(
         singular, whole = module.singular_values, module.balanced()
         # Beyond a module's rank there is only rounding.
         rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
-        updates[name] = ModuleUpdate(whole.left, whole.right, weights[name]).first(rank)
+        updates[name] = ModuleUpdate(whole.left, whole.right, weights[name], metrics.get(name)).first(rank)
     head = adapted.head_state()
     return StreamSources(
         updates,

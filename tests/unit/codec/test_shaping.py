@@ -29,13 +29,6 @@ def test_the_norm_in_the_metric_is_that_of_the_damped_and_scaled_second_moment()
     assert squared_norms(rows, metric) == pytest.approx(np.einsum("ri,ij,rj->r", rows, damped, rows), rel=1e-5)
 
 
-def test_weighing_can_be_undone() -> None:
-    metric = ErrorMetric.of([correlated(12), correlated(8, seed=3)])
-    rows = np.random.default_rng(1).standard_normal((4, 20))
-    assert metric.size == 20
-    assert metric.unweigh(metric.weigh(rows)) == pytest.approx(rows, abs=1e-6)
-
-
 def test_blocks_are_the_whole_where_nothing_is_between_them() -> None:
     first, second = correlated(6), correlated(9, seed=2)
     whole = np.zeros((15, 15))
@@ -108,6 +101,17 @@ def test_balanced_vectors_are_of_one_length_in_the_metrics_and_keep_their_produc
     u, v = update.balanced()
     assert squared_norms(u, metrics[0]) == pytest.approx(squared_norms(v, metrics[1]), rel=1e-5)
     assert np.einsum("ri,rj->rij", u, v) == pytest.approx(np.einsum("ir,rj->rij", update.U, update.V), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_a_fixed_precision_is_that_of_the_numbers_whatever_they_do(make: Callable[..., Any], bits: int) -> None:
+    header, updates, tensors = make(layers=2, d=48)
+    metered = {
+        name: replace(own, metrics=tuple(ErrorMetric.of([correlated(size)]) for size in (len(own.U), own.V.shape[1])))
+        for name, own in updates.items()
+    }
+    sizes = [len(encode_stream(header, own, tensors, bits=bits)) for own in (updates, metered)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
 
 
 @pytest.mark.parametrize("layers", [1, 4])
