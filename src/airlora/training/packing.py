@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -53,6 +53,10 @@ MEASURED_FLOOR = 0.05
 
 SMALLEST_CUT_BYTES = 2000.0
 """Polishing draws no smaller cut: below it, little but the head has come."""
+
+POLISH_ROOM = 2.25
+"""Bytes of what is polished, rounded number by number, over those of the stream, where errors cancel in what a layer
+computes: so rough a rounding would be far too much noise to train under, and such a stream holds more components."""
 
 WHOLE_SHARE = 0.5
 """Share of the steps of polishing that take the whole of a stream that may be cut: most links carry it in the end."""
@@ -210,18 +214,19 @@ def pack_adapter(
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
         plan = preview_stream(header, sources.updates, sources.head, **options)
-        # At the price that the components were planned at: what was left out stays out.
-        options = {"price": plan.price, "layers": packing.num_layers}
+        if packing.max_bytes is None:
+            # At the price that the components were planned at: what was left out stays out.
+            options = {"price": plan.price, "layers": packing.num_layers}
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
             watcher.phase("polishing", packing.polish_steps)
-            plain = sources
-            sources = plain.replaced(
-                _polished(adapted, train, plan, list(plain.head), packing, settings, device, watcher)
+            before = sources
+            sources = before.replaced(
+                _polished(adapted, header, before, plan, options, train, packing, settings, device, watcher)
             )
             if calibration is not None:
                 judge = Judge(adapted, header, options, calibration, settings, device)
-                sources = judge.better(sources, plain, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
+                sources = judge.better(sources, before, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)
@@ -229,23 +234,32 @@ def pack_adapter(
 
 def _polished(
     adapted: AdaptedModel,
-    train: EncodedData,
+    header: StreamHeader,
+    sources: StreamSources,
     plan: StreamPreview,
-    head: Sequence[str],
+    options: EncodeOptions,
+    train: EncodedData,
     packing: Packing,
     settings: Settings,
     device: torch.device,
     watcher: Watcher,
 ) -> Polished:
+    """Return what is sent, polished under the rounding of `plan`, or one number by number that does as little harm."""
+    room = 1.0
+    if sources.has_metrics:
+        room, plain = POLISH_ROOM, sources.plain()
+        size = int(room * len(encode_stream(header, sources.updates, sources.head, **options)))
+        finer = preview_stream(header, plain.updates, plain.head, max_bytes=size, layers=packing.num_layers)
+        plan = finer if finer.items else plan
     return polish(
         adapted,
         train,
         [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
-        {name: plan.tensor_steps.get(name, 0.0) for name in head},
+        {name: plan.tensor_steps.get(name, 0.0) for name in sources.head},
         settings,
         device,
         steps=packing.polish_steps,
-        min_bytes=SMALLEST_CUT_BYTES,
+        min_bytes=room * SMALLEST_CUT_BYTES,
         whole_share=1.0 if packing.whole else WHOLE_SHARE,
         feature_weight=FEATURE_WEIGHT,
         on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
