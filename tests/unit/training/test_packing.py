@@ -1,0 +1,73 @@
+"""From a trained adapter to a stream of the size that was asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airlora.adapters import canonicalise
+from airlora.codec import decode_stream
+from airlora.config import Settings
+from airlora.ranks import RankPattern
+from airlora.training import FineTuner, Packing, Workbench, assemble, pack_adapter, packing, predict, stream_header
+from airlora.training.polish import Polished, SentItem, polish
+
+Trained = tuple[Settings, Workbench]
+SIZE = 2400
+
+
+@pytest.fixture(scope="module")
+def trained(make_settings: Callable[..., Settings]) -> Trained:
+    """An adapter after some steps, in canonical order."""
+    settings = make_settings(**{"finetune.steps": 60, "finetune.learning_rate": 0.03, "adapter.r_max": 8})
+    bench = assemble(settings)
+    tuner = FineTuner(bench.adapted, bench.train, settings, bench.device)
+    for _ in range(60):
+        tuner.train_step(RankPattern.constant(bench.adapted.shapes, 8))
+    canonicalise(bench.adapted)
+    return settings, bench
+
+
+def packed(trained: Trained, **options: Any) -> bytes:
+    settings, bench = trained
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
+    how = Packing(max_bytes=SIZE, **options)
+    data = {"calibration": bench.calibration, "train": bench.train}
+    return pack_adapter(bench.adapted, header, how, settings, bench.device, **data)
+
+
+@pytest.mark.parametrize("importance", ["path", "singular"])
+def test_a_polished_stream_has_the_size_that_was_asked_for(trained: Trained, importance: packing.Importance) -> None:
+    data = packed(trained, polish_steps=6, whole=True, importance=importance)
+    assert 0.85 * SIZE < len(data) < 1.1 * SIZE
+    assert decode_stream(data, strict=True).modules
+
+
+def test_polishing_in_layers_makes_no_larger_stream(trained: Trained) -> None:
+    assert len(packed(trained, polish_steps=3)) < 1.05 * len(packed(trained))
+
+
+def test_the_adapter_is_left_as_it_was(trained: Trained) -> None:
+    _, bench = trained
+    before = predict(bench.adapted.model, bench.calibration, bench.device).logits
+    packed(trained, polish_steps=3)
+    assert (predict(bench.adapted.model, bench.calibration, bench.device).logits == before).all()
+
+
+def trained_bytes(trained: Trained, monkeypatch: pytest.MonkeyPatch, importance: packing.Importance) -> float:
+    """Return what the components come to that polishing trains, as it rounds them."""
+    seen: list[list[SentItem]] = []
+
+    def watched(adapted: Any, train: Any, sent: list[SentItem], *rest: Any, **options: Any) -> Polished:
+        seen.append(sent)
+        return polish(adapted, train, sent, *rest, **options)
+
+    monkeypatch.setattr(packing, "polish", watched)
+    packed(trained, polish_steps=2, whole=True, importance=importance)
+    return sum(item.num_bytes for item in seen[0])
+
+
+def test_where_errors_cancel_polishing_has_more_room(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = trained_bytes(trained, monkeypatch, "path")
+    plain = trained_bytes(trained, monkeypatch, "singular")
+    assert plain < SIZE < roomy < packing.POLISH_ROOM * 1.1 * SIZE
