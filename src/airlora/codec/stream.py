@@ -94,12 +94,26 @@ class Encoding:
         self._updates, self._tensors = updates, {} if tensors is None else tensors
         verify_sources(header, self._updates, self._tensors)
         self.layout = Layout(header.modules, header.tensors, header.r_max)
-        self.ladder = resolve_precision(self._updates, self._tensors, **options)
         self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
+        self.ladder = resolve_precision(self._updates, self._tensors, **options)
+        wanted = options.get("max_bytes")
+        if wanted is not None and len(self.ladder.prices) > 1:
+            self._aim(header, wanted, options)
 
     def units(self, base: DecodedStream | None = None) -> list[Unit]:
         """Return what is sent, best first, to a device that holds `base`."""
         return encode_items(self.layout, self._updates, self._tensors, self.ladder, rounding=self._rounding, base=base)
+
+    def _aim(self, header: StreamHeader, wanted: int, options: EncodeOptions) -> None:
+        """Correct the ladder by what its layers come to, each of which codes what the last left; plans see one."""
+        aim = float(wanted)
+        for _ in range(_CORRECTIONS):
+            ratio = len(pack_stream(header, self.layout, self.units())) / wanted
+            if abs(ratio - 1) < _CLOSE:
+                break
+            aim /= ratio
+            corrected: EncodeOptions = {**options, "max_bytes": max(1, round(aim))}
+            self.ladder = resolve_precision(self._updates, self._tensors, **corrected)
 
 
 def decode_stream(
@@ -226,6 +240,8 @@ def resolve_precision(
 # Digests and fields beside the numbers, and the header; only to aim at `max_bytes`.
 _OVERHEAD = 1.03
 _HEAD_BYTES = 300
+_CORRECTIONS = 3
+_CLOSE = 0.03
 
 
 def verify_sources(
