@@ -94,8 +94,8 @@ class Encoding:
         self._updates, self._tensors = updates, {} if tensors is None else tensors
         verify_sources(header, self._updates, self._tensors)
         self.layout = Layout(header.modules, header.tensors, header.r_max)
-        self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
         self.ladder = resolve_precision(self._updates, self._tensors, **options)
+        self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
         wanted = options.get("max_bytes")
         if wanted is not None and len(self.ladder.prices) > 1:
             self._aim(header, wanted, options)
