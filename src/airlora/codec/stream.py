@@ -112,8 +112,10 @@ class Encoding:
             if abs(ratio - 1) < _CLOSE:
                 break
             aim /= ratio
-            corrected: EncodeOptions = {**options, "max_bytes": max(1, round(aim))}
-            self.ladder = resolve_precision(self._updates, self._tensors, **corrected)
+            closer: EncodeOptions = {**options, "max_bytes": min(max(1, round(aim)), 2**63 - 1)}
+            before, self.ladder = self.ladder, resolve_precision(self._updates, self._tensors, **closer)
+            if self.ladder == before:  # all is sent, or nothing is
+                break
 
 
 def decode_stream(
@@ -226,8 +228,8 @@ def resolve_precision(
         return Ladder(price, layers=layers)
     if not 0 < max_distortion < 1:
         raise CodecError.of("max_distortion", max_distortion, "a number above 0 and below 1")
-    if max_bytes is not None and max_bytes < 1:
-        raise CodecError.of("max_bytes", max_bytes, "a whole number, 1 or more")
+    if max_bytes is not None and not 1 <= max_bytes < 2**63:
+        raise CodecError.of("max_bytes", max_bytes, "a whole number, 1 or more and below 2^63")
 
     def is_enough(bought: Budgeted) -> bool:
         if max_bytes is not None:

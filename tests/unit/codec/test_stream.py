@@ -160,9 +160,16 @@ def test_the_loss_is_about_what_was_allowed(make: Make, share: float) -> None:
     assert 0.6 * share < loss_share(source, decode_stream(encode_stream(*source, max_distortion=share))) < 1.4 * share
 
 
+@pytest.mark.parametrize("layers", [1, 4])
 @pytest.mark.parametrize("max_bytes", [1500, 3000, 6000])
-def test_the_size_is_about_what_was_allowed(make: Make, max_bytes: int) -> None:
-    assert 0.8 * max_bytes < len(encode_stream(*make(d=128, rank=8), max_bytes=max_bytes)) < 1.15 * max_bytes
+def test_the_size_is_about_what_was_allowed(make: Make, max_bytes: int, layers: int) -> None:
+    data = encode_stream(*make(d=128, rank=8), max_bytes=max_bytes, layers=layers)
+    assert 0.8 * max_bytes < len(data) < 1.15 * max_bytes
+
+
+def test_more_room_than_all_takes_is_not_filled(make: Make) -> None:
+    source = make(d=128, rank=8)
+    assert encode_stream(*source, max_bytes=2**62, layers=4) == encode_stream(*source, max_bytes=10**9, layers=4)
 
 
 def test_a_plan_beats_one_precision_for_all_at_the_same_bytes(make: Make) -> None:
@@ -434,6 +441,8 @@ def test_any_segment_with_right_digests_decodes_or_is_refused(segment: bytes) ->
         ({"max_distortion": 0.0}, "max_distortion"),
         ({"max_distortion": 1.0}, "max_distortion"),
         ({"max_bytes": 0}, "max_bytes = 0"),
+        ({"max_bytes": 10**400, "layers": 2}, "max_bytes = 1000"),
+        ({"max_bytes": float("nan"), "layers": 2}, "max_bytes = nan"),
         ({"layers": 0}, "layers = 0"),
         ({"rounding": "up"}, "rounding = 'up'"),
     ],
