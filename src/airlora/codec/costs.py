@@ -70,7 +70,7 @@ def choose_tables(histograms: NDArray[np.float32]) -> tuple[NDArray[np.int64], N
     """
     rows, width = histograms.shape
     totals = np.maximum(histograms.sum(axis=1), 1)
-    # Counts, so finite: a matrix product of some builds of BLAS warns of what it computed beyond the end of a row.
+    # Not `@`, which was once seen to warn here, where all numbers are counts and so finite.
     means = np.einsum("rw,w->r", histograms, np.arange(width, dtype=np.float32)) / totals
     lengths = code_lengths()[:, :width]
     best = np.zeros(rows, dtype=np.int64)
