@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airlora.codec.header import StreamHeader
 from airlora.codec.items import Kind
 from airlora.codec.sources import HeadTensor, ModuleUpdate
-from airlora.codec.steps import step_size
 from airlora.codec.stream import EncodeOptions, Encoding
 
 __all__ = ["PreviewedItem", "StreamPreview", "preview_stream"]
+
+_Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +26,16 @@ class PreviewedItem:
     Args:
         module: Name of its module.
         index: Its place in the module.
-        steps: That its two vectors are rounded to once the item is there; 0 for floats.
+        u: What it is decoded to once the item is there, up to a factor that v makes up for: scaled as its source,
+            [d_out].
+        v: Likewise, [d_in].
         num_bytes: About what the item would take.
     """
 
     module: str
     index: int
-    steps: tuple[float, float]
+    u: _Array
+    v: _Array
     num_bytes: float
 
 
@@ -40,12 +45,12 @@ class StreamPreview:
 
     Args:
         items: Components and their refinements, in the order of sending.
-        tensor_steps: Finest step of the head's tensors that would be sent, by name; 0 for floats.
+        tensors: The head's tensors that would be sent, as they are decoded from the whole stream.
         price: Loss per byte that the plan was made at; None with a fixed number of bits.
     """
 
     items: tuple[PreviewedItem, ...]
-    tensor_steps: dict[str, float]
+    tensors: dict[str, _Array]
     price: float | None
 
 
@@ -58,17 +63,22 @@ def preview_stream(
     """Return what `encode_stream` would send for the same arguments; raises as it does."""
     encoding = Encoding(header, updates, tensors, **options)
     layout = encoding.layout
+    scales = {name: update.balance().astype(np.float32) for name, update in updates.items()}
     items: list[PreviewedItem] = []
-    tensor_steps: dict[str, float] = {}
-    num_sent = dict.fromkeys(header.modules, 0)
+    # What each component, or tensor, is decoded to so far.
+    sent: dict[str, list[_Array]] = {name: [] for name in layout.names}
     for unit in encoding.units():
         for item in unit.items:
-            name = layout.names[item.target]
-            steps = [step_size(part.step_index) if part.is_quantised else 0.0 for part in item.parts]
-            if not layout.is_module(item.target):
-                tensor_steps[name] = float(np.min(steps))
-                continue
-            index = item.index if item.kind == Kind.REFINE else num_sent[name]
-            num_sent[name] += item.kind == Kind.NEW
-            items.append(PreviewedItem(name, index, (steps[0], steps[item.groups]), unit.num_bytes / len(unit.items)))
-    return StreamPreview(tuple(items), tensor_steps, encoding.ladder.price)
+            name, own = layout.names[item.target], sent[layout.names[item.target]]
+            if item.kind == Kind.NEW:
+                own.append(item.values())
+                index = len(own) - 1
+            else:
+                index = item.index
+                own[index] = own[index] + item.values()
+            if layout.is_module(item.target):
+                u, v = np.split(own[index], [header.modules[name].d_out])
+                c = scales[name][index]
+                items.append(PreviewedItem(name, index, u / c, v * c, unit.num_bytes / len(unit.items)))
+    heads = {name: sent[name][0].reshape(shape) for name, shape in header.tensors.items() if sent[name]}
+    return StreamPreview(tuple(items), heads, encoding.ladder.price)

@@ -59,13 +59,18 @@ class ModuleUpdate:
         """Return its first `rank` components."""
         return replace(self, U=self.U[:, :rank], V=self.V[:rank], weights=self.weights[:rank])
 
+    def balance(self) -> NDArray[np.float64]:
+        """Return c, [r], with |c u| = |v / c| in the metrics; 1 where a vector is zero."""
+        pairs = zip((self.U.T, self.V), self.metric_pair, strict=True)
+        u, v = (np.sqrt(squared_norms(rows.astype(np.float32), metric)) for rows, metric in pairs)
+        present = (u > 0) & (v > 0)
+        return np.where(present, np.sqrt(v / np.where(present, u, 1)), 1.0)
+
     def balanced(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return u and v as rows, [r, d_out] and [r, d_in], scaled so that |u| = |v| in the metrics and u v^T stays."""
+        """Return c u and v / c as rows, [r, d_out] and [r, d_in], with c of `balance`."""
+        c = self.balance()[:, None]
         u, v = self.U.T.astype(np.float32), self.V.astype(np.float32)
-        norms = [np.sqrt(squared_norms(rows, own)) for rows, own in zip((u, v), self.metric_pair, strict=True)]
-        present = (norms[0] > 0) & (norms[1] > 0)
-        ratio = np.where(present, np.sqrt(norms[1] / np.where(present, norms[0], 1)), 1)
-        return u * ratio[:, None].astype(np.float32), v * (1 / ratio)[:, None].astype(np.float32)
+        return u * c.astype(np.float32), v * (1 / c).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from airlora.training.batches import EncodedData
 from airlora.training.decoded import Judge
 from airlora.training.importance import measure_importance, measure_loss_rises, measure_path, measure_taylor
 from airlora.training.moments import measure_metrics
-from airlora.training.polish import Polished, SentItem, polish
+from airlora.training.polish import Polished, polish
 from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.sources import StreamSources
 from airlora.training.stream_metadata import stream_metadata
@@ -54,9 +54,8 @@ MEASURED_FLOOR = 0.05
 SMALLEST_CUT_BYTES = 2000.0
 """Polishing draws no smaller cut: below it, little but the head has come."""
 
-POLISH_ROOM = 2.25
-"""Bytes of what is polished, rounded number by number, over those of the stream, where errors cancel in what a layer
-computes: so rough a rounding would be far too much noise to train under, and such a stream holds more components."""
+AIM_EVERY = 10
+"""Of so many roundings while polishing one finds anew what the size that is asked for allows; others keep its price."""
 
 WHOLE_SHARE = 0.5
 """Share of the steps of polishing that take the whole of a stream that may be cut: most links carry it in the end."""
@@ -205,7 +204,7 @@ def pack_adapter(
         SettingsError: Data are needed and missing.
         CodecError: What is asked for is not allowed.
     """
-    watcher = watcher or SilentWatcher()
+    active = watcher or SilentWatcher()
     if since is not None:
         verify_earlier(since, header)
     sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
@@ -219,11 +218,22 @@ def pack_adapter(
             options = {"price": plan.price, "layers": packing.num_layers}
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
-            watcher.phase("polishing", packing.polish_steps)
+            active.phase("polishing", packing.polish_steps)
             before = sources
-            sources = before.replaced(
-                _polished(adapted, header, before, plan, options, train, packing, settings, device, watcher)
+            polished = polish(
+                adapted,
+                train,
+                plan,
+                _Coder(header, before, options, plan.price),
+                settings,
+                device,
+                steps=packing.polish_steps,
+                min_bytes=SMALLEST_CUT_BYTES,
+                whole_share=1.0 if packing.whole else WHOLE_SHARE,
+                feature_weight=FEATURE_WEIGHT,
+                on_step=lambda step, loss: active.step(step, {"loss": loss}),
             )
+            sources = before.replaced(polished)
             if calibration is not None:
                 judge = Judge(adapted, header, options, calibration, settings, device)
                 sources = judge.better(sources, before, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
@@ -232,38 +242,32 @@ def pack_adapter(
     return encode_stream(header, sources.updates, sources.head, **options)
 
 
-def _polished(
-    adapted: AdaptedModel,
-    header: StreamHeader,
-    sources: StreamSources,
-    plan: StreamPreview,
-    options: EncodeOptions,
-    train: EncodedData,
-    packing: Packing,
-    settings: Settings,
-    device: torch.device,
-    watcher: Watcher,
-) -> Polished:
-    """Return what is sent, polished under the rounding of `plan`, or one number by number that does as little harm."""
-    room = 1.0
-    if sources.has_metrics:
-        room, plain = POLISH_ROOM, sources.plain()
-        size = int(room * len(encode_stream(header, sources.updates, sources.head, **options)))
-        finer = preview_stream(header, plain.updates, plain.head, max_bytes=size, layers=packing.num_layers)
-        plan = finer if finer.items else plan
-    return polish(
-        adapted,
-        train,
-        [SentItem(item.module, item.index, *item.steps, item.num_bytes) for item in plan.items],
-        {name: plan.tensor_steps.get(name, 0.0) for name in sources.head},
-        settings,
-        device,
-        steps=packing.polish_steps,
-        min_bytes=room * SMALLEST_CUT_BYTES,
-        whole_share=1.0 if packing.whole else WHOLE_SHARE,
-        feature_weight=FEATURE_WEIGHT,
-        on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
-    )
+@dataclass
+class _Coder:
+    """What the encoder makes of components while they are polished.
+
+    Args:
+        header: Of the stream.
+        sources: The adapter as it was.
+        options: How it will be coded.
+        price: That it would be coded at.
+    """
+
+    header: StreamHeader
+    sources: StreamSources
+    options: EncodeOptions
+    price: float | None
+    num_calls: int = 0
+
+    def __call__(self, polished: Polished) -> StreamPreview:
+        self.num_calls += 1
+        own = self.sources.replaced(polished)
+        options = self.options
+        if self.num_calls % AIM_EVERY:
+            options = {"price": self.price, "layers": options["layers"]}
+        found = preview_stream(self.header, own.updates, own.head, **options)
+        self.price = found.price
+        return found
 
 
 def stream_sources(

@@ -10,8 +10,11 @@ $$\min\ \mathbb{E}_{b}\Big[(1-\alpha)\,U(\hat W_b) + \alpha\,\mathrm{KL}(p_{W}\,
 
 Notation: b bytes of the cut, with probability `whole_share` those of the whole stream, B, and else log-uniform;
 \hat W_b the rounded components within b bytes; W the adapter as it was; U the task loss; alpha `TEACHER_SHARE`; beta
-`feature_weight`; h_l the output of layer l of L, padding left out.  The gradient passes rounding unchanged
-(straight-through).
+`feature_weight`; h_l the output of layer l of L, padding left out.
+
+The rounding is the encoder's own, with all that it does: which components are worth their bytes, a precision for each,
+errors that cancel.  It is asked every `ROUND_EVERY` steps; in between its errors stay what they were while the numbers
+move, and the gradient passes rounding unchanged (straight-through).
 
 Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions, Romero
 et al. 2015 (FitNets) for learning from layers; cuts drawn at random as in nested training.
@@ -32,37 +35,19 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, ModuleComponents, components_of
+from airlora.codec import PreviewedItem, StreamPreview
 from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.training.batches import BatchOrder, EncodedData
 from airlora.training.precision import pick_autocast
 
-__all__ = ["Polished", "SentItem", "polish"]
+__all__ = ["Polished", "polish"]
 
 TEACHER_SHARE = 0.5
 """alpha: between labels alone and the adapter's own predictions alone."""
 
-DEAD_ZONE = 0.15
-"""Values within .5 + this of a step are rounded to nothing: what rounding by rate and distortion comes to."""
-
-
-@dataclass(frozen=True, slots=True)
-class SentItem:
-    """A component as a stream will hold it, or a layer that refines it.
-
-    Args:
-        module: Name of its module.
-        index: Its place in the module, in canonical order.
-        left_step: Step that the column of the left factor is rounded to from then on; 0: not rounded.
-        right_step: The same of the right factor's row.
-        num_bytes: What the item takes in the stream.
-    """
-
-    module: str
-    index: int
-    left_step: float
-    right_step: float
-    num_bytes: float
+ROUND_EVERY = 5
+"""Steps for which the encoder's errors are taken to stay: as many cost about as much as asking it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +68,8 @@ class Polished:
 def polish(
     adapted: AdaptedModel,
     data: EncodedData,
-    sent: Sequence[SentItem],
-    head_steps: Mapping[str, float],
+    sent: StreamPreview,
+    preview: Callable[[Polished], StreamPreview],
     settings: Settings,
     device: torch.device,
     *,
@@ -100,8 +85,8 @@ def polish(
     Args:
         adapted: The model with the whole adapter, at any ranks.
         data: Training data.
-        sent: In the order of sending; within a module in canonical order, without a gap.
-        head_steps: Step of the head's tensors, by name; 0: not rounded.
+        sent: What the encoder makes of the adapter as it is; its components, and no others, are trained.
+        preview: What the encoder makes of what they have become.
         settings: Section `finetune`, and the seed.
         device: Where the model is.
         steps: How many; each costs about as much as a step of fine-tuning and a forward pass.
@@ -114,24 +99,23 @@ def polish(
     Raises:
         TrainingError: A loss is not finite.
         AdapterError: The adapter holds values that are not finite.
+        CodecError: Of `preview`.
     """
     was = adapted.rank_pattern
-    student = _Student(adapted, components_of(adapted), sent, head_steps, device)
+    student = _Student(adapted, components_of(adapted), sent, device)
     autocast = pick_autocast(settings.finetune.precision, device)
     optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
     order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed + 1)
     generator = np.random.default_rng(settings.seed)
-    ends = np.cumsum([item.num_bytes for item in sent])
-    low, high = math.log(min(min_bytes, ends[-1])), math.log(ends[-1])
-    losses = []
+    losses: list[float] = []
     adapted.model.eval()
     try:
         for step in range(steps):
+            if step and step % ROUND_EVERY == 0:
+                student.round_as(preview(student.result(losses)))
             batch = data.batch(order.take(), device)
             labels = batch.pop("labels")
-            drawn = math.exp(generator.uniform(low, high)) * (1 + 1e-9)
-            is_whole = generator.random() < whole_share
-            cut = len(sent) if is_whole else max(1, int(np.searchsorted(ends, drawn, side="right")))
+            cut, is_whole = student.draw(generator, min_bytes, whole_share)
             # What a short cut makes of the text cannot be what the whole adapter does.
             follows_layers = is_whole and feature_weight > 0
             adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
@@ -162,7 +146,7 @@ def polish(
             on_step(step + 1, losses[-1])
     finally:
         adapted.set_ranks(was)
-    return Polished(student.updates(), student.head(), losses)
+    return student.result(losses)
 
 
 def _feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -181,22 +165,8 @@ def _feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor], mask: T
     return torch.stack(distances).mean()
 
 
-class _Rounded(torch.autograd.Function):
-    """Round to a step with a dead zone; the gradient passes unchanged."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG004
-        scaled = values.abs() / steps.clamp(min=1e-30)
-        rounded = torch.sign(values) * torch.floor(scaled + 0.5 - DEAD_ZONE) * steps
-        return torch.where(steps > 0, rounded, values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
-
-
 class _Factor:
-    """A matrix whose slices along one axis are rounded to steps of their own, trained in units of their size.
+    """A matrix trained in units of the size of its slices along one axis.
 
     Args:
         values: The matrix, or a tensor of the head.
@@ -206,74 +176,77 @@ class _Factor:
     def __init__(self, values: Tensor, axis: int | None) -> None:
         others = [other for other in range(values.dim()) if other != axis]
         size = values.square().mean(dim=others, keepdim=True).sqrt()
-        self.size = torch.where(size > 0, size, torch.ones_like(size))
-        self.leaf = (values / self.size).clone().requires_grad_()
+        self._size = torch.where(size > 0, size, torch.ones_like(size))
+        self.leaf = (values / self._size).clone().requires_grad_()
 
     def exact(self) -> Tensor:
-        return self.leaf * self.size
-
-    def rounded(self, steps: Tensor) -> Tensor:
-        """Return the values rounded to `steps`, one per slice, or one for all."""
-        shaped = steps.reshape(self.size.shape)
-        result: Tensor = _Rounded.apply(self.exact(), shaped)  # type: ignore[no-untyped-call]
-        return result
+        return self.leaf * self._size
 
 
 class _Module:
-    """The components of one module that are sent, and how fine they are after any number of items.
+    """The components of one module, and what the encoder makes of them after any number of items.
 
     Args:
-        update: Balanced factors of the components that are sent.
-        events: For each component its items: place in the stream, left step, right step.
+        update: Balanced factors of the components that are trained.
+        device: Where they are.
     """
 
-    def __init__(
-        self, update: LowRankUpdate, events: Sequence[Sequence[tuple[int, float, float]]], device: torch.device
-    ) -> None:
+    def __init__(self, update: LowRankUpdate, device: torch.device) -> None:
         self.left = _Factor(_tensor(update.left, device), axis=1)
         self.right = _Factor(_tensor(update.right, device), axis=0)
-        layers = max(len(items) for items in events)
-        # Components of fewer items: the others never come.
-        table = np.asarray([[*items, *[(math.inf, 0.0, 0.0)] * (layers - len(items))] for items in events])
-        self._places, self._left_steps, self._right_steps = (
-            _tensor(part.T, device) for part in np.moveaxis(table, 2, 0)
+        self._device = device
+
+    def update(self) -> LowRankUpdate:
+        return LowRankUpdate(_array(self.left.exact()), _array(self.right.exact()))
+
+    def round_as(self, sent: Sequence[tuple[int, PreviewedItem]]) -> None:
+        """Take the encoder's items, each with its place in the stream."""
+        own = self.update()
+        layers: dict[int, list[tuple[int, PreviewedItem]]] = {}
+        for place, item in sent:
+            layers.setdefault(item.index, []).append((place, item))
+        depth = max(map(len, layers.values()), default=1)
+        # Items that never come have no place.
+        places = np.full((depth, own.rank), np.inf)
+        left, right = np.zeros((depth, own.rank, len(own.left))), np.zeros((depth, *own.right.shape))
+        for index, items in layers.items():
+            for layer, (place, item) in enumerate(items):
+                places[layer, index] = place
+                left[layer, index] = item.u - own.left[:, index]
+                right[layer, index] = item.v - own.right[index]
+        self._places, self._left_errors, self._right_errors = (
+            _tensor(part, self._device) for part in (places, left, right)
         )
 
     def at(self, cut: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return left factor, whether each component is there, and right factor after `cut` items."""
         num_items = (self._places < cut).sum(dim=0)
-        newest = (num_items - 1).clamp(min=0)[None]
-        left = self.left.rounded(self._left_steps.gather(0, newest))
-        right = self.right.rounded(self._right_steps.gather(0, newest))
+        newest, every = (num_items - 1).clamp(min=0), torch.arange(len(num_items), device=self._device)
+        left = self.left.exact() + self._left_errors[newest, every].T
+        right = self.right.exact() + self._right_errors[newest, every]
         return left, (num_items > 0).float(), right
 
 
 class _Student:
-    """The sent components and the head as leaves of the graph."""
+    """The components that are trained, and the head, as leaves of the graph."""
 
     def __init__(
         self,
         adapted: AdaptedModel,
         components: Mapping[str, ModuleComponents],
-        sent: Sequence[SentItem],
-        head_steps: Mapping[str, float],
+        sent: StreamPreview,
         device: torch.device,
     ) -> None:
-        events: dict[str, list[list[tuple[int, float, float]]]] = {name: [] for name in adapted.shapes}
-        for place, item in enumerate(sent):
-            own = events[item.module]
-            if item.index == len(own):
-                own.append([])
-            own[item.index].append((place, item.left_step, item.right_step))
-        self.ranks = [len(own) for own in events.values()]
+        ranks = dict.fromkeys(adapted.shapes, 0)
+        for item in sent.items:
+            ranks[item.module] = max(ranks[item.module], item.index + 1)
+        self.ranks = list(ranks.values())
         self._scale = adapted.scale
         self._modules = {}
-        for name, own in events.items():
-            if own:
+        for name, rank in ranks.items():
+            if rank:
                 whole = components[name].balanced()
-                self._modules[name] = _Module(
-                    LowRankUpdate(whole.left[:, : len(own)], whole.right[: len(own)]), own, device
-                )
+                self._modules[name] = _Module(LowRankUpdate(whole.left[:, :rank], whole.right[:rank]), device)
         names = {id(parameter): name for name, parameter in adapted.model.named_parameters()}
         self._parameters = {
             name: [names[id(part)] for part in (update.P, update.lam, update.Q)]
@@ -281,32 +254,56 @@ class _Student:
         }
         self._head_dtypes = {name: value.dtype for name, value in adapted.head_state().items()}
         self._head = {name: _Factor(value.detach().float(), axis=None) for name, value in adapted.head_state().items()}
-        self._head_steps = {name: _tensor(head_steps[name], device) for name in self._head}
+        self._device = device
+        self.round_as(sent)
 
     def parameters(self) -> list[Tensor]:
         factors = [factor for module in self._modules.values() for factor in (module.left, module.right)]
         return [factor.leaf for factor in (*factors, *self._head.values())]
 
+    def round_as(self, sent: StreamPreview) -> None:
+        """From now on, compute with the encoder's errors as they are in `sent`."""
+        self._ends = np.cumsum([item.num_bytes for item in sent.items])
+        placed: dict[str, list[tuple[int, PreviewedItem]]] = {name: [] for name in self._modules}
+        for place, item in enumerate(sent.items):
+            placed[item.module].append((place, item))
+        for name, module in self._modules.items():
+            module.round_as(placed[name])
+        # What is not sent is the model's own, which is not known to be this one.
+        self._head_errors = {
+            name: _tensor(sent.tensors[name] - _array(factor.exact()), self._device)
+            for name, factor in self._head.items()
+            if name in sent.tensors
+        }
+
+    def draw(self, generator: np.random.Generator, min_bytes: float, whole_share: float) -> tuple[int, bool]:
+        """Return a random cut, as a number of items, and whether it is the whole stream."""
+        total = float(self._ends[-1]) if len(self._ends) else min_bytes
+        drawn = math.exp(generator.uniform(math.log(min(min_bytes, total)), math.log(total))) * (1 + 1e-9)
+        if generator.random() < whole_share:
+            return len(self._ends), True
+        return max(1, int(np.searchsorted(self._ends, drawn, side="right"))), False
+
     def state(self, cut: int) -> dict[str, Tensor]:
         """Return the model's parameters with the first `cut` items as they will be decoded."""
-        state = {
-            name: factor.rounded(self._head_steps[name]).to(self._head_dtypes[name])
-            for name, factor in self._head.items()
-        }
+        state = {}
+        for name, factor in self._head.items():
+            error = self._head_errors.get(name)
+            exact = factor.exact()
+            state[name] = (exact if error is None else exact + error).to(self._head_dtypes[name])
         for name, module in self._modules.items():
             P, lam, Q = self._parameters[name]
             left, is_there, right = module.at(cut)
             state |= {P: left / self._scale, lam: is_there, Q: right}
         return state
 
-    def updates(self) -> dict[str, LowRankUpdate]:
-        return {
-            name: LowRankUpdate(_array(module.left.exact()), _array(module.right.exact()))
-            for name, module in self._modules.items()
-        }
-
-    def head(self) -> dict[str, npt.NDArray[np.float32]]:
-        return {name: _array(factor.exact()) for name, factor in self._head.items()}
+    def result(self, losses: Sequence[float]) -> Polished:
+        """Return the components and the head, not rounded."""
+        return Polished(
+            {name: module.update() for name, module in self._modules.items()},
+            {name: _array(factor.exact()) for name, factor in self._head.items()},
+            list(losses),
+        )
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:

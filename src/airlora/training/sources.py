@@ -24,15 +24,6 @@ class StreamSources:
     updates: dict[str, ModuleUpdate]
     head: dict[str, HeadTensor]
 
-    @property
-    def has_metrics(self) -> bool:
-        """Whether errors count by what a layer sees, rather than all alike."""
-        return any(own.metrics is not None for own in self.updates.values())
-
-    def plain(self) -> StreamSources:
-        """Return these with all errors counting alike."""
-        return StreamSources({name: replace(own, metrics=None) for name, own in self.updates.items()}, self.head)
-
     def cut(self, pattern: RankPattern) -> StreamSources:
         """Return what is left of it at these ranks."""
         return StreamSources({name: own.first(pattern[name]) for name, own in self.updates.items()}, self.head)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from airlora.adapters import canonicalise
-from airlora.codec import decode_stream
+from airlora.codec import StreamPreview, decode_stream, preview_stream
 from airlora.config import Settings
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Packing, Workbench, assemble, pack_adapter, packing, predict, stream_header
-from airlora.training.polish import Polished, SentItem, polish
+from airlora.training.polish import ROUND_EVERY
 
 Trained = tuple[Settings, Workbench]
 SIZE = 2400
@@ -31,7 +31,7 @@ def trained(make_settings: Callable[..., Settings]) -> Trained:
 def packed(trained: Trained, **options: Any) -> bytes:
     settings, bench = trained
     header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
-    how = Packing(max_bytes=SIZE, **options)
+    how = Packing(**{"max_bytes": SIZE, **options})
     data = {"calibration": bench.calibration, "train": bench.train}
     return pack_adapter(bench.adapted, header, how, settings, bench.device, **data)
 
@@ -55,20 +55,21 @@ def test_the_adapter_is_left_as_it_was(trained: Trained) -> None:
     assert (predict(bench.adapted.model, bench.calibration, bench.device).logits == before).all()
 
 
-def trained_bytes(trained: Trained, monkeypatch: pytest.MonkeyPatch, importance: packing.Importance) -> float:
-    """Return what the components come to that polishing trains, as it rounds them."""
-    seen: list[list[SentItem]] = []
+@pytest.mark.parametrize("options", [{}, {"max_bytes": None, "max_distortion": 0.4}])
+def test_polishing_asks_the_encoder_for_what_it_will_send(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    seen: list[StreamPreview] = []
 
-    def watched(adapted: Any, train: Any, sent: list[SentItem], *rest: Any, **options: Any) -> Polished:
-        seen.append(sent)
-        return polish(adapted, train, sent, *rest, **options)
+    def watched(*arguments: Any, **options: Any) -> StreamPreview:
+        seen.append(preview_stream(*arguments, **options))
+        return seen[-1]
 
-    monkeypatch.setattr(packing, "polish", watched)
-    packed(trained, polish_steps=2, whole=True, importance=importance)
-    return sum(item.num_bytes for item in seen[0])
-
-
-def test_where_errors_cancel_polishing_has_more_room(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    roomy = trained_bytes(trained, monkeypatch, "path")
-    plain = trained_bytes(trained, monkeypatch, "singular")
-    assert plain < SIZE < roomy < packing.POLISH_ROOM * 1.1 * SIZE
+    monkeypatch.setattr(packing, "preview_stream", watched)
+    aims = packing.AIM_EVERY
+    packed(trained, polish_steps=ROUND_EVERY * (aims + 1) + 1, whole=True, **options)
+    prices = [plan.price for plan in seen]
+    assert len(prices) == 1 + aims + 1
+    assert set(prices[:aims]) == {prices[0]}
+    assert prices[aims] == prices[aims + 1]
+    assert (prices[aims] != prices[0]) == ("max_bytes" not in options)
