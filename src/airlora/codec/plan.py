@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.coding import TRADEOFF, code_rows
+from airlora.codec.coding import TRADEOFF, Rounding, code_rows
 from airlora.codec.shaping import ErrorMetric, squared_norms
 from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
@@ -118,14 +118,19 @@ class _Rows:
     Args:
         updates: The components.
         tensors: The head.
+        rounding: How numbers are rounded.
         sample: About how many numbers of a vector are looked at; None: all, rounded in their metric.  A few cannot be,
             so then errors are what they would be if none were undone.
     """
 
     def __init__(
-        self, updates: Sequence[ModuleUpdate], tensors: Sequence[HeadTensor], sample: int | None = None
+        self,
+        updates: Sequence[ModuleUpdate],
+        tensors: Sequence[HeadTensor],
+        rounding: Rounding,
+        sample: int | None = None,
     ) -> None:
-        self._sample = sample
+        self._sample, self._rounding = sample, rounding
         self._rows: list[_Entry] = []
         for update in updates:
             for rows, metric in zip(update.balanced(), update.metric_pair, strict=True):
@@ -166,7 +171,8 @@ class _Rows:
 
     def _cost(self, entry: _Entry, price: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         steps = priced_steps(np.sqrt(entry.energies), entry.weights, price)
-        coded = code_rows(entry.rows, steps, metric=entry.metric if self._sample is None else None)
+        metric = entry.metric if self._sample is None else None
+        coded = code_rows(entry.rows, steps, rounding=self._rounding, metric=metric)
         errors = coded.squared_errors * entry.scales / np.maximum(entry.energies, _TINY)
         return coded.bits * (entry.length / entry.rows.shape[1]) / 8, entry.weights * np.minimum(errors, 1)
 
@@ -186,6 +192,7 @@ def find_price(
     tensors: Mapping[str, HeadTensor],
     *,
     is_enough: Callable[[Budgeted], bool],
+    rounding: Rounding = Rounding.RATE_DISTORTION,
 ) -> Budgeted:
     """Return the highest price that buys enough.
 
@@ -196,8 +203,9 @@ def find_price(
         updates: The components of each module.
         tensors: The head.
         is_enough: Whether what a price buys will do; must stay true as the price falls.
+        rounding: How numbers are rounded.
     """
-    sources = list(updates.values()), list(tensors.values())
+    sources = list(updates.values()), list(tensors.values()), rounding
     sample = _Rows(*sources, sample=_SAMPLE)
     found = _highest_price(sample.at, sample.total, is_enough)
     if any(update.metrics is not None for update in updates.values()):

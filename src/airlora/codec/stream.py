@@ -236,7 +236,7 @@ def resolve_precision(
             return bought.num_bytes * _OVERHEAD + _HEAD_BYTES >= max_bytes
         return bought.loss <= max_distortion * bought.total
 
-    return Ladder(find_price(updates, tensors, is_enough=is_enough).price, layers=layers)
+    return Ladder(find_price(updates, tensors, is_enough=is_enough, rounding=Rounding(rounding)).price, layers=layers)
 
 
 # Digests and fields beside the numbers, and the header; only to aim at `max_bytes`.

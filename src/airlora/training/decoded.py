@@ -69,7 +69,7 @@ class Judge:
         return found if loss <= other else alternative
 
     def _measured(self, sources: StreamSources, cuts: Sequence[float]) -> tuple[float, StreamSources]:
-        data = encode_stream(self.header, sources.updates, sources.head, **self.options)
+        data = encode_stream(self.header, sources.updates, sources.head, **sources.rounded(self.options))
         smallest = describe(data)["head_bytes"]
         sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
         found = [self._predict(cut(data, size)) for size in sizes]

@@ -54,7 +54,12 @@ MEASURED_FLOOR = 0.05
 SMALLEST_CUT_BYTES = 2000.0
 """Polishing draws no smaller cut: below it, little but the head has come."""
 
-AIM_EVERY = 10
+POLISH_ROOM = 2.25
+"""Bytes of the stream whose components are polished, chosen with all errors counting alike, over those of the stream
+where errors cancel.  By errors that cancel, hardly anything of a wide component may seem good enough; what trains under
+its rounding wants more."""
+
+AIM_EVERY = 5
 """Of so many roundings while polishing one finds anew what the size that is asked for allows; others keep its price."""
 
 WHOLE_SHARE = 0.5
@@ -216,6 +221,8 @@ def pack_adapter(
         if packing.max_bytes is None:
             # At the price that the components were planned at: what was left out stays out.
             options = {"price": plan.price, "layers": packing.num_layers}
+        if sources.has_metrics:
+            plan = _roomier(header, sources, plan, options)
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
             active.phase("polishing", packing.polish_steps)
@@ -224,7 +231,7 @@ def pack_adapter(
                 adapted,
                 train,
                 plan,
-                _Coder(header, before, options, plan.price),
+                _Coder(header, before, options),
                 settings,
                 device,
                 steps=packing.polish_steps,
@@ -237,9 +244,20 @@ def pack_adapter(
             if calibration is not None:
                 judge = Judge(adapted, header, options, calibration, settings, device)
                 sources = judge.better(sources, before, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
+    options = sources.rounded(options)
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)
     return encode_stream(header, sources.updates, sources.head, **options)
+
+
+def _roomier(
+    header: StreamHeader, sources: StreamSources, plan: StreamPreview, options: EncodeOptions
+) -> StreamPreview:
+    """Return what is polished where `plan` would be sent, see `POLISH_ROOM`."""
+    plain, size = sources.plain(), len(encode_stream(header, sources.updates, sources.head, **options))
+    room = int(POLISH_ROOM * size)
+    finer = preview_stream(header, plain.updates, plain.head, max_bytes=room, layers=options["layers"])
+    return finer if finer.items else plan
 
 
 @dataclass
@@ -250,23 +268,21 @@ class _Coder:
         header: Of the stream.
         sources: The adapter as it was.
         options: How it will be coded.
-        price: That it would be coded at.
     """
 
     header: StreamHeader
     sources: StreamSources
     options: EncodeOptions
-    price: float | None
-    num_calls: int = 0
+    _num_calls: int = 0
+    _price: float | None = None
 
     def __call__(self, polished: Polished) -> StreamPreview:
-        self.num_calls += 1
         own = self.sources.replaced(polished)
         options = self.options
-        if self.num_calls % AIM_EVERY:
-            options = {"price": self.price, "layers": options["layers"]}
-        found = preview_stream(self.header, own.updates, own.head, **options)
-        self.price = found.price
+        if self._num_calls % AIM_EVERY:
+            options = {"price": self._price, "layers": options["layers"]}
+        found = preview_stream(self.header, own.updates, own.head, **own.rounded(options))
+        self._num_calls, self._price = self._num_calls + 1, found.price
         return found
 
 

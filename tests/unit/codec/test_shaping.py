@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from airlora.codec import ErrorMetric, ModuleUpdate, cut, decode_stream, encode_stream
-from airlora.codec.coding import code_rows
+from airlora.codec.coding import Rounding, code_rows
 from airlora.codec.quantise import MAX_SYMBOL, round_nearest, round_rate_distortion
 from airlora.codec.shaping import DAMPING, round_shaped, squared_norms
 from airlora.errors import CodecError
@@ -50,8 +50,9 @@ def test_where_all_errors_count_alike_it_is_rounding_without_a_metric(moment: ND
     assert (shaped == round_rate_distortion(values, indices, tables, tradeoff=0.12)).all()
 
 
+@pytest.mark.parametrize("rounding", [Rounding.RATE_DISTORTION, Rounding.NEAREST])
 @pytest.mark.parametrize("bits", [1.0, 2.0, 3.0])
-def test_at_equal_bits_it_errs_less_in_the_metric(bits: float) -> None:
+def test_at_equal_bits_it_errs_less_in_the_metric(bits: float, rounding: Rounding) -> None:
     metric = ErrorMetric.of([correlated(128)])
     values = np.random.default_rng(3).standard_normal((40, 128)).astype(np.float32)
 
@@ -59,7 +60,7 @@ def test_at_equal_bits_it_errs_less_in_the_metric(bits: float) -> None:
         curve = []
         for index in range(-40, 40, 4):
             steps = np.full(40, index)
-            coded = code_rows(values, steps, metric=metric if shaped else None)
+            coded = code_rows(values, steps, rounding=rounding, metric=metric if shaped else None)
             gaps = coded.symbols * 2.0 ** (index / 16) - values
             curve.append((coded.bits.sum() / values.size, squared_norms(gaps, metric).sum()))
         rates, errors = np.array(curve[::-1]).T

@@ -68,8 +68,14 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
     monkeypatch.setattr(packing, "preview_stream", watched)
     aims = packing.AIM_EVERY
     packed(trained, polish_steps=ROUND_EVERY * (aims + 1) + 1, whole=True, **options)
-    prices = [plan.price for plan in seen]
-    assert len(prices) == 1 + aims + 1
+    # Before: the stream as it would be, and the roomier one, whose components are trained.
+    prices = [plan.price for plan in seen[2:]]
+    assert len(prices) == aims + 2
     assert set(prices[:aims]) == {prices[0]}
     assert prices[aims] == prices[aims + 1]
     assert (prices[aims] != prices[0]) == ("max_bytes" not in options)
+    assert set.union(*(components(plan) for plan in seen[2:])) <= components(seen[1])
+
+
+def components(plan: StreamPreview) -> set[tuple[str, int]]:
+    return {(item.module, item.index) for item in plan.items}

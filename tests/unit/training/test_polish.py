@@ -68,6 +68,14 @@ class Coder:
 def loss_of(bench: Workbench, found: Polished, coder: Coder) -> float:
     """Return the training loss with the components as they will be decoded; the bench's own adapter comes back."""
     state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
+    install(bench, found, coder)
+    result = evaluate(bench.adapted.model, bench.train, bench.device)
+    bench.adapted.model.load_state_dict(state)
+    return result.loss
+
+
+def install(bench: Workbench, found: Polished, coder: Coder) -> None:
+    """Let the model compute with the components as they will be decoded."""
     updates: dict[str, list[PreviewedItem]] = {}
     for item in coder(found).items:
         updates.setdefault(item.module, []).append(item)
@@ -76,9 +84,6 @@ def loss_of(bench: Workbench, found: Polished, coder: Coder) -> float:
         for name, own in updates.items()
     }
     install_updates(bench.adapted, factors, found.head)
-    result = evaluate(bench.adapted.model, bench.train, bench.device)
-    bench.adapted.model.load_state_dict(state)
-    return result.loss
 
 
 def run(trained: tuple[Settings, Workbench], coder: Coder, steps: int, **options: Any) -> Polished:
@@ -98,8 +103,10 @@ def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings
 
 def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
     _, bench = trained
+    coder = Coder(step=0.5)
     without, followed = (
-        features_of(bench, run(trained, Coder(), 60, whole_share=1.0, feature_weight=weight)) for weight in (0.0, 30.0)
+        features_of(bench, run(trained, coder, 60, whole_share=1.0, feature_weight=weight), coder)
+        for weight in (0.0, 30.0)
     )
     assert followed < 0.9 * without
 
@@ -129,14 +136,14 @@ def test_steps_that_take_the_whole_follow_layers_and_only_they(
         assert min(cuts) < len(sent)
 
 
-def features_of(bench: Workbench, found: Polished) -> float:
+def features_of(bench: Workbench, found: Polished, coder: Coder) -> float:
     """Return how far the last layer's output is from that of the bench's own adapter."""
     batch = bench.train.batch(np.arange(64), bench.device)
     batch.pop("labels")
     state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
     with torch.no_grad():
         wanted = bench.adapted.model(**batch, output_hidden_states=True).hidden_states[-1]
-        install_updates(bench.adapted, found.updates, found.head)
+        install(bench, found, coder)
         got = bench.adapted.model(**batch, output_hidden_states=True).hidden_states[-1]
     bench.adapted.model.load_state_dict(state)
     bench.adapted.set_ranks([bench.adapted.r_max] * len(bench.adapted.shapes))
@@ -205,10 +212,10 @@ def test_the_encoder_is_asked_again_and_the_model_computes_with_what_it_says(
         return states[-1]
 
     monkeypatch.setattr(_Student, "state", spy)
-    first, steps = Coder().first(bench), 2 * ROUND_EVERY + 1
+    first, steps = Coder().first(bench), ROUND_EVERY + 1
     polish(bench.adapted, bench.train, first, preview, settings, bench.device, steps=steps, whole_share=1.0)
     assert len(given) == 2
-    for place, polished in enumerate(given, start=1):
+    for place, polished in enumerate(given):
         for item in Coder()(polished).items:
             P, _, Q = (states[place * ROUND_EVERY][name].detach() for name in parameter_names(bench, item.module))
             np.testing.assert_allclose(P[:, item.index] * bench.adapted.scale, item.u, atol=1e-5)
