@@ -273,7 +273,7 @@ class _Planner:
         def encoded(packing: Packing) -> bytes:
             # One layer: the stream is for this link alone.
             options = replace(packing, layers=1).options(has_head=bool(sources.head))
-            return encode_stream(self._header, sources.updates, sources.head, **options)
+            return encode_stream(self._header, sources.updates, sources.head, **sources.rounded(options))
 
         if bits != "auto":
             return encoded(Packing(bits=bits))

@@ -209,7 +209,7 @@ def pack_adapter(
         SettingsError: Data are needed and missing.
         CodecError: What is asked for is not allowed.
     """
-    active = watcher or SilentWatcher()
+    told = watcher or SilentWatcher()
     if since is not None:
         verify_earlier(since, header)
     sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
@@ -221,11 +221,11 @@ def pack_adapter(
         if packing.max_bytes is None:
             # At the price that the components were planned at: what was left out stays out.
             options = {"price": plan.price, "layers": packing.num_layers}
-        if sources.has_metrics:
-            plan = _roomier(header, sources, plan, options)
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
-            active.phase("polishing", packing.polish_steps)
+            if sources.has_metrics:
+                plan = _roomier(header, sources, plan, options)
+            told.phase("polishing", packing.polish_steps)
             before = sources
             polished = polish(
                 adapted,
@@ -238,7 +238,7 @@ def pack_adapter(
                 min_bytes=SMALLEST_CUT_BYTES,
                 whole_share=1.0 if packing.whole else WHOLE_SHARE,
                 feature_weight=FEATURE_WEIGHT,
-                on_step=lambda step, loss: active.step(step, {"loss": loss}),
+                on_step=lambda step, loss: told.step(step, {"loss": loss}),
             )
             sources = before.replaced(polished)
             if calibration is not None:
