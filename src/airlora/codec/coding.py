@@ -25,9 +25,9 @@ _SHAPED_PASSES = 2
 class Rounding(enum.StrEnum):
     """How numbers are rounded; where errors count in a metric, the first two correct a number for the ones before.
 
-    With such a correction `NEAREST` does less harm for its bytes: to go towards zero, as `RATE_DISTORTION` does, errs
-    on the same side time and again, which later numbers do not undo.  Training under the rounding makes up for that,
-    and then its fewer bits count.
+    By the metric `RATE_DISTORTION` is the better of the two for its bytes.  But numbers that go towards zero make every
+    vector shorter, and what all components do alike adds up, which a metric over one vector does not see: decoded,
+    `NEAREST` does less harm.  Training under the rounding makes up for the length, and then the fewer bits count.
     """
 
     RATE_DISTORTION = "rate-distortion"
@@ -67,7 +67,7 @@ def code_rows(
         step_indices: One per row.
         rounding: How.
         generator: For stochastic rounding; by default one seeded with 0.
-        metric: In which errors count, and which rounding by rate and distortion makes small; None: all alike.
+        metric: In which errors count; None: all alike.
     """
     rows, length = values.shape
     generator = np.random.default_rng(0) if generator is None else generator
@@ -75,6 +75,8 @@ def code_rows(
         np.empty((rows, length), dtype=np.int32), np.empty(rows, dtype=np.int64), np.empty(rows), np.empty(rows)
     )
     per_chunk = max(1, _CHUNK // max(length, 1))
+    tradeoff = TRADEOFF if rounding is Rounding.RATE_DISTORTION else 0.0
+    passes = _num_passes(rounding, is_shaped=metric is not None)
     for start in range(0, rows, per_chunk):
         place = slice(start, start + per_chunk)
         chunk, steps = values[place], step_indices[place]
@@ -83,19 +85,22 @@ def code_rows(
         else:
             symbols = round_nearest(chunk, steps)
         tables, bits = choose_tables(row_histograms(symbols))
-        if rounding is Rounding.NEAREST and metric is not None:
-            symbols = round_shaped(chunk, steps, tables, metric, tradeoff=0.0)
+        # Shaped rounding spreads the numbers, so its tables are its own: where they weigh in, it is done again.
+        for _ in range(passes):
+            if metric is None:
+                symbols = round_rate_distortion(chunk, steps, tables, tradeoff=tradeoff)
+            else:
+                symbols = round_shaped(chunk, steps, tables, metric, tradeoff=tradeoff)
             tables, bits = choose_tables(row_histograms(symbols))
-        if rounding is Rounding.RATE_DISTORTION:
-            # Shaped rounding spreads the numbers, so its tables are its own.
-            for _ in range(1 if metric is None else _SHAPED_PASSES):
-                if metric is None:
-                    symbols = round_rate_distortion(chunk, steps, tables, tradeoff=TRADEOFF)
-                else:
-                    symbols = round_shaped(chunk, steps, tables, metric, tradeoff=TRADEOFF)
-                tables, bits = choose_tables(row_histograms(symbols))
         gaps = dequantise(symbols, steps)
         gaps -= chunk
         result.symbols[place], result.tables[place], result.bits[place] = symbols, tables, bits
         result.squared_errors[place] = squared_norms(gaps, metric)
     return result
+
+
+def _num_passes(rounding: Rounding, *, is_shaped: bool) -> int:
+    """Return how often numbers are rounded again after the first time, which goes to the nearest or is random."""
+    if rounding is Rounding.RATE_DISTORTION:
+        return _SHAPED_PASSES if is_shaped else 1
+    return int(rounding is Rounding.NEAREST and is_shaped)

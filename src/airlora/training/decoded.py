@@ -38,12 +38,12 @@ LARGEST_TEMPERATURE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Compares what streams of one size come to on samples that the adapter was not fitted to.
+    """Compares what streams come to on samples that the adapter was not fitted to.
 
     Args:
         adapted: The model, which is left as it was.
         header: Of the streams.
-        options: How they are coded.
+        options: How they are coded, if nothing else is said.
         data: The samples.
         settings: Section `finetune`.
         device: Where the model is.
@@ -56,7 +56,14 @@ class Judge:
     settings: Settings
     device: torch.device
 
-    def better(self, first: StreamSources, second: StreamSources, *, cuts: Sequence[float] = ()) -> StreamSources:
+    def better(
+        self,
+        first: StreamSources,
+        second: StreamSources,
+        *,
+        cuts: Sequence[float] = (),
+        second_options: EncodeOptions | None = None,
+    ) -> StreamSources:
         """Return the sources whose stream has the lower loss, each at its best temperature; the first if level.
 
         Args:
@@ -64,12 +71,16 @@ class Judge:
             second: Another one.
             cuts: Sizes in bytes between which and the whole stream it may be cut: halfway to each, on a scale of
                 ratios, is measured too and all count alike.
+            second_options: How the second is coded.
         """
-        (loss, found), (other, alternative) = self._measured(first, cuts), self._measured(second, cuts)
+        loss, found = self._measured(first, self.options, cuts)
+        other, alternative = self._measured(second, second_options or self.options, cuts)
         return found if loss <= other else alternative
 
-    def _measured(self, sources: StreamSources, cuts: Sequence[float]) -> tuple[float, StreamSources]:
-        data = encode_stream(self.header, sources.updates, sources.head, **sources.rounded(self.options))
+    def _measured(
+        self, sources: StreamSources, options: EncodeOptions, cuts: Sequence[float]
+    ) -> tuple[float, StreamSources]:
+        data = encode_stream(self.header, sources.updates, sources.head, **sources.rounded(options))
         smallest = describe(data)["head_bytes"]
         sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
         found = [self._predict(cut(data, size)) for size in sizes]

@@ -213,7 +213,7 @@ def pack_adapter(
     if since is not None:
         verify_earlier(since, header)
     sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
-    options = packing.options(has_head=bool(sources.head))
+    asked = options = packing.options(has_head=bool(sources.head))
     if packing.polish_steps:
         if train is None:
             raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
@@ -243,7 +243,10 @@ def pack_adapter(
             sources = before.replaced(polished)
             if calibration is not None:
                 judge = Judge(adapted, header, options, calibration, settings, device)
-                sources = judge.better(sources, before, cuts=() if packing.whole else (SMALLEST_CUT_BYTES,))
+                cuts = () if packing.whole else (SMALLEST_CUT_BYTES,)
+                sources = judge.better(sources, before, cuts=cuts, second_options=asked)
+                # What polishing has not helped is coded as if there had been none.
+                options = options if sources.is_polished else asked
     options = sources.rounded(options)
     if since is not None:
         return encode_delta(since, header, sources.updates, sources.head, **options)

@@ -13,8 +13,8 @@ Notation: b bytes of the cut, with probability `whole_share` those of the whole 
 `feature_weight`; h_l the output of layer l of L, padding left out.
 
 The rounding is the encoder's own, with all that it does: which components are worth their bytes, a precision for each,
-errors that cancel.  It is asked every `ROUND_EVERY` steps; in between its errors stay what they were while the numbers
-move, and the gradient passes rounding unchanged (straight-through).
+errors that cancel.  It is asked every few steps, see `round_every`; in between its errors stay what they were while the
+numbers move, and the gradient passes rounding unchanged (straight-through).
 
 Source: Bengio et al. 2013 for the straight-through gradient, Hinton et al. 2015 for learning from predictions, Romero
 et al. 2015 (FitNets) for learning from layers; cuts drawn at random as in nested training.
@@ -41,13 +41,16 @@ from airlora.errors import TrainingError
 from airlora.training.batches import BatchOrder, EncodedData
 from airlora.training.precision import pick_autocast
 
-__all__ = ["Polished", "polish"]
+__all__ = ["Polished", "polish", "round_every"]
 
 TEACHER_SHARE = 0.5
 """alpha: between labels alone and the adapter's own predictions alone."""
 
 ROUND_EVERY = 10
-"""Steps for which the encoder's errors are taken to stay: as many cost twice what asking it once does."""
+"""Most steps for which the encoder's errors are taken to stay: as many cost twice what asking it once does."""
+
+MIN_ROUNDINGS = 20
+"""How often it is asked in fewer steps, in which the numbers move as far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def polish(
     adapted.model.eval()
     try:
         for step in range(steps):
-            if step % ROUND_EVERY == 0:
+            if step % round_every(steps) == 0:
                 student.round_as(preview(student.result(losses)))
             batch = data.batch(order.take(), device)
             labels = batch.pop("labels")
@@ -147,6 +150,15 @@ def polish(
     finally:
         adapted.set_ranks(was)
     return student.result(losses)
+
+
+def round_every(steps: int) -> int:
+    """Return after how many steps the encoder is asked again.
+
+    >>> [round_every(steps) for steps in (5, 60, 200, 800)]
+    [1, 3, 10, 10]
+    """
+    return max(1, min(ROUND_EVERY, steps // MIN_ROUNDINGS))
 
 
 def _feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor], mask: Tensor) -> Tensor:

@@ -69,6 +69,18 @@ def test_at_equal_bits_it_errs_less_in_the_metric(bits: float, rounding: Roundin
     assert snr_db(True) > snr_db(False) + 1.0
 
 
+def test_to_the_nearest_vectors_keep_more_of_their_length() -> None:
+    metric = ErrorMetric.of([correlated(128)])
+    values = np.random.default_rng(5).standard_normal((40, 128)).astype(np.float32)
+    steps = np.full(40, 16)  # of twice their root mean square
+    kept = {}
+    for rounding in (Rounding.RATE_DISTORTION, Rounding.NEAREST):
+        decoded = 2.0 * code_rows(values, steps, rounding=rounding, metric=metric).symbols
+        kept[rounding] = np.sum(metric.weigh(decoded) * metric.weigh(values)) / squared_norms(values, metric).sum()
+    assert kept[Rounding.RATE_DISTORTION] < kept[Rounding.NEAREST] - 0.1
+    assert kept[Rounding.NEAREST] < 1.0
+
+
 def test_what_cannot_be_coded_is_clipped() -> None:
     values = np.array([[1e9, -1e9, 1.0]], dtype=np.float32)
     symbols = round_shaped(values, np.array([0]), np.array([0]), ErrorMetric.of([np.eye(3)]), tradeoff=0.1)

@@ -1,16 +1,17 @@
 """From a trained adapter to a stream of the size that was asked for."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from airlora.adapters import canonicalise
-from airlora.codec import StreamPreview, decode_stream, preview_stream
+from airlora.codec import EncodeOptions, Rounding, StreamPreview, decode_stream, encode_stream, preview_stream
 from airlora.config import Settings
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Packing, Workbench, assemble, pack_adapter, packing, predict, stream_header
-from airlora.training.polish import ROUND_EVERY
+from airlora.training.decoded import Judge
+from airlora.training.sources import StreamSources
 
 Trained = tuple[Settings, Workbench]
 SIZE = 2400
@@ -67,7 +68,7 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
 
     monkeypatch.setattr(packing, "preview_stream", watched)
     aims = packing.AIM_EVERY
-    packed(trained, polish_steps=ROUND_EVERY * (aims + 1) + 1, whole=True, **options)
+    packed(trained, polish_steps=aims + 2, whole=True, **options)
     # Before: the stream as it would be, and the roomier one, whose components are trained.
     prices = [plan.price for plan in seen[2:]]
     assert len(prices) == aims + 2
@@ -75,6 +76,44 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
     assert prices[aims] == prices[aims + 1]
     assert (prices[aims] != prices[0]) == ("max_bytes" not in options)
     assert set.union(*(components(plan) for plan in seen[2:])) <= components(seen[1])
+
+
+def settings_of_encoding(trained: Trained, monkeypatch: pytest.MonkeyPatch, **options: Any) -> EncodeOptions:
+    """Return how the stream that is returned was coded."""
+    seen: list[EncodeOptions] = []
+
+    def watched(*arguments: Any, **options: Any) -> bytes:
+        seen.append(cast("EncodeOptions", options))
+        return encode_stream(*arguments, **options)
+
+    monkeypatch.setattr(packing, "encode_stream", watched)
+    packed(trained, **options)
+    return seen[-1]
+
+
+def test_only_what_trains_under_it_is_rounded_towards_zero(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = settings_of_encoding(trained, monkeypatch)
+    assert how["rounding"] == Rounding.NEAREST
+    how = settings_of_encoding(trained, monkeypatch, importance="singular")
+    assert how["rounding"] == Rounding.RATE_DISTORTION
+    assert "rounding" not in settings_of_encoding(trained, monkeypatch, bits=8, max_bytes=None)
+
+
+@pytest.mark.parametrize("has_helped", [True, False])
+def test_what_polishing_has_not_helped_is_coded_as_if_there_had_been_none(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, has_helped: bool
+) -> None:
+    def better(_judge: Judge, first: StreamSources, second: StreamSources, **_options: Any) -> StreamSources:
+        return first if has_helped else second
+
+    asked = settings_of_encoding(trained, monkeypatch, max_bytes=None, max_distortion=0.4)
+    monkeypatch.setattr(Judge, "better", better)
+    how = settings_of_encoding(trained, monkeypatch, max_bytes=None, max_distortion=0.4, polish_steps=2)
+    if has_helped:
+        assert how["rounding"] == Rounding.RATE_DISTORTION
+        assert "price" in how
+    else:
+        assert how == asked
 
 
 def components(plan: StreamPreview) -> set[tuple[str, int]]:

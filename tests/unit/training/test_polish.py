@@ -13,7 +13,7 @@ from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.ranks import RankPattern
 from airlora.training import FineTuner, Workbench, assemble, evaluate
-from airlora.training.polish import ROUND_EVERY, Polished, _feature_distance, _Student, polish
+from airlora.training.polish import Polished, _feature_distance, _Student, polish, round_every
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings
 
 def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
     _, bench = trained
-    coder = Coder(step=0.5)
+    coder = Coder()
     without, followed = (
         features_of(bench, run(trained, coder, 60, whole_share=1.0, feature_weight=weight), coder)
         for weight in (0.0, 30.0)
@@ -212,12 +212,15 @@ def test_the_encoder_is_asked_again_and_the_model_computes_with_what_it_says(
         return states[-1]
 
     monkeypatch.setattr(_Student, "state", spy)
-    first, steps = Coder().first(bench), ROUND_EVERY + 1
+    # As often as `round_every` says for that many.
+    first, steps = Coder().first(bench), 42
     polish(bench.adapted, bench.train, first, preview, settings, bench.device, steps=steps, whole_share=1.0)
-    assert len(given) == 2
+    assert len(given) == 21
     for place, polished in enumerate(given):
         for item in Coder()(polished).items:
-            P, _, Q = (states[place * ROUND_EVERY][name].detach() for name in parameter_names(bench, item.module))
+            P, _, Q = (
+                states[place * round_every(steps)][name].detach() for name in parameter_names(bench, item.module)
+            )
             np.testing.assert_allclose(P[:, item.index] * bench.adapted.scale, item.u, atol=1e-5)
             np.testing.assert_allclose(Q[item.index], item.v, atol=1e-5)
 
