@@ -279,6 +279,7 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
         rows=[_cells(row) for row in rows],
         methods=CURVE_METHODS,
         num_runs=max(row.num_runs for row in rows),
+        has_full=any(row.series == "full 32 bit" for row in rows),
     )
     write_bytes(folder / "results.json", (json.dumps(curve_results(rows), indent=1) + "\n").encode())
     write_bytes(folder / "curve.svg", figure.encode())

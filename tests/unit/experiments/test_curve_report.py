@@ -1,12 +1,13 @@
 import io
 import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from airlora.errors import SettingsError
 from airlora.experiments import CurvePoint, CurveRow, byte_saving, curve_findings, summarise_curve
-from airlora.experiments.curve_report import curve_figure, curve_table, smallest_close
+from airlora.experiments.curve_report import curve_figure, curve_table, smallest_close, write_curve_report
 
 
 def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
@@ -122,6 +123,14 @@ def test_the_figure_names_every_series() -> None:
     figure = curve_figure(rows)
     for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, head included"):
         assert name in figure
+
+
+@pytest.mark.parametrize("has_full", [True, False])
+def test_the_page_tells_of_what_was_measured_alone(tmp_path: Path, has_full: bool) -> None:
+    rows = [*line("unpolished", 1.0), *([row("full 32 bit", 1e6, 0.9)] if has_full else [])]
+    page = write_curve_report(rows, tmp_path, command="airlora curve").read_text(encoding="utf-8")
+    assert ("What came out" in page) == has_full
+    assert ("Dotted: the whole adapter." in page) == has_full
 
 
 def test_eighty_columns_hold_the_widest_table_whole() -> None:
