@@ -60,6 +60,8 @@ def test_a_fine_stream_is_the_whole_adapter(
         ["--polish", "3"],
         ["--importance", "singular"],
         ["--polish", "3", "--whole"],
+        ["--importance", "path"],
+        ["--importance", "gradient"],
         ["--importance", "combined"],
         ["--importance", "taylor"],
         ["--importance", "measured"],

@@ -43,7 +43,7 @@ def publish(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
-    importance: Importance = "path",
+    importance: Importance = "balanced",
     model: Model = None,
     keys: Keys = None,
     as_json: Json = False,

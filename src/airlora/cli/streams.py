@@ -36,7 +36,8 @@ Polish = Annotated[
 Importance = Annotated[
     str,
     typer.Option(
-        metavar="I", help="Of a component: `path`, `combined`, `gradient`, `taylor`, `measured` or `singular`."
+        metavar="I",
+        help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`.",
     ),
 ]
 
@@ -52,7 +53,7 @@ def pack(
     whole: Annotated[
         bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
     ] = False,
-    importance: Importance = "path",
+    importance: Importance = "balanced",
     since: Since = None,
     as_json: Json = False,
 ) -> None:

@@ -14,6 +14,9 @@ $$w_k = \frac{a_k}{2 \sum_j a_j} + \frac{b_k}{2 \sum_j b_j}, \qquad
 
 is what `measure_path` gives: the first term is right where little is sent, the second where little is missing.
 
+A stream of a few hundred kilobits lies between: many components, all rough.  There neither alone is best, but the
+geometric mean of both, `measure_balanced`: what counts on the way and still counts at the end.
+
 Notation: g_k the loss's gradient with respect to the gate of component k, see `ImportanceAccumulator`; U the task loss.
 
 Source: Sundararajan et al. 2017 (integrated gradients).
@@ -33,6 +36,7 @@ from airlora.training.batches import EncodedData
 __all__ = [
     "PathGradients",
     "integrate_gates",
+    "measure_balanced",
     "measure_explained_variance",
     "measure_importance",
     "measure_loss_rises",
@@ -68,6 +72,17 @@ def measure_importance(
     gradient, says `ImportanceAccumulator`.
     """
     return _accumulate(adapted, data, device, batch_size).squared_gradient()
+
+
+def measure_balanced(
+    adapted: AdaptedModel, data: EncodedData, device: torch.device, batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Return the geometric mean of `measure_path` and `measure_importance`, float64 [num_modules, r_max].
+
+    Costs `PATH_POINTS` + 1 forward and backward passes over `data`.
+    """
+    way = measure_path(adapted, data, device, batch_size)
+    return np.sqrt(way * measure_importance(adapted, data, device, batch_size))
 
 
 def measure_taylor(

@@ -28,7 +28,13 @@ from airlora.config import Settings
 from airlora.errors import SettingsError
 from airlora.training.batches import EncodedData
 from airlora.training.decoded import Judge
-from airlora.training.importance import measure_importance, measure_loss_rises, measure_path, measure_taylor
+from airlora.training.importance import (
+    measure_balanced,
+    measure_importance,
+    measure_loss_rises,
+    measure_path,
+    measure_taylor,
+)
 from airlora.training.moments import measure_metrics
 from airlora.training.polish import Polished, polish
 from airlora.training.progress import SilentWatcher, Watcher
@@ -45,7 +51,7 @@ __all__ = [
     "weigh_components",
 ]
 
-Importance = Literal["path", "combined", "gradient", "taylor", "measured", "singular"]
+Importance = Literal["balanced", "path", "gradient", "combined", "taylor", "measured", "singular"]
 """What a component's weight is made of, see `weigh_components`."""
 
 MEASURED_FLOOR = 0.05
@@ -90,7 +96,7 @@ class Packing:
     layers: int = 4
     polish_steps: int = 0
     whole: bool = False
-    importance: Importance = "path"
+    importance: Importance = "balanced"
 
     def options(self, *, has_head: bool) -> EncodeOptions:
         """Return what the codec is asked for."""
@@ -127,21 +133,22 @@ def weigh_components(
 
     | importance | weight | costs |
     |---|---|---|
-    | singular | $\sigma^2$: what the update loses without it | nothing |
-    | gradient | $\overline{g^2}$: squared gradient of its gate, to second order what the loss gains | a pass |
-    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of both | a pass |
+    | balanced | the geometric mean of `path` and `gradient` | 5 passes |
     | path | what it takes off the loss on the way from no component to all, see `measure_path` | 4 passes |
+    | gradient | $\overline{g^2}$: squared gradient of its gate, to second order what the loss gains | a pass |
+    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of `singular` and `gradient` | a pass |
+    | singular | $\sigma^2$: what the update loses without it | nothing |
     | taylor | $\lvert\overline{g}\rvert$: to first order how much the loss changes without it | a pass |
     | measured | how much the loss rises without it, on few samples | a forward pass each |
 
     A pass is forward and backward over the calibration samples.  The gradient says how much the loss leans on a
-    component, but from few batches and near the minimum alone; the singular value knows nothing of the loss and no
-    noise.
+    component, but from few batches and near the minimum alone; the way there says what it does among few others; the
+    singular value knows nothing of the loss and no noise.
 
     Args:
         components: In canonical order.
-        measured: What `measure_importance` (gradient, combined), `measure_path`, `measure_taylor` or
-            `measure_loss_rises` gives, [num_modules, r]; not needed by `singular`.
+        measured: What `measure_balanced`, `measure_path`, `measure_importance` (gradient, combined), `measure_taylor`
+            or `measure_loss_rises` gives, [num_modules, r]; not needed by `singular`.
         importance: Which.
 
     Raises:
@@ -324,6 +331,7 @@ def stream_sources(
 
 
 _MEASURES: dict[Importance, Callable[..., npt.NDArray[np.float64]]] = {
+    "balanced": measure_balanced,
     "path": measure_path,
     "combined": measure_importance,
     "gradient": measure_importance,

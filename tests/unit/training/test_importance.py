@@ -7,7 +7,14 @@ import torch
 from airlora.adapters import explained_variance_ratio
 from airlora.config import Settings
 from airlora.training import Workbench, assemble, evaluate, measure_explained_variance, measure_importance
-from airlora.training.importance import PathGradients, integrate_gates, measure_loss_rises, measure_path, measure_taylor
+from airlora.training.importance import (
+    PathGradients,
+    integrate_gates,
+    measure_balanced,
+    measure_loss_rises,
+    measure_path,
+    measure_taylor,
+)
 
 
 @pytest.fixture
@@ -15,7 +22,9 @@ def bench(settings: Settings) -> Workbench:
     return assemble(settings)
 
 
-@pytest.mark.parametrize("measure", [measure_explained_variance, measure_importance, measure_path, measure_taylor])
+@pytest.mark.parametrize(
+    "measure", [measure_balanced, measure_explained_variance, measure_importance, measure_path, measure_taylor]
+)
 def test_one_number_per_component(bench: Workbench, measure: Callable[..., np.ndarray]) -> None:
     values = measure(bench.adapted, bench.calibration, bench.device, 8)
     assert values.shape == (12, 4)
@@ -40,6 +49,18 @@ def fill(bench: Workbench, size: float = 1.0) -> None:
         for update in bench.adapted.updates.values():
             for part in (update.P, update.lam, update.Q):
                 part.copy_(size * torch.randn(part.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_balanced_is_what_counts_on_the_way_and_at_the_end(bench: Workbench) -> None:
+    fill(bench, 0.5)
+    way, end, both = (
+        measure(bench.adapted, bench.calibration, bench.device, 8)
+        for measure in (measure_path, measure_importance, measure_balanced)
+    )
+    np.testing.assert_allclose(both**2, way * end, rtol=1e-6)
+    assert (both > 0).all()
+    way_share, end_share, share = (values / values.sum() for values in (way, end, both))
+    assert np.abs(np.log(way_share / end_share)).max() > np.abs(np.log(way_share / share)).max()
 
 
 def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: Workbench) -> None:

@@ -37,7 +37,7 @@ def packed(trained: Trained, **options: Any) -> bytes:
     return pack_adapter(bench.adapted, header, how, settings, bench.device, **data)
 
 
-@pytest.mark.parametrize("importance", ["path", "singular"])
+@pytest.mark.parametrize("importance", ["balanced", "singular"])
 def test_a_polished_stream_has_the_size_that_was_asked_for(trained: Trained, importance: packing.Importance) -> None:
     data = packed(trained, polish_steps=6, whole=True, importance=importance)
     assert 0.85 * SIZE < len(data) < 1.1 * SIZE
@@ -61,9 +61,11 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     seen: list[StreamPreview] = []
+    aimed: list[bool] = []
 
     def watched(*arguments: Any, **options: Any) -> StreamPreview:
         seen.append(preview_stream(*arguments, **options))
+        aimed.append(options.get("max_bytes") is not None)
         return seen[-1]
 
     monkeypatch.setattr(packing, "preview_stream", watched)
@@ -74,7 +76,10 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
     assert len(prices) == aims + 2
     assert set(prices[:aims]) == {prices[0]}
     assert prices[aims] == prices[aims + 1]
-    assert (prices[aims] != prices[0]) == ("max_bytes" not in options)
+    # For a size the price is found anew now and then; a distortion has one.
+    asks_for_a_size = "max_bytes" not in options
+    assert [place for place, found_anew in enumerate(aimed[2:]) if found_anew] == [0, aims] * asks_for_a_size
+    assert asks_for_a_size or set(prices) == {prices[0]}
     assert set.union(*(components(plan) for plan in seen[2:])) <= components(seen[1])
 
 
