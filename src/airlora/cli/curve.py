@@ -32,7 +32,7 @@ def curve(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
-    importance: Importance = "balanced",
+    importance: Importance = None,
     ranks: Annotated[
         str, typer.Option(metavar="R,R,...", help="Ranks that PEFT's adapters are trained at.")
     ] = "1,2,4,8",

@@ -43,7 +43,7 @@ def publish(
     distortion: Distortion = None,
     size: Size = None,
     polish: Polish = None,
-    importance: Importance = "balanced",
+    importance: Importance = None,
     model: Model = None,
     keys: Keys = None,
     as_json: Json = False,
@@ -201,7 +201,7 @@ def open_with_keys(repository: Path, keys: Path | None) -> SignedRepository:
     return open_repository(repository, KeyFolder(keys or default_keys(repository), repository))
 
 
-def _importance(text: str) -> Any:
+def _importance(text: str | None) -> Any:
     return text
 
 

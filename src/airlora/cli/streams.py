@@ -34,10 +34,11 @@ Polish = Annotated[
     typer.Option("--polish", metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all."),
 ]
 Importance = Annotated[
-    str,
+    Optional[str],  # noqa: UP045
     typer.Option(
         metavar="I",
-        help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`.",
+        help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`; none: "
+        "`balanced` with `--whole`, else `path`.",
     ),
 ]
 
@@ -53,7 +54,7 @@ def pack(
     whole: Annotated[
         bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
     ] = False,
-    importance: Importance = "balanced",
+    importance: Importance = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:

@@ -112,7 +112,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     elif name in ("unpolished", "singular"):
         relevant.append(plan.packing.layers)
     if name == "unpolished":
-        relevant.append(plan.packing.importance)
+        relevant.append(plan.packing.weighed_by)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -194,7 +194,7 @@ class _Planner:
         load_adapter(self._bench.adapted, self._folder.adapter_path)
         self._sources = stream_sources(
             self._bench.adapted,
-            Packing().importance,
+            Packing().weighed_by,
             self._settings,
             self._bench.device,
             calibration=self._bench.calibration,

@@ -87,7 +87,8 @@ class Packing:
             reach from a stream of many times the link's bytes down to a few kilobytes; one too many costs nothing.
         polish_steps: Steps of `polish` before it is coded; 0: none.
         whole: Polish for the whole stream alone, in one layer: better there, worse wherever it is cut.
-        importance: See `weigh_components`.
+        importance: See `weigh_components`; None: `balanced` for what is made to be taken whole, `path` for what may be
+            cut, whose beginnings have to do with few components.
     """
 
     bits: Bits = "auto"
@@ -96,7 +97,7 @@ class Packing:
     layers: int = 4
     polish_steps: int = 0
     whole: bool = False
-    importance: Importance = "balanced"
+    importance: Importance | None = None
 
     def options(self, *, has_head: bool) -> EncodeOptions:
         """Return what the codec is asked for."""
@@ -113,8 +114,13 @@ class Packing:
         """How often a number may be sent."""
         return 1 if self.whole else self.layers
 
+    @property
+    def weighed_by(self) -> Importance:
+        """What components are weighed by."""
+        return self.importance or ("balanced" if self.num_layers == 1 else "path")
+
     def __post_init__(self) -> None:
-        if self.importance not in get_args(Importance):
+        if self.importance is not None and self.importance not in get_args(Importance):
             raise SettingsError.of("importance", self.importance, f"one of {', '.join(get_args(Importance))}")
         if self.polish_steps < 0:
             raise SettingsError.of("polish steps", self.polish_steps, "a whole number, 0 or more")
@@ -219,7 +225,7 @@ def pack_adapter(
     told = watcher or SilentWatcher()
     if since is not None:
         verify_earlier(since, header)
-    sources = stream_sources(adapted, packing.importance, settings, device, calibration=calibration)
+    sources = stream_sources(adapted, packing.weighed_by, settings, device, calibration=calibration)
     asked = options = packing.options(has_head=bool(sources.head))
     if packing.polish_steps:
         if train is None:

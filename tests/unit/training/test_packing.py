@@ -37,11 +37,26 @@ def packed(trained: Trained, **options: Any) -> bytes:
     return pack_adapter(bench.adapted, header, how, settings, bench.device, **data)
 
 
-@pytest.mark.parametrize("importance", ["balanced", "singular"])
-def test_a_polished_stream_has_the_size_that_was_asked_for(trained: Trained, importance: packing.Importance) -> None:
+@pytest.mark.parametrize("importance", [None, "singular"])
+def test_a_polished_stream_has_the_size_that_was_asked_for(
+    trained: Trained, importance: packing.Importance | None
+) -> None:
     data = packed(trained, polish_steps=6, whole=True, importance=importance)
     assert 0.85 * SIZE < len(data) < 1.1 * SIZE
     assert decode_stream(data, strict=True).modules
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "path"),
+        ({"whole": True}, "balanced"),
+        ({"layers": 1}, "balanced"),
+        ({"whole": True, "importance": "gradient"}, "gradient"),
+    ],
+)
+def test_what_is_taken_whole_is_weighed_otherwise_than_what_is_cut(options: dict[str, Any], expected: str) -> None:
+    assert Packing(**options).weighed_by == expected
 
 
 @pytest.mark.parametrize("polish_steps", [0, 3])
