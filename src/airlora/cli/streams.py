@@ -38,7 +38,7 @@ Importance = Annotated[
     typer.Option(
         metavar="I",
         help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`; none: "
-        "`balanced` with `--whole`, else `path`.",
+        "`balanced` with `--polish` or `--whole`, else `path`.",
     ),
 ]
 

@@ -14,8 +14,8 @@ $$w_k = \frac{a_k}{2 \sum_j a_j} + \frac{b_k}{2 \sum_j b_j}, \qquad
 
 is what `measure_path` gives: the first term is right where little is sent, the second where little is missing.
 
-A stream that is made to be taken whole lies between, many components and all of them rough: there the geometric mean
-with the squared gradients at the end, `measure_balanced`, is better than either.
+A stream that is polished, or made to be taken whole, lies between, many components and all of them rough: there the
+geometric mean with the squared gradients at the end, `measure_balanced`, is better than either.
 
 Notation: g_k the loss's gradient with respect to the gate of component k, see `ImportanceAccumulator`; U the task loss.
 

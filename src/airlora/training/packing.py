@@ -87,8 +87,8 @@ class Packing:
             reach from a stream of many times the link's bytes down to a few kilobytes; one too many costs nothing.
         polish_steps: Steps of `polish` before it is coded; 0: none.
         whole: Polish for the whole stream alone, in one layer: better there, worse wherever it is cut.
-        importance: See `weigh_components`; None: `balanced` for what is made to be taken whole, `path` for what may be
-            cut, whose beginnings have to do with few components.
+        importance: See `weigh_components`; None: `balanced` for what is polished or made to be taken whole, `path` for
+            other streams, whose beginnings have to do with few components as they are.
     """
 
     bits: Bits = "auto"
@@ -117,7 +117,8 @@ class Packing:
     @property
     def weighed_by(self) -> Importance:
         """What components are weighed by."""
-        return self.importance or ("balanced" if self.num_layers == 1 else "path")
+        is_path = self.num_layers > 1 and not self.polish_steps
+        return self.importance or ("path" if is_path else "balanced")
 
     def __post_init__(self) -> None:
         if self.importance is not None and self.importance not in get_args(Importance):

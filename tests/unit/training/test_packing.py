@@ -52,10 +52,13 @@ def test_a_polished_stream_has_the_size_that_was_asked_for(
         ({}, "path"),
         ({"whole": True}, "balanced"),
         ({"layers": 1}, "balanced"),
+        ({"polish_steps": 3}, "balanced"),
         ({"whole": True, "importance": "gradient"}, "gradient"),
     ],
 )
-def test_what_is_taken_whole_is_weighed_otherwise_than_what_is_cut(options: dict[str, Any], expected: str) -> None:
+def test_what_is_polished_or_taken_whole_is_weighed_otherwise_than_what_is_cut_as_it_is(
+    options: dict[str, Any], expected: str
+) -> None:
     assert Packing(**options).weighed_by == expected
 
 
