@@ -79,10 +79,11 @@ def measure_balanced(
 ) -> npt.NDArray[np.float64]:
     """Return the geometric mean of `measure_path` and `measure_importance`, float64 [num_modules, r_max].
 
-    Costs `PATH_POINTS` + 1 forward and backward passes over `data`.
+    Costs `PATH_POINTS` + 1 forward and backward passes over `data`.  Where no gradient is left at the end, as of an
+    adapter that is sure and right about every sample, the way alone decides.
     """
-    way = measure_path(adapted, data, device, batch_size)
-    return np.sqrt(way * measure_importance(adapted, data, device, batch_size))
+    way, end = (measure(adapted, data, device, batch_size) for measure in (measure_path, measure_importance))
+    return np.sqrt(way * end) if end.any() else way
 
 
 def measure_taylor(

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from airlora.adapters import explained_variance_ratio
 from airlora.config import Settings
 from airlora.training import Workbench, assemble, evaluate, measure_explained_variance, measure_importance
+from airlora.training.finetune import predict
 from airlora.training.importance import (
     PathGradients,
     integrate_gates,
@@ -61,6 +63,23 @@ def test_balanced_is_what_counts_on_the_way_and_at_the_end(bench: Workbench) -> 
     assert (both > 0).all()
     way_share, end_share, share = (values / values.sum() for values in (way, end, both))
     assert np.abs(np.log(way_share / end_share)).max() > np.abs(np.log(way_share / share)).max()
+
+
+def test_what_is_sure_and_right_of_every_sample_is_weighed_on_the_way(bench: Workbench) -> None:
+    fill(bench, 0.5)
+    with torch.no_grad():
+        for tensor in bench.adapted.head_state().values():
+            tensor.mul_(1e8)
+    labels = predict(bench.adapted.model, bench.calibration, bench.device).logits.argmax(dim=1).numpy()
+    data = copy.copy(bench.calibration)
+    data.labels = labels
+    way, end, both = (
+        measure(bench.adapted, data, bench.device, 8)
+        for measure in (measure_path, measure_importance, measure_balanced)
+    )
+    assert not end.any()
+    assert way.any()
+    np.testing.assert_array_equal(both, way)
 
 
 def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: Workbench) -> None:
