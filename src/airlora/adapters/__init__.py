@@ -13,14 +13,22 @@ from airlora.adapters.dropout import no_dropout, remove_dropout
 from airlora.adapters.explained_variance import explained_variance_ratio
 from airlora.adapters.fingerprint import base_fingerprint
 from airlora.adapters.importance import ImportanceAccumulator
+from airlora.adapters.initialisation import align_to_gradient
 from airlora.adapters.inject import AdaptedModel, dense_reference, inject
 from airlora.adapters.models import EMBEDDED_MODEL, embedded_model_folder, load_base_model, random_initialised
 from airlora.adapters.nested import sample_ranks
 from airlora.adapters.optim import keep_inactive
-from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
-from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
+from airlora.adapters.peft import (
+    PeftAdapter,
+    PeftExport,
+    PeftRequirements,
+    export_peft,
+    export_uniform,
+    load_peft,
+    peft_requirements,
+    read_peft,
+)
 from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections, on_residual_side
-from airlora.adapters.start import align_to_gradient
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
 from airlora.adapters.svd import (
     SVDFusedLinear,

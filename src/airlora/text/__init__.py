@@ -17,9 +17,8 @@ from airlora.text.complexity import (
     sample_complexity,
     words,
 )
-from airlora.text.corpus import LABEL_NAMES, embedded_corpus, generate_corpus
 from airlora.text.datasets import TextDataset, load_dataset, save_tsv
-from airlora.text.lexicon import DOMAINS, Domain
+from airlora.text.embedded import DOMAINS, LABEL_NAMES, Domain, embedded_corpus, generate_corpus
 
 __all__ = [
     "DOMAINS",

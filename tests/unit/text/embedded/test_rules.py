@@ -2,8 +2,8 @@ import string
 
 import pytest
 
-from airlora.text import rules
-from airlora.text.rules import Phrase, Rule
+from airlora.text.embedded import rules
+from airlora.text.embedded.rules import Phrase, Rule
 
 TABLES = {name: getattr(rules, name) for name in rules.__all__ if name.isupper()}
 

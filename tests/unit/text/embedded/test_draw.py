@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.text.draw import Draw
+from airlora.text.embedded.draw import Draw
 
 
 @given(st.integers(0, 2**64), st.integers(1, 20))

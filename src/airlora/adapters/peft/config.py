@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from airlora.adapters.peft_export import CONFIG_NAME
+from airlora.adapters.peft.exporting import CONFIG_NAME
 from airlora.errors import AdapterError
 from airlora.files import read_bytes
 

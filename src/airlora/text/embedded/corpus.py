@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from airlora.errors import DataError
 from airlora.text.datasets import TextDataset
-from airlora.text.draw import Draw
-from airlora.text.grammar import sentence
-from airlora.text.lexicon import DOMAINS
+from airlora.text.embedded.draw import Draw
+from airlora.text.embedded.grammar import sentence
+from airlora.text.embedded.lexicon import DOMAINS
 
 __all__ = ["LABEL_NAMES", "embedded_corpus", "generate_corpus"]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from airlora.adapters.canonical import canonical_svd
 from airlora.adapters.inject import AdaptedModel
-from airlora.adapters.peft_config import PeftConfig, read_peft_config
-from airlora.adapters.peft_export import PREFIX, WEIGHTS_NAME
+from airlora.adapters.peft.config import PeftConfig, read_peft_config
+from airlora.adapters.peft.exporting import PREFIX, WEIGHTS_NAME
 from airlora.adapters.projections import NEVER_ADAPTED, sites_of
 from airlora.adapters.state import opened
 from airlora.adapters.svd import SVDUpdate

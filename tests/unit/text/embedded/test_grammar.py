@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlora.text import DOMAINS, words
-from airlora.text.draw import Draw
-from airlora.text.grammar import KINDS, MIN_WORDS, sentence
-from airlora.text.lexicon import ADJECTIVES
-from airlora.text.rules import GUARDED, TURNING
+from airlora.text.embedded.draw import Draw
+from airlora.text.embedded.grammar import KINDS, MIN_WORDS, sentence
+from airlora.text.embedded.lexicon import ADJECTIVES
+from airlora.text.embedded.rules import GUARDED, TURNING
 
 SEEDS = st.integers(0, 10_000)
 DOMAIN_NAMES = st.sampled_from(sorted(DOMAINS))

@@ -88,7 +88,7 @@ def test_bad_arguments(keywords: dict[str, Any], message: str) -> None:
 
 
 def test_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airlora.text.corpus.MAX_REDRAWS", 1)
+    monkeypatch.setattr("airlora.text.embedded.corpus.MAX_REDRAWS", 1)
     with pytest.raises(DataError, match=r"num_samples = 50000: allowed is about \d+ at most for domains films"):
         generate_corpus(50_000, seed=0, domains=["films"])
 

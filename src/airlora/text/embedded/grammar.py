@@ -27,9 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from airlora.text.draw import Draw
-from airlora.text.lexicon import ADJECTIVES, FALLING, FAULTS, MERITS, NEUTRAL_FILLERS, RISING, SAYING, Domain
-from airlora.text.rules import (
+from airlora.text.embedded.draw import Draw
+from airlora.text.embedded.lexicon import ADJECTIVES, FALLING, FAULTS, MERITS, NEUTRAL_FILLERS, RISING, SAYING, Domain
+from airlora.text.embedded.rules import (
     BALANCES,
     CONTRASTS,
     DEGREES,

@@ -1,6 +1,6 @@
 import pytest
 
-from airlora.text.lexicon import ADJECTIVES, DOMAINS, FALLING, FAULTS, MERITS, RISING, Domain
+from airlora.text.embedded.lexicon import ADJECTIVES, DOMAINS, FALLING, FAULTS, MERITS, RISING, Domain
 
 
 def test_adjectives_are_balanced_in_number_and_strength() -> None:
