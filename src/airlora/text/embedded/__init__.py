@@ -1,4 +1,4 @@
-"""The embedded corpus: labelled sentences that airlora generates from its own grammar and word lists."""
+"""The embedded corpus: labelled sentences generated from a grammar and word lists of airlora."""
 
 from airlora.text.embedded.corpus import LABEL_NAMES, embedded_corpus, generate_corpus
 from airlora.text.embedded.lexicon import DOMAINS, Domain
