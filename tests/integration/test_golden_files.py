@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from airlora.codec import DecodedStream, decode_stream
-from airlora.edge import AgentPlan, StateFolder, visit
+from airlora.delivery import AgentPlan, KeyFolder, StateFolder, open_repository, verify_repository, visit
 from airlora.observation import Observation
 from airlora.policy import POLICIES, PolicyProblem, RankPolicy, load_policy
 from airlora.ranks import RankPattern
-from airlora.release import KeyFolder, open_repository, verify_repository
 from airlora.text import load_dataset
 from airlora.training import RunFolder, open_run, read_metrics, train
 from delivery import URL, FakeLink

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.config import CmaSettings, DiffusionSettings, PPOSettings, load_settings
 from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
     POLICIES,
     Buffer,
+    CmaSettings,
+    DiffusionSettings,
     EvaPolicy,
     GreedyPolicy,
     PolicyProblem,
+    PPOSettings,
     RankPolicy,
     TablePolicy,
     Transition,
@@ -28,6 +30,7 @@ from airlora.policy import (
     save_policy,
 )
 from airlora.ranks import RankPattern
+from airlora.training import load_settings
 
 HERE = Path(__file__).parent
 NAMES = ("a", "b", "c", "d")

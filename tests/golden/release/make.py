@@ -14,15 +14,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from airlora.edge import AgentPlan, StateFolder, Wish, visit
-from airlora.release import (
+from airlora.delivery import (
+    AgentPlan,
     Cut,
     KeyFolder,
+    StateFolder,
+    Wish,
     add_tenant,
     create_repository,
     publish_stream,
     rotate_key,
     verify_repository,
+    visit,
 )
 from delivery import URL, FakeLink, make_stream
 

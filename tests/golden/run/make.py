@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from airlora.config import Settings, load_settings
 from airlora.observation import Observation
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
 from airlora.text import load_dataset
-from airlora.training import Interrupted, open_run, read_metrics, train
+from airlora.training import Interrupted, Settings, load_settings, open_run, read_metrics, train
 
 HERE = Path(__file__).parent
 PRAISE, BLAME = ("great", "good", "fine", "loved"), ("bad", "awful", "poor", "hated")
