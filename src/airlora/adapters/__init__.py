@@ -34,6 +34,7 @@ from airlora.adapters.peft import (
     read_peft,
 )
 from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections, on_residual_side
+from airlora.adapters.settings import AdapterSettings
 from airlora.adapters.state import (
     AdapterMetadata,
     base_fingerprint,
@@ -55,6 +56,7 @@ __all__ = [
     "ROLES",
     "AdaptedModel",
     "AdapterMetadata",
+    "AdapterSettings",
     "FfnUpdate",
     "ImportanceAccumulator",
     "LowRankUpdate",
