@@ -33,8 +33,8 @@ from airlora.adapters.peft import (
     peft_requirements,
     read_peft,
 )
-from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections, on_residual_side
-from airlora.adapters.settings import AdapterSettings
+from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections, on_residual_side
+from airlora.adapters.settings import AdapterSettings, FfnUpdate
 from airlora.adapters.state import (
     AdapterMetadata,
     base_fingerprint,

@@ -13,7 +13,8 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from airlora.adapters.projections import FfnUpdate, ProjectionSite, find_head, find_projections
+from airlora.adapters.projections import ProjectionSite, find_head, find_projections
+from airlora.adapters.settings import FfnUpdate
 from airlora.adapters.svd import (
     SVDFusedLinear,
     SVDLayer,

@@ -10,10 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import nn
 
+from airlora.adapters.settings import FfnUpdate
 from airlora.adapters.svd import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
@@ -21,7 +21,6 @@ from airlora.ranks import ModuleShape
 __all__ = [
     "NEVER_ADAPTED",
     "ROLES",
-    "FfnUpdate",
     "ProjectionSite",
     "find_head",
     "find_projections",
@@ -31,15 +30,6 @@ __all__ = [
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
 """Roles of projections, in the order of a layer's list of projections (III-A1)."""
-
-FfnUpdate = Literal["weight", "residual"]
-"""Where the update of an FFN projection acts.
-
-| value | the update acts on | shape |
-|---|---|---|
-| "weight" | the projection's weight | d_model x d_ffn |
-| "residual" | the input of fc1, the output of fc2 (`SVDResidualLinear`) | d_model x d_model |
-"""
 
 _FUSED = "qkv"
 _ROLE_OF_ENDING = {
