@@ -67,7 +67,7 @@ def align_to_gradient(
             handle.remove()
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
-            raise TrainingError(f"the gradient of {name} is not finite: allowed are finite numbers")
+            raise TrainingError(f"the gradient of {name} is not finite")
     for name, update in updates.items():
         _set_directions(update, gradients.pop(name), norm, seed)
 

@@ -218,8 +218,8 @@ def inject(
     model.requires_grad_(False)
     for module_name in dict.fromkeys(site.module_name for site in sites):
         base = model.get_submodule(module_name)
-        parts = {site.part or "": updates[site.name] for site in sites if site.module_name == module_name}
-        model.set_submodule(module_name, _layer(base, parts).train(base.training))
+        by_suffix = {site.suffix or "": updates[site.name] for site in sites if site.module_name == module_name}
+        model.set_submodule(module_name, _layer(base, by_suffix).train(base.training))
     for name in head_names:
         model.get_submodule(name).requires_grad_(True)
     return AdaptedModel(model, sites, updates, head_names, was_trainable)
@@ -256,12 +256,12 @@ def _verify_head(model: nn.Module, head_names: Sequence[str]) -> None:
             raise ModelError(f"head parameter {name} is tied to {base[id(parameter)]}, which has to stay frozen")
 
 
-def _layer(base: nn.Module, parts: Mapping[str, SVDUpdate]) -> SVDLayer:
-    """Return the layer that replaces `base`, given its updates by `ProjectionSite.part` ("" for None)."""
-    if "" in parts:
-        return SVDLinear(base, parts[""])
-    if "in" in parts:
-        return SVDResidualLinear(base, parts["in"], "in")
-    if "out" in parts:
-        return SVDResidualLinear(base, parts["out"], "out")
-    return SVDFusedLinear(base, parts)
+def _layer(base: nn.Module, updates: Mapping[str, SVDUpdate]) -> SVDLayer:
+    """Return the layer that replaces `base`, given its updates by `ProjectionSite.suffix` ("" for None)."""
+    if "" in updates:
+        return SVDLinear(base, updates[""])
+    if "in" in updates:
+        return SVDResidualLinear(base, updates["in"], "in")
+    if "out" in updates:
+        return SVDResidualLinear(base, updates["out"], "out")
+    return SVDFusedLinear(base, updates)

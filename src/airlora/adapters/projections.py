@@ -80,19 +80,19 @@ class ProjectionSite:
         role: Role in the layer, one of `ROLES`.
         layer: Number of the Transformer layer from 0, or None outside the numbered layers.
         shape: In- and out-features of the update: those of the linear layer, of the slice, or the residual width twice.
-        part: Suffix of `name` without its dot, or None if `name` is that of a linear layer.
+        suffix: Suffix of `name` without its dot, or None if `name` is that of a linear layer.
     """
 
     name: str
     role: str
     layer: int | None
     shape: ModuleShape
-    part: str | None = None
+    suffix: str | None = None
 
     @property
     def module_name(self) -> str:
         """Full name of the linear layer that holds the projection."""
-        return self.name if self.part is None else self.name.removesuffix(f".{self.part}")
+        return self.name if self.suffix is None else self.name.removesuffix(f".{self.suffix}")
 
 
 def find_projections(
@@ -156,8 +156,8 @@ def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
     role = _role(name) or "other"
     if role != _FUSED:
         return [ProjectionSite(name, role, layer, shape)]
-    part_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
-    return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
+    slice_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
+    return [ProjectionSite(f"{name}.{role}", role, layer, slice_shape, role) for role in _FUSED]
 
 
 def on_residual_side(site: ProjectionSite) -> ProjectionSite:
@@ -168,9 +168,9 @@ def on_residual_side(site: ProjectionSite) -> ProjectionSite:
     """
     d_in, d_out = site.shape.d_in, site.shape.d_out
     if site.role == "fc1" and d_in < d_out:
-        return replace(site, name=f"{site.name}.in", shape=ModuleShape(d_in, d_in), part="in")
+        return replace(site, name=f"{site.name}.in", shape=ModuleShape(d_in, d_in), suffix="in")
     if site.role == "fc2" and d_out < d_in:
-        return replace(site, name=f"{site.name}.out", shape=ModuleShape(d_out, d_out), part="out")
+        return replace(site, name=f"{site.name}.out", shape=ModuleShape(d_out, d_out), suffix="out")
     return site
 
 

@@ -151,8 +151,8 @@ def load_adapter(adapted: AdaptedModel, path: Path | str) -> AdapterMetadata:
         path: File written by `save_adapter`.
 
     Raises:
-        AdapterError: The file is missing, damaged, or of another format or version. Or it belongs to another base
-            model, other modules, shapes, r_max or scale, or holds values that are not finite. The model is unchanged.
+        AdapterError: The file is missing, damaged, or of another format or version. It belongs to another base model,
+            other modules, shapes, r_max or scale, or holds values that are not finite. The model is unchanged then.
     """
     targets = _tensors(adapted)
     with open_safetensors(path) as file:

@@ -320,19 +320,19 @@ class SVDFusedLinear(SVDLayer):
 
     Args:
         base: `nn.Linear` or `Conv1D`, such as GPT-2's `c_attn`. Its parameters are frozen.
-        parts: Updates by name of the projection, in the order of the output slices. Their out-features add up to the
+        updates: Updates by name of the projection, in the order of the output slices. Their out-features add up to the
             layer's.
 
     Raises:
         RankPatternError: The shapes of the updates do not add up to the layer's.
     """
 
-    def __init__(self, base: nn.Module, parts: Mapping[str, SVDUpdate]) -> None:
+    def __init__(self, base: nn.Module, updates: Mapping[str, SVDUpdate]) -> None:
         super().__init__(base)
-        self._widths = [update.shape.d_out for update in parts.values()]
-        for update in parts.values():
+        self._widths = [update.shape.d_out for update in updates.values()]
+        for update in updates.values():
             _verify_shape(ModuleShape(update.shape.d_in, sum(self._widths)), linear_shape(base))
-        self.parts = nn.ModuleDict(parts)
+        self.updates = nn.ModuleDict(updates)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output [..., d_out] for x [..., d_in], in the base layer's dtype."""
@@ -350,7 +350,7 @@ class SVDFusedLinear(SVDLayer):
         return B, torch.cat(rows)
 
     def _updates(self) -> list[SVDUpdate]:
-        return [update for update in self.parts.values() if isinstance(update, SVDUpdate)]
+        return [update for update in self.updates.values() if isinstance(update, SVDUpdate)]
 
 
 def orthogonality_penalty(updates: Iterable[SVDUpdate], weight: float) -> Tensor:

@@ -123,6 +123,6 @@ def site_gradient(merged: nn.Module, site: ProjectionSite) -> Tensor:
     assert gradient is not None
     if isinstance(layer, Conv1D):
         gradient = gradient.T
-    if site.part is None:
+    if site.suffix is None:
         return gradient
-    return gradient.chunk(3, dim=0)["qkv".index(site.part)]
+    return gradient.chunk(3, dim=0)["qkv".index(site.suffix)]

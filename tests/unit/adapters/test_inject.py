@@ -73,8 +73,8 @@ def test_gradients_match_the_dense_reference(family: str, adapted: Make, batch: 
         update = model.updates[site.name]
         weight = reference.get_submodule(site.module_name).weight
         grad = weight.grad if isinstance(reference.get_submodule(site.module_name), nn.Linear) else weight.grad.T
-        if site.part is not None:
-            grad = grad["qkv".index(site.part) * site.shape.d_out :][: site.shape.d_out]
+        if site.suffix is not None:
+            grad = grad["qkv".index(site.suffix) * site.shape.d_out :][: site.shape.d_out]
         expected = 0.5 * torch.einsum("ok,oi,ki->k", update.P, grad, update.Q)
         torch.testing.assert_close(update.lam.grad, expected, rtol=1e-3, atol=1e-6)
 

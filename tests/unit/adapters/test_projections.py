@@ -52,7 +52,7 @@ def test_fused_layer_gives_three_sites(tiny: Callable[..., nn.Module]) -> None:
     fused = "transformer.h.0.attn.c_attn"
     assert [site.name for site in sites] == [f"{fused}.q", f"{fused}.k", f"{fused}.v", "transformer.h.0.attn.c_proj"]
     assert [site.module_name for site in sites] == [fused, fused, fused, "transformer.h.0.attn.c_proj"]
-    assert [site.part for site in sites] == ["q", "k", "v", None]
+    assert [site.suffix for site in sites] == ["q", "k", "v", None]
     assert find_projections(tiny("gpt2"), ["c_attn"])[:3] == sites[:3]
 
 

@@ -67,8 +67,8 @@ def test_only_ffn_sites_move_to_the_residual_side(family: str, tiny: Tiny) -> No
     ]
     for site, other in zip(sites, plain, strict=True):
         if site.role in ("fc1", "fc2"):
-            assert site.part == {"fc1": "in", "fc2": "out"}[site.role]
-            assert site.name == f"{other.name}.{site.part}"
+            assert site.suffix == {"fc1": "in", "fc2": "out"}[site.role]
+            assert site.name == f"{other.name}.{site.suffix}"
             assert site.shape == ModuleShape(32, 32)
         else:
             assert site == other
@@ -143,7 +143,7 @@ def test_initialisation_uses_the_gradient_of_the_residual_update(residual: Make,
     for site in model.sites:
         layer = reference.get_submodule(site.module_name)
         gradient, weight = layer.weight.grad, layer.weight.detach()
-        expected = {"in": weight.T @ gradient, "out": gradient @ weight.T}.get(site.part or "", gradient)
+        expected = {"in": weight.T @ gradient, "out": gradient @ weight.T}.get(site.suffix or "", gradient)
         update = model.updates[site.name]
         found = update.P[:, 0] @ expected @ update.Q[0]
         torch.testing.assert_close(found.abs(), torch.linalg.svdvals(expected)[0], rtol=1e-3, atol=1e-7)

@@ -175,11 +175,11 @@ def test_layer_adds_the_update_to_its_base(base: nn.Module) -> None:
 @pytest.mark.parametrize("ranks", [(0, 0, 0), (1, 0, 3), (2, 3, 1)])
 def test_fused_layer_adds_each_update_to_its_slice(base: nn.Module, ranks: tuple[int, ...]) -> None:
     layer = SVDFusedLinear(base, {name: make_update(6, 3, 3, seed=seed) for seed, name in enumerate("qkv")})
-    for update, rank in zip(layer.parts.values(), ranks, strict=True):
+    for update, rank in zip(layer.updates.values(), ranks, strict=True):
         update.set_rank(rank)
     x = torch.randn(2, 4, 6)
     expected = base(x).clone()
-    for index, update in enumerate(layer.parts.values()):
+    for index, update in enumerate(layer.updates.values()):
         expected[..., 3 * index : 3 * index + 3] += x @ update.dense().T
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(base(x) + x @ layer.dense().float().T, expected)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,19 +110,16 @@ def read_peft_config(folder: Path | str) -> PeftConfig:
     config.choice("bias", ("none",), default="none")
     config.choice("init_lora_weights", _ALLOWED_INITIALISATIONS, default=True)
     is_adalora = method == "ADALORA"
+    rank_name, default_rank = ("init_r", 12) if is_adalora else ("r", 8)
     return PeftConfig(
         path=path,
         is_adalora=is_adalora,
-        rank=config.rank("init_r", config.values.get("init_r", 12))
-        if is_adalora
-        else config.rank("r", config.values.get("r", 8)),
+        rank=config.rank(rank_name, config.values.get(rank_name, default_rank)),
         alpha=config.number("lora_alpha", config.values.get("lora_alpha", 8)),
         use_rslora=bool(config.values.get("use_rslora")) and not is_adalora,
         # AdaLoRA's rank_pattern lists the components that were removed before saving.
-        rank_pattern={} if is_adalora else {key: config.rank(*item) for key, item in config.pattern("rank_pattern")},
-        alpha_pattern={}
-        if is_adalora
-        else {key: config.number(*item) for key, item in config.pattern("alpha_pattern")},
+        rank_pattern={} if is_adalora else config.pattern("rank_pattern", config.rank),
+        alpha_pattern={} if is_adalora else config.pattern("alpha_pattern", config.number),
         modules_to_save=config.names("modules_to_save"),
         base_model=config.text("base_model_name_or_path"),
         task=config.text("task_type"),
@@ -169,14 +166,13 @@ class _Fields:
             raise self._error(name, value, "a list of names")
         return tuple(dict.fromkeys(value))
 
-    def pattern(self, name: str) -> list[tuple[str, tuple[str, Any]]]:
-        """Return the entries as (key, (name for messages, value)) after validating the keys."""
+    def pattern(self, name: str, validated: Callable[[str, Any], _Number]) -> dict[str, _Number]:
         value = self.values.get(name) or {}
         if not isinstance(value, dict):
             raise self._error(name, value, "an object of names")
         for key in value:
             self._verify_key(name, key)
-        return [(key, (f"{name} of {key}", entry)) for key, entry in value.items()]
+        return {key: validated(f"{name} of {key}", entry) for key, entry in value.items()}
 
     def _verify_key(self, name: str, key: str) -> None:
         """Raise `AdapterError` for a key that is no regular expression or could take exponential time to match."""

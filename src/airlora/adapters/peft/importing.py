@@ -81,9 +81,9 @@ def read_peft(folder: Path | str) -> PeftAdapter:
         folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        AdapterError: A file is missing, damaged or a pickle. Or a setting is not supported (`read_peft_config`). Or the
-            adapter changes a layer that airlora does not adapt (head, pooler, LM head, embedding). Or a tensor is
-            missing, misshapen, unknown or not finite.
+        AdapterError: A file is missing, damaged or a pickle, or a setting is not supported (`read_peft_config`). The
+            adapter changes a layer that airlora does not adapt (head, pooler, LM head, embedding). A tensor is missing,
+            misshapen, unknown or not finite.
     """
     config = read_peft_config(folder)
     path = Path(folder) / WEIGHTS_NAME
@@ -156,8 +156,8 @@ def load_peft(adapted: AdaptedModel, folder: Path | str) -> PeftAdapter:
         folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        AdapterError: The folder cannot be read (`read_peft`). Or the model lacks an update for one of its layers, has
-            another shape, a smaller r_max or another head. The model is unchanged.
+        AdapterError: The folder cannot be read (`read_peft`), or the model lacks an update for one of its layers, has
+            another shape, a smaller r_max or another head. The model is unchanged then.
     """
     adapter = read_peft(folder)
     known = {site.module_name for site in adapted.sites}
