@@ -212,11 +212,9 @@ class RankPattern(Mapping[str, int]):
         missing = [name for name in shapes if name not in self._ranks]
         unknown = [name for name in self._ranks if name not in shapes]
         if unknown:
-            raise RankPatternError.of(
-                "module", unknown[0], f"one of the {len(shapes)} adapted: {_preview(list(shapes))}"
-            )
+            raise RankPatternError.of("module", unknown[0], f"one of the {len(shapes)} adapted: {_first(list(shapes))}")
         if missing:
-            raise RankPatternError(f"rank pattern lacks {len(missing)} of {len(shapes)} modules: {_preview(missing)}")
+            raise RankPatternError(f"rank pattern lacks {len(missing)} of {len(shapes)} modules: {_first(missing)}")
         for name, rank in self._ranks.items():
             limit = shapes[name].max_rank if max_rank is None else min(max_rank, shapes[name].max_rank)
             if rank > limit:
@@ -247,6 +245,6 @@ def _peft_matches(key: str, name: str) -> bool:
     return name == key or name.endswith(f".{key}")
 
 
-def _preview(names: Sequence[str], count: int = 3) -> str:
+def _first(names: Sequence[str], count: int = 3) -> str:
     shown = ", ".join(names[:count])
     return f"{shown}, ..." if len(names) > count else shown

@@ -1,12 +1,12 @@
-"""Low-rank adapters in SVD form: layers, injection into models, components, files and PEFT's format.
+"""Low-rank adapters in SVD form: layers, injection into models, components and files.
 
 - `load_base_model` returns a classifier, `inject` adds a zero update to every projection (Eq. 1-3) and returns the
   `AdaptedModel`.
 - `align_to_gradient` initialises the updates, `sample_ranks` and `keep_inactive` serve nested training.
 - `components_of` and `canonicalise` order components by singular value. `ImportanceAccumulator` and
   `explained_variance_ratio` measure importance.
-- `save_adapter` and `load_adapter` write and read adapter files. `export_peft`, `export_uniform` and `load_peft`
-  exchange adapters with PEFT, vLLM and llama.cpp.
+- `save_adapter` and `load_adapter` write and read adapter files. `airlora.adapters.peft` exchanges adapters with PEFT,
+  vLLM and llama.cpp.
 """
 
 from airlora.adapters.components import (
@@ -23,16 +23,6 @@ from airlora.adapters.initialisation import align_to_gradient
 from airlora.adapters.inject import AdaptedModel, dense_reference, inject
 from airlora.adapters.models import EMBEDDED_MODEL, embedded_model_folder, load_base_model, no_dropout, remove_dropout
 from airlora.adapters.nested import keep_inactive, sample_ranks
-from airlora.adapters.peft import (
-    PeftAdapter,
-    PeftExport,
-    PeftRequirements,
-    export_peft,
-    export_uniform,
-    load_peft,
-    peft_requirements,
-    read_peft,
-)
 from airlora.adapters.projections import ROLES, ProjectionSite, find_head, find_projections, on_residual_side
 from airlora.adapters.settings import AdapterSettings, FfnUpdate
 from airlora.adapters.state import (
@@ -61,9 +51,6 @@ __all__ = [
     "ImportanceAccumulator",
     "LowRankUpdate",
     "ModuleComponents",
-    "PeftAdapter",
-    "PeftExport",
-    "PeftRequirements",
     "ProjectionSite",
     "SVDFusedLinear",
     "SVDLayer",
@@ -78,8 +65,6 @@ __all__ = [
     "dense_reference",
     "embedded_model_folder",
     "explained_variance_ratio",
-    "export_peft",
-    "export_uniform",
     "find_head",
     "find_projections",
     "inject",
@@ -87,13 +72,10 @@ __all__ = [
     "keep_inactive",
     "load_adapter",
     "load_base_model",
-    "load_peft",
     "no_dropout",
     "on_residual_side",
     "orthogonality_penalty",
-    "peft_requirements",
     "read_adapter_metadata",
-    "read_peft",
     "remove_dropout",
     "sample_ranks",
     "save_adapter",

@@ -23,14 +23,7 @@ from airlora.adapters.inject import AdaptedModel
 from airlora.errors import AdapterError
 from airlora.ranks import ModuleShape
 
-__all__ = [
-    "LowRankUpdate",
-    "ModuleComponents",
-    "canonical_svd",
-    "canonicalise",
-    "components_of",
-    "install_updates",
-]
+__all__ = ["LowRankUpdate", "ModuleComponents", "canonical_svd", "canonicalise", "components_of", "install_updates"]
 
 Floats = npt.NDArray[np.float32]
 

@@ -7,7 +7,6 @@ The classification head is new and drawn from the seed; the same call returns th
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import logging
 import pickle
@@ -75,15 +74,27 @@ def load_base_model(
         raise SettingsError.of("init", init, "'pretrained' or 'random'")
     name = str(name_or_folder)
     folder = embedded_model_folder() if name == EMBEDDED_MODEL else _local_folder(name)
-    load = functools.partial(
-        _load,
-        name=name,
-        num_labels=num_labels,
-        seed=seed,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        init=init,
-    )
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+
+    def load(source: str, *, local: bool) -> tuple[nn.Module, Any]:
+        where = {"local_files_only": local, "trust_remote_code": False}
+        with _quiet(progress=not local), _translated(name), torch.random.fork_rng(devices=[]):
+            config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
+            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+                raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
+            _verify_tokenizer(tokenizer, config, name)
+            # A classifier reads each text once, so cached keys and values would only occupy memory.
+            config.use_cache = False
+            auto = transformers.AutoModelForSequenceClassification
+            torch.default_generator.manual_seed(seed)
+            if init == "random":
+                return auto.from_config(config, **attention).to(dtype).eval(), tokenizer
+            options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, info = auto.from_pretrained(source, config=config, **options, **where, **attention)
+        _verify_weights(model, info, name)
+        return model.eval(), tokenizer
+
     if folder is not None:
         return load(str(folder), local=True)
     # An interrupted download leaves an incomplete model in the cache, so any error there leads to the Hub.
@@ -153,45 +164,6 @@ def _dropout_probabilities(model: nn.Module) -> Iterator[tuple[nn.Module, str, f
             )
             if is_probability and isinstance(value, float):
                 yield module, name, value
-
-
-def _load(
-    source: str,
-    *,
-    local: bool,
-    name: str,
-    num_labels: int,
-    seed: int,
-    dtype: torch.dtype,
-    attn_implementation: str | None,
-    init: str,
-) -> tuple[nn.Module, Any]:
-    where = {"local_files_only": local, "trust_remote_code": False}
-    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    with _quiet(progress=not local), _translated(name):
-        config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
-        if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-    _verify_tokenizer(tokenizer, config, name)
-    # A classifier reads each text once, so cached keys and values would only occupy memory.
-    config.use_cache = False
-    auto = transformers.AutoModelForSequenceClassification
-    with _quiet(progress=not local), _translated(name), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        if init == "random":
-            return auto.from_config(config, **attention).to(dtype).eval(), tokenizer
-        model, info = auto.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **where,
-            **attention,
-        )
-    _verify_weights(model, info, name)
-    return model.eval(), tokenizer
 
 
 def _local_folder(name: str) -> Path | None:

@@ -18,15 +18,7 @@ from airlora.adapters.svd import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = [
-    "NEVER_ADAPTED",
-    "ROLES",
-    "ProjectionSite",
-    "find_head",
-    "find_projections",
-    "on_residual_side",
-    "sites_of",
-]
+__all__ = ["NEVER_ADAPTED", "ROLES", "ProjectionSite", "find_head", "find_projections", "on_residual_side", "sites_of"]
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
 """Roles of projections, in the order of a layer's list of projections (III-A1)."""

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,25 +212,23 @@ def _parse(entries: Mapping[str, str] | None, path: Path | str) -> AdapterMetada
         raise AdapterError(f"adapter {path}: metadata are not valid JSON") from error
     if not isinstance(value, dict):
         raise AdapterError(f"adapter {path}: metadata are not a JSON object")
-    if value.get("version") != _VERSION:
-        raise AdapterError.of(f"adapter {path}: version", value.get("version"), f"{_VERSION!r}")
     r_max: Any = value.get("r_max")
     scale: Any = value.get("scale")
-    fingerprint: Any = value.get("base_fingerprint")
-    settings: Any = value.get("settings")
-    library_version: Any = value.get("library_version")
-    if type(r_max) is not int or r_max < 1:
-        raise AdapterError.of(f"adapter {path}: r_max", r_max, "a whole number, 1 or more")
-    if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
-        raise AdapterError.of(f"adapter {path}: scale", scale, "a finite number above 0")
-    if not isinstance(fingerprint, str) or len(fingerprint) != 64 or not set(fingerprint) <= set("0123456789abcdef"):
-        raise AdapterError.of(f"adapter {path}: base_fingerprint", fingerprint, "64 hexadecimal digits")
-    if not isinstance(settings, dict):
-        raise AdapterError.of(f"adapter {path}: settings", settings, "a JSON object")
-    if not isinstance(library_version, str):
-        raise AdapterError.of(f"adapter {path}: library_version", library_version, "a string")
+    digest: Any = value.get("base_fingerprint")
+    is_digest = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+    is_scale = type(scale) in (int, float) and math.isfinite(scale) and scale > 0
+    for name, valid, allowed in (
+        ("version", value.get("version") == _VERSION, f"{_VERSION!r}"),
+        ("r_max", type(r_max) is int and r_max >= 1, "a whole number, 1 or more"),
+        ("scale", is_scale, "a finite number above 0"),
+        ("base_fingerprint", is_digest, "64 hexadecimal digits"),
+        ("settings", isinstance(value.get("settings"), dict), "a JSON object"),
+        ("library_version", isinstance(value.get("library_version"), str), "a string"),
+    ):
+        if not valid:
+            raise AdapterError.of(f"adapter {path}: {name}", value.get(name), allowed)
     pattern = _parse_pattern(value.get("rank_pattern"), r_max, path)
-    return AdapterMetadata(r_max, float(scale), pattern, fingerprint, settings, library_version)
+    return AdapterMetadata(r_max, float(scale), pattern, digest, value["settings"], value["library_version"])
 
 
 def _parse_pattern(value: Any, r_max: int, path: Path | str) -> RankPattern:

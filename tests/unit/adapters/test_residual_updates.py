@@ -23,14 +23,12 @@ from airlora.adapters import (
     components_of,
     dense_reference,
     explained_variance_ratio,
-    export_peft,
     find_projections,
     inject,
     load_adapter,
-    load_peft,
-    peft_requirements,
     save_adapter,
 )
+from airlora.adapters.peft import export_peft, load_peft, peft_requirements
 from airlora.errors import AdapterError, ModelError, RankPatternError
 from airlora.ranks import ModuleShape
 

@@ -161,6 +161,7 @@ def test_metadata_other_than_a_json_object_are_refused(text: str, fresh: Adapted
         ("base_fingerprint", "0" * 64, "belongs to base model 000000000000, this is [0-9a-f]{12}$"),
         ("base_fingerprint", "0" * 63, "base_fingerprint"),
         ("base_fingerprint", 7, "base_fingerprint"),
+        ("base_fingerprint", int("1" * 64), "base_fingerprint"),
         ("settings", [], "settings"),
         ("library_version", 1, "library_version"),
         ("rank_pattern", {}, "rank_pattern"),

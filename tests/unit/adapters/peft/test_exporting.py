@@ -13,7 +13,8 @@ from peft import AutoPeftModelForSequenceClassification, PeftModel, PeftModelFor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, export_peft, export_uniform, inject
+from airlora.adapters import AdaptedModel, inject
+from airlora.adapters.peft import export_peft, export_uniform
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError, StorageError
 
 Make = Callable[..., AdaptedModel]

@@ -11,16 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from airlora.adapters import (
-    AdaptedModel,
-    canonicalise,
-    export_peft,
-    export_uniform,
-    inject,
-    load_peft,
-    peft_requirements,
-    read_peft,
-)
+from airlora.adapters import AdaptedModel, canonicalise, inject
+from airlora.adapters.peft import export_peft, export_uniform, load_peft, peft_requirements, read_peft
 from airlora.errors import AdapterError
 
 Make = Callable[..., AdaptedModel]
