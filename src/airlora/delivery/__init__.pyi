@@ -34,8 +34,8 @@ from .repository.create import default_keys as default_keys
 from .repository.create import open_repository as open_repository
 from .repository.keys import PASSPHRASE_VARIABLE as PASSPHRASE_VARIABLE
 from .repository.keys import KeyFolder as KeyFolder
-from .repository.manifest import Cut as Cut
 from .repository.manifest import Manifest as Manifest
+from .repository.manifest import PrefixScore as PrefixScore
 from .repository.manifest import StreamEntry as StreamEntry
 from .repository.publish import collect_garbage as collect_garbage
 from .repository.publish import current_manifest as current_manifest

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.delivery import Cut, Manifest, StreamEntry
+from airlora.delivery import Manifest, PrefixScore, StreamEntry
 from airlora.delivery.repository.manifest import MAX_MANIFEST_BYTES
 from airlora.errors import ReleaseError, TrustError
 
@@ -16,7 +16,7 @@ def manifest(**changes: object) -> Manifest:
         "created": "2026-01-31T12:00:00Z",
         "base_fingerprint": "b" * 64,
         "stream": StreamEntry(digest="a" * 64, head_bytes=100, total_bytes=1000, num_segments=4),
-        "cuts": [Cut(num_bytes=500, num_components=3, accuracy=0.8, loss=0.4)],
+        "cuts": [PrefixScore(num_bytes=500, num_components=3, accuracy=0.8, loss=0.4)],
     }
     return Manifest(**(values | changes))
 

@@ -9,8 +9,8 @@ import pytest
 
 from airlora.delivery import (
     PASSPHRASE_VARIABLE,
-    Cut,
     KeyFolder,
+    PrefixScore,
     add_tenant,
     collect_garbage,
     create_repository,
@@ -49,7 +49,7 @@ def test_the_default_folder_of_keys_is_beside_the_repository(tmp_path: Path) -> 
 
 def test_a_published_stream_verifies(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
-    cuts = [Cut(num_bytes=len(STREAMS[0]), num_components=16, accuracy=0.8, loss=0.4)]
+    cuts = [PrefixScore(num_bytes=len(STREAMS[0]), num_components=16, accuracy=0.8, loss=0.4)]
     manifest = publish_stream(repository, STREAMS[0], cuts=cuts)
     assert (manifest.version, manifest.cuts) == (1, cuts)
     report = verify_repository(repository)
@@ -170,7 +170,7 @@ def test_keys_can_be_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ReleaseError, match="passphrase"):
         publish_stream(repository, STREAMS[1])
     monkeypatch.delenv(PASSPHRASE_VARIABLE)
-    with pytest.raises(ReleaseError, match="is encrypted"):
+    with pytest.raises(ReleaseError, match="encrypted; set its passphrase"):
         publish_stream(repository, STREAMS[1])
 
 
