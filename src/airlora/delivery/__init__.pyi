@@ -51,14 +51,14 @@ from .repository.verify import FolderFetcher as FolderFetcher
 from .repository.verify import RepositoryReport as RepositoryReport
 from .repository.verify import verify_repository as verify_repository
 from .repository.verify import verify_stream as verify_stream
+from .server.access import Tokens as Tokens
+from .server.access import parse_rate as parse_rate
 from .server.app import ServerPlan as ServerPlan
 from .server.app import make_app as make_app
 from .server.app import verify_repository_folder as verify_repository_folder
 from .server.dashboard.overview import Overview as Overview
 from .server.dashboard.overview import read_overview as read_overview
 from .server.dashboard.pages import dashboard_routes as dashboard_routes
-from .server.gate import Tokens as Tokens
-from .server.gate import parse_rate as parse_rate
 from .server.reports import DeviceReport as DeviceReport
 from .server.reports import ReportStore as ReportStore
 from .server.rollout import Rollout as Rollout

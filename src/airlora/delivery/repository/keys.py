@@ -88,7 +88,7 @@ class KeyFolder:
             )
         except (ValueError, UnsupportedAlgorithm, SigningError) as error:
             raise ReleaseError(
-                f"{role} key {path}: damaged, renamed, or encrypted with another passphrase than {PASSPHRASE_VARIABLE} has"
+                f"{role} key {path}: damaged, renamed, or the passphrase in {PASSPHRASE_VARIABLE} is wrong"
             ) from error
 
     def has(self, role: str, keyid: str) -> bool:

@@ -94,9 +94,7 @@ def verify_repository(repository: SignedRepository) -> RepositoryReport:
     for tenant in [None, *repository.tenants]:
         bundle = folder / "metadata" / bundle_name(tenant)
         if not bundle.exists() or not _is_newest(repository, tenant, bundle.read_bytes()):
-            warnings.append(
-                f"metadata/{bundle.name}: missing or stale, devices need more requests; renew it by `airlora repo renew`"
-            )
+            warnings.append(f"metadata/{bundle.name}: missing or stale; write it again by `airlora repo renew`")
     warnings += [f"{path.relative_to(folder)}: left over from an interrupted write" for path in files if _is_left(path)]
     return RepositoryReport(manifests, expires, warnings, sum(path.stat().st_size for path in files))
 
