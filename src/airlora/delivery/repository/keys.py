@@ -48,7 +48,7 @@ class KeyFolder:
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder = folder
         if folder.resolve().is_relative_to(repository.resolve()):
-            raise ReleaseError.of("keys", str(folder), f"a folder outside of {repository}, which is published")
+            raise ReleaseError.of("keys", str(folder), f"a folder outside of {repository}, which is public")
 
     def create(self, role: str) -> SSlibKey:
         """Generate a key for a role, write it, and return its public key; raises `StorageError`."""
