@@ -17,7 +17,6 @@ from airlora.channel.budget import (
     verify_within_deadline,
 )
 from airlora.channel.fading import (
-    FADING_MODELS,
     FadingModel,
     FadingProcess,
     NoFading,
@@ -28,7 +27,6 @@ from airlora.channel.fading import (
 )
 from airlora.channel.limits import db_to_linear, linear_to_db
 from airlora.channel.link import (
-    LINK_PROCESSES,
     Link,
     LinkModel,
     LinkProcess,
@@ -38,22 +36,12 @@ from airlora.channel.link import (
     register_link_process,
 )
 from airlora.channel.qpsk import demodulate_qpsk, modulate_qpsk, qpsk_bit_error_rate
-from airlora.channel.rates import RATE_MODELS, capacity_bps, ergodic_bps, outage_bps, shannon_bps
-from airlora.channel.settings import (
-    MAX_SNR_DB,
-    MIN_SNR_DB,
-    ChannelSettings,
-    DeadlineMode,
-    FadingKind,
-    RateModel,
-)
+from airlora.channel.rates import capacity_bps, ergodic_bps, outage_bps, shannon_bps
+from airlora.channel.settings import MAX_SNR_DB, MIN_SNR_DB, ChannelSettings, DeadlineMode, FadingKind, RateModel
 
 __all__ = [
-    "FADING_MODELS",
-    "LINK_PROCESSES",
     "MAX_SNR_DB",
     "MIN_SNR_DB",
-    "RATE_MODELS",
     "ChannelSettings",
     "ComplexArray",
     "DeadlineMode",

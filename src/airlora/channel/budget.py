@@ -121,8 +121,7 @@ def communication_cost(
     >>> communication_cost(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0, deadline_s=2.0)
     0.5
     """
-    verify_count("head_params", head_params)
-    return _cost(pattern.num_params(shapes) + head_params, capacity_bps, deadline_s, bits_per_param)
+    return _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params)
 
 
 def paper_communication_cost(
@@ -166,15 +165,7 @@ def is_within_deadline(
 
     The arguments and errors are those of `communication_cost`.
     """
-    cost = communication_cost(
-        pattern,
-        shapes,
-        capacity_bps=capacity_bps,
-        deadline_s=deadline_s,
-        bits_per_param=bits_per_param,
-        head_params=head_params,
-    )
-    return cost <= 1.0
+    return _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params) <= 1.0
 
 
 def verify_within_deadline(
@@ -190,14 +181,7 @@ def verify_within_deadline(
 
     The arguments and other errors are those of `communication_cost`.
     """
-    cost = communication_cost(
-        pattern,
-        shapes,
-        capacity_bps=capacity_bps,
-        deadline_s=deadline_s,
-        bits_per_param=bits_per_param,
-        head_params=head_params,
-    )
+    cost = _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params)
     if cost > 1.0:
         raise ChannelError(
             f"sending the pattern takes {cost * deadline_s:.4g} s at {capacity_bps:.4g} bit/s: "
@@ -240,6 +224,18 @@ def budget_params(*, capacity_bps: float, deadline_s: float, bits_per_param: flo
     elif carried < MAX_BUDGET_PARAMS and _cost(carried + 1, capacity_bps, deadline_s, bits_per_param) <= 1.0:
         carried += 1
     return max(0, carried - int(head_params))
+
+
+def _pattern_cost(
+    pattern: RankPattern,
+    shapes: Mapping[str, ModuleShape],
+    capacity_bps: float,
+    deadline_s: float,
+    bits_per_param: float,
+    head_params: int,
+) -> float:
+    verify_count("head_params", head_params)
+    return _cost(pattern.num_params(shapes) + head_params, capacity_bps, deadline_s, bits_per_param)
 
 
 def _cost(num_params: int, capacity_bps: float, deadline_s: float, bits_per_param: float) -> float:

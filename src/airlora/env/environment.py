@@ -15,7 +15,6 @@ from airlora.channel import (
     LinkModel,
     LinkState,
     budget_params,
-    communication_cost,
     make_link,
     transfer_time_s,
 )
@@ -294,16 +293,8 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         pattern = RankPattern.from_ranks(self.names, ranks.tolist())
         params = pattern.num_params(self.shapes) + self.objective.head_params
         seconds = transfer_time_s(params, capacity_bps=link.capacity_bps, bits_per_param=self.channel.bits_per_param)
-        cost = communication_cost(
-            pattern,
-            self.shapes,
-            capacity_bps=link.capacity_bps,
-            deadline_s=self.channel.deadline_s,
-            bits_per_param=self.channel.bits_per_param,
-            head_params=self.objective.head_params,
-        )
         return {
-            "cost": cost,
+            "cost": seconds / self.channel.deadline_s,  # Eq. 8
             "params": params,
             "paper_params": paper_num_params(ranks.tolist(), self.hidden_size),
             "seconds": seconds,

@@ -70,8 +70,8 @@ def test_other_values_are_no_counts(value):
 
 def test_the_message_lists_the_choices():
     limits.verify_choice("fading", "none", ("none", "rician"))
-    with pytest.raises(ChannelError, match="fading = 'nakagami': allowed is one of none, rician"):
-        limits.verify_choice("fading", "nakagami", ("none", "rician"))
+    with pytest.raises(ChannelError, match="fading = 'fog': allowed is one of none, rician"):
+        limits.verify_choice("fading", "fog", ("none", "rician"))
     with pytest.raises(ChannelError, match="fading = None"):
         limits.verify_choice("fading", None, ("none", "rician"))
 

@@ -9,7 +9,6 @@ from scipy.integrate import quad
 from scipy.stats import ncx2
 
 from airlora.channel import (
-    RATE_MODELS,
     ChannelSettings,
     NoFading,
     RateModel,
@@ -20,6 +19,7 @@ from airlora.channel import (
     outage_bps,
     shannon_bps,
 )
+from airlora.channel.rates import RATE_MODELS
 from airlora.errors import ChannelError
 
 NONE, RAYLEIGH = NoFading(), RayleighFading()
