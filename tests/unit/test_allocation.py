@@ -80,9 +80,9 @@ def test_scaling_all_sizes_and_the_budget_changes_nothing(problem, unit):
 
 def best_total_gain(ranks, sizes, budget, gains):
     best = 0.0
-    for cut in np.ndindex(*(rank + 1 for rank in ranks)):
-        if sum(c * p for c, p in zip(cut, sizes, strict=True)) <= budget:
-            best = max(best, sum(sum(gains[m][:c]) for m, c in enumerate(cut)))
+    for kept in np.ndindex(*(rank + 1 for rank in ranks)):
+        if sum(c * p for c, p in zip(kept, sizes, strict=True)) <= budget:
+            best = max(best, sum(sum(gains[m][:c]) for m, c in enumerate(kept)))
     return best
 
 
@@ -92,8 +92,8 @@ def test_gains_of_equal_concave_modules_give_the_optimal_ranks(seed, num_modules
     gains = np.sort(np.random.default_rng(seed).random((num_modules, 4)), axis=1)[:, ::-1]
     ranks, sizes = [4] * num_modules, [7] * num_modules
     kept = project_ranks(ranks, sizes, 7 * count, gains=gains)
-    gains_of_module = sum(gains[m, : kept[m]].sum() for m in range(num_modules))
-    assert gains_of_module == pytest.approx(best_total_gain(ranks, sizes, 7 * count, gains))
+    total = sum(gains[m, : kept[m]].sum() for m in range(num_modules))
+    assert total == pytest.approx(best_total_gain(ranks, sizes, 7 * count, gains))
 
 
 def test_proportional_shares_by_hand():

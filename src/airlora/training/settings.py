@@ -1,7 +1,7 @@
-"""The settings of a run: checked on the way in, written beside every run, read back from TOML.
+"""Settings of a run, composed of one section per package.
 
-`Settings` holds one section per room.  Three presets are a start: `paper` (Table II), `standard` (a workstation with a
-GPU) and `quick` (two CPU cores, minutes).  A TOML file and then single values are laid over the preset.
+A run starts from a preset: `paper` (Table II), `standard` (a workstation with a GPU) or `quick` (minutes on two CPU
+cores). A TOML file overrides the preset, and single values override both.
 """
 
 from __future__ import annotations
@@ -99,16 +99,17 @@ def load_settings(
     toml: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Return the settings of a preset with a TOML file and single values laid over it.
+    """Return the settings of a preset, overridden by the policy's recipe, a TOML file and single values, in this order.
+
+    Loading runs no code that the settings name: `channel.process` remains a name.
 
     Args:
-        preset: `paper`, `standard` or `quick`; the default is the file's, or else `quick`.
-        toml: A TOML file with any of the sections of `Settings`.
-        overrides: Dotted keys to values, such as `{"finetune.steps": 100}`; they win.
+        preset: Preset `paper`, `standard` or `quick`. None takes the one that the values or the file name, or `quick`.
+        toml: Path of a TOML file with any of the sections of `Settings`.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
-        SettingsError: An unknown preset or key, a value that is not allowed (key, value and what is allowed are
-            named), or a file that is missing or no TOML.
+        SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
     >>> load_settings("paper").ppo.gamma
     0.95
@@ -127,14 +128,29 @@ def load_settings(
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings with some values changed; dotted keys, and errors as of `load_settings`."""
+    """Return the settings with some values changed.
+
+    Args:
+        settings: Settings to start from. They do not change.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
+
+    Raises:
+        SettingsError: A key is unknown, or a value is not allowed.
+    """
     return validate(Settings, merge(settings.model_dump(), nest(overrides)))
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name.
+    """Return the settings with another policy and the values of its recipe.
 
-    What the former policy's recipe set goes back to the preset, unless it was changed since.
+    Values of the former policy's recipe return to those of the preset, unless they were changed.
+
+    Args:
+        settings: Settings to start from. They do not change.
+        name: Name of the policy.
+
+    Raises:
+        SettingsError: The policy is unknown.
     """
     if name not in RECIPES:
         raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
@@ -148,5 +164,5 @@ def with_policy(settings: Settings, name: str) -> Settings:
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
-    """Write the resolved settings as TOML that `load_settings` reads back to equal settings; raises `StorageError`."""
+    """Write the settings as a TOML file, which `load_settings` reads to equal settings; raises `StorageError`."""
     write_toml(settings, path)

@@ -33,7 +33,7 @@ class Objective(Protocol):
 
     @property
     def head_params(self) -> int:
-        """Parameters that are sent whatever the ranks are, such as a classification head."""
+        """Parameters that are sent with every rank pattern, such as a classification head."""
         ...
 
     def reset(self, generator: np.random.Generator) -> None:

@@ -66,7 +66,7 @@ class FrozenObjective:
 
     @property
     def head_params(self) -> int:
-        """Parameters of the classification head, which is sent whatever the ranks are."""
+        """Parameters of the classification head, which is sent with every rank pattern."""
         return self._adapted.head_params
 
     @property

@@ -50,8 +50,8 @@ class Stepper(Protocol):
 class LiveObjective:
     """Mean loss of k fine-tuning steps at the chosen ranks, the paper's objective (Algorithm 1, line 12).
 
-    The loss of a step is that of its training batch before the step. It falls as training proceeds, whatever the ranks
-    are. Rewards of early and late steps are therefore not comparable.
+    The loss of a step is that of its training batch before the step. It falls as training proceeds, at any
+    ranks. Rewards of early and late steps are therefore not comparable.
 
     The ranks that a weak link carries train few components. `full_rank_steps` trains all components after each action,
     which the paper does not do. The losses of these steps are not counted.
