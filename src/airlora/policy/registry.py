@@ -19,8 +19,8 @@ class Registry(Generic[T]):
 
     Args:
         setting: Name of the setting that chooses the implementation, for error messages.
-        package: Import name of a package whose modules register implementations.  The first look-up imports all of
-            them.  None needs no import, because the module of the registry registers its implementations itself.
+        package: Import name of a package whose modules register implementations.  A look-up imports all of them.
+            None imports nothing: the module of the registry registers its implementations itself.
     """
 
     def __init__(self, setting: str, package: str | None = None) -> None:
@@ -29,15 +29,19 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers an implementation; raises `PolicyError` if `name` is already in use."""
+        """Return a decorator that registers an implementation.
 
-        def put(entry: T) -> T:
+        Raises:
+            PolicyError: The name is already in use; the decorator raises it.
+        """
+
+        def add(entry: T) -> T:
             if name in self._entries:
                 raise PolicyError(f"{self._setting} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
 
-        return put
+        return add
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names, sorted."""
@@ -47,7 +51,11 @@ class Registry(Generic[T]):
         return tuple(sorted(self._entries))
 
     def __getitem__(self, name: str) -> T:
-        """Return the implementation of this name; raises `PolicyError`, which lists the names, if there is none."""
+        """Return the implementation that is registered under a name.
+
+        Raises:
+            PolicyError: The name is not registered; the message lists the registered names.
+        """
         names = self.names()
         if name not in self._entries:
             raise PolicyError.of(self._setting, name, f"one of {', '.join(names)}")

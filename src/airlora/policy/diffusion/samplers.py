@@ -1,4 +1,4 @@
-"""From noise to sample; one file each, registered under its `sampler`."""
+"""Samplers: the reverse process from noise to a sample.  The setting `diffusion.sampler` chooses one by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from airlora.policy.settings import DiffusionSettings
 __all__ = ["SAMPLERS", "SPACINGS", "DDIMSampler", "DDPMSampler", "Denoise", "Sampler", "spaced_timesteps"]
 
 Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(x_tau, tau) -> (x0_hat, epsilon_hat), all float [N, D]."""
+"""Denoiser (x_tau, tau) -> estimates (x0_hat, epsilon_hat); samples are float [N, D]."""
 
 
 class Sampler(ABC):
-    """A way back from x_T to x_0."""
+    """Reverse process from x_T to x_0."""
 
     @classmethod
     @abstractmethod
@@ -33,7 +33,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def timesteps(self, num_train_timesteps: int) -> list[int]:
-        """Return the diffusion steps to visit, noisiest first."""
+        """Return the inference steps, noisiest first; all are below `num_train_timesteps`."""
 
     @abstractmethod
     def transition(
@@ -45,15 +45,15 @@ class Sampler(ABC):
         timestep: int,
         next_timestep: int,
     ) -> tuple[Tensor, float]:
-        """Return mean and standard deviation of the sample one visited step less noisy.
+        """Return mean, float [N, D], and standard deviation of the Gaussian of x at `next_timestep`.
 
         Args:
-            schedule: The forward process.
-            x_tau: Float [N, D], at `timestep`.
-            x0_hat: The estimate of the clean sample, float [N, D].
-            noise_hat: The estimate of the noise, float [N, D].
-            timestep: tau.
-            next_timestep: The step to arrive at, below `timestep`; -1 is the clean sample.
+            schedule: Noise schedule of the forward process.
+            x_tau: Noisy samples at `timestep`, float [N, D].
+            x0_hat: Estimates of the clean samples, float [N, D].
+            noise_hat: Estimates of the noise, float [N, D].
+            timestep: Current step tau.
+            next_timestep: Next inference step, below `timestep`; -1 is the clean sample.
         """
 
     def step(
@@ -66,19 +66,26 @@ class Sampler(ABC):
         next_timestep: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return a draw of the sample one visited step less noisy; arguments as `transition`."""
+        """Return a draw of x at `next_timestep`, float [N, D]; arguments as in `transition`."""
         mean, std = self.transition(schedule, x_tau, x0_hat, noise_hat, timestep, next_timestep)
         return mean + std * torch.randn(mean.shape, generator=generator).to(mean.device) if std > 0.0 else mean
 
-    def visits(self, num_train_timesteps: int) -> list[tuple[int, int]]:
-        """Return every visited step with the one that follows it; the last is followed by -1, the clean sample."""
+    def timestep_pairs(self, num_train_timesteps: int) -> list[tuple[int, int]]:
+        """Return all pairs (step, next step) of the inference steps; the last next step is -1, the clean sample."""
         timesteps = self.timesteps(num_train_timesteps)
         return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
     def sample(self, schedule: NoiseSchedule, denoise: Denoise, x_T: Tensor, generator: torch.Generator) -> Tensor:
-        """Return x_0, float [N, D], by stepping from x_T through every visited step."""
+        """Return samples x_0, float [N, D].
+
+        Args:
+            schedule: Noise schedule of the forward process.
+            denoise: Denoiser of the samples.
+            x_T: Standard normal noise, float [N, D].
+            generator: Torch generator on the CPU that draws the noise of each step.
+        """
         x = x_T
-        for timestep, next_timestep in self.visits(schedule.num_train_timesteps):
+        for timestep, next_timestep in self.timestep_pairs(schedule.num_train_timesteps):
             x0_hat, noise_hat = denoise(x, timestep)
             x = self.step(schedule, x, x0_hat, noise_hat, timestep, next_timestep, generator)
         return x
@@ -91,17 +98,17 @@ SPACINGS = ("leading", "linspace", "trailing")
 
 
 def spaced_timesteps(num_train_timesteps: int, num_inference_steps: int, spacing: str) -> list[int]:
-    """Return the steps to visit, noisiest first.
+    """Return the inference steps, noisiest first.
 
     Args:
-        num_train_timesteps: T, steps of the forward process.
-        num_inference_steps: How many are visited, 1 to T.
-        spacing: `leading` visits every (T // n)-th step from 0 and so never the noisiest one, as Song et al. did;
-            `linspace` spreads the steps from T - 1 to 0 and so starts where pure noise belongs; `trailing` visits
-            every (T / n)-th step down from T - 1, so that the last stride, to the clean sample, is as long as the rest.
+        num_train_timesteps: Number of steps of the forward process, T.
+        num_inference_steps: Number of inference steps n, 1 to T.
+        spacing: Placement of the inference steps.  `leading` takes every (T // n)-th step from 0, as in Song et al.; it
+            leaves out the noisiest step.  `linspace` spreads the steps evenly from T - 1 to 0.  `trailing` takes every
+            (T / n)-th step down from T - 1; the last stride, to the clean sample, has the same length as the others.
 
     Raises:
-        PolicyError: An unknown spacing, or a number of steps out of range.
+        PolicyError: The spacing is unknown, or the number of inference steps is out of range.
 
     Source: Lin et al. 2024 (arXiv:2305.08891), table 2.
 
@@ -120,9 +127,9 @@ def spaced_timesteps(num_train_timesteps: int, num_inference_steps: int, spacing
             return [num_train_timesteps - 1]
         return [int(step) for step in np.linspace(0, num_train_timesteps - 1, num_inference_steps).round()[::-1]]
     if spacing == "trailing":
-        left = range(num_inference_steps, 0, -1)
-        # One division of whole numbers: a float stride, added up, may overshoot to a step below 0.
-        return [round(index * num_train_timesteps / num_inference_steps) - 1 for index in left]
+        # Each step takes one division of integers: repeated subtraction of a float stride may end below step 0.
+        indices = range(num_inference_steps, 0, -1)
+        return [round(index * num_train_timesteps / num_inference_steps) - 1 for index in indices]
     raise PolicyError.of("spacing", spacing, f"one of {', '.join(SPACINGS)}")
 
 
@@ -138,16 +145,17 @@ class DDIMSampler(Sampler):
 
     | code | paper |
     |---|---|
-    | x0_hat | \hat x_0, by the true Eq. 14 and not by Eq. 16 (erratum 2) |
+    | x0_hat | \hat x_0, by Eq. 14 instead of Eq. 16 (erratum 2) |
     | noise_hat | \hat\epsilon = f_psi |
     | alpha_bar, next_alpha_bar | \bar\alpha_tau, \bar\alpha_tau' |
     | sigma | \sigma_tau |
 
     Args:
-        num_inference_steps: T_diff, steps visited.
-        eta: 0: deterministic given x_T; 1: as noisy as DDPM.
-        clip_sample: Keep x0_hat within [-1, 1], where ranks live, and let the noise estimate follow.
-        spacing: See `spaced_timesteps`.
+        num_inference_steps: Number of inference steps, T_diff.
+        eta: Noise of each step, 0 to 1.  0 is deterministic given x_T, 1 has the noise of DDPM.
+        clip_sample: Whether x0_hat is clipped to [-1, 1], the range of ranks in unit coordinates.  The noise estimate
+            is recomputed from the clipped x0_hat.
+        spacing: Placement of the inference steps, see `spaced_timesteps`.
 
     Source: AirLLM Eq. 17; Song et al. 2021 (arXiv:2010.02502) Eq. 12 and 16.
     """
@@ -175,14 +183,14 @@ class DDIMSampler(Sampler):
         timestep: int,
         next_timestep: int,
     ) -> tuple[Tensor, float]:
-        """Return mean and sigma of x at `next_timestep` by Eq. 17."""
+        """Return mean and sigma of x at `next_timestep` (Eq. 17)."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar(timestep), schedule.alpha_bar(next_timestep)
         if self.clip_sample:
             x0_hat = x0_hat.clamp(-1.0, 1.0)
             noise_hat = predict_noise(x_tau, x0_hat, alpha_bar)
         variance = (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar)
         sigma = self.eta * math.sqrt(variance)
-        # Rounding may bring the difference just below 0 at eta = 1.
+        # At eta = 1 rounding may make the difference slightly negative.
         direction = math.sqrt(max(1.0 - next_alpha_bar - sigma * sigma, 0.0)) * noise_hat
         return math.sqrt(next_alpha_bar) * x0_hat + direction, sigma
 
@@ -197,21 +205,21 @@ class DDPMSampler(Sampler):
       \alpha = \frac{\bar\alpha_\tau}{\bar\alpha_{\tau'}}, \quad
       \sigma^2 = \frac{1 - \bar\alpha_{\tau'}}{1 - \bar\alpha_\tau} (1 - \alpha)$$
 
-    The mean is Eq. 16 with Eq. 14 put in for \hat\epsilon (see `posterior_mean`), which lets \hat x_0 be clipped and
-    divides by no small \sqrt{\bar\alpha}.  alpha spans the steps that are skipped, so that any number of steps is a
-    draw from the right posterior.
+    The mean is Eq. 16 after substituting Eq. 14 for \hat\epsilon (see `posterior_mean`).  In this form \hat x_0 can be
+    clipped, and there is no division by a small \sqrt{\bar\alpha}.  alpha covers the skipped steps, so the posterior is
+    exact for any number of inference steps.
 
     | code | paper |
     |---|---|
-    | x0_hat | \hat x_0, by the true Eq. 14 and not by Eq. 16 (erratum 2) |
+    | x0_hat | \hat x_0, by Eq. 14 instead of Eq. 16 (erratum 2) |
     | alpha | \alpha_tau where no step is skipped |
     | alpha_bar, next_alpha_bar | \bar\alpha_tau, \bar\alpha_tau' |
-    | variance | \sigma^2, the true posterior's; `fixed_small` in diffusers |
+    | variance | \sigma^2 of the true posterior; `fixed_small` in diffusers |
 
     Args:
-        num_inference_steps: T_diff, steps visited.
-        clip_sample: Keep x0_hat within [-1, 1], where ranks live.
-        spacing: See `spaced_timesteps`.
+        num_inference_steps: Number of inference steps, T_diff.
+        clip_sample: Whether x0_hat is clipped to [-1, 1], the range of ranks in unit coordinates.
+        spacing: Placement of the inference steps, see `spaced_timesteps`.
 
     Source: AirLLM Eq. 16; Ho et al. 2020 (arXiv:2006.11239) Eq. 6 and 7, Algorithm 2.
     """
@@ -238,7 +246,7 @@ class DDPMSampler(Sampler):
         timestep: int,
         next_timestep: int,
     ) -> tuple[Tensor, float]:
-        """Return the posterior of x at `next_timestep`; the step to the clean sample adds no noise."""
+        """Return mean and sigma of the posterior of x at `next_timestep`; sigma is 0 for the clean sample."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar(timestep), schedule.alpha_bar(next_timestep)
         alpha = alpha_bar / next_alpha_bar
         if self.clip_sample:

@@ -1,4 +1,4 @@
-"""Noise schedules: beta per diffusion step; one file each, registered under its `beta_schedule`."""
+"""Noise schedules: beta of every diffusion step.  The setting `diffusion.beta_schedule` chooses one by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airlora.policy.registry import Registry
 __all__ = ["MAX_BETA", "SCHEDULES", "BetaSchedule", "cosine", "linear", "scaled_linear"]
 
 BetaSchedule = Callable[[int, float, float], Tensor]
-"""(num_train_timesteps, beta_start, beta_end) -> betas, float64 [num_train_timesteps], each above 0 and below 1."""
+"""Function (num_train_timesteps, beta_start, beta_end) -> betas, float64 [num_train_timesteps], in (0, 1)."""
 
 SCHEDULES: Registry[BetaSchedule] = Registry("diffusion.beta_schedule")
 
@@ -32,7 +32,7 @@ def linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Tens
 
 @SCHEDULES.register("scaled_linear")
 def scaled_linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Return betas whose roots are evenly spaced, float64 [num_train_timesteps].
+    """Return betas with evenly spaced square roots, float64 [num_train_timesteps].
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), as in diffusers.
 
@@ -43,7 +43,7 @@ def scaled_linear(num_train_timesteps: int, beta_start: float, beta_end: float) 
 
 
 MAX_BETA = 0.999
-"""Keeps the last step from erasing the signal entirely."""
+"""Largest beta of the cosine schedule; beta = 1 would erase the signal at the last step."""
 
 _OFFSET = 0.008
 
@@ -55,7 +55,7 @@ def cosine(num_train_timesteps: int, beta_start: float, beta_end: float) -> Tens
     $$\beta_\tau = 1 - \frac{f(\tau + 1)}{f(\tau)}, \qquad
       f(\tau) = \cos^2\left(\frac{\tau / T + .008}{1.008} \cdot \frac{\pi}{2}\right)$$
 
-    Notation: T num_train_timesteps.  `beta_start` and `beta_end` have no say here.
+    Notation: T num_train_timesteps.  `beta_start` and `beta_end` are ignored.
 
     Source: Nichol and Dhariwal 2021 (arXiv:2102.09672) Eq. 17.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from airlora.observation import Observation
-from airlora.policy import Advisor, PolicyProblem
+from airlora.policy import PolicyProblem, UtilityPlanner
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 
 
@@ -21,8 +21,10 @@ def context_of(problem: PolicyProblem) -> Callable[..., LossContext]:
         chains: Tensor | None = None,
         observations: Sequence[Observation] = (),
         encode: Callable[[Sequence[Observation]], Tensor] = lambda observations: torch.zeros(len(observations), 3),
-        advisor: Advisor | None = None,
+        planner: UtilityPlanner | None = None,
     ) -> LossContext:
-        return LossContext(batch, chains, observations, encode, advisor or Advisor.for_projection(problem, seed=0))
+        return LossContext(
+            batch, chains, observations, encode, planner or UtilityPlanner.for_projection(problem, seed=0)
+        )
 
     return make

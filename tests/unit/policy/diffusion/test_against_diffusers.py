@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from airlora.policy.diffusion.predictions import PREDICTIONS
-from airlora.policy.diffusion.samplers import SPACINGS, DDIMSampler, DDPMSampler, Denoise, Sampler
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
+from airlora.policy.diffusion.predictions import PREDICTIONS
 from airlora.policy.diffusion.process import NoiseSchedule
+from airlora.policy.diffusion.samplers import SPACINGS, DDIMSampler, DDPMSampler, Denoise, Sampler
 
 THEIR_NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 NUM_STEPS = 20

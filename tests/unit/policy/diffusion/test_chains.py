@@ -67,7 +67,7 @@ def test_at_eta_0_every_step_has_the_least_noise(min_std: float) -> None:
     condition = torch.zeros(3000, 2)
     chain = model.sample_chain(condition, generator())
     denoise = model.denoiser(condition)
-    for index, (now, following) in enumerate(model.sampler.visits(100)):
+    for index, (now, following) in enumerate(model.sampler.timestep_pairs(100)):
         x = chain[:, index]
         mean, std = model.sampler.transition(model.schedule, x, *denoise(x, now), now, following)
         assert std == 0.0

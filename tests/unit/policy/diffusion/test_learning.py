@@ -3,7 +3,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from airlora.policy import Advisor, Buffer, DiffusionPolicy, DiffusionSettings, Learner, PolicyProblem, ranks_to_unit
+from airlora.policy import (
+    Buffer,
+    DiffusionPolicy,
+    DiffusionSettings,
+    Learner,
+    PolicyProblem,
+    UtilityPlanner,
+    ranks_to_unit,
+)
 from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.diffusion.losses import LossContext
 
@@ -29,7 +37,7 @@ def context(buffer: Buffer, problem: PolicyProblem, rollout: int, buffer_size: i
         buffer,
         rollout,
         buffer_size=buffer_size,
-        advisor=Advisor.for_projection(problem, seed=0),
+        planner=UtilityPlanner.for_projection(problem, seed=0),
         conditions=lambda batch, observations: batch.vectors,
         encode=lambda observations: torch.zeros(len(observations), 8),
     )

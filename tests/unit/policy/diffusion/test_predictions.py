@@ -1,10 +1,10 @@
 import pytest
 import torch
-from airlora.policy.diffusion.predictions import PREDICTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airlora.errors import PolicyError
+from airlora.policy.diffusion.predictions import PREDICTIONS
 from airlora.policy.diffusion.process import add_noise
 
 GENERATOR = torch.Generator().manual_seed(0)

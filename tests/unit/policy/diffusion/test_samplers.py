@@ -3,15 +3,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from airlora.policy.diffusion.samplers import (
-    SAMPLERS,
-    SPACINGS,
-    DDIMSampler,
-    DDPMSampler,
-    Denoise,
-    Sampler,
-    spaced_timesteps,
-)
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +12,15 @@ from torch import Tensor
 from airlora.errors import PolicyError
 from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise, predict_x0
+from airlora.policy.diffusion.samplers import (
+    SAMPLERS,
+    SPACINGS,
+    DDIMSampler,
+    DDPMSampler,
+    Denoise,
+    Sampler,
+    spaced_timesteps,
+)
 
 SCHEDULE = NoiseSchedule.make("scaled_linear", 1000, 1e-4, 2e-2)
 X_T = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))

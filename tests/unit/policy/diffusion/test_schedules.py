@@ -1,10 +1,10 @@
 import pytest
 import torch
-from airlora.policy.diffusion.schedules import SCHEDULES
 from diffusers import DDPMScheduler
 
 from airlora.errors import PolicyError
 from airlora.policy.diffusion.process import NoiseSchedule
+from airlora.policy.diffusion.schedules import SCHEDULES
 
 THEIR_NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 

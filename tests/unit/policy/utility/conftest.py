@@ -34,7 +34,7 @@ def _measure(
     generator = np.random.default_rng(seed)
     ranks = generator.integers(0, model.r_max + 1, (count, model.num_modules))
     texts = generator.normal(size=(count, 2)) if varied else np.zeros((count, 2))
-    losses = 2.0 - model.drop(ranks, texts) + noise * generator.normal(size=count)
+    losses = 2.0 - model.loss_reduction(ranks, texts) + noise * generator.normal(size=count)
     return Measurements(ranks, losses, texts)
 
 

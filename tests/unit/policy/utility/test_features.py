@@ -90,7 +90,7 @@ def test_columns_by_hand() -> None:
     features = Features(
         knots=np.asarray([1, 2]),
         basis=np.asarray([[0.0, 0.8, 1.0], [0.0, 0.5, 1.0]]),
-        worths=np.asarray([[0.0, 1.6, 2.0], [0.0, 0.1, 0.2]]),
+        scaled_curves=np.asarray([[0.0, 1.6, 2.0], [0.0, 0.1, 0.2]]),
         text_mean=np.asarray([1.0, 0.0]),
         feature_mean=np.asarray([0.0, 0.0, 3.0, 0.0, 0.0]),
         text_range=np.asarray([[1.0, -1.0], [3.0, 4.0]]),
@@ -98,7 +98,7 @@ def test_columns_by_hand() -> None:
         pairs=(np.asarray([0]), np.asarray([1])),
     )
     columns = features.columns(np.asarray([[2, 1], [0, 2]]), np.asarray([[3.0, -1.0], [1.0, 4.0]]))
-    assert features.sizes() == {"curves": 4, "prior": 0, "text": 10, "pairs": 1}
+    assert features.sizes() == {"curves": 4, "importance": 0, "text": 10, "pairs": 1}
     # Off their mean and by their scale, the text's features are 2, -1/2, 4 - 3, -2, 1/4 and 0, 2, 0 - 3, 0, 4.
     expected = [
         [1, 2, 1, 1, *np.outer([2, -0.5, 1, -2, 0.25], [2.0, 0.1]).ravel(), 0.5],

@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from airlora.policy import Advisor, AllocateSettings, DiffusionSettings, PolicyProblem, UtilityModel, ranks_to_unit
+from airlora.policy import (
+    AllocateSettings,
+    DiffusionSettings,
+    PolicyProblem,
+    UtilityModel,
+    UtilityPlanner,
+    ranks_to_unit,
+)
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
-from airlora.policy.diffusion.losses.critics import LearnedCritic, UtilityCritic, utility_drop
+from airlora.policy.diffusion.losses.critics import LearnedCritic, UtilityCritic, interpolate_loss_reduction
 
 ContextOf = Callable[..., LossContext]
 
@@ -49,8 +56,8 @@ def tables(model: UtilityModel) -> dict[str, Tensor]:
 def test_at_whole_ranks_the_drop_is_the_utility_models(seed: int, r_max: int) -> None:
     model, generator = utility(seed, r_max=r_max), np.random.default_rng(seed)
     ranks, texts = generator.integers(0, r_max + 1, (20, 4)), generator.normal(size=(20, 2))
-    ours = utility_drop(tables(model), torch.from_numpy(ranks).double(), torch.from_numpy(texts))
-    np.testing.assert_allclose(ours.numpy(), model.drop(ranks, texts), rtol=1e-9, atol=1e-12)
+    ours = interpolate_loss_reduction(tables(model), torch.from_numpy(ranks).double(), torch.from_numpy(texts))
+    np.testing.assert_allclose(ours.numpy(), model.loss_reduction(ranks, texts), rtol=1e-9, atol=1e-12)
 
 
 @given(seed=st.integers(0, 1000), module=st.integers(0, 3), rank=st.floats(0, 4), part=st.floats(0, 1))
@@ -58,7 +65,9 @@ def test_between_them_it_lies_on_the_line_between_neighbours(seed: int, module: 
     model, below = utility(seed), min(int(rank), 3)
     ranks = torch.from_numpy(np.random.default_rng(seed).integers(0, 5, (1, 4))).double().repeat(3, 1)
     ranks[:, module] = torch.tensor([below, below + part, below + 1], dtype=torch.float64)
-    low, middle, high = utility_drop(tables(model), ranks, torch.zeros(3, 2, dtype=torch.float64)).tolist()
+    low, middle, high = interpolate_loss_reduction(
+        tables(model), ranks, torch.zeros(3, 2, dtype=torch.float64)
+    ).tolist()
     assert min(low, high) - 1e-12 <= middle <= max(low, high) + 1e-12
     assert middle == pytest.approx(low + part * (high - low), abs=1e-12)
 
@@ -66,7 +75,7 @@ def test_between_them_it_lies_on_the_line_between_neighbours(seed: int, module: 
 def test_its_gradient_is_the_worth_of_the_next_component() -> None:
     model = utility()
     ranks = torch.full((1, 4), 1.5, dtype=torch.float64, requires_grad=True)
-    utility_drop(
+    interpolate_loss_reduction(
         {**tables(model), "coupling": torch.zeros(4, 4).double()}, ranks, torch.from_numpy(model.text_mean)[None]
     ).sum().backward()
     assert ranks.grad is not None
@@ -74,10 +83,10 @@ def test_its_gradient_is_the_worth_of_the_next_component() -> None:
 
 
 def critic_of(problem: PolicyProblem, context_of: ContextOf, model: UtilityModel) -> UtilityCritic:
-    advisor = Advisor(problem, AllocateSettings(), seed=0)
-    advisor.model = model
+    planner = UtilityPlanner(problem, AllocateSettings(), seed=0)
+    planner.model = model
     critic = UtilityCritic(DiffusionSettings(), 4, 2, seed=0)
-    assert critic.update(context_of(batch(torch.zeros(1, 4)), advisor=advisor)) == {}
+    assert critic.update(context_of(batch(torch.zeros(1, 4)), planner=planner)) == {}
     return critic
 
 
@@ -86,7 +95,9 @@ def test_the_utility_critic_is_eq_9_at_whole_ranks(problem: PolicyProblem, conte
     critic, generator = critic_of(problem, context_of, model), np.random.default_rng(0)
     ranks, texts = generator.integers(0, 5, (30, 4)), generator.normal(size=(30, 2))
     rows = batch(torch.from_numpy(ranks_to_unit(ranks, 4)), budget=400.0, text=torch.from_numpy(texts).float())
-    expected = model.drop(ranks, texts) - problem.cost_weight * ranks @ np.asarray(problem.params_per_rank) / 400.0
+    expected = (
+        model.loss_reduction(ranks, texts) - problem.cost_weight * ranks @ np.asarray(problem.params_per_rank) / 400.0
+    )
     np.testing.assert_allclose(critic(rows.x0, rows).numpy(), expected, atol=1e-5)
 
 

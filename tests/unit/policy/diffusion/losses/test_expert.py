@@ -9,12 +9,12 @@ from torch import Tensor
 
 from airlora.observation import IntArray, Observation
 from airlora.policy import (
-    Advisor,
     AllocateSettings,
     Buffer,
     DiffusionSettings,
     PolicyProblem,
     Transition,
+    UtilityPlanner,
     unit_to_ranks,
 )
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
@@ -38,8 +38,8 @@ GAINS = np.asarray([[8, 4, 2, 1], [1, 1, 0, 0], [9, 3, 1, 0], [0, 0, 0, 0]]) / 1
 BUDGETS = (40, 60, 120)
 
 
-class Planner(Advisor):
-    """An advisor that remembers what it was asked to plan for."""
+class RecordingPlanner(UtilityPlanner):
+    """An planner that remembers what it was asked to plan for."""
 
     def __init__(self, problem: PolicyProblem) -> None:
         super().__init__(problem, AllocateSettings(num_members=0, forms=["separable"], refit_growth=1.5), seed=0)
@@ -51,22 +51,22 @@ class Planner(Advisor):
 
 
 @pytest.fixture
-def planner(problem: PolicyProblem) -> Planner:
-    return Planner(problem)
+def planner(problem: PolicyProblem) -> RecordingPlanner:
+    return RecordingPlanner(problem)
 
 
 @pytest.fixture
-def measure(observe: Observe, problem: PolicyProblem) -> Callable[[Advisor, int], Buffer]:
-    """Measure random patterns, and let the advisor fit."""
+def measure(observe: Observe, problem: PolicyProblem) -> Callable[[UtilityPlanner, int], Buffer]:
+    """Measure random patterns, and let the planner fit."""
 
-    def run(advisor: Advisor, count: int) -> Buffer:
+    def run(planner: UtilityPlanner, count: int) -> Buffer:
         buffer, generator = Buffer(1000), np.random.default_rng(0)
         for index in range(count):
             observation = observe(budget_params=BUDGETS[index % 3])
             ranks, vector = generator.integers(0, 5, 4), problem.spec.to_vector(observation)
             loss = 3.0 - sum(GAINS[module, :rank].sum() for module, rank in enumerate(ranks))
             buffer.add(Transition(observation, vector, ranks, -loss, vector, False, False, loss))
-        advisor.update(buffer, count)
+        planner.update(buffer, count)
         return buffer
 
     return run
@@ -97,10 +97,10 @@ def network() -> DiffusionModel:
 
 
 def test_plans_anew_when_the_model_was_fitted_anew_and_only_then(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     loss = make()
-    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner)
+    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, planner=planner)
     asked = []
     for num_new in (0, 0, 20, 20, 0):  # fitted at 60 measurements and, half as many more being enough, at 100
         if num_new:
@@ -112,9 +112,9 @@ def test_plans_anew_when_the_model_was_fitted_anew_and_only_then(
 
 
 def test_half_of_the_plans_are_for_links_met_and_half_for_others_beyond_them(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
-    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner)
+    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, planner=planner)
     make(num_plans=200).prepare(network(), context)
     budgets = [observation.budget_params for observation in planner.asked]
     assert set(budgets[::2]) == set(BUDGETS)
@@ -128,20 +128,20 @@ def test_half_of_the_plans_are_for_links_met_and_half_for_others_beyond_them(
 
 
 def test_keeps_the_planners_plans_beside_what_the_sampler_is_told(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     loss = make()
     loss.prepare(
         network(),
-        context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner),
+        context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, planner=planner),
     )
-    plans = np.stack([Advisor.plan(planner, observation) for observation in list(planner.asked)])
+    plans = np.stack([UtilityPlanner.plan(planner, observation) for observation in list(planner.asked)])
     np.testing.assert_array_equal(unit_to_ranks(loss._x0.numpy(), 4), plans)
     torch.testing.assert_close(loss._conditions, shown(planner.asked))
 
 
 def test_without_kappa_what_was_executed_does_not_count(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     observations, model = measure(planner, 60).observations(), network()
     torch.nn.init.ones_(model.backbone.leave.weight)  # which starts at zero, and sees nothing
@@ -149,7 +149,7 @@ def test_without_kappa_what_was_executed_does_not_count(
     for kappa in (0.0, 0.5, 1.0):
         for x0 in (0.0, 0.7):
             loss = make(kappa=kappa)
-            loss.prepare(network(), context_of(batch(x0), observations=observations, encode=shown, advisor=planner))
+            loss.prepare(network(), context_of(batch(x0), observations=observations, encode=shown, planner=planner))
             values.append(loss(model, batch(x0), torch.Generator().manual_seed(0)).item())
     assert values[0] == values[1]
     assert values[2] != values[3]
@@ -159,7 +159,11 @@ def test_without_kappa_what_was_executed_does_not_count(
 
 @pytest.mark.parametrize("budget", [0, 1])
 def test_links_that_carry_next_to_nothing_are_planned_for(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf, observe: Observe, budget: int
+    planner: RecordingPlanner,
+    measure: Callable[[UtilityPlanner, int], Buffer],
+    context_of: ContextOf,
+    observe: Observe,
+    budget: int,
 ) -> None:
     measure(planner, 60)
     loss = make()
@@ -169,19 +173,19 @@ def test_links_that_carry_next_to_nothing_are_planned_for(
             batch(),
             observations=[observe(budget_params=budget)],
             encode=lambda observations: torch.zeros(len(observations), 2),
-            advisor=planner,
+            planner=planner,
         ),
     )
     assert (unit_to_ranks(loss._x0.numpy(), 4) == 0).all()
 
 
 def test_imitates_the_planner(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf, observe: Observe
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf, observe: Observe
 ) -> None:
     """Trained by nothing but plans, a sample's ranks are the plan's, and grow with the budget."""
     observations = measure(planner, 90).observations()
     loss, model = make(kappa=0.0, num_plans=120), network()
-    loss.prepare(model, context_of(batch(), observations=observations, encode=shown, advisor=planner))
+    loss.prepare(model, context_of(batch(), observations=observations, encode=shown, planner=planner))
     optimizer, draws = torch.optim.Adam(model.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
     for _ in range(500):
         optimizer.zero_grad()
