@@ -50,7 +50,7 @@ class Measurements:
 
     def __post_init__(self) -> None:
         if not len(self.losses):
-            raise PolicyError("no measured loss to fit a utility model to: let the policy explore first")
+            raise PolicyError("no measured losses to fit a utility model to: let the policy explore first")
         if not np.isfinite(self.losses).all():
             raise PolicyError("losses: allowed are finite numbers")
 

@@ -172,18 +172,18 @@ class _CoupledPairs:
     coupling: Floats
     allowed: IntArray
 
-    def best(self, least: float) -> _Move:
-        """Return the best pair of changes with a gain above `least`, or (-inf, ()) if there is none."""
+    def best(self, threshold: float) -> _Move:
+        """Return the best pair of changes with a gain above `threshold`, or (-inf, ()) if there is none."""
         num_modules, num_ranks = self.gain.shape
         bound = self._bound()
         bound[np.arange(num_modules)[:, None] >= np.arange(num_modules)[None, :], :] = -np.inf
         best_gain = -np.inf
         move: tuple[int, ...] = ()
         # Candidates in descending order of their bound: the search ends when the best gain exceeds the next bound.
-        candidates = np.flatnonzero(bound.ravel() > least)
+        candidates = np.flatnonzero(bound.ravel() > threshold)
         candidates = candidates[np.argsort(-bound.ravel()[candidates], kind="stable")]
         start = 0
-        while start < len(candidates) and bound.flat[candidates[start]] > max(best_gain, least):
+        while start < len(candidates) and bound.flat[candidates[start]] > max(best_gain, threshold):
             block = candidates[start : start + CANDIDATES_PER_BLOCK]
             start += len(block)
             first, second, rank = np.unravel_index(block, bound.shape)
@@ -194,7 +194,7 @@ class _CoupledPairs:
             )
             joint[np.arange(num_ranks) > self.allowed[first, rank, second][:, None]] = -np.inf
             row, other = divmod(int(np.argmax(joint)), num_ranks)
-            if joint[row, other] > max(best_gain, least):
+            if joint[row, other] > max(best_gain, threshold):
                 best_gain = float(joint[row, other])
                 one, two = int(self.modules[first[row]]), int(self.modules[second[row]])
                 move = (one * num_ranks + int(rank[row]), two * num_ranks + other)

@@ -1,4 +1,4 @@
-"""What tests of the diffusion's learning share."""
+"""Fixtures for tests of the diffusion losses."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 
 @pytest.fixture
 def context_of(problem: PolicyProblem) -> Callable[..., LossContext]:
-    """Return what a loss is shown before a stage; whatever is not given is empty."""
+    """Return a function that makes a `LossContext`; omitted inputs are empty."""
 
     def make(
         batch: DiffusionBatch,

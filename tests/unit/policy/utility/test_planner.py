@@ -23,7 +23,7 @@ def make(**settings: Any) -> UtilityPlanner:
 
 
 def add(buffer: Buffer, planner: UtilityPlanner, count: int, budget: int = 160) -> None:
-    """Measure what the planner explores, at two texts, one of which needs module b more."""
+    """Measure explored patterns at two texts with different loss levels."""
     for step in range(count):
         observation = observe(budget, oov_rate=(0.1, 0.4)[step % 2])
         ranks = planner.explore(observation)
@@ -39,7 +39,7 @@ def fitted(count: int = 150, **settings: Any) -> UtilityPlanner:
     return planner
 
 
-def test_fits_anew_only_when_so_many_times_as_many_were_measured() -> None:
+def test_the_model_is_fitted_again_when_measurements_grow_by_the_factor() -> None:
     planner, buffer = make(refit_growth=1.5), Buffer(1000)
     fits = []
     for _ in range(20):
@@ -48,11 +48,11 @@ def test_fits_anew_only_when_so_many_times_as_many_were_measured() -> None:
         if metrics:
             fits.append(int(metrics["num_measurements"]))
             assert set(metrics) == {"residual_std", "num_measurements", "useful_modules", "form"}
-    # The first number of tens that is 1.5 times the one before, and so on.
+    # Each fit is at the first multiple of ten that is at least 1.5 times the previous one.
     assert fits == [10, 20, 30, 50, 80, 120, 180]
 
 
-def test_counts_what_was_measured_not_what_is_remembered() -> None:
+def test_growth_counts_all_measurements_not_the_size_of_the_buffer() -> None:
     planner, buffer = make(refit_growth=2), Buffer(20)
     for _ in range(8):
         add(buffer, planner, 10)
@@ -60,14 +60,14 @@ def test_counts_what_was_measured_not_what_is_remembered() -> None:
     assert planner.num_fitted == 80
 
 
-def test_a_growth_of_1_fits_every_time() -> None:
+def test_a_growth_of_1_fits_at_every_update() -> None:
     planner, buffer = make(refit_growth=1), Buffer(100)
     for _ in range(3):
         add(buffer, planner, 10)
         assert planner.update(buffer, 10)
 
 
-def test_plans_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_plans_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airlora.policy.utility.planner.MAX_PLANS", 3)
     planner = fitted()
     first = [planner.plan(observe(budget)) for budget in (40, 80, 120, 160, 200)]
@@ -77,29 +77,29 @@ def test_plans_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("forms", [["cubic"], ["separable", "cubic"]])
-def test_an_unknown_form_is_refused_when_the_advisor_is_made(forms: list[str]) -> None:
+def test_an_unknown_form_is_rejected_by_the_constructor(forms: list[str]) -> None:
     with pytest.raises(PolicyError, match="cubic.*allowed is one of stiff"):
         make(forms=forms)
 
 
-def test_nothing_measured_is_refused() -> None:
+def test_an_empty_buffer_is_rejected() -> None:
     with pytest.raises(PolicyError, match="transitions to learn from"):
         make().update(Buffer(10), 0)
 
 
-def test_before_the_first_fit_a_number_costs_nothing_and_all_are_equal() -> None:
+def test_before_the_first_fit_parameters_have_no_price_and_equal_gains() -> None:
     planner = make()
     assert not planner.is_fitted
     assert planner.price(100) == 0.0
     assert planner.plan(observe(10_000)).tolist() == [4, 4, 4, 4]
-    ready = fitted(20)
-    assert ready.is_fitted
-    assert ready.price(100) == pytest.approx(0.5 / 100)
-    assert ready.price(0) == pytest.approx(0.5)
+    fitted_planner = fitted(20)
+    assert fitted_planner.is_fitted
+    assert fitted_planner.price(100) == pytest.approx(0.5 / 100)
+    assert fitted_planner.price(0) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("count", [0, 150])
-def test_plans_and_what_is_explored_fit_the_budget(count: int) -> None:
+def test_plans_and_explored_patterns_fit_the_budget(count: int) -> None:
     planner = fitted(count) if count else make()
     for budget in BUDGETS:
         for ranks in [planner.plan(observe(budget)), *(planner.explore(observe(budget)) for _ in range(20))]:
@@ -109,7 +109,7 @@ def test_plans_and_what_is_explored_fit_the_budget(count: int) -> None:
             assert (ranks <= 4).all()
 
 
-def test_plans_are_the_best_patterns() -> None:
+def test_plans_maximise_the_measured_gains() -> None:
     planner = fitted(400)
     np.testing.assert_allclose(planner.model.gains(planner.model.text_mean), GAINS, atol=0.1)
     assert planner.plan(observe(10)).tolist() == [1, 0, 0, 0]
@@ -119,12 +119,12 @@ def test_plans_are_the_best_patterns() -> None:
 @pytest.mark.parametrize("count", [0, 150])
 def test_explored_patterns_differ(count: int) -> None:
     planner = fitted(count) if count else make()
-    seen = {tuple(planner.explore(observe(160)).tolist()) for _ in range(60)}
-    assert len(seen) > 10
-    assert {rank for ranks in seen for rank in ranks} == {0, 1, 2, 3, 4}
+    patterns = {tuple(planner.explore(observe(160)).tolist()) for _ in range(60)}
+    assert len(patterns) > 10
+    assert {rank for ranks in patterns for rank in ranks} == {0, 1, 2, 3, 4}
 
 
-def test_without_exchanges_what_is_explored_is_a_members_plan() -> None:
+def test_explored_patterns_without_changes_are_plans_of_ensemble_members() -> None:
     planner = fitted(150, exploration=0.0, drop_share=0.0, num_members=3)
     assert len(planner.members) == 3
     for budget in (45, 160):
@@ -135,13 +135,13 @@ def test_without_exchanges_what_is_explored_is_a_members_plan() -> None:
         assert {tuple(planner.explore(observe(budget)).tolist()) for _ in range(40)} == plans
 
 
-def test_works_without_an_ensemble() -> None:
+def test_exploration_works_without_an_ensemble() -> None:
     planner = fitted(150, exploration=0.0, drop_share=0.0, num_members=0)
     assert planner.members == ()
     np.testing.assert_array_equal(planner.explore(observe(90)), planner.explore(observe(90)))
 
 
-def test_plans_cannot_be_spoilt_by_whoever_gets_them() -> None:
+def test_changing_a_returned_plan_does_not_change_the_cache() -> None:
     planner = fitted(50)
     plan = planner.plan(observe(90))
     wanted = plan.tolist()
@@ -149,7 +149,7 @@ def test_plans_cannot_be_spoilt_by_whoever_gets_them() -> None:
     assert planner.plan(observe(90)).tolist() == wanted
 
 
-def test_a_new_fit_makes_new_plans() -> None:
+def test_a_new_fit_clears_the_cache_of_plans() -> None:
     planner, buffer = make(refit_growth=1), Buffer(1000)
     assert planner.plan(observe(80)).tolist() != [3, 2, 1, 0]
     add(buffer, planner, 400)
@@ -159,7 +159,7 @@ def test_a_new_fit_makes_new_plans() -> None:
 
 @pytest.mark.parametrize("count", [0, 150])
 @pytest.mark.parametrize("fill", [False, True])
-def test_projected_ranks_fit_and_what_fits_stays(count: int, fill: bool) -> None:
+def test_projected_ranks_fit_the_budget_and_keep_ranks_that_fit(count: int, fill: bool) -> None:
     planner = fitted(count) if count else make()
     for budget in BUDGETS:
         for ranks in np.random.default_rng(0).integers(0, 5, (10, 4)):
@@ -173,7 +173,7 @@ def test_projected_ranks_fit_and_what_fits_stays(count: int, fill: bool) -> None
             np.testing.assert_array_equal(planner.project(kept, observation, fill=fill), kept)
 
 
-def test_projection_drops_the_least_worth_by_the_model() -> None:
+def test_projection_removes_the_components_of_the_smallest_gain() -> None:
     planner = fitted(400)
     gains = planner.model.gains(planner.text(observe(50)))
     wanted = np.asarray([2, 2, 1, 1])
@@ -181,15 +181,15 @@ def test_projection_drops_the_least_worth_by_the_model() -> None:
     assert planner.project(wanted, observe(50)).tolist() == [2, 0, 1, 0]
 
 
-def test_filling_leaves_out_what_is_not_worth_its_price() -> None:
+def test_filling_omits_components_whose_gain_is_below_the_price() -> None:
     planner = fitted(400)
-    # At .5 / 1000 nats a number module d, worth nothing, is left out and a, worth much, is filled up.
+    # The price is 0.0005 nats per parameter: module d has no gain and is omitted, module a is filled up.
     filled = planner.project(np.zeros(4, np.int64), observe(1000), fill=True)
     assert filled[0] == 4
     assert filled[3] == 0
 
 
-def test_deadlines_are_kept_only_where_the_problem_asks_for_it() -> None:
+def test_deadlines_are_kept_only_if_the_problem_requires_it() -> None:
     ranks, observation = np.asarray([4, 4, 4, 4]), observe(50)
     for keeps in (False, True):
         planner = UtilityPlanner(replace(PROBLEM, keeps_deadline=keeps), AllocateSettings(), seed=1)
@@ -199,7 +199,7 @@ def test_deadlines_are_kept_only_where_the_problem_asks_for_it() -> None:
         assert [name for name, _ in planner.stages(Buffer(10), 0, always=True)] == ["utility"]
 
 
-def test_the_stage_fits() -> None:
+def test_the_stage_fits_the_model() -> None:
     planner, buffer = make(), Buffer(100)
     add(buffer, planner, 30)
     ((_, stage),) = planner.stages(buffer, 30, always=True)
@@ -207,7 +207,7 @@ def test_the_stage_fits() -> None:
     assert planner.num_fitted == 30
 
 
-def test_one_for_projection_fits_curves_alone() -> None:
+def test_a_planner_for_projection_fits_curves_only() -> None:
     planner, buffer = UtilityPlanner.for_projection(PROBLEM, seed=3), Buffer(1000)
     add(buffer, planner, 200)
     assert planner.update(buffer, 200)["form"] == 0.0
@@ -217,7 +217,7 @@ def test_one_for_projection_fits_curves_alone() -> None:
     assert planner.project(np.asarray([2, 2, 1, 1]), observe(50)).tolist() == [2, 0, 1, 0]
 
 
-def test_goes_on_bit_equal_from_its_state() -> None:
+def test_a_restored_planner_continues_bit_identically() -> None:
     one, buffer = make(num_members=2, refit_growth=1.25), Buffer(1000)
     add(buffer, one, 120)
     one.update(buffer, 120)
@@ -228,7 +228,7 @@ def test_goes_on_bit_equal_from_its_state() -> None:
     for budget in BUDGETS:
         np.testing.assert_array_equal(one.plan(observe(budget)), other.plan(observe(budget)))
         np.testing.assert_array_equal(one.explore(observe(budget)), other.explore(observe(budget)))
-    # Below the growth neither fits, above it both, to the same.
+    # Below the growth factor neither planner fits; above it both fit the same model.
     assert one.update(buffer, 20) == other.update(buffer, 20) == {}
     add(buffer, one, 40)
     for _ in range(40):
