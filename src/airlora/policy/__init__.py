@@ -22,15 +22,14 @@ from airlora.policy.recipes import RECIPES, Recipe
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.policy.table import TablePolicy
-from airlora.policy.utility.advisor import Advisor
 from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
 from airlora.policy.utility.model import UtilityModel
 from airlora.policy.utility.plan import plan_ranks
+from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = [
     "POLICIES",
     "RECIPES",
-    "Advisor",
     "AllocatePolicy",
     "AllocateSettings",
     "Batch",
@@ -58,6 +57,7 @@ __all__ = [
     "Transition",
     "UtilityFit",
     "UtilityModel",
+    "UtilityPlanner",
     "concave_envelope",
     "fill_exactly",
     "fill_greedily",

@@ -13,7 +13,7 @@ from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.settings import AllocateSettings
-from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["AllocatePolicy"]
 
@@ -29,7 +29,7 @@ class AllocatePolicy:
         problem: What is decided about; `cost_weight` is lambda.
         settings: See `AllocateSettings`.
         seed: Of the exploration and of the fit's folds.
-        prior: See `Advisor`.
+        prior: See `UtilityPlanner`.
     """
 
     name: ClassVar[str] = "allocate"
@@ -40,7 +40,7 @@ class AllocatePolicy:
         self.problem = problem
         self._seed = seed
         self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
-        self._advisor = Advisor(problem, settings, seed=seed, prior=prior)
+        self._advisor = UtilityPlanner(problem, settings, seed=seed, importance=prior)
 
     @property
     def gains(self) -> Gains:
@@ -65,7 +65,7 @@ class AllocatePolicy:
         return self._advisor.plan(observation)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return a pattern to measure; see `Advisor.explore`."""
+        """Return a pattern to measure; see `UtilityPlanner.explore`."""
         return Decision(self._advisor.explore(observation))
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:

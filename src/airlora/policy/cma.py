@@ -17,7 +17,7 @@ from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import CmaSettings
-from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["CmaPolicy", "link_bin"]
 
@@ -74,7 +74,7 @@ class CmaPolicy:
         self.settings = settings
         self._seed = seed
         self._start = float(ranks_to_unit(settings.initial_rank_fraction * problem.r_max, problem.r_max))
-        self._advisor = Advisor.for_projection(problem, seed=seed)
+        self._advisor = UtilityPlanner.for_projection(problem, seed=seed)
         self._runs: dict[int, _Run] = {}
 
     @property

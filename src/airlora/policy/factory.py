@@ -74,7 +74,7 @@ def make_policy(
         allocate: Settings of the planner.
         cma: Settings of the search by CMA-ES.
         constant_rank: Of the policy `constant`.
-        prior: Of policies with a utility model, see `Advisor`.
+        prior: Of policies with a utility model, see `UtilityPlanner`.
         device: Where networks live.
 
     Raises:

@@ -19,7 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds
 from airlora.policy.settings import AllocateSettings, DiffusionSettings, PPOSettings
-from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["HierarchicalPolicy"]
 
@@ -93,9 +93,9 @@ class HierarchicalPolicy:
         )
         self._allocate = allocate or AllocateSettings()
         self._advisor = (
-            Advisor(problem, self._allocate, seed=advisor_seed)
+            UtilityPlanner(problem, self._allocate, seed=advisor_seed)
             if self._fine.loss.uses_utility
-            else Advisor.for_projection(problem, seed=advisor_seed)
+            else UtilityPlanner.for_projection(problem, seed=advisor_seed)
         )
 
     @property
@@ -173,7 +173,7 @@ class HierarchicalPolicy:
             buffer,
             rollout,
             buffer_size=self._fine.settings.buffer_size,
-            advisor=self._advisor,
+            planner=self._advisor,
             conditions=self._conditions_of,
             encode=self._encode,
             values=self._coarse.value,

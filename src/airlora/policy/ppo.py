@@ -12,7 +12,7 @@ from airlora.policy.buffer import Buffer
 from airlora.policy.coarse import CoarsePolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import PPOSettings
-from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["PPOPolicy"]
 
@@ -39,7 +39,7 @@ class PPOPolicy:
             raise PolicyError.of("ppo.latent_size", settings.latent_size, "none for the policy 'ppo'; 'airllm' has one")
         self.problem = problem
         self._seed = seed
-        self._advisor = Advisor.for_projection(problem, seed=seed)
+        self._advisor = UtilityPlanner.for_projection(problem, seed=seed)
         self._coarse = CoarsePolicy(
             problem.spec.size,
             problem.num_modules,

@@ -1,4 +1,4 @@
-"""Names of interchangeable parts: a new part is a new file in its folder, and nothing else changes."""
+"""Registries: implementations that a setting chooses by name."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A map from name to part, filled by the files of one package.
-
-    Every file of the package registers its part when it is imported, and the first look-up imports them all.
+    """Map from the values of a setting to implementations.
 
     Args:
-        setting: The setting that chooses the part, for messages.
-        package: Import name of the package whose files register parts.
+        setting: Name of the setting that chooses the implementation, for error messages.
+        package: Import name of a package whose modules register implementations.  A look-up imports all of them.
+            None imports nothing: the module of the registry registers its implementations itself.
     """
 
-    def __init__(self, setting: str, package: str) -> None:
+    def __init__(self, setting: str, package: str | None = None) -> None:
         self._setting = setting
         self._package = package
-        self._parts: dict[str, T] = {}
+        self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that puts a part under `name`, which raises `PolicyError` if the name is taken."""
-
-        def put(part: T) -> T:
-            if name in self._parts:
-                raise PolicyError(f"{self._setting} {name!r} is registered twice")
-            self._parts[name] = part
-            return part
-
-        return put
-
-    def names(self) -> tuple[str, ...]:
-        """Return every name, sorted."""
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        return tuple(sorted(self._parts))
-
-    def __getitem__(self, name: str) -> T:
-        """Return the part under `name`.
+        """Return a decorator that registers an implementation.
 
         Raises:
-            PolicyError: There is none; the message lists the names.
+            PolicyError: The name is already in use; the decorator raises it.
+        """
+
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise PolicyError(f"{self._setting} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names, sorted."""
+        if self._package is not None:
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+        return tuple(sorted(self._entries))
+
+    def __getitem__(self, name: str) -> T:
+        """Return the implementation that is registered under a name.
+
+        Raises:
+            PolicyError: The name is not registered; the message lists the registered names.
         """
         names = self.names()
-        if name not in self._parts:
+        if name not in self._entries:
             raise PolicyError.of(self._setting, name, f"one of {', '.join(names)}")
-        return self._parts[name]
+        return self._entries[name]

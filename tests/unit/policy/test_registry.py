@@ -9,7 +9,7 @@ from airlora.policy.registry import Registry
 
 @pytest.fixture
 def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
-    """A registry over a package with two files, each of which registers a part."""
+    """Return the registry of a package with two modules, each of which registers an implementation."""
     package = tmp_path / "shapes_for_test"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -27,16 +27,16 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
         del sys.modules[module]
 
 
-def test_a_new_file_is_found_without_touching_another(shapes: Registry[int]) -> None:
+def test_modules_of_the_package_register_their_implementations(shapes: Registry[int]) -> None:
     assert shapes["square"] == 4
     assert shapes.names() == ("square", "triangle")
 
 
-def test_names_what_there_is(shapes: Registry[int]) -> None:
+def test_an_unknown_name_raises_an_error_that_lists_the_registered_names(shapes: Registry[int]) -> None:
     with pytest.raises(PolicyError, match="shape = 'circle': allowed is one of square, triangle"):
         shapes["circle"]
 
 
-def test_no_name_is_given_twice(shapes: Registry[int]) -> None:
+def test_a_name_cannot_be_registered_twice(shapes: Registry[int]) -> None:
     with pytest.raises(PolicyError, match="registered twice"):
         shapes.register("square")(5) if shapes.names() else None

@@ -1,6 +1,13 @@
-"""The fine policy (IV-B): diffusion over ranks in unit coordinates.
+"""The fine policy (section IV-B): a diffusion model over rank patterns in unit coordinates.
 
-`process` holds the forward process and its algebra (Eq. 13, 14, 16), `model` a conditional model with its sampler and
-guidance, `fine` what trains it, `policy` the policy "ddim".  The exchangeable parts have a folder each: `schedules`,
-`predictions`, `backbones`, `samplers`, `losses`.  A new part is a new file there.
+| module | contents |
+|---|---|
+| `process` | forward process and its equations (Eq. 13, 14 and 16) |
+| `schedules`, `predictions`, `samplers` | noise schedules, prediction types and samplers, each chosen by a setting |
+| `backbones`, `losses` | denoising networks and training losses, each in a module of its own |
+| `guidance`, `time_embedding` | classifier-free guidance and the embedding of the diffusion step |
+| `model` | `DiffusionModel`: backbone, forward process, prediction type, sampler and guidance |
+| `fine` | `FinePolicy`: training and sampling of a `DiffusionModel` |
+| `advantage`, `learning` | training batches for the losses, made from a buffer of transitions |
+| `policy` | `DiffusionPolicy`, the policy "ddim" |
 """

@@ -1,4 +1,4 @@
-"""The fine policy: a diffusion model over ranks, and how it learns (IV-B)."""
+"""The fine policy: training and sampling of a diffusion model over ranks (section IV-B)."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
 from airlora.policy.settings import DiffusionSettings
 
-__all__ = ["FinePolicy", "Pairs"]
+__all__ = ["FinePolicy", "WarmupSampler"]
 
 WARMUP_BATCH_SIZE = 128
 
 WARMUP_LEARNING_RATE = 3e-3
-"""At the first step of the warm-up; it falls evenly to 0 at the last."""
+"""Learning rate of the first warm-up step; it decreases linearly to 0."""
 
 MAX_GRAD_NORM = 1.0
 
-Pairs = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-"""(N, generator) -> what to start from: x_0, float [N, D], and its condition, float [N, C]."""
+WarmupSampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""Function (N, generator) -> warm-up data: samples x_0, float [N, D], and their conditions, float [N, C]."""
 
 
 class FinePolicy:
-    """A diffusion model, its optimiser and its draws; the part that "ddim" and "airllm" share.
+    """Diffusion model with its loss, optimiser and random generator, shared by the policies "ddim" and "airllm".
 
-    The paper does not say how the DDIM starts.  An untrained one would ignore its condition and give 0 or r_max to
-    every module; this one first imitates the pairs it is given, at its first use.
+    The paper does not specify the initialisation of the diffusion model.  An untrained model ignores its condition and
+    gives rank 0 or r_max to every module.  A warm-up at the first use therefore trains the model on `warmup_sampler`.
 
     Args:
-        sample_size: D, number of modules.
-        condition_size: C, length of the condition.
-        pairs: What to start from.
-        settings: See `DiffusionSettings`.
-        seed: Of weights, noise and minibatches.
-        device: Where the network lives.
+        sample_size: Number of adapted modules, D.
+        condition_size: Length of a condition, C.
+        warmup_sampler: Function that draws the training data of the warm-up.
+        settings: Settings of the model, the loss and the optimiser.
+        seed: Seed of the initial weights, the noise and the minibatches.
+        device: Torch device of the model.
     """
 
     def __init__(
         self,
         sample_size: int,
         condition_size: int,
-        pairs: Pairs,
+        warmup_sampler: WarmupSampler,
         *,
         settings: DiffusionSettings,
         seed: int,
@@ -57,7 +57,7 @@ class FinePolicy:
         self.device = device
         with seeded_init(seed):
             self.model = DiffusionModel(sample_size, condition_size, settings).to(device)
-        self._pairs = pairs
+        self._warmup_sampler = warmup_sampler
         self._seed = seed
         self.loss = LOSSES[settings.loss](settings, sample_size, condition_size, seed)
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
@@ -65,10 +65,12 @@ class FinePolicy:
         self._is_warm = False
 
     def decide(self, condition: Tensor) -> Tensor:
-        """Return the mean of a few samples for one condition, float [D], within [-1, 1]; a function of its argument.
+        """Return the mean of `num_decision_samples` samples, float [D], in [-1, 1].
+
+        Every call starts from the same seed, so the result depends on the condition and the weights only.
 
         Args:
-            condition: Float [C].
+            condition: Condition, float [C].
         """
         self._warm_up()
         conditions = condition.to(self.device).expand(self.settings.num_decision_samples, -1)
@@ -76,12 +78,14 @@ class FinePolicy:
         return samples.clamp(-1.0, 1.0).mean(0).cpu()
 
     def explore(self, condition: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return one sample for one condition, float [D], within [-1, 1], and the way to it where the loss needs it.
+        """Return one noisy sample, float [D], in [-1, 1], and its denoising chain, float [K + 1, D].
 
-        The sample has noise of `settings.exploration` added; a way, float [K + 1, D], has its own in every step.
+        The chain is None unless the loss needs chains.  Without a chain, Gaussian noise with standard deviation
+        `settings.exploration` is added to the sample.  With a chain, the noise of the denoising steps is the
+        exploration.
 
         Args:
-            condition: Float [C].
+            condition: Condition, float [C].
         """
         self._warm_up()
         if self.loss.needs_chains:
@@ -92,17 +96,16 @@ class FinePolicy:
         return (sample + self.settings.exploration * noise).clamp(-1.0, 1.0), None
 
     def update(self, context: LossContext, *, rehearse: bool) -> dict[str, float]:
-        """Take `updates_per_stage` steps on minibatches drawn from executed decisions.
+        """Take `updates_per_stage` optimiser steps on minibatches of executed decisions.
 
         Args:
-            context: What was executed, and what else the loss may look at.
-            rehearse: Add the denoising error on as many starting pairs to every step's loss, times
-                `rehearsal_weight`, so that what was learnt in the warm-up is not forgotten for the few conditions that
-                were met lately.
+            context: Executed decisions and the other inputs of the loss.
+            rehearse: Whether the denoising error on warm-up data, times `rehearsal_weight`, is added to the loss of
+                every step.  It preserves the warm-up for conditions that are missing from the recent decisions.
 
         Returns:
-            `loss`, the mean over the steps, `advantage`, the mean over the batch in standard deviations, and what the
-            loss itself reports.
+            Metrics: `loss`, the mean over the steps; `advantage`, the mean over the batch in standard deviations; and
+            the metrics of the loss.
 
         Raises:
             TrainingError: The loss is not finite.
@@ -115,12 +118,12 @@ class FinePolicy:
             rows = torch.randint(len(batch), (settings.batch_size,), generator=self._generator).to(self.device)
             loss = self.loss(self.model, batch[rows], self._generator)
             if rehearse and settings.rehearsal_weight > 0.0:
-                loss = loss + settings.rehearsal_weight * self._starting_error(settings.batch_size)
+                loss = loss + settings.rehearsal_weight * self._warmup_error(settings.batch_size)
             losses.append(self._step(self._optimizer, loss))
         return {"loss": sum(losses) / len(losses), "advantage": float(batch.advantage.mean())} | metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, optimiser, generator, loss, and whether the warm-up is over."""
+        """Return copies of the states of model, optimiser, generator and loss, and whether the warm-up is done."""
         return copy.deepcopy(
             {
                 "loss": self.loss.state_dict(),
@@ -132,9 +135,9 @@ class FinePolicy:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self.model.load_state_dict(state["model"])
-        # The optimiser would keep the very tensors that it is given.
+        # The optimiser keeps references to the tensors of the state that it loads.
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         restore_torch(self._generator, state["generator"])
         self._is_warm = state["is_warm"]
@@ -146,11 +149,11 @@ class FinePolicy:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=WARMUP_LEARNING_RATE)
         for update in range(self.settings.warmup_updates):
             optimizer.param_groups[0]["lr"] = WARMUP_LEARNING_RATE * (1.0 - update / self.settings.warmup_updates)
-            self._step(optimizer, self._starting_error(WARMUP_BATCH_SIZE))
+            self._step(optimizer, self._warmup_error(WARMUP_BATCH_SIZE))
         self._is_warm = True
 
-    def _starting_error(self, count: int) -> Tensor:
-        x0, condition = self._pairs(count, self._generator)
+    def _warmup_error(self, count: int) -> Tensor:
+        x0, condition = self._warmup_sampler(count, self._generator)
         return self.model.squared_error(x0.to(self.device), condition.to(self.device), self._generator).mean()
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""From a buffer to what a diffusion loss looks at."""
+"""Inputs of the diffusion losses, made from a buffer of transitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airlora.policy.buffer import Batch, Buffer
 from airlora.policy.diffusion.advantage import contextual_advantage
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 from airlora.policy.scaling import ranks_to_unit
-from airlora.policy.utility.advisor import TEXT, Advisor
+from airlora.policy.utility.planner import TEXT_SLICE, UtilityPlanner
 
 __all__ = ["loss_context"]
 
@@ -22,41 +22,41 @@ def loss_context(
     rollout: int,
     *,
     buffer_size: int,
-    advisor: Advisor,
+    planner: UtilityPlanner,
     conditions: Callable[[Batch, Sequence[Observation]], Tensor],
     encode: Callable[[Sequence[Observation]], Tensor],
     values: Callable[[Tensor], Tensor] | None = None,
     device: str = "cpu",
 ) -> LossContext:
-    """Return the newest decisions, `buffer_size` of them or the whole rollout, as a loss sees them.
+    """Return the inputs of a diffusion loss, made from the newest max(`rollout`, `buffer_size`) transitions.
 
     Args:
-        buffer: Everything remembered.
-        rollout: How many of the newest were drawn from the policy as it is now.
-        buffer_size: How many to learn from.
-        advisor: The policy's utility model.
-        conditions: (batch, observations) -> what the sampler was told, float [N, C].
-        encode: Observations -> what the sampler would be told, float [n, C].
-        values: States, float [N, S] -> V(s), float [N]; none: no critic.
-        device: Of the tensors.
+        buffer: Buffer of transitions.
+        rollout: Number of newest transitions that the current policy made.
+        buffer_size: Number of newest transitions to learn from; the whole rollout is always included.
+        planner: Utility planner of the policy.
+        conditions: Function (batch, observations) -> conditions that the decisions were sampled with, float [N, C].
+        encode: Function observations -> conditions of new decisions, float [n, C].
+        values: Critic, a function states, float [N, S] -> V(s), float [N].  None estimates the baseline by regression.
+        device: Torch device of the returned tensors.
     """
     count = min(len(buffer), max(rollout, buffer_size))
     batch = buffer.newest(count, device)
     observations = buffer.observations(count)
-    executed = torch.from_numpy(ranks_to_unit(batch.ranks.cpu().numpy(), advisor.problem.r_max)).to(device)
-    known = None if values is None else values(batch.vectors)
+    executed = torch.from_numpy(ranks_to_unit(batch.ranks.cpu().numpy(), planner.problem.r_max)).to(device)
+    baselines = None if values is None else values(batch.vectors)
     budgets = torch.tensor([float(observation.budget_params) for observation in observations], device=device)
     return LossContext(
         batch=DiffusionBatch(
             x0=executed,
             condition=conditions(batch, observations).to(device),
             reward=batch.rewards,
-            advantage=contextual_advantage(batch.vectors, batch.rewards, known),
+            advantage=contextual_advantage(batch.vectors, batch.rewards, baselines),
             budget=budgets,
-            text=batch.vectors[:, TEXT],
+            text=batch.vectors[:, TEXT_SLICE],
         ),
         chains=None if batch.chains is None else batch.chains[-rollout:],
         observations=observations,
         encode=encode,
-        advisor=advisor,
+        planner=planner,
     )

@@ -1,4 +1,4 @@
-"""A conditional diffusion model over vectors: backbone, forward process, prediction type, sampler and guidance."""
+"""Conditional diffusion model over vectors: backbone, forward process, prediction type, sampler and guidance."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["DiffusionModel"]
 
 
 class DiffusionModel(nn.Module):
-    """f_psi with everything that trains it and samples from it (IV-B).
+    """Denoising network f_psi with its training error and its sampler (section IV-B).
 
     Args:
-        sample_size: D, length of a sample; the samples lie in [-1, 1].
-        condition_size: C, length of the condition.
-        settings: See `DiffusionSettings`.
+        sample_size: Length of a sample, D; samples lie in [-1, 1].
+        condition_size: Length of a condition, C.
+        settings: Settings of the backbone, the forward process, the sampler and the guidance.
 
     Raises:
-        PolicyError: A part that the settings name does not exist.
+        PolicyError: The settings name an unknown backbone, schedule, prediction type or sampler.
     """
 
     def __init__(self, sample_size: int, condition_size: int, settings: DiffusionSettings) -> None:
@@ -41,26 +41,27 @@ class DiffusionModel(nn.Module):
         )
         self.prediction = PREDICTIONS[settings.prediction_type]()
         self.sampler = SAMPLERS[settings.sampler].from_settings(settings)
-        # One more for the flag of `with_presence`.
+        # `with_presence` appends one entry to the condition.
         self.backbone = BACKBONES[settings.backbone](sample_size, condition_size + 1, settings)
 
     def squared_error(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the first part of `error_and_x0`, float [N]."""
+        """Return the denoising error of `error_and_x0`, float [N]."""
         return self.error_and_x0(x0, condition, generator)[0]
 
     def error_and_x0(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        r"""Return the denoising error of each sample at a random step, averaged over its D entries, and x0_hat.
+        r"""Return the denoising error of each sample at a random step, and the estimate of x_0.
 
-        The first term of Eq. 19: each x_0 is noised by Eq. 14 at a step drawn uniformly, its condition is dropped now
-        and then, and the network's output is compared with its target.
+        The error is the first term of Eq. 19.  Eq. 14 adds noise to each x_0 at a step that is drawn uniformly.  A
+        condition is dropped with probability `condition_dropout`.  The squared error between the network's output and
+        its target is averaged over the D entries.
 
         Args:
-            x0: Float [N, D].
-            condition: Float [N, C].
-            generator: Of steps, noise and dropped conditions; on the CPU.
+            x0: Clean samples, float [N, D].
+            condition: Conditions, float [N, C].
+            generator: Torch generator on the CPU that draws the steps, the noise and the dropped conditions.
 
         Returns:
-            The error, float [N], and the clean sample that the network's output stands for, float [N, D].
+            Error, float [N], and x0_hat, float [N, D].
         """
         count, device = len(x0), x0.device
         timesteps = torch.randint(self.schedule.num_train_timesteps, (count,), generator=generator).to(device)
@@ -76,10 +77,10 @@ class DiffusionModel(nn.Module):
         """Return the function (x_tau, tau) -> guided estimates of x_0 and of the noise, each float [N, D].
 
         Args:
-            condition: Float [N, C].
+            condition: Conditions of the samples, float [N, C].
         """
-        there = torch.ones(len(condition), dtype=torch.bool, device=condition.device)
-        conditional, unconditional = with_presence(condition, there), with_presence(condition, ~there)
+        present = torch.ones(len(condition), dtype=torch.bool, device=condition.device)
+        conditional, unconditional = with_presence(condition, present), with_presence(condition, ~present)
 
         def denoise(x_tau: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
             timesteps = torch.full((len(x_tau),), timestep, device=x_tau.device)
@@ -99,44 +100,47 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one sample per condition, float [N, D], from x_T drawn from the generator.
+        """Return one sample per condition, float [N, D].
 
         Args:
-            condition: Float [N, C].
-            generator: On the CPU, so that a seed means the same on any device.
+            condition: Conditions, float [N, C].
+            generator: Torch generator that draws x_T and the sampler's noise.  It must be on the CPU, so that a seed
+                gives the same draws on every device.
         """
         x_T = torch.randn(len(condition), self.sample_size, generator=generator).to(condition.device)
         return self.sampler.sample(self.schedule, self.denoiser(condition), x_T, generator)
 
     @torch.no_grad()
     def sample_chain(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Return every state of the way from x_T to x_0, float [N, K + 1, D]; K steps, each noisy by `min_std` or more.
+        """Return the denoising chains of K inference steps from x_T to x_0, float [N, K + 1, D].
+
+        The noise of every step has a standard deviation of at least `min_std`.
 
         Args:
-            condition: Float [N, C].
-            generator: On the CPU.
+            condition: Conditions, float [N, C].
+            generator: Torch generator on the CPU that draws x_T and the noise of every step.
         """
         denoise = self.denoiser(condition)
         chain = [torch.randn(len(condition), self.sample_size, generator=generator).to(condition.device)]
-        for visit in self.sampler.visits(self.schedule.num_train_timesteps):
-            mean, std = self._transition(denoise, chain[-1], *visit)
+        for timesteps in self.sampler.timestep_pairs(self.schedule.num_train_timesteps):
+            mean, std = self._transition(denoise, chain[-1], *timesteps)
             chain.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean.device))
         return torch.stack(chain, dim=1)
 
     def chain_log_prob(self, chain: Tensor, condition: Tensor) -> Tensor:
-        """Return ln p of every step of chains that `sample_chain` drew, float [N, K], summed over the D entries.
+        """Return the log density of each step of denoising chains, float [N, K], summed over the D entries.
 
         Args:
-            chain: Float [N, K + 1, D].
-            condition: Float [N, C].
+            chain: Denoising chains as drawn by `sample_chain`, float [N, K + 1, D].
+            condition: Conditions that the chains were drawn with, float [N, C].
         """
         denoise = self.denoiser(condition)
-        steps = []
-        for index, visit in enumerate(self.sampler.visits(self.schedule.num_train_timesteps)):
-            mean, std = self._transition(denoise, chain[:, index], *visit)
+        log_probs = []
+        for index, timesteps in enumerate(self.sampler.timestep_pairs(self.schedule.num_train_timesteps)):
+            mean, std = self._transition(denoise, chain[:, index], *timesteps)
             log_std = torch.full_like(mean[0], math.log(std))
-            steps.append(gaussian_log_prob(chain[:, index + 1], mean, log_std))
-        return torch.stack(steps, dim=1)
+            log_probs.append(gaussian_log_prob(chain[:, index + 1], mean, log_std))
+        return torch.stack(log_probs, dim=1)
 
     def _transition(self, denoise: Denoise, x_tau: Tensor, timestep: int, next_timestep: int) -> tuple[Tensor, float]:
         mean, std = self.sampler.transition(self.schedule, x_tau, *denoise(x_tau, timestep), timestep, next_timestep)

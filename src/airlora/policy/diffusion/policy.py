@@ -1,4 +1,4 @@
-"""Policy "ddim": diffusion alone, told the state (Table III's DDIM)."""
+"""Policy "ddim": a diffusion model conditioned on the state, without PPO (DDIM of Table III)."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
 from airlora.policy.settings import AllocateSettings, DiffusionSettings
-from airlora.policy.utility.advisor import TEXT, Advisor
+from airlora.policy.utility.planner import TEXT_SLICE, UtilityPlanner
 
 __all__ = ["DiffusionPolicy"]
 
 INITIAL_RANK_FRACTION = 0.25
-"""Mean rank at the start, as a share of r_max: PPO's default."""
+"""Mean rank of the warm-up data as a share of r_max; equal to PPO's default."""
 
 INITIAL_STD = 0.3
-"""Spread at the start, in units of half the rank range: PPO's default."""
+"""Standard deviation of the warm-up data in unit coordinates; equal to PPO's default."""
 
 
 class DiffusionPolicy:
-    """A diffusion model of good decisions given the state; Eq. 18 makes ranks of its samples.
+    """Policy that samples rank patterns from a conditional diffusion model; Eq. 18 converts samples to ranks.
 
-    It starts as a Gaussian around a quarter of r_max, whatever the state.  It is told the state, or, with the condition
-    `budget_and_text`, all that a decision depends on and no more: the share of all components that the link carries,
-    and the text.  A utility model, fitted to what was measured, says what to drop from a pattern that does not fit.
+    The warm-up trains the model on a Gaussian around a quarter of r_max for every condition.  The model is conditioned
+    on the state.  The setting `condition = "budget_and_text"` conditions it on the text and on the share of all
+    parameters that the link carries.  If the problem keeps deadlines, a utility planner reduces patterns beyond the
+    link's budget.
 
     Args:
-        problem: What is decided about.
-        settings: See `DiffusionSettings`.
-        seed: Of weights, noise and minibatches.
-        allocate: Of the utility model.
-        prior: See `Advisor`.
-        device: Where the network lives.
+        problem: Adapted modules, costs of their ranks and scaling of the state.
+        settings: Settings of the diffusion model, its loss and its training.
+        seed: Seed of the initial weights, the noise and the minibatches.
+        allocate: Settings of the utility planner.  None uses the defaults.
+        prior: Prior importance of every component, see `UtilityPlanner`.
+        device: Torch device of the diffusion model.
 
     Raises:
-        PolicyError: A part that the settings name does not exist.
+        PolicyError: The settings name an unknown backbone, schedule, prediction type, sampler or loss.
     """
 
     name: ClassVar[str] = "ddim"
@@ -63,27 +64,27 @@ class DiffusionPolicy:
         self.problem = problem
         self._settings = settings
         self._seed = seed
-        self._told_budget = settings.condition == "budget_and_text"
+        self._uses_budget = settings.condition == "budget_and_text"
         self._fine = FinePolicy(
             problem.num_modules,
             self._condition_size(),
-            self._draw_start,
+            self._draw_warmup,
             settings=settings,
             seed=seed,
             device=device,
         )
         self._allocate = allocate or AllocateSettings()
         self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
-        self._advisor = (
-            Advisor(problem, self._allocate, seed=seed, prior=prior)
+        self._planner = (
+            UtilityPlanner(problem, self._allocate, seed=seed, importance=prior)
             if self._fine.loss.uses_utility
-            else Advisor.for_projection(problem, seed=seed)
+            else UtilityPlanner.for_projection(problem, seed=seed)
         )
         self._generator = np.random.default_rng(child_seeds(seed, 1)[0])
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings, seed and prior."""
+        """Settings, seed and prior importance, as plain values for `from_arguments`."""
         return {
             "settings": self._settings.model_dump(),
             "allocate": self._allocate.model_dump(),
@@ -93,7 +94,7 @@ class DiffusionPolicy:
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:
-        """Return an untrained policy with these `arguments`."""
+        """Return an untrained policy with the given `arguments`."""
         return cls(
             problem,
             DiffusionSettings(**arguments["settings"]),
@@ -104,70 +105,70 @@ class DiffusionPolicy:
         )
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks that the mean sample stands for, fitted to the budget where the deadline is kept."""
+        """Return the ranks of the mean sample; ranks beyond the budget are reduced if the problem keeps deadlines."""
         x0 = self._fine.decide(self._encode([observation])[0]).numpy()
-        return self._advisor.keep_deadline(unit_to_ranks(x0, self.problem.r_max), observation, fill=self._settings.fill)
+        return self._planner.keep_deadline(unit_to_ranks(x0, self.problem.r_max), observation, fill=self._settings.fill)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return the ranks that one noisy sample stands for, or a pattern of the utility model's choice."""
+        """Return the ranks of one noisy sample, or a pattern that the utility planner chooses to measure."""
         if self._fine.loss.explores_by_plans and self._generator.random() < self._settings.plan_exploration:
-            ranks = self._advisor.explore(observation)
+            ranks = self._planner.explore(observation)
             return Decision(ranks, x0=ranks_to_unit(ranks, self.problem.r_max))
         x0, chain = self._fine.explore(self._encode([observation])[0])
-        ranks = self._advisor.keep_deadline(unit_to_ranks(x0.numpy(), self.problem.r_max), observation)
+        ranks = self._planner.keep_deadline(unit_to_ranks(x0.numpy(), self.problem.r_max), observation)
         return Decision(ranks, x0=x0.numpy(), chain=None if chain is None else chain.numpy())
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return "utility", which fits the utility model, and "diffusion" on the newest `buffer_size` transitions."""
+        """Return the stages "utility", which fits the utility model if it is used, and "diffusion"."""
         return [
-            *self._advisor.stages(buffer, rollout, always=self._fine.loss.uses_utility),
+            *self._planner.stages(buffer, rollout, always=self._fine.loss.uses_utility),
             ("diffusion", lambda: self._learn(buffer, rollout)),
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser, utility model and generators."""
+        """Return the states of the diffusion model, the utility planner and the generator."""
         return {
             "fine": self._fine.state_dict(),
-            "advisor": self._advisor.state_dict(),
+            "advisor": self._planner.state_dict(),
             "generator": numpy_state(self._generator),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self._fine.load_state_dict(state["fine"])
-        self._advisor.load_state_dict(state["advisor"])
+        self._planner.load_state_dict(state["advisor"])
         restore_numpy(self._generator, state["generator"])
 
     def _condition_size(self) -> int:
-        return 1 + NUM_CONTEXT - TEXT.start if self._told_budget else self.problem.spec.size
+        return 1 + NUM_CONTEXT - TEXT_SLICE.start if self._uses_budget else self.problem.spec.size
 
     def _encode(self, observations: Sequence[Observation]) -> Tensor:
-        """Return what the sampler is told, float [N, C]."""
+        """Return the conditions of the diffusion model, float [N, C]."""
         spec = self.problem.spec
         vectors = np.stack([spec.to_vector(observation) for observation in observations])
-        if not self._told_budget:
+        if not self._uses_budget:
             return torch.from_numpy(vectors)
-        everything = self.problem.num_params(np.full(self.problem.num_modules, self.problem.r_max, dtype=np.int64))
-        shares = np.asarray([observation.budget_params for observation in observations]) / everything
-        # A decade of the budget is a unit: a hundredth of all components is -1, all of them 1.
+        all_params = self.problem.num_params(np.full(self.problem.num_modules, self.problem.r_max, dtype=np.int64))
+        shares = np.asarray([observation.budget_params for observation in observations]) / all_params
+        # The budget is scaled logarithmically: 1 % of all parameters is -1, and all parameters are 1.
         decades = np.log10(np.maximum(shares, 1e-9)) + 1.0
         clipped = np.clip(decades, -ObservationSpec.LIMIT, ObservationSpec.LIMIT)
-        return torch.from_numpy(np.column_stack([clipped, vectors[:, TEXT]]).astype(np.float32))
+        return torch.from_numpy(np.column_stack([clipped, vectors[:, TEXT_SLICE]]).astype(np.float32))
 
     def _learn(self, buffer: Buffer, rollout: int) -> dict[str, float]:
         context = loss_context(
             buffer,
             rollout,
             buffer_size=self._settings.buffer_size,
-            advisor=self._advisor,
-            conditions=lambda batch, observations: self._encode(observations) if self._told_budget else batch.vectors,
+            planner=self._planner,
+            conditions=lambda batch, observations: self._encode(observations) if self._uses_budget else batch.vectors,
             encode=self._encode,
             device=self._fine.device,
         )
         return self._fine.update(context, rehearse=False)
 
-    def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw_warmup(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         middle = float(ranks_to_unit(INITIAL_RANK_FRACTION * self.problem.r_max, self.problem.r_max))
         x0 = middle + INITIAL_STD * torch.randn(count, self.problem.num_modules, generator=generator)
-        states = 2.0 * torch.rand(count, self._condition_size(), generator=generator) - 1.0
-        return x0.clamp(-1.0, 1.0), states
+        conditions = 2.0 * torch.rand(count, self._condition_size(), generator=generator) - 1.0
+        return x0.clamp(-1.0, 1.0), conditions

@@ -1,6 +1,7 @@
-r"""The forward process and its algebra (Eq. 13, 14, 16), one function an equation.
+r"""The forward process and its algebra (Eq. 13, 14 and 16), one function per equation.
 
-Every function takes \bar\alpha as a number or as a tensor that broadcasts against the samples, float [N, 1].
+In all functions, samples and noise are float [N, D].  `alpha_bar` is \bar\alpha of the step: a number, or a float
+tensor [N, 1] with one step per sample.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ __all__ = [
     "posterior_mean",
     "predict_noise",
     "predict_x0",
-    "root",
+    "sqrt",
     "velocity",
 ]
 
 
 class NoiseSchedule:
-    r"""beta, alpha = 1 - beta and \bar\alpha = prod alpha per diffusion step; step 0 is the least noisy.
+    r"""Table of beta, alpha = 1 - beta and \bar\alpha = prod alpha per diffusion step; step 0 is the least noisy.
 
     Args:
-        betas: Float64 [num_train_timesteps], each above 0 and below 1.
+        betas: Noise variance beta of each step, float64 [num_train_timesteps], above 0 and below 1.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -39,7 +40,17 @@ class NoiseSchedule:
 
     @classmethod
     def make(cls, beta_schedule: str, num_train_timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:
-        """Return the schedule of this name; raises `PolicyError` if there is none."""
+        """Return the table of the schedule that is registered under a name.
+
+        Args:
+            beta_schedule: Name of the schedule, a key of `SCHEDULES`.
+            num_train_timesteps: Number of diffusion steps, T.
+            beta_start: beta of step 0, for schedules that use it.
+            beta_end: beta of step T - 1, for schedules that use it.
+
+        Raises:
+            PolicyError: The name is not registered.
+        """
         return cls(SCHEDULES[beta_schedule](num_train_timesteps, beta_start, beta_end))
 
     @property
@@ -48,16 +59,16 @@ class NoiseSchedule:
         return len(self.betas)
 
     def alpha_bar(self, timestep: int) -> float:
-        r"""Return \bar\alpha of one step; 1 for step -1, which is the clean sample."""
+        r"""Return \bar\alpha of one step; step -1 is the clean sample and returns 1."""
         return 1.0 if timestep < 0 else self._alpha_bars[timestep]
 
     def alpha_bars(self, timesteps: Tensor) -> Tensor:
-        r"""Return \bar\alpha as a column, float32 [N, 1], for steps int64 [N]."""
+        r"""Return \bar\alpha of several steps, float32 [N, 1], for timesteps int64 [N]."""
         return self.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None]
 
 
-def root(value: Tensor | float) -> Tensor | float:
-    """Return the square root of a number or of every entry."""
+def sqrt(value: Tensor | float) -> Tensor | float:
+    """Return the square root of a number, or of every entry of a tensor."""
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
@@ -74,7 +85,7 @@ def forward_step(x_previous: Tensor, noise: Tensor, beta: float) -> Tensor:
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    r"""Return x_tau straight from x_0 (Eq. 14).
+    r"""Return x_tau from x_0 in one step (Eq. 14).
 
     $$x_\tau = \sqrt{\bar\alpha_\tau}\, x_0 + \sqrt{1 - \bar\alpha_\tau}\, \epsilon$$
 
@@ -82,33 +93,34 @@ def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
 
     Source: AirLLM Eq. 14; Ho et al. 2020 (arXiv:2006.11239) Eq. 4.
     """
-    return root(alpha_bar) * x0 + root(1.0 - alpha_bar) * noise
+    return sqrt(alpha_bar) * x0 + sqrt(1.0 - alpha_bar) * noise
 
 
 def predict_x0(x_tau: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    r"""Return the clean sample that this noise implies, Eq. 14 solved for x_0.
+    r"""Return the estimate of x_0 that follows from an estimate of the noise (Eq. 14 solved for x_0).
 
     $$\hat x_0 = \frac{x_\tau - \sqrt{1 - \bar\alpha_\tau}\, \hat\epsilon}{\sqrt{\bar\alpha_\tau}}$$
 
-    The paper takes the posterior mean of Eq. 16 for it, with which DDIM does not arrive at the data (erratum 2).
+    The paper uses the posterior mean of Eq. 16 as this estimate.  DDIM does not converge to the data with it (erratum
+    2).
 
     Source: Song et al. 2021 (arXiv:2010.02502) Eq. 9.
     """
-    return (x_tau - root(1.0 - alpha_bar) * noise) / root(alpha_bar)
+    return (x_tau - sqrt(1.0 - alpha_bar) * noise) / sqrt(alpha_bar)
 
 
 def predict_noise(x_tau: Tensor, x0: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    r"""Return the noise that this clean sample implies, Eq. 14 solved for epsilon."""
-    return (x_tau - root(alpha_bar) * x0) / root(1.0 - alpha_bar)
+    r"""Return the estimate of the noise that follows from an estimate of x_0 (Eq. 14 solved for epsilon)."""
+    return (x_tau - sqrt(alpha_bar) * x0) / sqrt(1.0 - alpha_bar)
 
 
 def posterior_mean(x_tau: Tensor, noise: Tensor, alpha: float, alpha_bar: float) -> Tensor:
-    r"""Return the mean of x_{tau-1} given x_tau, which DDPM steps to (Eq. 16).
+    r"""Return the mean of the DDPM posterior of x_{tau-1} given x_tau (Eq. 16).
 
     $$\mu_\psi = \frac{1}{\sqrt{\alpha_\tau}}
       \left(x_\tau - \frac{1 - \alpha_\tau}{\sqrt{1 - \bar\alpha_\tau}}\, \hat\epsilon\right)$$
 
-    Notation: alpha alpha; \bar\alpha alpha_bar, both of step tau; epsilon^ noise.
+    Notation: alpha_tau alpha; \bar\alpha_tau alpha_bar; \hat\epsilon noise.
 
     Source: AirLLM Eq. 16; Ho et al. 2020 (arXiv:2006.11239) Eq. 11.
     """
@@ -118,8 +130,8 @@ def posterior_mean(x_tau: Tensor, noise: Tensor, alpha: float, alpha_bar: float)
 def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
     r"""Return the velocity between signal and noise: $v = \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\, x_0$.
 
-    The paper's v is this standard one (erratum 6).
+    The paper uses this standard definition (erratum 6).
 
     Source: Salimans and Ho 2022 (arXiv:2202.00512), section 4.
     """
-    return root(alpha_bar) * noise - root(1.0 - alpha_bar) * x0
+    return sqrt(alpha_bar) * noise - sqrt(1.0 - alpha_bar) * x0

@@ -1,4 +1,4 @@
-"""The diffusion step as waves, e_tau of Eq. 15."""
+"""Sinusoidal embedding of the diffusion step, e_tau of Eq. 15."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 __all__ = ["MAX_PERIOD", "time_embedding"]
 
 MAX_PERIOD = 10_000.0
-"""The longest wave, in diffusion steps, over 2 pi."""
+"""Longest period of the embedding, in diffusion steps, divided by 2 pi."""
 
 
 def time_embedding(timesteps: Tensor, size: int) -> Tensor:
-    r"""Return sines and cosines of the step at `size / 2` frequencies.
+    r"""Return the sinusoidal embedding of diffusion steps at `size // 2` frequencies.
 
     $$e_\tau = [\cos(\tau \omega_i), \sin(\tau \omega_i)]_i, \qquad \omega_i = 10{,}000^{-i / (size / 2)}$$
 
     Args:
-        timesteps: Int64 [N].
-        size: Length of the embedding, >= 2; an odd length ends in a 0.
+        timesteps: Diffusion steps tau, int64 [N].
+        size: Length of the embedding, >= 2.  An odd length is padded with a 0.
 
     Returns:
-        Float32 [N, size].
+        Embeddings, float32 [N, size]: all cosines, then all sines.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, as in Ho et al. 2020.
 

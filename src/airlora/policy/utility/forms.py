@@ -1,4 +1,4 @@
-"""Forms of the utility model: which columns may explain a loss."""
+"""Forms of the utility model: the regression columns and the ridge of a fit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["FORMS", "Form", "verify_forms"]
 
 @dataclass(frozen=True)
 class Form:
-    """A choice of columns.
+    """Column blocks of a utility model, and the ridge of each.
 
     Args:
-        blocks: Of `Features`: `curves`, and any of `text` and `pairs`.
-        penalty: Ridge on the pairs, as a share of their mean squared column.
-        text_penalty: The same on the text.
-        stiffness: Times the ridge on the curves.
+        blocks: Blocks of `Features` that the form uses: `curves`, and any of `text` and `pairs`.
+        penalty: Ridge of the block `pairs`, relative to the mean squared norm of its columns.
+        text_penalty: Ridge of the block `text`, relative to the mean squared norm of its columns.
+        stiffness: Factor on the ridge of the block `curves`.
     """
 
     blocks: tuple[str, ...]
@@ -35,11 +35,18 @@ FORMS: Mapping[str, Form] = {
     "text-pairwise-smooth": Form(("curves", "text", "pairs"), 0.3),
     "text-pairwise": Form(("curves", "text", "pairs"), 0.03),
 }
-"""Simplest first: held-out measurements decide, a tie goes to the simpler."""
+"""Forms of the utility model by name, simplest first.  Held-out measurements choose one."""
 
 
 def verify_forms(names: tuple[str, ...]) -> None:
-    """Raise `PolicyError` unless there is a name and all are known."""
+    """Verify names of forms.
+
+    Args:
+        names: Names of forms, keys of `FORMS`.
+
+    Raises:
+        PolicyError: There is no name, or a name is unknown.
+    """
     if not names:
         raise PolicyError.of("forms of the utility model", names, f"one or more of {', '.join(FORMS)}")
     for name in names:

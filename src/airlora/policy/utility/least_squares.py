@@ -1,4 +1,4 @@
-"""Ridge least squares where some weights must not be negative."""
+"""Ridge least squares with lower bounds on the weights."""
 
 from __future__ import annotations
 
@@ -11,38 +11,35 @@ __all__ = ["ridge_least_squares"]
 Floats = npt.NDArray[np.float64]
 
 PATIENCE = 5
-"""Exchanges of whole sets that may fail to leave fewer weights wrong before they go one by one."""
+"""Number of full exchanges without progress before the algorithm exchanges one weight at a time."""
 
 
 def ridge_least_squares(
     gram: Floats, moment: Floats, penalty: Floats, lower: Floats, start: Floats | None = None
 ) -> Floats:
-    r"""Return the weights of least squared error plus ridge, each at least its lower bound.
+    r"""Return the weights that minimise squared error plus ridge subject to lower bounds, [F].
 
     $$\min_w\ \tfrac12 w^\top G w - m^\top w + \tfrac12 \sum_i \mu_i w_i^2 \quad\text{s.t.}\quad w_i \ge l_i$$
 
     Notation: G gram, X'X; m moment, X'y; mu penalty; l lower.
 
-    Block principal pivoting: a guess of which weights are free gives them by linear equations; weights that come out
-    below their bound are bound, bound ones whose slope asks for more are freed, until none is wrong.  Where a whole
-    exchange leaves no fewer wrong, after some patience only the last of the wrong ones changes sides, which cannot
-    cycle.  The end is exact to rounding, and comes after some ten factorisations whatever the condition.
+    Block principal pivoting partitions the weights into free ones and ones at their bound.  Each iteration solves the
+    linear equations of the free weights.  Free weights below their bound and bound weights with a negative gradient
+    then change sides.  If `PATIENCE` exchanges do not reduce the number of violations, only the last violating weight
+    changes sides, which prevents cycles.  The result is exact up to rounding.  It takes about ten factorisations.
 
     Args:
-        gram: Float [F, F], positive semi-definite.
-        moment: Float [F].
-        penalty: Float [F], > 0 where a column may be all zero.
-        lower: Float [F], 0 or minus infinity.
-        start: Where to start from, such as the weights of fewer measurements: whatever is above its bound is free at
-            first.  Default: what has no bound, and what the moment asks for.
-
-    Returns:
-        Float [F].
+        gram: Gram matrix of the columns, positive semi-definite, float [F, F].
+        moment: Inner products of the columns with the target, float [F].
+        penalty: Ridge of each weight, float [F], > 0 where a column may be all zero.
+        lower: Lower bound of each weight, 0 or minus infinity, float [F].
+        start: Initial weights, float [F], such as those of a similar problem.  Weights above their bound start free.
+            None starts with the unbounded weights and those with a positive moment.
 
     Source: Kim and Park, "Fast nonnegative matrix factorization: an active-set-like method and comparisons", SIAM
     Journal on Scientific Computing 33(6), 2011, section 4.
     """
-    # Columns of unit size, or rounding would hide the small ones.
+    # Columns are scaled to unit norm, because rounding errors would dominate the small ones.
     scale = 1.0 / np.sqrt(np.diag(gram) + penalty)
     scaled = gram * scale[:, None] * scale[None, :]
     scaled[np.diag_indices_from(scaled)] += penalty * scale * scale
@@ -55,8 +52,8 @@ def ridge_least_squares(
         weights = np.zeros(len(target))
         weights[free] = _solve(scaled[np.ix_(free, free)], target[free])
         slope = scaled @ weights - target
-        wrong = bounded & np.where(free, weights < -tolerance, slope < -tolerance)
-        count = int(wrong.sum())
+        violated = bounded & np.where(free, weights < -tolerance, slope < -tolerance)
+        count = int(violated.sum())
         if not count:
             break
         if count < fewest:
@@ -64,14 +61,14 @@ def ridge_least_squares(
         elif patience:
             patience -= 1
         else:
-            wrong[: np.flatnonzero(wrong)[-1]] = False
-        free ^= wrong
+            violated[: np.flatnonzero(violated)[-1]] = False
+        free ^= violated
     result: Floats = np.where(bounded, np.maximum(weights, 0.0), weights) * scale
     return result
 
 
 def _solve(matrix: Floats, right: Floats) -> Floats:
-    """Return x of matrix x = right, positive definite but for rounding."""
+    """Return the solution x of matrix x = right; the matrix is positive definite except for rounding errors."""
     try:
         solved: Floats = scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right)
     except np.linalg.LinAlgError:

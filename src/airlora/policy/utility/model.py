@@ -1,4 +1,4 @@
-"""What ranks are worth, in tables that every form of the fit comes down to."""
+"""Utility model: tables that predict the loss reduction of rank patterns.  Every form of the fit gives such tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def text_features(offsets: Floats) -> Floats:
-    """Return what worths change with, [N, 5]: both parts of the text state off its mean [N, 2], and their products.
+    """Return the features psi of the text state, [N, 5]: both entries and their three products.
 
-    What a text does to a module that is worth much is seldom a straight line, and what a line leaves over is several
-    times the noise of a measurement.
+    The products model curvature.  A model that is linear in the text leaves residuals of several times the measurement
+    noise.
+
+    Args:
+        offsets: Text states minus their mean, [N, 2].
 
     >>> text_features(np.array([[2.0, -1.0]])).tolist()
     [[2.0, -1.0, 4.0, -2.0, 1.0]]
@@ -33,23 +36,25 @@ def text_features(offsets: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class UtilityModel:
-    r"""How far a rank pattern lowers the loss.
+    r"""Predicted loss reduction of rank patterns against rank 0 in all modules, nats.
 
     $$D(r, x) = \sum_m g_m(r_m) + \sum_m (\psi(x - \bar x) - \bar\psi)^\top t_m(r_m)
         + \sum_{m<n} C_{mn}\, \varphi_m(r_m)\, \varphi_n(r_n)$$
 
-    | code | here | shape |
-    |---|---|---|
-    | curves | g, concave, rising, 0 at rank 0 | [num_modules, r_max + 1] |
-    | text_features | psi, the text state off its mean and its products | [5] |
-    | text_curves | t, change of g per unit of psi, or of its linear two | [0, 2 or 5, num_modules, r_max + 1] |
-    | text_mean | mean of x, lexical entropy and OOV rate as the state's vector has them | [2] |
-    | feature_mean | mean of psi | [5] |
-    | text_range | least and largest x that was measured: beyond it a worth is that at its edge | [2, 2] |
-    | basis | phi, from 0 at rank 0 to 1 at r_max | [num_modules, r_max + 1] |
-    | coupling | C, symmetric, 0 on the diagonal; above 0 if two modules need each other | [num_modules, num_modules] |
+    Notation: m, n adapted modules; r ranks; x text state, the entries `TEXT_SLICE` of the state vector.
 
-    Parts that a form leaves out are zero.
+    | code | equation | shape |
+    |---|---|---|
+    | curves | g, concave, non-decreasing, 0 at rank 0 | [num_modules, r_max + 1] |
+    | text_features | psi, entries of x minus their mean, and the products of these | [5] |
+    | text_curves | t, change of g per unit of psi, or of its two linear entries | [0, 2 or 5, num_modules, r_max + 1] |
+    | text_mean | mean of x | [2] |
+    | feature_mean | mean of psi | [5] |
+    | text_range | smallest and largest measured x; texts outside are clipped to this range | [2, 2] |
+    | basis | phi, from 0 at rank 0 to 1 at r_max | [num_modules, r_max + 1] |
+    | coupling | C, symmetric, diagonal 0; positive for modules that need each other | [num_modules, num_modules] |
+
+    Tables that a form of the model does not use are zero.
     """
 
     curves: Floats
@@ -62,7 +67,12 @@ class UtilityModel:
 
     @classmethod
     def flat(cls, params_per_rank: tuple[int, ...], r_max: int) -> Self:
-        """Return the model of nothing measured: every number is worth the same, whatever its module."""
+        """Return a model in which every parameter has the same gain; it needs no measurement.
+
+        Args:
+            params_per_rank: Parameters in one component of each module.
+            r_max: Largest rank.
+        """
         num_modules = len(params_per_rank)
         sizes = np.asarray(params_per_rank, dtype=np.float64)
         ranks = np.arange(r_max + 1)
@@ -76,7 +86,7 @@ class UtilityModel:
 
     @property
     def num_modules(self) -> int:
-        """Number of modules."""
+        """Number of adapted modules."""
         return len(self.curves)
 
     @property
@@ -90,12 +100,21 @@ class UtilityModel:
         return not self.coupling.any()
 
     def tables(self, text: npt.ArrayLike) -> Floats:
-        """Return each module's own worth at every rank for a text, [num_modules, r_max + 1], couplings left out."""
+        """Return the utility of every rank of each module, nats, [num_modules, r_max + 1], without couplings.
+
+        Args:
+            text: Text state, the entries `TEXT_SLICE` of a state vector, [2].
+        """
         psi = self._psi(np.asarray(text, dtype=np.float64)[None])[0]
         return self.curves + np.tensordot(psi, self.text_curves, axes=1)
 
     def tables_around(self, ranks: IntArray, text: npt.ArrayLike) -> Floats:
-        """Return each module's worth at every rank, [num_modules, r_max + 1], with the others at `ranks`."""
+        """Return the utility of every rank of each module, nats, [num_modules, r_max + 1], with couplings.
+
+        Args:
+            ranks: Ranks of the other modules, int64 [num_modules].
+            text: Text state, [2].
+        """
         table = self.tables(text)
         if self.is_separable:
             return table
@@ -103,17 +122,22 @@ class UtilityModel:
         return table + self.basis * (self.coupling @ phi)[:, None]
 
     def gains(self, text: npt.ArrayLike, around: IntArray | None = None) -> Gains:
-        """Return what each component is worth, [num_modules, r_max], >= 0 and not rising along a row.
+        """Return the predicted gain of every component, nats, [num_modules, r_max], >= 0, rows non-increasing.
 
         Args:
-            text: Lexical entropy and OOV rate as the state's vector has them.
-            around: Ranks of the other modules where couplings matter; none: couplings left out.
+            text: Text state, [2].
+            around: Ranks of the other modules for the couplings, int64 [num_modules].  None ignores couplings.
         """
         table = self.tables(text) if around is None else self.tables_around(around, text)
         return np.maximum(concave_envelope(np.diff(table, axis=1)), 0.0)
 
-    def drop(self, ranks: IntArray, texts: Floats) -> Floats:
-        """Return how far each pattern lowers the loss, nats [N], for ranks [N, num_modules] and texts [N, 2]."""
+    def loss_reduction(self, ranks: IntArray, texts: Floats) -> Floats:
+        """Return the predicted loss reduction D of rank patterns, nats, [N].
+
+        Args:
+            ranks: Rank patterns, int64 [N, num_modules].
+            texts: Text state of each pattern, [N, 2].
+        """
         modules = np.arange(self.num_modules)
         own = self.curves[modules, ranks].sum(axis=1)
         change = np.einsum("nt,tnm->n", self._psi(texts), self.text_curves[:, modules, ranks])
@@ -122,15 +146,14 @@ class UtilityModel:
         return total
 
     def _psi(self, texts: Floats) -> Floats:
-        """Return what `text_curves` are multiplied by, [N, 0, 2 or 5]."""
-        known = np.clip(texts, *self.text_range)
-        return (text_features(known - self.text_mean) - self.feature_mean)[:, : len(self.text_curves)]
+        clipped = np.clip(texts, *self.text_range)
+        return (text_features(clipped - self.text_mean) - self.feature_mean)[:, : len(self.text_curves)]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the tables as tensors."""
-        return {part.name: torch.from_numpy(getattr(self, part.name).copy()) for part in fields(self)}
+        """Return copies of the tables as tensors."""
+        return {table.name: torch.from_numpy(getattr(self, table.name).copy()) for table in fields(self)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the model written by `state_dict`."""
-        return cls(**{part.name: state[part.name].numpy().copy() for part in fields(cls)})
+        """Return the model of a state returned by `state_dict`."""
+        return cls(**{table.name: state[table.name].numpy().copy() for table in fields(cls)})

@@ -1,4 +1,4 @@
-"""What tests of the diffusion's learning share."""
+"""Fixtures for tests of the diffusion losses."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from airlora.observation import Observation
-from airlora.policy import Advisor, PolicyProblem
+from airlora.policy import PolicyProblem, UtilityPlanner
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 
 
 @pytest.fixture
 def context_of(problem: PolicyProblem) -> Callable[..., LossContext]:
-    """Return what a loss is shown before a stage; whatever is not given is empty."""
+    """Return a function that makes a `LossContext`; omitted inputs are empty."""
 
     def make(
         batch: DiffusionBatch,
@@ -21,8 +21,10 @@ def context_of(problem: PolicyProblem) -> Callable[..., LossContext]:
         chains: Tensor | None = None,
         observations: Sequence[Observation] = (),
         encode: Callable[[Sequence[Observation]], Tensor] = lambda observations: torch.zeros(len(observations), 3),
-        advisor: Advisor | None = None,
+        planner: UtilityPlanner | None = None,
     ) -> LossContext:
-        return LossContext(batch, chains, observations, encode, advisor or Advisor.for_projection(problem, seed=0))
+        return LossContext(
+            batch, chains, observations, encode, planner or UtilityPlanner.for_projection(problem, seed=0)
+        )
 
     return make

@@ -1,4 +1,4 @@
-"""The denoising chain as a sequence of actions: draws and their densities."""
+"""Denoising chains: draws and their densities."""
 
 import math
 
@@ -15,7 +15,7 @@ SMALL = {"hidden_size": 16, "time_embedding_size": 8, "num_train_timesteps": 100
 
 
 def make(**changes: object) -> DiffusionModel:
-    """Return a small model whose last layer, which starts at zero, has weights too."""
+    """Return a small model with random weights in all layers."""
     with seeded_init(0), torch.no_grad():
         model = DiffusionModel(3, 2, DiffusionSettings(**{**SMALL, **changes}))  # type: ignore[arg-type]
         for parameter in model.parameters():
@@ -31,18 +31,17 @@ CONDITION = torch.tensor([[0.5, -0.5], [1.0, 0.0], [0.0, 0.3]])
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
-def test_the_density_of_each_step_is_that_of_eq_17_with_a_least_noise(eta: float) -> None:
-    """Eq. 17 spelled out from the network's raw output, step by step, against torch's own Gaussian."""
+def test_the_density_of_each_step_is_eq_17_with_a_minimum_noise(eta: float) -> None:
     model = make(num_inference_steps=2, eta=eta, clip_sample=False, min_std=0.15)
     chain = torch.randn(3, 3, 3, generator=generator(1))
-    told = with_presence(CONDITION, torch.ones(3, dtype=torch.bool))
+    conditioned = with_presence(CONDITION, torch.ones(3, dtype=torch.bool))
     alpha_bars = model.schedule.alphas_cumprod.double()
     expected = []
     for index, (now, following) in enumerate([(99, 0), (0, -1)]):
         ab = float(alpha_bars[now])
         ab_next = float(alpha_bars[following]) if following >= 0 else 1.0
         x = chain[:, index]
-        noise = model.backbone(x, torch.full((3,), now), told)
+        noise = model.backbone(x, torch.full((3,), now), conditioned)
         x0 = (x - math.sqrt(1 - ab) * noise) / math.sqrt(ab)
         sigma = eta * math.sqrt((1 - ab_next) / (1 - ab) * (1 - ab / ab_next))
         mean = math.sqrt(ab_next) * x0 + math.sqrt(1 - ab_next - sigma**2) * noise
@@ -51,7 +50,7 @@ def test_the_density_of_each_step_is_that_of_eq_17_with_a_least_noise(eta: float
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_a_chain_has_every_state_and_its_last_is_the_sample(sampler: str) -> None:
+def test_a_chain_has_all_states_and_depends_on_the_seed(sampler: str) -> None:
     model = make(num_inference_steps=5, sampler=sampler)
     chain = model.sample_chain(CONDITION, generator())
     assert chain.shape == (3, 6, 3)
@@ -62,12 +61,12 @@ def test_a_chain_has_every_state_and_its_last_is_the_sample(sampler: str) -> Non
 
 
 @pytest.mark.parametrize("min_std", [0.05, 0.2])
-def test_at_eta_0_every_step_has_the_least_noise(min_std: float) -> None:
+def test_at_eta_0_every_step_has_the_minimum_noise(min_std: float) -> None:
     model = make(num_inference_steps=3, eta=0.0, min_std=min_std)
     condition = torch.zeros(3000, 2)
     chain = model.sample_chain(condition, generator())
     denoise = model.denoiser(condition)
-    for index, (now, following) in enumerate(model.sampler.visits(100)):
+    for index, (now, following) in enumerate(model.sampler.timestep_pairs(100)):
         x = chain[:, index]
         mean, std = model.sampler.transition(model.schedule, x, *denoise(x, now), now, following)
         assert std == 0.0
@@ -76,16 +75,15 @@ def test_at_eta_0_every_step_has_the_least_noise(min_std: float) -> None:
         assert noise.mean().abs().item() < 0.03 * min_std + 0.005
 
 
-def test_noise_beyond_the_least_is_the_samplers_own() -> None:
+def test_noise_above_the_minimum_comes_from_the_sampler() -> None:
     quiet, loud = (make(num_inference_steps=4, eta=1.0, min_std=min_std) for min_std in (1e-4, 1e-3))
     one, other = (model.sample_chain(CONDITION, generator()) for model in (quiet, loud))
-    # Only the last step, which DDIM makes without noise, differs.
+    # Only the last DDIM step has no noise of its own.
     torch.testing.assert_close(one[:, :-1], other[:, :-1])
     assert not torch.equal(one[:, -1], other[:, -1])
 
 
-def test_chains_have_the_densities_they_were_drawn_with() -> None:
-    """The mean of ln p over draws is the negative entropy of the steps' Gaussians."""
+def test_the_mean_log_density_of_chains_is_the_negative_entropy() -> None:
     model = make(num_inference_steps=2, eta=0.0, min_std=0.1)
     condition = torch.zeros(4000, 2)
     log_prob = model.chain_log_prob(model.sample_chain(condition, generator()), condition)

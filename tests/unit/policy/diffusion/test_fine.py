@@ -27,25 +27,25 @@ def make(warmup_updates: int = 20, settings: DiffusionSettings = SETTINGS, seed:
 
 
 def batch(value: float = 0.5) -> DiffusionBatch:
-    nothing = torch.zeros(40)
+    zeros = torch.zeros(40)
     x0, condition, text = torch.full((40, 3), value), torch.zeros(40, 3), torch.zeros(40, 2)
-    return DiffusionBatch(x0, condition, nothing, nothing, budget=torch.ones(40), text=text)
+    return DiffusionBatch(x0, condition, zeros, zeros, budget=torch.ones(40), text=text)
 
 
 def draw(fine: FinePolicy, condition: Tensor) -> Tensor:
-    """Return a sample drawn while exploring, of a loss that needs no chain."""
+    """Return an exploration sample of a loss without chains."""
     x0, chain = fine.explore(condition)
     assert chain is None
     return x0
 
 
-def test_starts_as_what_it_is_shown() -> None:
+def test_the_warm_up_imitates_its_data() -> None:
     fine = make(warmup_updates=400)
     for values in ([0.5, -0.5, 0.0], [-0.9, 0.9, 0.3]):
         torch.testing.assert_close(fine.decide(torch.tensor(values)), torch.tensor(values), atol=0.15, rtol=0)
 
 
-def test_a_decision_is_a_function_and_exploring_is_not() -> None:
+def test_decisions_are_deterministic_and_exploration_is_not() -> None:
     fine, condition = make(), torch.zeros(3)
     assert torch.equal(fine.decide(condition), fine.decide(condition))
     one, other = draw(fine, condition), draw(fine, condition)
@@ -53,15 +53,15 @@ def test_a_decision_is_a_function_and_exploring_is_not() -> None:
     assert max(one.abs().max(), other.abs().max()) <= 1.0
 
 
-def test_deciding_leaves_no_mark() -> None:
-    quiet, asked = make(), make()
-    quiet.decide(torch.zeros(3))
+def test_decisions_do_not_change_the_generator() -> None:
+    one, other = make(), make()
+    one.decide(torch.zeros(3))
     for _ in range(3):
-        asked.decide(torch.ones(3))
-    assert torch.equal(draw(quiet, torch.zeros(3)), draw(asked, torch.zeros(3)))
+        other.decide(torch.ones(3))
+    assert torch.equal(draw(one, torch.zeros(3)), draw(other, torch.zeros(3)))
 
 
-def test_exploration_is_added_in_proportion() -> None:
+def test_exploration_noise_scales_with_the_setting() -> None:
     zero, one, two = (
         draw(make(200, SETTINGS.model_copy(update={"exploration": exploration})), torch.zeros(3))
         for exploration in (0.0, 0.01, 0.02)
@@ -71,7 +71,7 @@ def test_exploration_is_added_in_proportion() -> None:
     torch.testing.assert_close(two - zero, 2 * (one - zero), atol=1e-6, rtol=1e-4)
 
 
-def test_learns_what_was_executed(context_of: ContextOf) -> None:
+def test_update_learns_executed_decisions(context_of: ContextOf) -> None:
     fine = make(settings=SETTINGS.model_copy(update={"updates_per_stage": 300, "learning_rate": 3e-3}))
     before = (fine.decide(torch.zeros(3)) - 0.5).abs().max()
     metrics = fine.update(context_of(batch(0.5)), rehearse=False)
@@ -79,8 +79,8 @@ def test_learns_what_was_executed(context_of: ContextOf) -> None:
     assert set(metrics) == {"loss", "advantage"}
 
 
-def test_rehearsing_keeps_what_it_started_from(context_of: ContextOf) -> None:
-    """Taught .5 for the condition 0, it forgets other conditions, unless it rehearses them."""
+def test_rehearsal_preserves_the_warm_up(context_of: ContextOf) -> None:
+    # The update has decisions for one condition only; the other conditions are known from the warm-up.
     conditions = torch.tensor([[0.8, -0.8, 0.0], [-0.7, 0.2, 0.7]])
     errors = []
     for rehearse in (False, True):
@@ -91,7 +91,7 @@ def test_rehearsing_keeps_what_it_started_from(context_of: ContextOf) -> None:
 
 
 @pytest.mark.parametrize("is_used", [False, True])
-def test_goes_on_bit_equal(is_used: bool, context_of: ContextOf) -> None:
+def test_a_restored_policy_continues_bit_identically(is_used: bool, context_of: ContextOf) -> None:
     one = make()
     if is_used:
         one.update(context_of(batch()), rehearse=False)
@@ -103,12 +103,12 @@ def test_goes_on_bit_equal(is_used: bool, context_of: ContextOf) -> None:
     assert torch.equal(one.decide(torch.zeros(3)), other.decide(torch.zeros(3)))
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_samples() -> None:
     assert torch.equal(draw(make(seed=1), torch.zeros(3)), draw(make(seed=1), torch.zeros(3)))
     assert not torch.equal(draw(make(seed=1), torch.zeros(3)), draw(make(seed=2), torch.zeros(3)))
 
 
-def test_a_loss_that_is_not_finite_ends_training(context_of: ContextOf) -> None:
+def test_a_loss_that_is_not_finite_raises_an_error_and_changes_no_weight(context_of: ContextOf) -> None:
     fine = make()
     before = {name: value.clone() for name, value in fine.model.state_dict().items()}
     fine.decide(torch.zeros(3))

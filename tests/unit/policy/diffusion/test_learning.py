@@ -3,7 +3,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from airlora.policy import Advisor, Buffer, DiffusionPolicy, DiffusionSettings, Learner, PolicyProblem, ranks_to_unit
+from airlora.policy import (
+    Buffer,
+    DiffusionPolicy,
+    DiffusionSettings,
+    Learner,
+    PolicyProblem,
+    UtilityPlanner,
+    ranks_to_unit,
+)
 from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.diffusion.losses import LossContext
 
@@ -29,26 +37,26 @@ def context(buffer: Buffer, problem: PolicyProblem, rollout: int, buffer_size: i
         buffer,
         rollout,
         buffer_size=buffer_size,
-        advisor=Advisor.for_projection(problem, seed=0),
+        planner=UtilityPlanner.for_projection(problem, seed=0),
         conditions=lambda batch, observations: batch.vectors,
         encode=lambda observations: torch.zeros(len(observations), 8),
     )
 
 
 @pytest.mark.parametrize(("rollout", "buffer_size", "size"), [(8, 20, 20), (20, 8, 20), (8, 99, 40)])
-def test_shows_the_newest_decisions_and_the_chains_of_the_rollout(
+def test_the_context_has_the_newest_decisions_and_the_chains_of_the_rollout(
     problem: PolicyProblem, buffer: Buffer, rollout: int, buffer_size: int, size: int
 ) -> None:
-    shown, newest = context(buffer, problem, rollout, buffer_size), buffer.newest(size)
-    assert len(shown.batch) == len(shown.observations) == size
-    assert shown.observations[-1] == buffer[39].observation
-    assert torch.equal(shown.batch.x0, torch.from_numpy(ranks_to_unit(newest.ranks.numpy(), 4)))
-    assert torch.equal(shown.batch.condition, newest.vectors)
-    assert torch.equal(shown.batch.budget, torch.full((size,), 100.0))
-    assert torch.equal(shown.batch.text, newest.vectors[:, 2:4])
+    result, newest = context(buffer, problem, rollout, buffer_size), buffer.newest(size)
+    assert len(result.batch) == len(result.observations) == size
+    assert result.observations[-1] == buffer[39].observation
+    assert torch.equal(result.batch.x0, torch.from_numpy(ranks_to_unit(newest.ranks.numpy(), 4)))
+    assert torch.equal(result.batch.condition, newest.vectors)
+    assert torch.equal(result.batch.budget, torch.full((size,), 100.0))
+    assert torch.equal(result.batch.text, newest.vectors[:, 2:4])
     assert newest.chains is not None
-    assert shown.chains is not None
-    assert torch.equal(shown.chains, newest.chains[-rollout:])
-    # A chain belongs to the decision in its row: it ends where the ranks were read off.
-    last = shown.chains[:, -1].clamp(-1.0, 1.0)
-    assert (last - shown.batch.x0[-rollout:]).abs().max() <= 1 / 5 + 1e-6
+    assert result.chains is not None
+    assert torch.equal(result.chains, newest.chains[-rollout:])
+    # Chains and decisions have the same order: each chain ends at the sample of its decision's ranks.
+    last = result.chains[:, -1].clamp(-1.0, 1.0)
+    assert (last - result.batch.x0[-rollout:]).abs().max() <= 1 / 5 + 1e-6

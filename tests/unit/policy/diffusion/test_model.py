@@ -16,8 +16,8 @@ def settings(**changes: object) -> DiffusionSettings:
     return DiffusionSettings(**{**SMALL, **changes})  # type: ignore[arg-type]
 
 
-def awake(model: DiffusionModel) -> DiffusionModel:
-    """Give the last layer weights, which start at zero."""
+def with_random_weights(model: DiffusionModel) -> DiffusionModel:
+    """Replace all weights by random ones, because the last layer is initialised to zero."""
     with seeded_init(1), torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape))
@@ -26,15 +26,14 @@ def awake(model: DiffusionModel) -> DiffusionModel:
 
 def make(**changes: object) -> DiffusionModel:
     with seeded_init(0):
-        return awake(DiffusionModel(3, 2, settings(**changes)))
+        return with_random_weights(DiffusionModel(3, 2, settings(**changes)))
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_network_sees_sample_step_and_condition() -> None:
-    """Eq. 15: each of the three changes the output."""
+def test_the_mlp_depends_on_sample_step_and_condition() -> None:
     with seeded_init(0):
         backbone = BACKBONES["residual_mlp"](3, 2, settings())
     torch.nn.init.ones_(backbone.leave.weight)
@@ -46,7 +45,7 @@ def test_the_network_sees_sample_step_and_condition() -> None:
     assert not torch.equal(output, backbone(x_tau, timesteps, condition + 1))
 
 
-def test_the_network_starts_quiet() -> None:
+def test_an_untrained_mlp_outputs_zeros() -> None:
     with seeded_init(0):
         backbone = BACKBONES["residual_mlp"](3, 2, settings())
     assert torch.equal(backbone(torch.ones(4, 3), torch.arange(4), torch.ones(4, 2)), torch.zeros(4, 3))
@@ -54,7 +53,9 @@ def test_the_network_starts_quiet() -> None:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 2.0])
-def test_samples_come_from_the_seed_and_lie_among_the_ranks(prediction_type: str, guidance_scale: float) -> None:
+def test_samples_depend_on_the_seed_and_lie_within_the_range_of_ranks(
+    prediction_type: str, guidance_scale: float
+) -> None:
     model = make(prediction_type=prediction_type, guidance_scale=guidance_scale)
     condition = torch.tensor([[0.5, -0.5], [1.0, 0.0]])
     x0 = model.sample(condition, generator())
@@ -66,40 +67,39 @@ def test_samples_come_from_the_seed_and_lie_among_the_ranks(prediction_type: str
     )
 
 
-def test_guidance_mixes_the_two_noises() -> None:
+def test_guidance_combines_conditional_and_unconditional_noise() -> None:
     condition, x_tau = torch.tensor([[0.5, -0.5]]), torch.ones(1, 3)
     noises = {scale: make(guidance_scale=scale).denoiser(condition)(x_tau, 50)[1] for scale in (0.0, 1.0, 1.5)}
     torch.testing.assert_close(noises[1.5], noises[0.0] + 1.5 * (noises[1.0] - noises[0.0]))
     assert not torch.allclose(noises[0.0], noises[1.0])
 
 
-def test_without_guidance_the_condition_has_no_say() -> None:
+def test_at_guidance_scale_0_samples_ignore_the_condition() -> None:
     model = make(guidance_scale=0.0)
     one, other = (model.sample(torch.full((1, 2), value), generator()) for value in (0.0, 1.0))
     assert torch.equal(one, other)
 
 
-def test_a_dropped_condition_has_no_say_in_training() -> None:
+def test_the_error_ignores_a_dropped_condition() -> None:
     model = make(condition_dropout=1.0)
     x0 = torch.zeros(8, 3)
     one, other = (model.squared_error(x0, torch.full((8, 2), value), generator()) for value in (0.0, 1.0))
     assert torch.equal(one, other)
 
 
-def test_the_error_is_that_of_the_noise() -> None:
-    """The first term of Eq. 19, spelled out with the same draws."""
+def test_the_error_is_the_first_term_of_eq_19() -> None:
     model, draws = make(condition_dropout=0.0), generator()
     x0, condition = torch.rand(8, 3), torch.rand(8, 2)
     timesteps = torch.randint(100, (8,), generator=draws)
     noise = torch.randn(8, 3, generator=draws)
     alpha_bar = model.schedule.alphas_cumprod.float()[timesteps][:, None]
     x_tau = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-    told = with_presence(condition, torch.ones(8, dtype=torch.bool))
-    expected = (model.backbone(x_tau, timesteps, told) - noise).square().mean(-1)
+    conditioned = with_presence(condition, torch.ones(8, dtype=torch.bool))
+    expected = (model.backbone(x_tau, timesteps, conditioned) - noise).square().mean(-1)
     torch.testing.assert_close(model.squared_error(x0, condition, generator()), expected)
 
 
-def test_learns_to_follow_its_condition() -> None:
+def test_a_trained_model_follows_its_condition() -> None:
     with seeded_init(0):
         model = DiffusionModel(2, 2, settings(hidden_size=64, condition_dropout=0.1))
     optimizer, draws = torch.optim.Adam(model.parameters(), lr=3e-3), generator()
@@ -111,10 +111,10 @@ def test_learns_to_follow_its_condition() -> None:
         optimizer.step()
     condition = 1.6 * torch.rand(200, 2, generator=draws) - 0.8
     distance = (model.sample(condition, draws) - condition).abs().mean()
-    assert distance < 0.15  # .53 without the condition
+    assert distance < 0.15  # 0.53 without the condition
 
 
-def test_the_global_generator_takes_no_part() -> None:
+def test_the_global_generator_is_not_used() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     model = make(eta=1.0)
@@ -124,6 +124,6 @@ def test_the_global_generator_takes_no_part() -> None:
 
 
 @pytest.mark.parametrize("part", ["backbone", "beta_schedule", "prediction_type", "sampler"])
-def test_names_the_part_that_does_not_exist(part: str) -> None:
+def test_an_unknown_component_raises_an_error_that_names_the_setting(part: str) -> None:
     with pytest.raises(PolicyError, match=f"diffusion.{part} = 'none_such': allowed is one of"):
         DiffusionModel(3, 2, settings(**{part: "none_such"}))

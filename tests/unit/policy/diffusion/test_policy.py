@@ -21,7 +21,7 @@ def make(problem: PolicyProblem, seed: int = 0, warmup_updates: int = 20, **chan
     return DiffusionPolicy(problem, settings, seed=seed)
 
 
-def test_starts_around_a_quarter_of_r_max(problem: PolicyProblem, observe: Observe) -> None:
+def test_initial_ranks_are_around_a_quarter_of_r_max(problem: PolicyProblem, observe: Observe) -> None:
     policy = make(problem, warmup_updates=300)
     draws = np.asarray([policy.explore(observe()).ranks for _ in range(60)])
     assert 0.6 < draws.mean() < 1.6
@@ -29,7 +29,7 @@ def test_starts_around_a_quarter_of_r_max(problem: PolicyProblem, observe: Obser
     assert (abs(policy.decide(observe()) - 1) <= 1).all()
 
 
-def test_remembers_the_sample_that_the_ranks_are_made_of(problem: PolicyProblem, observe: Observe) -> None:
+def test_the_decision_stores_the_sample_of_its_ranks(problem: PolicyProblem, observe: Observe) -> None:
     decision = make(problem).explore(observe())
     assert decision.x0 is not None
     expected = np.clip(np.floor((decision.x0.astype(float) + 1) / 2 * 5), 0, 4)
@@ -38,17 +38,17 @@ def test_remembers_the_sample_that_the_ranks_are_made_of(problem: PolicyProblem,
     assert (decision.a_out, decision.log_prob, decision.value) == (None, None, None)
 
 
-def test_sees_the_state(problem: PolicyProblem, observe: Observe) -> None:
+def test_decisions_depend_on_the_state(problem: PolicyProblem, observe: Observe) -> None:
     policy = make(problem)
     torch.nn.init.normal_(policy._fine.model.backbone.enter.weight, std=2.0, generator=torch.Generator().manual_seed(0))
     decisions = {tuple(policy.decide(observe(snr_db=float(snr)))) for snr in range(-5, 16)}
     assert len(decisions) > 1
 
 
-def test_learns_in_one_stage_from_the_newest_transitions(
+def test_one_stage_learns_from_the_newest_transitions(
     problem: PolicyProblem, explored: Explored, observe: Observe
 ) -> None:
-    """What the buffer holds beyond `buffer_size` changes nothing."""
+    # Transitions older than the newest `buffer_size` have no effect.
     one, other = make(problem, buffer_size=16), make(problem, buffer_size=16)
     buffer = explored(make(problem, seed=5), 40)
     newest = Buffer(16)
@@ -61,7 +61,9 @@ def test_learns_in_one_stage_from_the_newest_transitions(
     np.testing.assert_array_equal(one.explore(observe()).x0, other.explore(observe()).x0)
 
 
-def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
+def test_a_restored_policy_continues_bit_identically(
+    problem: PolicyProblem, explored: Explored, observe: Observe
+) -> None:
     one = make(problem)
     buffer = explored(one, 16)
     other = DiffusionPolicy.from_arguments(problem, one.arguments)
@@ -73,6 +75,6 @@ def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: 
     np.testing.assert_array_equal(one.decide(observe()), other.decide(observe()))
 
 
-def test_names_the_part_that_does_not_exist(problem: PolicyProblem) -> None:
+def test_an_unknown_loss_raises_an_error_that_names_the_setting(problem: PolicyProblem) -> None:
     with pytest.raises(PolicyError, match="diffusion.loss = 'hope'"):
         make(problem, loss="hope")

@@ -14,7 +14,7 @@ NOISE = torch.randn(5, 3, generator=GENERATOR, dtype=torch.float64)
 
 @pytest.mark.parametrize("name", PREDICTIONS.names())
 @given(alpha_bar=st.floats(0.01, 0.99))
-def test_a_perfect_output_gives_sample_and_noise(name: str, alpha_bar: float) -> None:
+def test_the_target_decodes_to_sample_and_noise(name: str, alpha_bar: float) -> None:
     prediction = PREDICTIONS[name]()
     target = prediction.target(X0, NOISE, alpha_bar)
     x0_hat, noise_hat = prediction.to_x0_and_noise(target, add_noise(X0, NOISE, alpha_bar), alpha_bar)
@@ -24,7 +24,7 @@ def test_a_perfect_output_gives_sample_and_noise(name: str, alpha_bar: float) ->
 
 @pytest.mark.parametrize("name", PREDICTIONS.names())
 @given(alpha_bar=st.floats(0.01, 0.99))
-def test_any_output_gives_a_pair_that_explains_x_tau(name: str, alpha_bar: float) -> None:
+def test_every_output_decodes_to_a_pair_that_gives_x_tau(name: str, alpha_bar: float) -> None:
     x_tau = add_noise(X0, NOISE, alpha_bar)
     x0_hat, noise_hat = PREDICTIONS[name]().to_x0_and_noise(torch.ones_like(x_tau), x_tau, alpha_bar)
     torch.testing.assert_close(add_noise(x0_hat, noise_hat, alpha_bar), x_tau)
@@ -32,8 +32,8 @@ def test_any_output_gives_a_pair_that_explains_x_tau(name: str, alpha_bar: float
 
 @pytest.mark.parametrize("name", PREDICTIONS.names())
 @given(weight=st.floats(-2, 3))
-def test_outputs_mix_like_noises(name: str, weight: float) -> None:
-    """Guidance on the outputs is guidance on the noises: weights that sum to 1 pass through."""
+def test_decoded_noise_is_affine_in_the_output(name: str, weight: float) -> None:
+    # Guidance of the outputs therefore equals guidance of the noise estimates.
     prediction, alpha_bar = PREDICTIONS[name](), 0.3
     x_tau = add_noise(X0, NOISE, alpha_bar)
     one, other = torch.full_like(x_tau, 0.5), torch.full_like(x_tau, -1.0)
@@ -42,10 +42,10 @@ def test_outputs_mix_like_noises(name: str, weight: float) -> None:
     torch.testing.assert_close(mixed, noise_one + weight * (noise_other - noise_one))
 
 
-def test_every_type_of_the_paper_is_there() -> None:
+def test_all_prediction_types_of_the_paper_are_registered() -> None:
     assert {"epsilon", "sample", "v_prediction"} <= set(PREDICTIONS.names())
 
 
-def test_names_what_there_is() -> None:
+def test_an_unknown_prediction_type_raises_an_error_that_lists_the_types() -> None:
     with pytest.raises(PolicyError, match="diffusion.prediction_type = 'x1': allowed is one of epsilon"):
         PREDICTIONS["x1"]

@@ -12,10 +12,15 @@ from torch import Tensor
 from airlora.errors import PolicyError
 from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise, predict_x0
-from airlora.policy.diffusion.samplers import SAMPLERS, Denoise, Sampler
-from airlora.policy.diffusion.samplers.ddim import DDIMSampler
-from airlora.policy.diffusion.samplers.ddpm import DDPMSampler
-from airlora.policy.diffusion.samplers.spacing import SPACINGS, spaced_timesteps
+from airlora.policy.diffusion.samplers import (
+    SAMPLERS,
+    SPACINGS,
+    DDIMSampler,
+    DDPMSampler,
+    Denoise,
+    Sampler,
+    spaced_timesteps,
+)
 
 SCHEDULE = NoiseSchedule.make("scaled_linear", 1000, 1e-4, 2e-2)
 X_T = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
@@ -44,18 +49,18 @@ def denoise_gaussian(mean: Tensor, std: float) -> Denoise:
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 50, 333, 1000])
-def test_visits_the_steps_that_diffusers_visits(spacing: str, steps: int) -> None:
+def test_inference_steps_equal_those_of_diffusers(spacing: str, steps: int) -> None:
     scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
     theirs = scheduler.timesteps.tolist()
     if steps == 1 and spacing == "linspace":
-        theirs = [999]  # their linspace of one step is step 0, which starts from noise as if it were clean
+        theirs = [999]  # diffusers visits step 0, whose input is nearly noise-free
     assert spaced_timesteps(1000, steps, spacing) == theirs
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @given(st.data())
-def test_visits_as_many_steps_as_asked_for_downwards(spacing: str, data: st.DataObject) -> None:
+def test_inference_steps_decrease_and_have_the_requested_number(spacing: str, data: st.DataObject) -> None:
     num_train_timesteps = data.draw(st.integers(1, 1200))
     steps = data.draw(st.integers(1, num_train_timesteps))
     visited = spaced_timesteps(num_train_timesteps, steps, spacing)
@@ -66,43 +71,43 @@ def test_visits_as_many_steps_as_asked_for_downwards(spacing: str, data: st.Data
         assert visited[0] == num_train_timesteps - 1
 
 
-def test_trailing_does_not_overshoot() -> None:
-    """Added up 61 times, the float stride 1000 / 61 ends a hair above 0, which diffusers takes for step -1."""
+def test_trailing_steps_do_not_fall_below_zero() -> None:
+    # Repeated subtraction of the float stride 1000 / 61 ends just above 0, and diffusers returns step -1.
     assert spaced_timesteps(1000, 61, "trailing")[-1] == 15
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
-def test_arrives_at_a_point_mass_in_any_number_of_steps(name: str, steps: int, spacing: str) -> None:
+def test_samplers_reach_a_point_mass_in_any_number_of_steps(name: str, steps: int, spacing: str) -> None:
     sampler = make(name, num_inference_steps=steps, clip_sample=False, timestep_spacing=spacing)
     x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.0), X_T, generator())
     torch.testing.assert_close(x0, POINT.expand_as(x0), atol=1e-3, rtol=0)
 
 
-def test_by_the_letter_of_eq_16_and_17_it_does_not_arrive() -> None:
-    """Erratum 2: the posterior mean in the place of x0_hat misses even a point mass with a perfect denoiser."""
+def test_eq_16_and_17_as_printed_do_not_reach_a_point_mass() -> None:
+    # Erratum 2: with the posterior mean as x0_hat, even an exact denoiser does not reach the point mass.
     exact = denoise_gaussian(POINT, 0.0)
 
-    def by_the_letter(x_tau: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+    def as_printed(x_tau: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
         noise_hat = exact(x_tau, timestep)[1]
         alpha, alpha_bar = float(SCHEDULE.alphas[timestep]), SCHEDULE.alpha_bar(timestep)
         return posterior_mean(x_tau, noise_hat, alpha, alpha_bar), noise_hat
 
     sampler = DDIMSampler(50, clip_sample=False)
     right = sampler.sample(SCHEDULE, exact, X_T, generator())
-    wrong = sampler.sample(SCHEDULE, by_the_letter, X_T, generator())
+    wrong = sampler.sample(SCHEDULE, as_printed, X_T, generator())
     assert (right - POINT).abs().max() < 1e-3
-    # Further off than guessing: a standard normal draw is .8 from its middle on average.
+    # The mean distance of a standard normal draw from its mean is 0.8.
     assert (wrong - POINT).abs().mean() > 0.8
 
 
-def test_recovers_a_gaussian_the_better_the_more_steps() -> None:
+def test_ddim_recovers_a_gaussian_more_closely_with_more_steps() -> None:
     errors = []
     for steps in (5, 20, 100):
         sampler = DDIMSampler(steps, clip_sample=False)
         x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.2), X_T, generator())
-        # DDIM maps x_T affinely here, so the spread of the samples is x_T's times a factor that should be .2.
+        # DDIM is affine in x_T here: the standard deviation of the samples should be 0.2 times that of x_T.
         errors.append(float(((x0.std(0) / X_T.std(0)) - 0.2).abs().max()))
         torch.testing.assert_close(x0.mean(0), POINT, atol=0.05, rtol=0)
     assert errors[0] > errors[1] > errors[2]
@@ -110,7 +115,7 @@ def test_recovers_a_gaussian_the_better_the_more_steps() -> None:
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
-def test_clipping_keeps_the_sample_among_the_ranks(name: str) -> None:
+def test_clipping_keeps_samples_within_the_range_of_ranks(name: str) -> None:
     x0 = make(name, num_inference_steps=10).sample(
         SCHEDULE, denoise_gaussian(torch.tensor([3.0, -3.0, 0.0]), 0.1), X_T, generator()
     )
@@ -118,7 +123,7 @@ def test_clipping_keeps_the_sample_among_the_ranks(name: str) -> None:
     torch.testing.assert_close(x0[:, :2], torch.tensor([1.0, -1.0]).expand(400, 2), atol=0.05, rtol=0)
 
 
-def test_clipping_moves_the_noise_along() -> None:
+def test_clipping_recomputes_the_noise_estimate() -> None:
     x_tau, timestep = torch.full((1, 1), 2.0), 500
     alpha_bar, next_alpha_bar = SCHEDULE.alpha_bar(500), SCHEDULE.alpha_bar(400)
     x0_hat = torch.full((1, 1), 5.0)
@@ -127,7 +132,7 @@ def test_clipping_moves_the_noise_along() -> None:
     torch.testing.assert_close(stepped, math.sqrt(next_alpha_bar) + math.sqrt(1 - next_alpha_bar) * noise)
 
 
-def test_eta_decides_whether_the_generator_matters() -> None:
+def test_ddim_is_deterministic_at_eta_0_and_random_at_eta_1() -> None:
     denoise = denoise_gaussian(POINT, 0.3)
     for eta, same in ((0.0, True), (1.0, False)):
         sampler = DDIMSampler(10, eta=eta)
@@ -137,7 +142,7 @@ def test_eta_decides_whether_the_generator_matters() -> None:
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
-def test_a_noisy_sampler_recovers_a_gaussian(name: str) -> None:
+def test_stochastic_samplers_recover_a_gaussian(name: str) -> None:
     x_T = torch.randn(4000, 3, generator=generator())
     sampler = make(name, num_inference_steps=100, eta=1.0, clip_sample=False)
     x0 = sampler.sample(SCHEDULE, denoise_gaussian(POINT, 0.2), x_T, generator())
@@ -147,7 +152,7 @@ def test_a_noisy_sampler_recovers_a_gaussian(name: str) -> None:
 
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize(("timestep", "next_timestep"), [(999, 800), (500, 499), (40, 20), (19, -1), (0, -1)])
-def test_ddpm_is_ddim_at_eta_1(clip: bool, timestep: int, next_timestep: int) -> None:
+def test_ddpm_equals_ddim_at_eta_1(clip: bool, timestep: int, next_timestep: int) -> None:
     x_tau, x0_hat = X_T.double(), 1.5 * X_T.flip(0).double()
     noise_hat = predict_noise(x_tau, x0_hat, SCHEDULE.alpha_bar(timestep))
     ddim, ddpm = (
@@ -158,8 +163,8 @@ def test_ddpm_is_ddim_at_eta_1(clip: bool, timestep: int, next_timestep: int) ->
 
 
 @pytest.mark.parametrize("timestep", [1, 20, 500, 999])
-def test_ddpm_steps_to_the_posterior_mean(timestep: int) -> None:
-    """Eq. 16, where no step is skipped, once the draw is taken off."""
+def test_the_mean_of_a_ddpm_step_is_the_posterior_mean(timestep: int) -> None:
+    # Without skipped steps, the step minus its noise is Eq. 16.
     alpha, alpha_bar = float(SCHEDULE.alphas[timestep]), SCHEDULE.alpha_bar(timestep)
     x_tau, noise_hat = X_T.double(), X_T.flip(0).double()
     x0_hat = predict_x0(x_tau, noise_hat, alpha_bar)
@@ -172,13 +177,13 @@ def test_ddpm_steps_to_the_posterior_mean(timestep: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind", "eta"), [("ddim", DDIMSampler, {"eta": 0.5}), ("ddpm", DDPMSampler, {})])
-def test_is_made_from_settings(name: str, kind: type[DDIMSampler | DDPMSampler], eta: dict[str, float]) -> None:
+def test_settings_define_the_sampler(name: str, kind: type[DDIMSampler | DDPMSampler], eta: dict[str, float]) -> None:
     made = make(name, num_inference_steps=7, eta=0.5, timestep_spacing="trailing", clip_sample=False)
     assert made == kind(7, clip_sample=False, spacing="trailing", **eta)
     assert make(name) == kind(50, clip_sample=True, spacing="linspace")
 
 
-def test_refuses_what_is_not_allowed() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(PolicyError, match="spacing = 'odd': allowed is one of leading, linspace, trailing"):
         spaced_timesteps(10, 5, "odd")
     for steps in (0, 11):

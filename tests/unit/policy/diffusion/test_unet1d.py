@@ -28,8 +28,8 @@ def make(sample_size: int, condition_size: int, **changes: object) -> Backbone:
         return BACKBONES["unet"](sample_size, condition_size, settings(**changes))
 
 
-def awake(backbone: Backbone) -> Backbone:
-    """Give the last layer weights, which start at zero."""
+def with_random_weights(backbone: Backbone) -> Backbone:
+    """Give the last layer random weights, because it is initialised to zero."""
     with seeded_init(1):
         torch.nn.init.normal_(backbone.leave.weight)
     return backbone
@@ -44,8 +44,8 @@ def inputs(count: int, sample_size: int, condition_size: int) -> tuple[Tensor, T
 @pytest.mark.parametrize("sample_size", SIZES)
 @pytest.mark.parametrize("condition_size", [1, 7])
 @pytest.mark.parametrize("count", [1, 4])
-def test_the_output_is_as_long_as_the_sample(sample_size: int, condition_size: int, count: int) -> None:
-    output = awake(make(sample_size, condition_size))(*inputs(count, sample_size, condition_size))
+def test_the_output_has_the_shape_of_the_samples(sample_size: int, condition_size: int, count: int) -> None:
+    output = with_random_weights(make(sample_size, condition_size))(*inputs(count, sample_size, condition_size))
     assert output.shape == (count, sample_size)
     assert torch.isfinite(output).all()
     assert output.abs().min() > 0
@@ -54,20 +54,20 @@ def test_the_output_is_as_long_as_the_sample(sample_size: int, condition_size: i
 @pytest.mark.parametrize("depth", [1, 2, 12])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 9])
 @pytest.mark.parametrize("sample_size", [1, 6, 37])
-def test_any_depth_and_any_odd_kernel_will_do(depth: int, kernel_size: int, sample_size: int) -> None:
-    backbone = awake(make(sample_size, 2, unet_depth=depth, unet_kernel_size=kernel_size))
+def test_every_depth_and_odd_kernel_size_works(depth: int, kernel_size: int, sample_size: int) -> None:
+    backbone = with_random_weights(make(sample_size, 2, unet_depth=depth, unet_kernel_size=kernel_size))
     assert backbone(*inputs(2, sample_size, 2)).shape == (2, sample_size)
 
 
 @pytest.mark.parametrize("sample_size", SIZES)
-def test_starts_quiet(sample_size: int) -> None:
+def test_an_untrained_unet_outputs_zeros(sample_size: int) -> None:
     output = make(sample_size, 3)(*inputs(4, sample_size, 3))
     assert torch.equal(output, torch.zeros(4, sample_size))
 
 
 @pytest.mark.parametrize("sample_size", SIZES)
-def test_every_parameter_learns(sample_size: int) -> None:
-    backbone = awake(make(sample_size, 3))
+def test_every_parameter_has_a_gradient(sample_size: int) -> None:
+    backbone = with_random_weights(make(sample_size, 3))
     backbone(*inputs(4, sample_size, 3)).square().mean().backward()
     for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
@@ -75,8 +75,8 @@ def test_every_parameter_learns(sample_size: int) -> None:
 
 
 @pytest.mark.parametrize("sample_size", SIZES)
-def test_samples_step_and_condition_each_have_a_say(sample_size: int) -> None:
-    backbone = awake(make(sample_size, 2))
+def test_the_output_depends_on_sample_step_and_condition(sample_size: int) -> None:
+    backbone = with_random_weights(make(sample_size, 2))
     x_tau, timesteps, condition = inputs(2, sample_size, 2)
     output = backbone(x_tau, timesteps, condition)
     for others in (
@@ -87,14 +87,14 @@ def test_samples_step_and_condition_each_have_a_say(sample_size: int) -> None:
         assert not torch.allclose(output, backbone(*others))
 
 
-def test_the_samples_of_a_batch_do_not_meet() -> None:
-    backbone, batch = awake(make(36, 2)), inputs(5, 36, 2)
-    alone = torch.cat([backbone(*(part[row : row + 1] for part in batch)) for row in range(5)])
+def test_samples_of_a_batch_are_independent() -> None:
+    backbone, batch = with_random_weights(make(36, 2)), inputs(5, 36, 2)
+    alone = torch.cat([backbone(*(tensor[row : row + 1] for tensor in batch)) for row in range(5)])
     torch.testing.assert_close(backbone(*batch), alone, rtol=1e-4, atol=1e-5)
 
 
-def test_every_module_reaches_every_other_through_the_lowest_level() -> None:
-    backbone = awake(make(36, 2))
+def test_every_module_influences_every_other() -> None:
+    backbone = with_random_weights(make(36, 2))
     x_tau, timesteps, condition = inputs(1, 36, 2)
     x_tau.requires_grad_()
     first = torch.autograd.grad(backbone(x_tau, timesteps, condition)[0, 0], x_tau)[0]
@@ -102,13 +102,13 @@ def test_every_module_reaches_every_other_through_the_lowest_level() -> None:
 
 
 @pytest.mark.parametrize(("sample_size", "levels"), [(1, 1), (2, 2), (3, 3), (6, 4), (32, 6), (33, 6), (171, 6)])
-def test_depth_is_cut_where_the_modules_run_out(sample_size: int, levels: int) -> None:
+def test_the_number_of_modules_limits_the_depth(sample_size: int, levels: int) -> None:
     assert num_levels(sample_size, 6) == levels
     assert len(make(sample_size, 2, unet_depth=6).down) == levels
 
 
 @pytest.mark.parametrize("sample_size", SIZES)
-def test_no_level_is_empty_and_the_deepest_that_fits_is_one_module(sample_size: int) -> None:
+def test_the_deepest_possible_level_has_one_module(sample_size: int) -> None:
     length, lengths = sample_size, [sample_size]
     while length > 1:
         length = (length + 1) // 2
@@ -116,7 +116,7 @@ def test_no_level_is_empty_and_the_deepest_that_fits_is_one_module(sample_size: 
     assert num_levels(sample_size, 99) == len(lengths)
 
 
-def test_overfits_a_small_conditional_target() -> None:
+def test_the_unet_learns_a_small_conditional_target() -> None:
     with seeded_init(0):
         model = DiffusionModel(6, 2, settings(prediction_type="sample", num_inference_steps=10, condition_dropout=0.0))
     condition = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -128,11 +128,11 @@ def test_overfits_a_small_conditional_target() -> None:
         loss.backward()
         optimizer.step()
     samples = torch.stack([model.sample(condition, draws) for _ in range(8)])
-    # The two targets are .9 apart on average.
+    # The mean distance of the two targets is 0.9.
     assert (samples - target).abs().max() < 0.1
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_initial_weights() -> None:
     one, other = make(6, 2).state_dict(), make(6, 2).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -147,6 +147,6 @@ def test_the_seed_decides() -> None:
         ({"unet_channels": 0}, "greater than or equal to 8"),
     ],
 )
-def test_refuses_what_is_not_allowed(change: dict[str, int], message: str) -> None:
+def test_invalid_settings_are_rejected(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**change)

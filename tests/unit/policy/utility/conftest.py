@@ -1,4 +1,4 @@
-"""True utility models to measure losses from."""
+"""Fixtures for tests of the utility model: true models and measured losses."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def _model(
     generator = np.random.default_rng(seed)
     gains = -np.sort(-generator.exponential(scale, (num_modules, r_max)), axis=1)
     if r_max == 6:
-        # Ranks 5 and 6 share a piece between the knots 4 and 6.
+        # A curve is linear between the knots 4 and 6.
         gains[:, 4:] = gains[:, 4:].mean(axis=1, keepdims=True)
     curves = np.concatenate([np.zeros((num_modules, 1)), gains.cumsum(axis=1)], axis=1)
     basis = curves / curves[:, -1:]
@@ -34,17 +34,17 @@ def _measure(
     generator = np.random.default_rng(seed)
     ranks = generator.integers(0, model.r_max + 1, (count, model.num_modules))
     texts = generator.normal(size=(count, 2)) if varied else np.zeros((count, 2))
-    losses = 2.0 - model.drop(ranks, texts) + noise * generator.normal(size=count)
+    losses = 2.0 - model.loss_reduction(ranks, texts) + noise * generator.normal(size=count)
     return Measurements(ranks, losses, texts)
 
 
 @pytest.fixture(scope="session")
 def true_model() -> Callable[..., UtilityModel]:
-    """Concave curves; `text` and `coupling` say how strong those are."""
+    """Return a function that makes a model with concave curves; `text` and `coupling` scale the other tables."""
     return _model
 
 
 @pytest.fixture(scope="session")
 def measure() -> Callable[..., Measurements]:
-    """Losses of random patterns, 2 nats at rank 0, at varied texts or one."""
+    """Return a function that measures losses of random patterns, 2 nats at rank 0, at random texts or at one."""
     return _measure

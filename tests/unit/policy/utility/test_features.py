@@ -16,7 +16,7 @@ from airlora.policy.utility.features import (
 
 
 @pytest.mark.parametrize("r_max", [1, 2, 3, 4, 5, 6, 7, 8, 16, 64, 128])
-def test_knots_rise_and_end_at_r_max(r_max: int) -> None:
+def test_knots_increase_and_end_at_r_max(r_max: int) -> None:
     knots = rank_knots(r_max)
     assert knots[-1] == r_max
     assert (np.diff(knots) > 0).all()
@@ -24,7 +24,7 @@ def test_knots_rise_and_end_at_r_max(r_max: int) -> None:
 
 
 @given(st.lists(st.floats(0, 5), min_size=8, max_size=8))
-def test_every_sum_of_curve_columns_is_concave_rises_and_starts_at_0(weights: list[float]) -> None:
+def test_non_negative_sums_of_curve_columns_are_concave_and_non_decreasing_from_0(weights: list[float]) -> None:
     curve = curve_columns(np.arange(17)[:, None], rank_knots(16)) @ np.asarray(weights)
     gains = np.diff(curve)
     assert curve[0] == 0
@@ -33,7 +33,7 @@ def test_every_sum_of_curve_columns_is_concave_rises_and_starts_at_0(weights: li
 
 
 @given(st.lists(st.floats(0, 5), min_size=8, max_size=8))
-def test_every_concave_curve_that_bends_at_knots_is_a_sum_of_columns(values: list[float]) -> None:
+def test_every_concave_curve_with_bends_at_knots_is_a_sum_of_columns(values: list[float]) -> None:
     knots = rank_knots(16)
     slopes = np.sort(values)[::-1]
     curve = np.interp(
@@ -45,7 +45,7 @@ def test_every_concave_curve_that_bends_at_knots_is_a_sum_of_columns(values: lis
     np.testing.assert_allclose(curve_columns(np.arange(17)[:, None], knots) @ weights, curve, atol=1e-9)
 
 
-def test_few_texts_get_a_level_each_and_many_a_line() -> None:
+def test_few_texts_have_a_level_each_and_many_a_linear_level() -> None:
     which = np.arange(40) % 3
     few = level_columns(np.asarray([[0.0, 0.1], [0.5, 0.1], [1.0, 0.7]])[which])
     np.testing.assert_array_equal(few, np.eye(3)[which])
@@ -55,15 +55,15 @@ def test_few_texts_get_a_level_each_and_many_a_line() -> None:
     np.testing.assert_allclose(many.std(axis=0), [0, 1, 1])
 
 
-def test_texts_measured_too_rarely_for_levels_get_a_line() -> None:
-    # Three texts in eleven measurements: a level each would be fitted to fewer than four.
+def test_rarely_measured_texts_have_a_linear_level() -> None:
+    # Three texts in eleven measurements have fewer than four measurements each on average.
     assert level_columns(np.repeat([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [4, 4, 3], axis=0)).shape == (11, 3)
-    # A part of the text state that never changed says nothing.
+    # A constant entry of the text state has no column.
     assert level_columns(np.asarray([[0.0, 5.0], [1.0, 5.0]])).shape == (2, 2)
     assert level_columns(np.ones((1, 2))).tolist() == [[1.0]]
 
 
-def test_the_basis_runs_from_0_to_1_and_keeps_the_shape() -> None:
+def test_the_basis_scales_curves_to_the_range_0_to_1() -> None:
     curves = np.asarray([[0.0, 3.0, 4.0], [0.0, 0.0, 0.0], [0.0, 1e-9, 2e-9]])
     basis = saturating_basis(curves)
     np.testing.assert_allclose(basis[0], [0, 0.75, 1])
@@ -75,7 +75,7 @@ def test_the_basis_runs_from_0_to_1_and_keeps_the_shape() -> None:
         assert (np.diff(shape, n=2, axis=1) < 0).all()
 
 
-def test_pairs_are_among_the_most_useful_modules_once_each() -> None:
+def test_pairs_are_of_the_highest_curves_without_repetition() -> None:
     num_modules = MAX_COUPLED + 5
     curves = np.zeros((num_modules, 3))
     curves[:, -1] = np.arange(num_modules)
@@ -86,11 +86,11 @@ def test_pairs_are_among_the_most_useful_modules_once_each() -> None:
     assert len(coupled_pairs(np.zeros((1, 3)))[0]) == 0
 
 
-def test_columns_by_hand() -> None:
+def test_columns_equal_values_computed_by_hand() -> None:
     features = Features(
         knots=np.asarray([1, 2]),
         basis=np.asarray([[0.0, 0.8, 1.0], [0.0, 0.5, 1.0]]),
-        worths=np.asarray([[0.0, 1.6, 2.0], [0.0, 0.1, 0.2]]),
+        scaled_curves=np.asarray([[0.0, 1.6, 2.0], [0.0, 0.1, 0.2]]),
         text_mean=np.asarray([1.0, 0.0]),
         feature_mean=np.asarray([0.0, 0.0, 3.0, 0.0, 0.0]),
         text_range=np.asarray([[1.0, -1.0], [3.0, 4.0]]),
@@ -98,8 +98,8 @@ def test_columns_by_hand() -> None:
         pairs=(np.asarray([0]), np.asarray([1])),
     )
     columns = features.columns(np.asarray([[2, 1], [0, 2]]), np.asarray([[3.0, -1.0], [1.0, 4.0]]))
-    assert features.sizes() == {"curves": 4, "prior": 0, "text": 10, "pairs": 1}
-    # Off their mean and by their scale, the text's features are 2, -1/2, 4 - 3, -2, 1/4 and 0, 2, 0 - 3, 0, 4.
+    assert features.sizes() == {"curves": 4, "importance": 0, "text": 10, "pairs": 1}
+    # The centred and scaled features of the texts are 2, -1/2, 4 - 3, -2, 1/4 and 0, 2, 0 - 3, 0, 4.
     expected = [
         [1, 2, 1, 1, *np.outer([2, -0.5, 1, -2, 0.25], [2.0, 0.1]).ravel(), 0.5],
         [0, 0, 1, 2, *np.outer([0, 2, -3, 0, 4], [0.0, 0.2]).ravel(), 0],
@@ -107,12 +107,12 @@ def test_columns_by_hand() -> None:
     np.testing.assert_allclose(columns, expected)
 
 
-def test_a_text_that_never_changed_has_no_columns_of_weight() -> None:
+def test_columns_of_a_constant_text_are_zero() -> None:
     curves = np.asarray([[0.0, 1.0, 1.5], [0.0, 3.0, 4.0]])
     ranks = np.asarray([[0, 1], [2, 2], [1, 0], [1, 2]])
     one = Features.of(curves, np.asarray([1, 2]), np.full((4, 2), 0.3), None)
     assert not one.columns(ranks, np.full((4, 2), 0.3))[:, 4:14].any()
-    # Of two texts the squares are the same: they would be a second set of curves.
+    # The products are equal for both texts, so their centred columns are 0.
     texts = np.asarray([[0.0, 0.1], [1.0, 0.5]])[[0, 1, 1, 0]]
     two = Features.of(curves, np.asarray([1, 2]), texts, None)
     blocks = two.columns(ranks, texts)[:, 4:14].reshape(4, 5, 2).any(axis=(0, 2))

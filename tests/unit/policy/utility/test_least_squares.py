@@ -7,11 +7,11 @@ from scipy.optimize import lsq_linear, nnls
 from airlora.policy.utility.least_squares import ridge_least_squares
 
 TOLERANCE = 1e-4
-"""Of a weight times the size of its column, where targets are about 1; what is minimised is met far closer."""
+"""Tolerance of a weight times the norm of its column, for targets of size 1."""
 
 
 def draw(seed: int, num_columns: int, num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns of very different sizes, targets, and a ridge for each column."""
+    """Return columns of very different norms, targets, and the ridge of each column."""
     generator = np.random.default_rng(seed)
     sizes = 10.0 ** generator.uniform(-2, 2, num_columns)
     columns = generator.normal(size=(num_rows, num_columns)) * sizes
@@ -20,7 +20,7 @@ def draw(seed: int, num_columns: int, num_rows: int) -> tuple[np.ndarray, np.nda
 
 
 def with_ridge(columns: np.ndarray, targets: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge as rows of its own, which the reference solvers understand."""
+    """Return columns and targets with the ridge as additional rows, for the reference solvers."""
     return np.vstack([columns, np.diag(np.sqrt(penalty))]), np.concatenate([targets, np.zeros(len(penalty))])
 
 
@@ -28,46 +28,48 @@ SHAPES = (st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 30))
 
 
 @given(*SHAPES)
-def test_equals_nnls_where_nothing_may_be_negative(seed: int, num_columns: int, num_rows: int) -> None:
+def test_non_negative_weights_equal_nnls(seed: int, num_columns: int, num_rows: int) -> None:
     columns, targets, penalty = draw(seed, num_columns, num_rows)
-    found = ridge_least_squares(columns.T @ columns, columns.T @ targets, penalty, np.zeros(num_columns))
+    weights = ridge_least_squares(columns.T @ columns, columns.T @ targets, penalty, np.zeros(num_columns))
     expected, _ = nnls(*with_ridge(columns, targets, penalty))
     scale = np.sqrt((columns**2).sum(axis=0) + penalty)
-    assert (found >= 0).all()
-    np.testing.assert_allclose(found * scale, expected * scale, atol=TOLERANCE)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights * scale, expected * scale, atol=TOLERANCE)
     rows, wanted = with_ridge(columns, targets, penalty)
     least = np.sum((rows @ expected - wanted) ** 2)
-    assert np.sum((rows @ found - wanted) ** 2) <= least + 1e-10 * np.sum(wanted**2)
+    assert np.sum((rows @ weights - wanted) ** 2) <= least + 1e-10 * np.sum(wanted**2)
 
 
 @given(*SHAPES)
-def test_equals_lsq_linear_where_some_may_be(seed: int, num_columns: int, num_rows: int) -> None:
+def test_partly_bounded_weights_equal_lsq_linear(seed: int, num_columns: int, num_rows: int) -> None:
     columns, targets, penalty = draw(seed, num_columns, num_rows)
     lower = np.where(np.arange(num_columns) % 2, -np.inf, 0.0)
-    found = ridge_least_squares(columns.T @ columns, columns.T @ targets, penalty, lower)
+    weights = ridge_least_squares(columns.T @ columns, columns.T @ targets, penalty, lower)
     rows, wanted = with_ridge(columns, targets, penalty)
     scale = np.linalg.norm(rows, axis=0)
     expected = lsq_linear(rows / scale, wanted, bounds=(lower, np.inf), tol=1e-13, method="bvls").x
-    np.testing.assert_allclose(found * scale, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(weights * scale, expected, atol=TOLERANCE)
 
 
 @given(*SHAPES)
-def test_equals_the_normal_equations_where_all_may_be(seed: int, num_columns: int, num_rows: int) -> None:
+def test_unbounded_weights_solve_the_normal_equations(seed: int, num_columns: int, num_rows: int) -> None:
     columns, targets, penalty = draw(seed, num_columns, num_rows)
     gram, moment = columns.T @ columns, columns.T @ targets
-    found = ridge_least_squares(gram, moment, penalty, np.full(num_columns, -np.inf))
+    weights = ridge_least_squares(gram, moment, penalty, np.full(num_columns, -np.inf))
     scale = np.sqrt(np.diag(gram) + penalty)
-    np.testing.assert_allclose(found * scale, np.linalg.solve(gram + np.diag(penalty), moment) * scale, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        weights * scale, np.linalg.solve(gram + np.diag(penalty), moment) * scale, atol=TOLERANCE
+    )
 
 
 @given(*SHAPES)
-def test_no_weight_is_wrong_at_the_end(seed: int, num_columns: int, num_rows: int) -> None:
-    """Karush-Kuhn-Tucker, closely: no slope where a weight is free, none that asks for more where it is bound."""
+def test_the_result_satisfies_the_karush_kuhn_tucker_conditions(seed: int, num_columns: int, num_rows: int) -> None:
+    # The gradient is 0 for positive weights and non-negative for weights at their bound.
     columns, targets, penalty = draw(seed, num_columns, num_rows)
     gram, moment = columns.T @ columns, columns.T @ targets
-    found = ridge_least_squares(gram, moment, penalty, np.zeros(num_columns))
-    slope = (gram @ found + penalty * found - moment) / np.sqrt(np.diag(gram) + penalty)
-    assert np.abs(slope[found > 0]).max(initial=0.0) < 1e-8
+    weights = ridge_least_squares(gram, moment, penalty, np.zeros(num_columns))
+    slope = (gram @ weights + penalty * weights - moment) / np.sqrt(np.diag(gram) + penalty)
+    assert np.abs(slope[weights > 0]).max(initial=0.0) < 1e-8
     assert slope.min() > -1e-8
 
 
@@ -83,6 +85,6 @@ def test_the_start_does_not_change_the_result() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("penalty", [1.0, 1e-300, 1e-309])
-def test_columns_of_zeros_get_no_weight(penalty: float) -> None:
-    found = ridge_least_squares(np.zeros((2, 2)), np.zeros(2), np.full(2, penalty), np.zeros(2))
-    assert found.tolist() == [0.0, 0.0]
+def test_columns_of_zeros_have_weight_0(penalty: float) -> None:
+    weights = ridge_least_squares(np.zeros((2, 2)), np.zeros(2), np.full(2, penalty), np.zeros(2))
+    assert weights.tolist() == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""Denoising networks; one file each, registered under its `backbone`."""
+"""Denoising networks, one module each.  The setting `diffusion.backbone` chooses one by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["BACKBONES", "Backbone"]
 
 
 class Backbone(nn.Module, ABC):
-    """f_psi: a noisy sample, its step and a condition in; a prediction of the sample's length out.
+    """Denoising network f_psi: predicts a vector of length D from a noisy sample, its step and a condition.
 
     Args:
-        sample_size: D, length of a sample.
-        condition_size: C, length of the condition.
-        settings: See `DiffusionSettings`.
+        sample_size: Length of a sample, D.
+        condition_size: Length of a condition, C, with the presence flag.
+        settings: Settings of the network's size.
     """
 
     @abstractmethod
@@ -27,7 +27,13 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_tau: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Return the prediction, float [N, D], for float [N, D], int64 [N] and float [N, C]."""
+        """Return the predictions, float [N, D].
+
+        Args:
+            x_tau: Noisy samples, float [N, D].
+            timesteps: Diffusion step of each sample, int64 [N].
+            condition: Conditions, float [N, C].
+        """
 
 
 BACKBONES: Registry[type[Backbone]] = Registry("diffusion.backbone", __name__)

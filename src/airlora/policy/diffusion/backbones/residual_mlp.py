@@ -1,4 +1,4 @@
-"""Backbone "residual_mlp": the paper's residual MLP (Eq. 15)."""
+"""Backbone "residual_mlp": the residual MLP of the paper (Eq. 15)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["ResidualMLP"]
 
 @BACKBONES.register("residual_mlp")
 class ResidualMLP(Backbone):
-    r"""A residual MLP over everything it is given (Eq. 15).
+    r"""Residual MLP over the concatenation of sample, time embedding and condition (Eq. 15).
 
     $$\hat\epsilon = f_\psi(\mathrm{concat}[x_\tau, e_\tau, a^{out}])$$
 
-    Blocks are pre-normalised, h + W_2 act(W_1 norm(h)).  The last layer starts at zero, so that training starts from a
-    quiet output.
+    The blocks are pre-normalised: h + W_2 act(W_1 norm(h)).  The last layer is initialised to zero, so an untrained
+    network outputs zeros.
     """
 
     def __init__(self, sample_size: int, condition_size: int, settings: DiffusionSettings) -> None:
@@ -36,7 +36,7 @@ class ResidualMLP(Backbone):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, x_tau: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Return f_psi of the concatenation."""
+        """Return the predictions, float [N, D]; arguments as in `Backbone.forward`."""
         hidden = self.enter(torch.cat([x_tau, self.time_embeddings[timesteps], condition], dim=-1))
         for block in self.blocks:
             hidden = block(hidden)

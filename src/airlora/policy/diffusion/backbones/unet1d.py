@@ -1,4 +1,4 @@
-"""Backbone "unet": the paper's 1-D U-Net along the modules (Eq. 15)."""
+"""Backbone "unet": the 1-D U-Net of the paper, along the axis of the adapted modules (Eq. 15)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from airlora.policy.settings import DiffusionSettings
 __all__ = ["UNet1D", "num_levels"]
 
 NUM_GROUPS = 4
-"""Of every group norm; channels are a multiple of 8, so a group has two or more."""
+"""Number of groups of every group norm.  Channels are a multiple of 8, so a group has at least two."""
 
 
 def num_levels(sample_size: int, depth: int) -> int:
-    """Return how many resolutions a U-Net of this depth has over `sample_size` modules.
+    """Return the number of resolutions of a U-Net over `sample_size` modules, at most `depth`.
 
-    Every level halves the axis, rounding up.  Below one module there is nothing left to halve.
+    Every level halves the axis, rounding up.  The deepest possible level has one module.
 
     >>> num_levels(36, 6), num_levels(6, 6), num_levels(1, 6)
     (6, 4, 1)
@@ -28,18 +28,18 @@ def num_levels(sample_size: int, depth: int) -> int:
 
 @BACKBONES.register("unet")
 class UNet1D(Backbone):
-    r"""A U-Net whose axis is the modules, in their order in the model (Eq. 15).
+    r"""U-Net along the axis of the adapted modules, in their order in the model (Eq. 15).
 
     $$\hat\epsilon = f_\psi(\mathrm{concat}[x_\tau, e_\tau, a^{out}])$$
 
-    The concatenation, as a convolution takes it: x_tau is one channel along the D modules.  A linear map of the
-    condition to D entries is a second one, so that a condition per module, such as a^out, can be laid beside its
-    module; its bias tells the modules apart.  e_tau and the condition together scale and shift the channels of every
+    The input has two channels along the D modules.  The first channel is x_tau.  The second is a linear map of the
+    condition to D entries, which can align a condition per module, such as a^out, with the modules.  The bias of that
+    map distinguishes the modules.  An embedding of e_tau and the condition scales and shifts the channels of every
     block (FiLM).
 
-    Every level halves the axis, rounding up, so no D needs padding: upsampling doubles it and drops what is too much.
-    A depth that would go below one module is cut, see `num_levels`.  The last layer starts at zero, so that training
-    starts from a quiet output.
+    Every level halves the axis, rounding up.  Upsampling doubles the axis and truncates it to the length of the skip
+    connection, so every D works without padding.  `num_levels` limits the depth.  The last layer is initialised to
+    zero, so an untrained network outputs zeros.
 
     Source: AirLLM section IV-B, Table II (depth 6, kernel 3); blocks as in Ho et al. 2020 (arXiv:2006.11239) appendix
     B, along one axis and with FiLM as in Janner et al. 2022 (arXiv:2205.09991) and Chi et al. 2023 (arXiv:2303.04137).
@@ -71,7 +71,7 @@ class UNet1D(Backbone):
             nn.init.zeros_(parameter)
 
     def forward(self, x_tau: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Return f_psi, the condition both beside the modules and in every block."""
+        """Return the predictions, float [N, D]; arguments as in `Backbone.forward`."""
         embedding = self.embed(torch.cat([self.time_embeddings[timesteps], condition], dim=-1))
         hidden = self.down[0](self.enter(torch.stack([x_tau, self.align(condition)], dim=1)), embedding)
         skipped = []
@@ -87,7 +87,7 @@ class UNet1D(Backbone):
 
 
 class _FilmBlock(nn.Module):
-    """Two convolutions around a scale and a shift per channel, added to the input."""
+    """Residual block of two convolutions with a scale and a shift per channel (FiLM) in between."""
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int, embedding_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Loss "policy_gradient": PPO on the denoising steps themselves."""
+"""Loss "policy_gradient": PPO on the denoising steps (DPPO)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ CLIP_COEF = 0.2
 
 @LOSSES.register("policy_gradient")
 class PolicyGradientLoss(DiffusionLoss):
-    r"""Every denoising step is an action; its density is known, so the reward has a gradient (erratum 3).
+    r"""Clipped PPO objective in which every denoising step is an action with a known density.
 
     $$L = -\mathbb{E}_{k}\left[\min\left(\varrho_k A,\ \mathrm{clip}(\varrho_k, 1 - \epsilon, 1 + \epsilon) A\right)
       \right], \qquad \varrho_k = \frac{p_\psi(x_{k+1} | x_k, c)}{p_{old}(x_{k+1} | x_k, c)}$$
 
-    Only decisions of the newest rollout count: they were drawn by the network as it was.
+    The known densities give the reward a gradient, unlike Eq. 19 of the paper (erratum 3).  The loss uses the decisions
+    of the newest rollout only, because the current network drew them.
 
-    Source: Ren et al. 2024 (arXiv:2409.00588) Eq. 4.3, with the context's advantage and no discount over the steps.
+    Source: Ren et al. 2024 (arXiv:2409.00588) Eq. 4.3, with `contextual_advantage` and without a discount over the
+    denoising steps.
     """
 
     needs_chains = True
@@ -36,23 +38,28 @@ class PolicyGradientLoss(DiffusionLoss):
         self._advantage = self._old_log_prob = torch.zeros(0)
 
     def prepare(self, model: DiffusionModel, context: LossContext) -> dict[str, float]:
-        """Note how likely every step of the newest rollout was."""
+        """Store the log densities of the newest rollout's chains under the current network.
+
+        Raises:
+            PolicyError: The buffer has no denoising chains.
+        """
         chains = context.chains
         if chains is None:
-            raise PolicyError("the buffer has no denoising chains: it was filled by a policy with another loss")
+            raise PolicyError("no denoising chains in the buffer: fill it with a policy of the loss 'policy_gradient'")
         self._chains = chains
         self._condition = context.batch.condition[-len(chains) :]
         advantage = context.batch.advantage[-len(chains) :]
-        # Advantages are in standard deviations: what differs by less than a thousandth of one is rounding.
+        # Advantages are in standard deviations; differences below a thousandth of one are rounding errors.
         self._advantage = (advantage - advantage.mean()) / advantage.std(correction=0).clamp(min=1e-3)
         with torch.no_grad():
             self._old_log_prob = model.chain_log_prob(chains, self._condition)
         return {}
 
     def __call__(self, model: DiffusionModel, batch: DiffusionBatch, generator: torch.Generator) -> Tensor:
-        """Return the loss on as many decisions of the newest rollout as the batch is long."""
+        """Return the loss of random decisions of the newest rollout, as many as `batch` has."""
         rows = torch.randint(len(self._chains), (len(batch),), generator=generator).to(self._chains.device)
         log_prob = model.chain_log_prob(self._chains[rows], self._condition[rows])
-        # The density of a whole vector is a product over modules: its ratio would leave the clip range at once.
+        # The density of a vector is a product over D modules.  Without the division by D, the ratio would leave the
+        # clip range after one step.
         ratio = ((log_prob - self._old_log_prob[rows]) / self._chains.shape[-1]).exp()
         return -clipped_objective(ratio, self._advantage[rows][:, None], clip_coef=CLIP_COEF).mean()

@@ -1,4 +1,4 @@
-"""Loss "q_guided": follow a critic's gradient through x_0."""
+"""Loss "q_guided": denoising error plus the gradient of a critic with respect to x_0."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["QGuidedLoss"]
 
 @LOSSES.register("q_guided")
 class QGuidedLoss(DiffusionLoss):
-    r"""Imitation of what was executed, pulled towards what a critic values.
+    r"""Denoising error of executed decisions, minus the normalised value that a critic gives to the estimate of x_0.
 
     $$L = \mathbb{E}\lVert \hat\epsilon - \epsilon \rVert^2
         - \eta\, \frac{\mathbb{E}\, Q(\hat x_0, c)}{\mathbb{E}\,|Q(x_0, c)|}$$
 
-    x0_hat is the clean sample that the network's output stands for at the drawn step, not the end of a whole chain: one
+    x0_hat is the estimate of x_0 at the drawn diffusion step, not the end of a denoising chain.  It takes one network
     call instead of T_diff.
 
-    Notation: eta settings.critic_weight; c the condition; Q `LearnedCritic` or `UtilityCritic`.
+    Notation: eta settings.critic_weight; c condition; Q `LearnedCritic` or `UtilityCritic`.
 
     Source: Wang et al. 2023 (arXiv:2208.06193) Eq. 3 for the loss, Kang et al. 2023 (arXiv:2305.20081) for x0_hat.
     """
@@ -38,21 +38,21 @@ class QGuidedLoss(DiffusionLoss):
         self._critic = kinds[settings.critic](settings, sample_size, condition_size, seed)
 
     def prepare(self, model: DiffusionModel, context: LossContext) -> dict[str, float]:  # noqa: ARG002
-        """Bring the critic up to date."""
+        """Update the critic from the measured decisions; return its metrics."""
         return self._critic.update(context)
 
     def __call__(self, model: DiffusionModel, batch: DiffusionBatch, generator: torch.Generator) -> Tensor:
-        """Return the loss on a batch."""
+        """Return the loss of a batch."""
         error, x0_hat = model.error_and_x0(batch.x0, batch.condition, generator)
         value = self._critic(x0_hat.clamp(-1.0, 1.0), batch)
         with torch.no_grad():
-            size = self._critic(batch.x0, batch).abs().mean().clamp(min=1e-6)
-        return error.mean() - self.weight * value.mean() / size
+            scale = self._critic(batch.x0, batch).abs().mean().clamp(min=1e-6)
+        return error.mean() - self.weight * value.mean() / scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the critic's state."""
+        """Return the state of the critic."""
         return self._critic.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore the state returned by `state_dict`."""
         self._critic.load_state_dict(state)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from airlora.observation import IntArray, Observation
 from airlora.policy import (
-    Advisor,
     AllocateSettings,
     Buffer,
     DiffusionSettings,
     PolicyProblem,
     Transition,
+    UtilityPlanner,
     unit_to_ranks,
 )
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
@@ -38,41 +38,41 @@ GAINS = np.asarray([[8, 4, 2, 1], [1, 1, 0, 0], [9, 3, 1, 0], [0, 0, 0, 0]]) / 1
 BUDGETS = (40, 60, 120)
 
 
-class Planner(Advisor):
-    """An advisor that remembers what it was asked to plan for."""
+class RecordingPlanner(UtilityPlanner):
+    """Planner that records the observations it plans for."""
 
     def __init__(self, problem: PolicyProblem) -> None:
         super().__init__(problem, AllocateSettings(num_members=0, forms=["separable"], refit_growth=1.5), seed=0)
-        self.asked: list[Observation] = []
+        self.requests: list[Observation] = []
 
     def plan(self, observation: Observation) -> IntArray:
-        self.asked.append(observation)
+        self.requests.append(observation)
         return super().plan(observation)
 
 
 @pytest.fixture
-def planner(problem: PolicyProblem) -> Planner:
-    return Planner(problem)
+def planner(problem: PolicyProblem) -> RecordingPlanner:
+    return RecordingPlanner(problem)
 
 
 @pytest.fixture
-def measure(observe: Observe, problem: PolicyProblem) -> Callable[[Advisor, int], Buffer]:
-    """Measure random patterns, and let the advisor fit."""
+def measure(observe: Observe, problem: PolicyProblem) -> Callable[[UtilityPlanner, int], Buffer]:
+    """Return a function that measures random patterns and updates the planner."""
 
-    def run(advisor: Advisor, count: int) -> Buffer:
+    def run(planner: UtilityPlanner, count: int) -> Buffer:
         buffer, generator = Buffer(1000), np.random.default_rng(0)
         for index in range(count):
             observation = observe(budget_params=BUDGETS[index % 3])
             ranks, vector = generator.integers(0, 5, 4), problem.spec.to_vector(observation)
             loss = 3.0 - sum(GAINS[module, :rank].sum() for module, rank in enumerate(ranks))
             buffer.add(Transition(observation, vector, ranks, -loss, vector, False, False, loss))
-        advisor.update(buffer, count)
+        planner.update(buffer, count)
         return buffer
 
     return run
 
 
-def shown(observations: Sequence[Observation]) -> Tensor:
+def conditions_of(observations: Sequence[Observation]) -> Tensor:
     return torch.tensor([[math.log10(observation.budget_params), 0.0] for observation in observations])
 
 
@@ -96,70 +96,80 @@ def network() -> DiffusionModel:
         return DiffusionModel(4, 2, SETTINGS)
 
 
-def test_plans_anew_when_the_model_was_fitted_anew_and_only_then(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+def test_plans_are_computed_again_only_after_a_new_fit(
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     loss = make()
-    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner)
-    asked = []
-    for num_new in (0, 0, 20, 20, 0):  # fitted at 60 measurements and, half as many more being enough, at 100
+    context = context_of(
+        batch(), observations=measure(planner, 60).observations(), encode=conditions_of, planner=planner
+    )
+    requests = []
+    for num_new in (0, 0, 20, 20, 0):  # the model is fitted at 60 and at 100 measurements
         if num_new:
             measure(planner, num_new)
         assert loss.prepare(network(), context) == {"num_plans": 40.0}
-        asked.append(len(planner.asked))
-    assert asked == [40, 40, 40, 80, 80]
+        requests.append(len(planner.requests))
+    assert requests == [40, 40, 40, 80, 80]
     assert planner.num_fitted == 100
 
 
-def test_half_of_the_plans_are_for_links_met_and_half_for_others_beyond_them(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+def test_half_of_the_plans_are_for_observed_budgets_and_half_for_random_ones(
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
-    context = context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner)
+    context = context_of(
+        batch(), observations=measure(planner, 60).observations(), encode=conditions_of, planner=planner
+    )
     make(num_plans=200).prepare(network(), context)
-    budgets = [observation.budget_params for observation in planner.asked]
+    budgets = [observation.budget_params for observation in planner.requests]
     assert set(budgets[::2]) == set(BUDGETS)
     others = np.asarray(budgets[1::2])
     assert others.min() < 40 / 1.2
     assert others.max() > 120 * 1.2
     assert others.min() >= int(40 / BUDGET_MARGIN)
     assert others.max() <= 120 * BUDGET_MARGIN
-    # Even in the logarithm: as many below the geometric middle as above.
+    # Random budgets are log-uniform: about half of them are below the geometric mean.
     assert 0.35 < (others < np.sqrt(40 * 120)).mean() < 0.65
 
 
-def test_keeps_the_planners_plans_beside_what_the_sampler_is_told(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+def test_the_planners_plans_are_stored_with_their_conditions(
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     loss = make()
     loss.prepare(
         network(),
-        context_of(batch(), observations=measure(planner, 60).observations(), encode=shown, advisor=planner),
+        context_of(batch(), observations=measure(planner, 60).observations(), encode=conditions_of, planner=planner),
     )
-    plans = np.stack([Advisor.plan(planner, observation) for observation in list(planner.asked)])
+    plans = np.stack([UtilityPlanner.plan(planner, observation) for observation in list(planner.requests)])
     np.testing.assert_array_equal(unit_to_ranks(loss._x0.numpy(), 4), plans)
-    torch.testing.assert_close(loss._conditions, shown(planner.asked))
+    torch.testing.assert_close(loss._conditions, conditions_of(planner.requests))
 
 
-def test_without_kappa_what_was_executed_does_not_count(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf
+def test_executed_decisions_are_weighted_by_kappa(
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf
 ) -> None:
     observations, model = measure(planner, 60).observations(), network()
-    torch.nn.init.ones_(model.backbone.leave.weight)  # which starts at zero, and sees nothing
+    torch.nn.init.ones_(model.backbone.leave.weight)  # initialised to zero
     values = []
     for kappa in (0.0, 0.5, 1.0):
         for x0 in (0.0, 0.7):
             loss = make(kappa=kappa)
-            loss.prepare(network(), context_of(batch(x0), observations=observations, encode=shown, advisor=planner))
+            loss.prepare(
+                network(), context_of(batch(x0), observations=observations, encode=conditions_of, planner=planner)
+            )
             values.append(loss(model, batch(x0), torch.Generator().manual_seed(0)).item())
     assert values[0] == values[1]
     assert values[2] != values[3]
-    # Linear in kappa.
+    # The loss is linear in kappa.
     assert values[4] - values[2] == pytest.approx(values[2] - values[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("budget", [0, 1])
-def test_links_that_carry_next_to_nothing_are_planned_for(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf, observe: Observe, budget: int
+def test_plans_exist_for_budgets_of_at_most_one_parameter(
+    planner: RecordingPlanner,
+    measure: Callable[[UtilityPlanner, int], Buffer],
+    context_of: ContextOf,
+    observe: Observe,
+    budget: int,
 ) -> None:
     measure(planner, 60)
     loss = make()
@@ -169,19 +179,18 @@ def test_links_that_carry_next_to_nothing_are_planned_for(
             batch(),
             observations=[observe(budget_params=budget)],
             encode=lambda observations: torch.zeros(len(observations), 2),
-            advisor=planner,
+            planner=planner,
         ),
     )
     assert (unit_to_ranks(loss._x0.numpy(), 4) == 0).all()
 
 
-def test_imitates_the_planner(
-    planner: Planner, measure: Callable[[Advisor, int], Buffer], context_of: ContextOf, observe: Observe
+def test_the_trained_model_reproduces_the_plans(
+    planner: RecordingPlanner, measure: Callable[[UtilityPlanner, int], Buffer], context_of: ContextOf, observe: Observe
 ) -> None:
-    """Trained by nothing but plans, a sample's ranks are the plan's, and grow with the budget."""
     observations = measure(planner, 90).observations()
     loss, model = make(kappa=0.0, num_plans=120), network()
-    loss.prepare(model, context_of(batch(), observations=observations, encode=shown, advisor=planner))
+    loss.prepare(model, context_of(batch(), observations=observations, encode=conditions_of, planner=planner))
     optimizer, draws = torch.optim.Adam(model.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
     for _ in range(500):
         optimizer.zero_grad()
@@ -190,7 +199,7 @@ def test_imitates_the_planner(
     sizes = []
     for budget in BUDGETS:
         link = observe(budget_params=budget)
-        samples = model.sample(shown([link]).expand(32, -1), draws)
+        samples = model.sample(conditions_of([link]).expand(32, -1), draws)
         ranks = unit_to_ranks(samples.mean(0).numpy(), 4)
         assert np.abs(ranks - planner.plan(link)).sum() <= 2
         sizes.append(planner.problem.num_params(ranks))

@@ -52,7 +52,7 @@ def gradient_of(model: DiffusionModel) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
-def test_makes_chains_that_went_well_more_likely(model: DiffusionModel, context_of: ContextOf) -> None:
+def test_a_step_makes_chains_with_positive_advantage_more_likely(model: DiffusionModel, context_of: ContextOf) -> None:
     whole = batch(torch.tensor([1.0, -1.0] * 4))
     chains = model.sample_chain(whole.condition, generator())
     loss = make()
@@ -69,8 +69,8 @@ def test_makes_chains_that_went_well_more_likely(model: DiffusionModel, context_
     assert change[1::2].mean() < 0
 
 
-def test_the_gradient_is_that_of_reinforce_where_it_starts(model: DiffusionModel, context_of: ContextOf) -> None:
-    """At ratio 1 the clipped objective is E[A rho], whose gradient is that of E[A ln p] / D."""
+def test_the_first_gradient_equals_that_of_reinforce(model: DiffusionModel, context_of: ContextOf) -> None:
+    # At ratio 1 the clipped objective is E[A rho], and its gradient is that of E[A ln p] / D.
     whole = batch(torch.tensor([1.0, -1.0]))
     chains = model.sample_chain(whole.condition, generator())
     loss = make()
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_reinforce_where_it_starts(model: DiffusionModel
     torch.testing.assert_close(ours, gradient_of(model), rtol=1e-3, atol=1e-6)
 
 
-def test_only_the_newest_rollout_counts(model: DiffusionModel, context_of: ContextOf) -> None:
+def test_only_the_newest_rollout_changes_the_gradient(model: DiffusionModel, context_of: ContextOf) -> None:
     whole = batch(torch.linspace(-1.0, 1.0, 40))
     chains = model.sample_chain(whole.condition[-10:], generator())
     other = batch(torch.linspace(5.0, -9.0, 40), seed=9)
@@ -103,8 +103,7 @@ def test_only_the_newest_rollout_counts(model: DiffusionModel, context_of: Conte
     assert gradients[0].abs().max() > 0
 
 
-def test_what_has_moved_far_enough_moves_no_further(model: DiffusionModel, context_of: ContextOf) -> None:
-    """The clip: beyond 1 + epsilon a good chain has no gradient, beyond 1 - epsilon a bad one."""
+def test_chains_beyond_the_clip_range_have_no_gradient(model: DiffusionModel, context_of: ContextOf) -> None:
     whole = batch(torch.tensor([1.0, -1.0]))
     chains = model.sample_chain(whole.condition, generator())
     loss = make()
@@ -115,7 +114,7 @@ def test_what_has_moved_far_enough_moves_no_further(model: DiffusionModel, conte
     assert not gradient_of(model).any()
 
 
-def test_equal_rewards_change_nothing(model: DiffusionModel, context_of: ContextOf) -> None:
+def test_equal_advantages_give_almost_no_gradient(model: DiffusionModel, context_of: ContextOf) -> None:
     sizes = []
     for advantage in (torch.full((7,), 0.7), torch.linspace(-1.0, 1.0, 7)):
         whole, loss = batch(advantage), make()
@@ -126,6 +125,8 @@ def test_equal_rewards_change_nothing(model: DiffusionModel, context_of: Context
     assert sizes[0] < 0.01 * sizes[1]
 
 
-def test_refuses_a_buffer_without_chains(model: DiffusionModel, context_of: ContextOf) -> None:
-    with pytest.raises(PolicyError, match="no denoising chains: it was filled by a policy with another loss"):
+def test_a_buffer_without_chains_is_rejected(model: DiffusionModel, context_of: ContextOf) -> None:
+    with pytest.raises(
+        PolicyError, match="no denoising chains in the buffer: fill it with a policy of the loss 'policy_gradient'"
+    ):
         make().prepare(model, context_of(batch(torch.zeros(4))))

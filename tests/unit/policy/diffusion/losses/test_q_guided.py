@@ -24,7 +24,7 @@ UPHILL = torch.tensor([1.0, -1.0, 0.0])
 
 
 class Slope(Critic):
-    """Worth rises along `UPHILL`, whatever the condition; times any factor."""
+    """Critic with the constant gradient `factor * UPHILL`."""
 
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
@@ -63,7 +63,7 @@ def guided(weight: float, factor: float = 1.0) -> QGuidedLoss:
 
 
 def trained(loss: QGuidedLoss, steps: int = 150) -> Tensor:
-    """Return the mean of the samples after some steps, [3]."""
+    """Return the mean of the samples after training, [3]."""
     with seeded_init(0):
         model = DiffusionModel(3, 2, SETTINGS)
     optimizer, draws = torch.optim.Adam(model.parameters(), lr=3e-3), torch.Generator().manual_seed(1)
@@ -74,20 +74,20 @@ def trained(loss: QGuidedLoss, steps: int = 150) -> Tensor:
     return model.sample(batch().condition, draws).mean(0)
 
 
-def test_moves_samples_up_the_critics_gradient_the_further_the_heavier_it_is() -> None:
+def test_samples_follow_the_critics_gradient_further_with_a_larger_weight() -> None:
     none, some, much = (trained(guided(weight)) for weight in (0.0, 0.5, 2.0))
     heights = [float(mean @ UPHILL) for mean in (none, some, much)]
     assert abs(heights[0]) < 0.25
     assert heights[0] + 0.1 < heights[1] < heights[2]
-    # The third entry has no slope.
+    # The critic does not depend on the third entry.
     assert abs(float(much[2] - none[2])) < 0.2
 
 
-def test_the_scale_of_the_critic_does_not_matter() -> None:
+def test_the_loss_does_not_depend_on_the_critics_scale() -> None:
     torch.testing.assert_close(trained(guided(1.0), 20), trained(guided(1.0, factor=1000.0), 20), atol=1e-3, rtol=0)
 
 
-def test_without_weight_it_imitates() -> None:
+def test_weight_0_gives_the_plain_denoising_error() -> None:
     with seeded_init(0):
         model = DiffusionModel(3, 2, SETTINGS)
     whole = batch()
@@ -96,13 +96,13 @@ def test_without_weight_it_imitates() -> None:
     assert torch.equal(value, error)
 
 
-def test_a_critic_worth_nothing_gives_a_finite_loss() -> None:
+def test_a_critic_of_value_0_gives_a_finite_loss() -> None:
     with seeded_init(0):
         model = DiffusionModel(3, 2, SETTINGS)
     assert torch.isfinite(guided(1.0, factor=0.0)(model, batch(), torch.Generator().manual_seed(1)))
 
 
-def test_the_critic_is_brought_up_to_date_before_a_stage(context_of: Callable[..., LossContext]) -> None:
+def test_prepare_updates_the_critic(context_of: Callable[..., LossContext]) -> None:
     loss = guided(1.0)
     with seeded_init(0):
         model = DiffusionModel(3, 2, SETTINGS)

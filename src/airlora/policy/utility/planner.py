@@ -1,4 +1,4 @@
-"""A policy's own utility model: fitted to its buffer now and then, asked for plans and for what to drop."""
+"""Planner of a policy: fits a utility model to the policy's buffer and plans ranks with it."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from airlora.policy.utility.forms import verify_forms
 from airlora.policy.utility.model import Floats, UtilityModel
 from airlora.policy.utility.plan import plan_ranks
 
-__all__ = ["TEXT", "Advisor"]
+__all__ = ["TEXT_SLICE", "UtilityPlanner"]
 
-TEXT = slice(2, NUM_CONTEXT)
-"""Where the state's vector holds lexical entropy and OOV rate."""
+TEXT_SLICE = slice(2, NUM_CONTEXT)
+"""Entries of the state vector that hold lexical entropy and OOV rate, the text state."""
 
 MAX_MEASUREMENTS = 20_000
-"""The newest ones that a fit looks at."""
+"""Largest number of measurements in a fit; the newest are used."""
 
 MAX_PLANS = 4_096
-"""Plans that are remembered; where links fade, every budget is a new one."""
+"""Capacity of the cache of plans.  On fading links nearly every budget is new."""
 
 
-class Advisor:
-    """Fits `UtilityModel` and answers from it.
+class UtilityPlanner:
+    """Fits a `UtilityModel` to measured losses, plans ranks with it and fits wanted ranks to a budget.
 
     Args:
-        problem: What is decided about; `cost_weight` is lambda of Eq. 9.
-        settings: See `AllocateSettings`.
-        seed: Of folds, ensemble and exploration.
-        prior: What every component is believed to be worth before anything is measured, in whatever unit, such as its
-            squared gradient, [num_modules, r_max]; none: every number is worth the same.
+        problem: Adapted modules and costs of their ranks; `cost_weight` is lambda of Eq. 9.
+        settings: Settings of the fit and of the exploration.
+        seed: Seed of the NumPy generator that draws folds, ensembles and patterns to measure.
+        importance: Prior importance of every component before the first fit, in any unit, such as the squared gradient,
+            [num_modules, r_max].  None gives every parameter the same importance.
 
     Raises:
-        PolicyError: A form is unknown, the prior has another shape, or a value of it is negative or not finite.
+        PolicyError: A form is unknown, or the importance has the wrong shape or a value that is negative or not finite.
     """
 
     def __init__(
-        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, prior: npt.ArrayLike | None = None
+        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, importance: npt.ArrayLike | None = None
     ) -> None:
         verify_forms(tuple(settings.forms))
         self.problem = problem
         self.settings = settings
         self.model = UtilityModel.flat(problem.params_per_rank, problem.r_max)
-        self._prior = None if prior is None else _cumulated(prior, problem)
-        if self._prior is not None:
-            self.model = replace(self.model, curves=self._prior)
+        self._importance = None if importance is None else _importance_of_ranks(importance, problem)
+        if self._importance is not None:
+            self.model = replace(self.model, curves=self._importance)
         self.members: tuple[UtilityModel, ...] = ()
         self.residual_std = 0.0
         self.num_fitted = 0
@@ -68,20 +68,25 @@ class Advisor:
 
     @classmethod
     def for_projection(cls, problem: PolicyProblem, *, seed: int) -> Self:
-        """Return one that only says what to drop, for which curves alone will do."""
+        """Return a planner for `project` alone; it fits curves without texts, couplings or an ensemble.
+
+        Args:
+            problem: Adapted modules and costs of their ranks.
+            seed: Seed of the NumPy generator of the fit.
+        """
         return cls(problem, AllocateSettings(forms=["separable"], num_members=0, refit_growth=1.5), seed=seed)
 
     @property
     def is_fitted(self) -> bool:
-        """Whether anything was measured yet."""
+        """Whether the model was fitted to measured losses."""
         return self.num_fitted > 0
 
     def update(self, buffer: Buffer, rollout: int) -> dict[str, float]:
-        """Fit to the buffer if it has grown enough since the last fit; return what there is to report.
+        """Fit the model again if the number of measurements has grown by `refit_growth`; return the fit's metrics.
 
         Args:
-            buffer: Everything remembered.
-            rollout: How many transitions came since the last call.
+            buffer: Buffer of transitions with their measured losses.
+            rollout: Number of transitions since the last call.
         """
         self._num_seen += rollout
         if self._num_seen < self.num_fitted * self.settings.refit_growth:
@@ -91,14 +96,14 @@ class Advisor:
             Measurements(
                 ranks=batch.ranks.numpy(),
                 losses=batch.losses.double().numpy(),
-                texts=batch.vectors[:, TEXT].double().numpy(),
+                texts=batch.vectors[:, TEXT_SLICE].double().numpy(),
             ),
             r_max=self.problem.r_max,
             ridge=self.settings.ridge,
             forms=tuple(self.settings.forms),
             num_members=self.settings.num_members,
             generator=self._generator,
-            prior=self._prior,
+            importance=self._importance,
         )
         self.model, self.members, self.residual_std = fit.model, fit.members, fit.residual_std
         self.num_fitted = self._num_seen
@@ -111,40 +116,46 @@ class Advisor:
         }
 
     def stages(self, buffer: Buffer, rollout: int, *, always: bool = False) -> list[Stage]:
-        """Return the stage "utility", which is `update`, if patterns are to be fitted to a budget; or always."""
+        """Return the stage "utility", which calls `update`, or no stage if the problem does not keep deadlines.
+
+        Args:
+            buffer: Buffer of transitions with their measured losses.
+            rollout: Number of transitions since the last stages.
+            always: Whether the stage is returned for every problem.
+        """
         return [("utility", lambda: self.update(buffer, rollout))] if always or self.problem.keeps_deadline else []
 
     def text(self, observation: Observation) -> FloatArray:
-        """Return the text state as the fit has it, [2]."""
-        return self.problem.spec.to_vector(observation)[TEXT]
+        """Return the text state of an observation, scaled as in the state vector, [2]."""
+        return self.problem.spec.to_vector(observation)[TEXT_SLICE]
 
     def price(self, budget_params: int) -> float:
-        """Return what a number costs by Eq. 9, nats; nothing while no loss was measured to hold it against."""
+        """Return the price of one parameter by Eq. 9, nats; 0 before the first fit."""
         return self.problem.cost_weight / max(1, budget_params) if self.is_fitted else 0.0
 
     def plan(self, observation: Observation) -> IntArray:
-        """Return the best ranks for the link's budget and the text by the model."""
+        """Return the ranks of the largest predicted loss reduction minus price within the link's budget."""
         return self._plan(self.model, observation.budget_params, tuple(self.text(observation).tolist()))
 
     def explore(self, observation: Observation) -> IntArray:
-        """Return a pattern that is worth measuring, within the link's budget.
+        """Return a rank pattern to measure next, within the link's budget.
 
-        A share of `settings.exploration` gives every module a random rank.  The others are plans of a member of the
-        ensemble drawn at random (members that agree need no more measurements there), where some modules, few or up to
-        a share of `settings.drop_share` (half of it where modules are coupled), are given another rank: any, or one
-        near the plan's.
+        All ranks are random with probability `settings.exploration`, and before the first fit without a prior
+        importance.  Otherwise the pattern is the plan of a random ensemble member, with new ranks in some modules.  A
+        module is changed with a probability that is drawn from 0 to `settings.drop_share`, or to half of it in models
+        with couplings.  The new ranks are random in one half of the patterns and close to the plan in the other.
         """
         problem, generator = self.problem, self._generator
         num_modules = problem.num_modules
         fresh = generator.choice(np.concatenate([[0], rank_knots(problem.r_max)]), num_modules)
-        if not (self.is_fitted or self._prior is not None) or generator.random() < self.settings.exploration:
+        if not (self.is_fitted or self._importance is not None) or generator.random() < self.settings.exploration:
             kept = np.zeros(num_modules, dtype=np.int64)
             changed = np.ones(num_modules, dtype=bool)
         else:
-            # At the mean text: what is exchanged varies more than what a text changes, and plans can be kept.
+            # Plans for the mean text can be cached.  The new ranks vary more than the text changes the plan.
             member = self.members[generator.integers(len(self.members))] if self.members else self.model
             plan = self._plan(member, observation.budget_params, tuple(member.text_mean.tolist()))
-            # Couplings are right only near where they were measured: there, stay closer to the plan.
+            # Fitted couplings hold only near measured patterns, so fewer modules change.
             largest = self.settings.drop_share * (1.0 if member.is_separable else 0.5)
             changed = generator.random(num_modules) < generator.uniform(0.0, largest)
             kept = np.where(changed, 0, plan)
@@ -155,12 +166,12 @@ class Advisor:
         return kept + spread_randomly(np.where(changed, fresh, 0), problem.params_per_rank, left, generator)
 
     def project(self, ranks: IntArray, observation: Observation, *, fill: bool = False) -> IntArray:
-        """Return the ranks cut to the link's budget at the least predicted loss.
+        """Return the ranks reduced to the link's budget with the smallest predicted increase of the loss.
 
         Args:
-            ranks: Wanted.
-            observation: Of the link and the text.
-            fill: Give what the wanted ranks leave free to the components worth most, too.
+            ranks: Wanted ranks, int64 [num_modules].
+            observation: Observation of the link and the text.
+            fill: Whether budget that the wanted ranks leave free is filled with the components of the highest gain.
         """
         gains = self.model.gains(self.text(observation), around=ranks)
         budget = observation.budget_params
@@ -173,7 +184,6 @@ class Advisor:
         )
 
     def _plan(self, model: UtilityModel, budget_params: int, text: tuple[float, ...]) -> IntArray:
-        """Return the model's plan, from memory where it was asked for since the last fit."""
         key = (id(model), budget_params, text if model.text_curves.any() else ())
         if key not in self._plans:
             if len(self._plans) >= MAX_PLANS:
@@ -184,11 +194,11 @@ class Advisor:
         return self._plans[key].copy()
 
     def keep_deadline(self, ranks: IntArray, observation: Observation, *, fill: bool = False) -> IntArray:
-        """Return `project` where the problem asks for deadlines to be kept, and else the ranks as they are."""
+        """Return the result of `project` if the problem keeps deadlines, and the given ranks otherwise."""
         return self.project(ranks, observation, fill=fill) if self.problem.keeps_deadline else ranks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return models, counters and where the generator stands."""
+        """Return the models, the counters and the state of the generator."""
         return {
             "model": self.model.state_dict(),
             "members": [member.state_dict() for member in self.members],
@@ -199,7 +209,7 @@ class Advisor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore the state returned by `state_dict`."""
         self.model = UtilityModel.from_state_dict(state["model"])
         self.members = tuple(UtilityModel.from_state_dict(member) for member in state["members"])
         self.residual_std = state["residual_std"]
@@ -208,13 +218,13 @@ class Advisor:
         self._plans.clear()
 
 
-def _cumulated(prior: npt.ArrayLike, problem: PolicyProblem) -> Floats:
-    """Return what each rank is believed to be worth, [num_modules, r_max + 1], concave and of sum 1 at r_max."""
-    values = np.asarray(prior, dtype=np.float64)
+def _importance_of_ranks(importance: npt.ArrayLike, problem: PolicyProblem) -> Floats:
+    """Return the importance cumulated over components, [num_modules, r_max + 1], concave, with sum 1 at r_max."""
+    values = np.asarray(importance, dtype=np.float64)
     if values.shape != (problem.num_modules, problem.r_max):
-        raise PolicyError.of("shape of the prior", values.shape, f"({problem.num_modules}, {problem.r_max})")
+        raise PolicyError.of("shape of the importance", values.shape, f"({problem.num_modules}, {problem.r_max})")
     if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise PolicyError("prior: allowed are finite numbers, 0 or more")
+        raise PolicyError("importance of components: allowed are finite numbers, 0 or more")
     gains = concave_envelope(values)
     table = np.concatenate([np.zeros((len(gains), 1)), np.cumsum(gains, axis=1)], axis=1)
     return table / max(float(table[:, -1].sum()), 1e-300)

@@ -40,8 +40,8 @@ def loss_and_gradient(name: str, advantage: Tensor, **changes: float) -> tuple[f
 ADVANTAGE = torch.linspace(-2.0, 2.0, 32)
 
 
-def test_the_reward_of_the_literal_loss_moves_no_weight() -> None:
-    """Erratum 3: kappa changes the loss by a constant and its gradient not at all."""
+def test_the_reward_does_not_change_the_gradient_of_the_literal_loss() -> None:
+    # Erratum 3: kappa changes the loss by a constant.
     without, gradient_without = loss_and_gradient("literal", ADVANTAGE, kappa=0.0)
     with_reward, gradient_with = loss_and_gradient("literal", ADVANTAGE, kappa=10.0)
     assert torch.equal(gradient_with, gradient_without)
@@ -49,13 +49,13 @@ def test_the_reward_of_the_literal_loss_moves_no_weight() -> None:
     assert gradient_with.abs().max() > 0
 
 
-def test_the_advantage_reaches_the_weights_of_the_other() -> None:
+def test_the_advantage_changes_the_gradient_of_the_advantage_weighted_loss() -> None:
     _, one = loss_and_gradient("advantage_weighted", ADVANTAGE)
     _, other = loss_and_gradient("advantage_weighted", ADVANTAGE.flip(0))
     assert not torch.allclose(one, other)
 
 
-def test_with_equal_advantages_it_imitates() -> None:
+def test_equal_advantages_give_the_plain_denoising_error() -> None:
     weighted, gradient = loss_and_gradient("advantage_weighted", torch.full((32,), 3.0))
     plain, plain_gradient = loss_and_gradient("literal", ADVANTAGE, kappa=0.0)
     assert weighted == pytest.approx(plain)
@@ -63,22 +63,22 @@ def test_with_equal_advantages_it_imitates() -> None:
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=20), st.floats(0.1, 10))
-def test_weights_grow_with_the_advantage_and_average_one(advantages: list[float], temperature: float) -> None:
+def test_weights_increase_with_the_advantage_and_have_mean_1(advantages: list[float], temperature: float) -> None:
     weights = advantage_weights(torch.tensor(sorted(advantages), dtype=torch.float64), temperature)
     assert (weights.diff() >= 0).all()
     assert weights.mean().item() == pytest.approx(1.0)
 
 
-def test_no_weight_is_boundless() -> None:
+def test_weights_are_limited() -> None:
     weights = advantage_weights(torch.tensor([0.0] * 99 + [1000.0]), 1.0)
     assert (weights[-1] / weights[0]).item() == pytest.approx(MAX_WEIGHT)
 
 
-def test_a_high_temperature_imitates_all_alike() -> None:
+def test_a_high_temperature_gives_equal_weights() -> None:
     torch.testing.assert_close(advantage_weights(ADVANTAGE, 1e6), torch.ones(32), atol=1e-4, rtol=0)
 
 
-def test_rows_of_a_batch_stay_together() -> None:
+def test_indexing_a_batch_selects_the_same_rows_of_all_fields() -> None:
     whole = batch(ADVANTAGE)
     part = whole[torch.tensor([3, 1])]
     assert len(part) == 2
@@ -86,6 +86,6 @@ def test_rows_of_a_batch_stay_together() -> None:
     assert torch.equal(part.advantage, ADVANTAGE[[3, 1]])
 
 
-def test_names_what_there_is() -> None:
+def test_an_unknown_loss_raises_an_error_that_lists_the_losses() -> None:
     with pytest.raises(PolicyError, match="diffusion.loss = 'hope': allowed is one of advantage_weighted"):
         LOSSES["hope"]
