@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from airlora.bench.problems import PROBLEMS
-from airlora.bench.regret import Judge
+from airlora.bench.regret import RegretEvaluator
 from airlora.bench.synthetic.objective import SyntheticObjective
 from airlora.policy import UtilityModel, fill_exactly, plan_ranks
 
@@ -30,7 +30,7 @@ def main() -> None:
     env = PROBLEMS[arguments.problem].make(arguments.seed)
     objective = env.objective
     assert isinstance(objective, SyntheticObjective)
-    judge, costs, ranks = Judge(env), env.params_per_rank, np.arange(objective.r_max + 1)
+    evaluator, costs, ranks = RegretEvaluator(env), env.params_per_rank, np.arange(objective.r_max + 1)
     flat = UtilityModel.flat(tuple(costs.tolist()), objective.r_max)
     none = np.zeros(len(costs), dtype=np.int64)
     text = objective.texts[0]
@@ -44,7 +44,7 @@ def main() -> None:
     model = replace(flat, curves=curves)
     seconds: dict[str, list[float]] = {"planner": [], "exact": []}
     gaps = []
-    for context, observation in zip(judge.contexts, judge.observations, strict=True):
+    for context, observation in zip(evaluator.contexts, evaluator.observations, strict=True):
         if context.text != text:
             continue
         start = time.perf_counter()

@@ -77,7 +77,10 @@ def _root(
 
 
 def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Return `KEY=VALUE` items as a dict; a value is read as TOML, or else as a plain string."""
+    """Return `KEY=VALUE` items as a dict; a value is read as TOML, or else as a plain string.
+
+    A policy that is given as `package.module:Class` is imported.
+    """
     values: dict[str, Any] = {}
     for item in items or []:
         key, equals, text = item.partition("=")
@@ -87,6 +90,10 @@ def parse_settings(items: list[str] | None) -> dict[str, Any]:
             values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             values[key.strip()] = text
+    if isinstance(values.get("policy.name"), str):
+        from airlora.policy import import_policy
+
+        import_policy(values["policy.name"])
     return values
 
 

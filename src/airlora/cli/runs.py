@@ -52,8 +52,9 @@ def train(
     The reference link is the middle of the settings' SNRs and bandwidths. Accuracy, loss and numbers are those of the
     pattern that the policy sends over it.
     """
+    from airlora.policy import import_policy
     from airlora.progress import LiveProgress
-    from airlora.training import load_settings, train
+    from airlora.training import RunFolder, load_settings, train
 
     flags = {
         "data.train": train_file,
@@ -64,8 +65,13 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
-    if resume and (given or preset or config):
-        raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
+    if policy is not None:
+        import_policy(policy)
+    own = {"policy.name": RunFolder(out).settings().policy.name} if resume and policy is not None else {}
+    if resume and (given != own or preset or config):
+        raise SettingsError(
+            "--resume goes on with the run's own settings: give no option but --out, --json and the run's own --policy"
+        )
     resolved = load_settings(preset, config, given)
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, watcher=progress)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from airlora.policy.recipes import RECIPES
+from airlora.errors import SettingsError
+from airlora.policy.specs import find_policy, is_class_path, policy_specs
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = ["AllocateSettings", "CmaSettings", "DiffusionSettings", "PPOSettings", "PolicySettings"]
@@ -131,10 +132,30 @@ class PolicySettings(Section):
     constant_rank: NonNegativeInt = Field(4, description="policy `constant`, also the start of every episode")
     patience: PositiveInt = Field(5, description="evaluations without better accuracy before the paper's early stop")
     early_stop: bool = True
+    settings: dict[str, Any] = Field(
+        {}, description="own settings of a policy whose spec has a class for them; see the how-to on writing a policy"
+    )
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in RECIPES:
-            raise ValueError(f"policy.name = {name!r}: allowed is one of {', '.join(RECIPES)}")
-        return name
+        # A class that was not imported is allowed here: most commands on a finished run do not need its policy.
+        if is_class_path(name):
+            return name
+        try:
+            return find_policy(name).name
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("settings")
+    @classmethod
+    def _resolved(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Return all settings of the policy with their values, or the settings as given if the class is unknown."""
+        spec = policy_specs().get(info.data.get("name", ""))
+        if spec is None:
+            return settings
+        try:
+            own = spec.read_settings(settings)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return {} if own is None else own.model_dump(mode="json", exclude_none=True)

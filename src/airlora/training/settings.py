@@ -13,14 +13,23 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
 from airlora.env import EnvSettings
 from airlora.errors import SettingsError
 from airlora.files import read_bytes, write_bytes
-from airlora.policy import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
+from airlora.policy import (
+    AllocateSettings,
+    CmaSettings,
+    DiffusionSettings,
+    PolicySettings,
+    PPOSettings,
+    find_policy,
+    policy_specs,
+)
+from airlora.settings.errors import explain
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
 from airlora.training.presets import PRESETS
@@ -125,18 +134,18 @@ def load_settings(
     merged: dict[str, Any] = {"preset": name}
     for layer in (PRESETS[name], *layers, {"preset": name}):
         merged = _merge(merged, layer)
-    # What a policy's recipe sets lies above the preset and below whatever the user says.
+    # The overrides of a policy's spec replace values of the preset; the user's values replace both.
     section = merged.get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
-    recipe = RECIPES.get(chosen) if isinstance(chosen, str) else None
-    if recipe is not None and recipe.settings:
+    spec = policy_specs().get(chosen) if isinstance(chosen, str) else None
+    if spec is not None and spec.overrides:
         merged = {"preset": name}
-        for layer in (PRESETS[name], _nest(recipe.settings), *layers, {"preset": name}):
+        for layer in (PRESETS[name], _nest(spec.overrides), *layers, {"preset": name}):
             merged = _merge(merged, layer)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(explain(error, Settings)) from error
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
@@ -144,24 +153,27 @@ def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(_merge(settings.model_dump(), _nest(overrides)))
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(explain(error, Settings)) from error
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name.
+    """Return the settings with another policy and the overrides of its spec.
 
-    What the former policy's recipe set goes back to the preset, unless it was changed since.
+    Overrides of the former policy return to the preset's values, unless they were changed since. The mapping
+    `policy.settings` of the former policy is dropped.
+
+    Raises:
+        SettingsError: The name is unknown.
     """
-    if name not in RECIPES:
-        raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
+    overrides = find_policy(name).overrides
     values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
-    former = {
-        key: _at(preset, key)
-        for key, value in RECIPES[settings.policy.name].settings.items()
-        if _at(values, key) == value
-    }
-    merged = _merge(_merge(values, _nest(former)), _nest({**RECIPES[name].settings, "policy.name": name}))
-    return Settings.model_validate(merged)
+    if name != settings.policy.name:
+        values["policy"]["settings"] = {}
+    former = policy_specs().get(settings.policy.name)
+    for key, value in former.overrides.items() if former else ():
+        if not key.startswith("policy.settings.") and _at(values, key) == value:
+            values = _merge(values, _nest({key: _at(preset, key)}))
+    return Settings.model_validate(_merge(values, _nest({**overrides, "policy.name": name})))
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
@@ -203,29 +215,3 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """Return the first problem as `key = value: what is allowed`, and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        text = str(first["ctx"]["error"])
-    elif first["type"] == "extra_forbidden":
-        text = f"{key}: no such setting; {_known_keys(first['loc'][:-1])}"
-    else:
-        allowed = first["msg"].removeprefix("Input should be ").removeprefix("List should have ")
-        text = f"{key} = {first['input']!r}: allowed is {allowed}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return text + more
-
-
-def _known_keys(section: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = Settings
-    for part in section:
-        annotation = model.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    where = ".".join(str(part) for part in section) or "the settings"
-    return f"{where} has {', '.join(model.model_fields)}"

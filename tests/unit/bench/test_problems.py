@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from airlora.bench.problems import PROBLEMS, BenchProblem, stale_break_rate, unseen_contexts
-from airlora.bench.regret import Judge
+from airlora.bench.problems import PROBLEMS, BenchmarkProblem, stale_break_rate, unseen_contexts
+from airlora.bench.regret import RegretEvaluator
 from airlora.env import AnalyticObjective, RankAllocationEnv
 from airlora.policy import ConstantPolicy, RandomPolicy
 from airlora.training import problem_of
 
-TINY = BenchProblem("6 modules", 1, interacting=False)
+TINY = BenchmarkProblem("6 modules", 1, interacting=False)
 
 
 @pytest.fixture
@@ -34,8 +34,11 @@ def test_a_key_says_how_many_modules_there_are(key: str) -> None:
 
 
 def test_a_seed_is_a_landscape() -> None:
-    same, other = Judge(TINY.make(0)), Judge(TINY.make(1))
-    costs = [judge.regret(lambda _: np.ones(6, np.int64)).excess_nats for judge in (Judge(TINY.make(0)), same, other)]
+    same, other = RegretEvaluator(TINY.make(0)), RegretEvaluator(TINY.make(1))
+    costs = [
+        evaluator.regret(lambda _: np.ones(6, np.int64)).excess_nats
+        for evaluator in (RegretEvaluator(TINY.make(0)), same, other)
+    ]
     assert costs[0] == costs[1] != costs[2]
 
 
@@ -51,7 +54,7 @@ def test_unseen_links_are_between_and_beyond_those_that_are_learnt_on(env: RankA
     assert len(snrs) == len(env.channel.snr_db) + 1
     assert len(bands) == len(env.channel.bandwidth_hz) + 1
     assert len(contexts) == len(set(contexts)) == len(snrs) * len(bands)
-    assert {context.text for context in contexts} <= {context.text for context in Judge(env).contexts}
+    assert {context.text for context in contexts} <= {context.text for context in RegretEvaluator(env).contexts}
 
 
 def test_unseen_links_need_an_objective_with_texts() -> None:

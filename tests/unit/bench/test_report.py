@@ -11,9 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from airlora.bench.policies import BENCH_POLICIES, BenchRecord, summarise
+from airlora.bench.policies import BenchmarkRecord, benchmark_policies, summarise
 from airlora.bench.problems import PROBLEMS
-from airlora.bench.report import FAMILIES, bench_findings, bench_tables, regret_figure, write_bench_report
+from airlora.bench.report import (
+    benchmark_findings,
+    benchmark_tables,
+    line_styles,
+    regret_figure,
+    write_benchmark_report,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -24,7 +30,7 @@ def rows(
     """Return a row per regret: at 500, 1000, ... evaluations, or at none for `random`."""
     base = {"deadline_breaks": 0.0, "stale_breaks": 0.25, "unseen_regret": 0.75, "seconds": 12.0, "modules": 36}
     records = [
-        BenchRecord(
+        BenchmarkRecord(
             problem=problem,
             policy=policy,
             seed=seed,
@@ -41,9 +47,8 @@ def rows(
 
 
 THREE = {"ppo": [0.6, 0.5], "allocate": [0.3, 0.125], "random": [0.9]}
-ALL = {name: [0.9 - 0.05 * index, 0.85 - 0.05 * index] for index, name in enumerate(BENCH_POLICIES)} | {
-    "random": [0.93]
-}
+POLICIES = benchmark_policies()
+ALL = {name: [0.9 - 0.05 * index, 0.85 - 0.05 * index] for index, name in enumerate(POLICIES)} | {"random": [0.93]}
 
 
 def texts(svg: str) -> list[str]:
@@ -54,7 +59,7 @@ def texts(svg: str) -> list[str]:
 def shown(data: list[dict[str, Any]]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=80)
-    for table in bench_tables(data):
+    for table in benchmark_tables(data):
         console.print(table)
     return stream.getvalue()
 
@@ -67,32 +72,31 @@ def markup(table: Table) -> list[list[str]]:
     return list(columns)[:3]
 
 
-def test_every_policy_has_a_colour_and_a_dash_of_its_own() -> None:
-    members = [name for _, names in FAMILIES.values() for name in names]
-    assert sorted(members) == sorted(BENCH_POLICIES)
-    assert len({colour for colour, _ in FAMILIES.values()}) == len(FAMILIES)
+def test_the_lines_of_all_policies_differ_in_colour_or_dashes() -> None:
+    styles = [line_styles()[name] for name in POLICIES]
+    assert len(set(styles)) == len(styles)
 
 
 def test_the_findings_name_the_best_and_where_the_papers_policy_stands() -> None:
-    lines = bench_findings(rows(THREE | {"airllm": [0.7, 0.4], "airllm-literal": [0.8, 1.25]}))
+    lines = benchmark_findings(rows(THREE | {"airllm": [0.7, 0.4], "airllm-literal": [0.8, 1.25]}))
     assert lines == [
         "36 modules, separable: best is allocate with 0.125 after 1,000 measured losses; the paper's airllm has 0.400, "
-        "place 2 of 5; airllm-literal, with Eq. 19 as written, has 1.250, place 5 of 5.",
-        "No policy chose a pattern that breaks the deadline of the link that it was chosen for.",
+        "place 2 of 5; airllm-literal, with Eq. 19 as printed, has 1.250, place 5 of 5.",
+        "No policy chose a pattern that breaks the deadline of the link it was chosen for.",
     ]
 
 
 def test_the_findings_when_the_papers_policy_is_best_or_missing() -> None:
     best = "36 modules, separable: best is airllm with 0.100 after 500 measured losses."
-    assert bench_findings(rows({"airllm": [0.1], "ppo": [0.2]}))[0] == best
-    assert "airllm" not in bench_findings(rows(THREE))[0]
-    literal = bench_findings(rows({"ppo": [0.1], "airllm-literal": [0.2]}))[0]
-    assert literal.endswith("; airllm-literal, with Eq. 19 as written, has 0.200, place 2 of 2.")
+    assert benchmark_findings(rows({"airllm": [0.1], "ppo": [0.2]}))[0] == best
+    assert "airllm" not in benchmark_findings(rows(THREE))[0]
+    literal = benchmark_findings(rows({"ppo": [0.1], "airllm-literal": [0.2]}))[0]
+    assert literal.endswith("; airllm-literal, with Eq. 19 as printed, has 0.200, place 2 of 2.")
 
 
 def test_the_findings_have_a_line_per_problem() -> None:
     data = rows(THREE, ("separable-36", "separable-144")) + rows({"ppo": [0.1], "random": [0.9]}, ("interacting-36",))
-    lines = bench_findings(data)
+    lines = benchmark_findings(data)
     assert len(lines) == 4
     assert lines[1].startswith("144 modules, separable: best is allocate")
     assert lines[2].startswith("36 modules, interacting: best is ppo with 0.100 after 500")
@@ -101,14 +105,16 @@ def test_the_findings_have_a_line_per_problem() -> None:
 def test_the_findings_compare_at_equal_numbers_of_losses() -> None:
     # PPO is ahead in the end, but had four times as many losses; at 1,000 it was behind.
     data = rows({"ppo": [0.6, 0.5, 0.3, 0.01], "allocate": [0.3, 0.125], "random": [0.9]})
-    assert "best is allocate with 0.125 after 1,000 measured losses" in bench_findings(data)[0]
-    assert "best is random with 0.100, and measures no loss." in bench_findings(rows({"random": [0.1], "ppo": [1]}))[0]
+    assert "best is allocate with 0.125 after 1,000 measured losses" in benchmark_findings(data)[0]
+    assert (
+        "best is random with 0.100, and measures no loss." in benchmark_findings(rows({"random": [0.1], "ppo": [1]}))[0]
+    )
 
 
 def test_the_findings_name_who_breaks_deadlines() -> None:
     data = rows({"allocate": [0.1]}) + rows({"cmaes": [0.5], "ddim": [0.6]}, deadline_breaks=0.5)
-    assert bench_findings(data)[-1] == (
-        "Patterns that broke the deadline of the link they were chosen for: cmaes, ddim."
+    assert benchmark_findings(data)[-1] == (
+        "Policies whose patterns broke the deadline of the link they were chosen for: cmaes, ddim."
     )
 
 
@@ -120,7 +126,7 @@ def test_the_tables_have_a_line_per_policy_best_first() -> None:
         assert cell in text, cell
     # What measures nothing is the same at every mark.
     assert text.count("0.900") == 2
-    assert len(bench_tables(rows(THREE, tuple(PROBLEMS)))) == len(PROBLEMS)
+    assert len(benchmark_tables(rows(THREE, tuple(PROBLEMS)))) == len(PROBLEMS)
     assert "±" not in shown(rows(THREE, seeds=1))
 
 
@@ -133,7 +139,7 @@ def test_the_tables_fit_a_terminal() -> None:
 
 
 def test_the_best_of_a_mark_is_bold_even_if_it_measures_nothing() -> None:
-    (table,) = bench_tables(rows({"random": [0.5], "ppo": [0.9, 0.1]}, seeds=1))
+    (table,) = benchmark_tables(rows({"random": [0.5], "ppo": [0.9, 0.1]}, seeds=1))
     assert markup(table) == [
         ["ppo", "random"],
         ["0.900", "[bold]0.500[/bold]"],
@@ -142,7 +148,7 @@ def test_the_best_of_a_mark_is_bold_even_if_it_measures_nothing() -> None:
 
 
 def test_a_mark_that_a_policy_did_not_reach_is_empty() -> None:
-    (table,) = bench_tables(rows({"ppo": [0.5], "allocate": [0.3, 0.1]}, seeds=1))
+    (table,) = benchmark_tables(rows({"ppo": [0.5], "allocate": [0.3, 0.1]}, seeds=1))
     assert markup(table) == [
         ["allocate", "ppo"],
         ["[bold]0.300[/bold]", "0.500"],
@@ -156,7 +162,7 @@ def test_the_figure_is_one_picture_with_every_policys_name(problems: tuple[str, 
     svg = regret_figure(data)
     assert svg.count("<svg") == 1
     written = texts(svg)
-    for name in BENCH_POLICIES:
+    for name in POLICIES:
         assert written.count(name) == len(problems), name
     for key in problems:
         assert PROBLEMS[key].title in written
@@ -177,14 +183,14 @@ def test_the_figures_ticks_are_the_marks() -> None:
 
 
 def test_the_figures_names_do_not_overlap() -> None:
-    root = ElementTree.fromstring(regret_figure(rows({name: [0.5, 0.4] for name in BENCH_POLICIES})))  # noqa: S314
+    root = ElementTree.fromstring(regret_figure(rows({name: [0.5, 0.4] for name in POLICIES})))  # noqa: S314
     heights = {}
     for node in root.iter(f"{SVG}text"):
-        if node.text in BENCH_POLICIES:
+        if node.text in POLICIES:
             places = re.findall(r"(?:translate\(|rotate\([-\d.]+ )([\d.]+)[ ,]([\d.]+)\)", node.get("transform", ""))
             x, y = places[0] if places else (node.get("x", ""), node.get("y", ""))
             heights[node.text] = (float(x), float(y))
-    assert len(heights) == len(BENCH_POLICIES)
+    assert len(heights) == len(POLICIES)
     assert len({round(x, 3) for x, _ in heights.values()}) == 1
     ys = sorted(y for _, y in heights.values())
     assert min(high - low for low, high in itertools.pairwise(ys)) > 8.0
@@ -200,14 +206,14 @@ def test_few_policies_and_the_optimum_itself_have_a_figure(regrets: dict[str, li
 def test_the_report_has_a_row_per_policy(tmp_path: Path) -> None:
     data = rows(ALL)
     command = "airlora policies --bench --out 'a <b> & c'"
-    path = write_bench_report(data, tmp_path / "new" / "folder", command=command)
+    path = write_benchmark_report(data, tmp_path / "new" / "folder", command=command)
     page = path.read_text()
     assert path == tmp_path / "new" / "folder" / "report.html"
     assert re.findall(r"<tr><td title=\"[^\"]+\">([\w-]+)</td>", page) == sorted(
         ALL, key=lambda name: (ALL[name][-1], name)
     )
     assert "&lt;b&gt; &amp; c" in page
-    assert bench_findings(data)[0].replace("'", "&#39;") in page
+    assert benchmark_findings(data)[0].replace("'", "&#39;") in page
     assert "Mean of 3 landscapes" in page
     assert page.count("<svg") == 1
     assert not re.search(r"(href|src)=\"http", page)
@@ -216,7 +222,7 @@ def test_the_report_has_a_row_per_policy(tmp_path: Path) -> None:
 
 
 def test_the_report_of_one_landscape_reads_well(tmp_path: Path) -> None:
-    page = write_bench_report(rows(THREE, seeds=1), tmp_path, command="airlora policies --bench").read_text()
+    page = write_benchmark_report(rows(THREE, seeds=1), tmp_path, command="airlora policies --bench").read_text()
     assert "1 landscapes" not in page
     assert "One landscape." in page
     assert "Regret on one landscape, by number" in page
@@ -226,7 +232,7 @@ def test_the_report_of_one_landscape_reads_well(tmp_path: Path) -> None:
 def test_a_single_panel_is_not_blown_up(tmp_path: Path) -> None:
     widths = []
     for problems in (("separable-36",), ("separable-36", "interacting-36"), tuple(PROBLEMS)):
-        page = write_bench_report(rows(THREE, problems), tmp_path, command="airlora").read_text()
+        page = write_benchmark_report(rows(THREE, problems), tmp_path, command="airlora").read_text()
         found = re.search(r"<figure style=\"max-width: (\d+)rem\">", page)
         assert found
         widths.append(int(found[1]))

@@ -32,17 +32,17 @@ LEARNERS = ("ppo", "ddim", "ddim-q", "ddim-utility", "ddim-gradient", "airllm", 
 
 
 def make(name: str, problem: PolicyProblem, **diffusion: Any) -> Learner:
-    """Return a small learner of that recipe; it starts with high ranks, so that budgets bind."""
+    """Return a small learner of that name. It starts with high ranks, so that budgets bind."""
     overrides = {"policy.name": name} | {f"diffusion.{key}": value for key, value in (QUICK | diffusion).items()}
     settings = load_settings(overrides=overrides)
     return make_policy(  # type: ignore[return-value]
         name,
         problem,
+        PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1, initial_rank_fraction=0.9),
+        settings.diffusion,
+        AllocateSettings(num_members=2, forms=["separable"]),
+        CmaSettings(initial_rank_fraction=0.9),
         seed=3,
-        ppo=PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1, initial_rank_fraction=0.9),
-        diffusion=settings.diffusion,
-        allocate=AllocateSettings(num_members=2, forms=["separable"]),
-        cma=CmaSettings(initial_rank_fraction=0.9),
     )
 
 

@@ -74,10 +74,10 @@ def test_goes_on_from_a_file_as_if_nothing_had_happened(
     one: RankPolicy = make_policy(
         name,
         own,
+        PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1),
+        DiffusionSettings(**QUICK, **learnt, condition=condition),  # type: ignore[arg-type]
+        AllocateSettings(num_members=1, forms=["separable", "text"], refit_growth=1.8),
         seed=5,
-        ppo=PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1),
-        diffusion=DiffusionSettings(**QUICK, **learnt, condition=condition),  # type: ignore[arg-type]
-        allocate=AllocateSettings(num_members=1, forms=["separable", "text"], refit_growth=1.8),
     )
     rounds(one, explored, 2)  # type: ignore[arg-type]
     save_policy(one, tmp_path / "policy")

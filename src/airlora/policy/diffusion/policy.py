@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
 from airlora.policy.settings import AllocateSettings, DiffusionSettings
+from airlora.policy.specs import PolicyInputs, PolicySpec
 from airlora.policy.utility.advisor import TEXT, Advisor
 
 __all__ = ["DiffusionPolicy"]
@@ -80,6 +82,18 @@ class DiffusionPolicy:
             else Advisor.for_projection(problem, seed=seed)
         )
         self._generator = np.random.default_rng(child_seeds(seed, 1)[0])
+
+    @classmethod
+    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
+        """Return the policy with the settings `diffusion` and `allocate`, and measured importance as the prior."""
+        return cls(
+            problem,
+            inputs.section(DiffusionSettings),
+            allocate=inputs.section(AllocateSettings),
+            prior=inputs.importance,
+            seed=inputs.seed,
+            device=inputs.device,
+        )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -171,3 +185,74 @@ class DiffusionPolicy:
         x0 = middle + INITIAL_STD * torch.randn(count, self.problem.num_modules, generator=generator)
         states = 2.0 * torch.rand(count, self._condition_size(), generator=generator) - 1.0
         return x0.clamp(-1.0, 1.0), states
+
+
+_DDIM = PolicySpec(
+    "ddim",
+    DiffusionPolicy,
+    "diffusion alone, conditioned on the state",
+    benchmarks=("synthetic",),
+    order=50,
+    colour="#CC79A7",
+    marker="X",
+)
+
+_DISTILLED = PolicySpec(
+    "distilled",
+    DiffusionPolicy,
+    "diffusion trained on the planner's plans (expert iteration); fills the rest of the budget",
+    may_start_from_importance=True,
+    overrides={
+        "diffusion.loss": "expert",
+        "diffusion.condition": "budget_and_text",
+        "diffusion.prediction_type": "v_prediction",
+        "diffusion.num_inference_steps": 10,
+        "diffusion.learning_rate": 1e-3,
+        "diffusion.batch_size": 128,
+        "diffusion.fill": True,
+    },
+    order=20,
+    colour="#332288",
+)
+
+SPECS = (
+    _DISTILLED,
+    _DISTILLED.variant(
+        "distilled-bare",
+        "the same without filling the rest of the budget",
+        {key: value for key, value in _DISTILLED.overrides.items() if key != "diffusion.fill"},
+    ),
+    _DDIM,
+    _DDIM.variant("ddim-literal", "the same with Eq. 19 as printed", {"diffusion.loss": "literal"}),
+    _DDIM.variant(
+        "ddim-q",
+        "diffusion guided by a learned critic's gradient",
+        {
+            "diffusion.loss": "q_guided",
+            "diffusion.prediction_type": "v_prediction",
+            "diffusion.learning_rate": 1e-3,
+            "diffusion.buffer_size": 2048,
+        },
+    ),
+    replace(
+        _DDIM,
+        name="ddim-utility",
+        summary="diffusion guided by the utility model's gradient",
+        may_start_from_importance=True,
+        overrides={
+            "diffusion.loss": "q_guided",
+            "diffusion.critic": "utility",
+            "diffusion.critic_weight": 5.0,
+            "diffusion.condition": "budget_and_text",
+            "diffusion.prediction_type": "v_prediction",
+            "diffusion.learning_rate": 1e-3,
+            "diffusion.fill": True,
+        },
+        colour="#0072B2",
+    ),
+    _DDIM.variant(
+        "ddim-gradient",
+        "diffusion by a policy gradient through its chain (DPPO)",
+        {"diffusion.loss": "policy_gradient", "diffusion.eta": 1.0},
+    ),
+)
