@@ -10,7 +10,8 @@ import pytest
 from airlora.codec import DecodedStream, decode_stream
 from airlora.delivery import AgentPlan, KeyFolder, StateFolder, open_repository, verify_repository, visit
 from airlora.observation import Observation
-from airlora.policy import PolicyProblem, RankPolicy, load_policy, policy_classes
+from airlora.policy import PolicyProblem, RankPolicy, load_policy
+from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 from airlora.text import load_dataset
 from airlora.training import RunFolder, open_run, read_metrics, train

@@ -23,8 +23,6 @@ from airlora.policy.base import (
     Stage,
     Stateless,
     is_learner,
-    is_savable,
-    policy_name,
 )
 from airlora.policy.buffer import Batch, Buffer, Transition
 from airlora.policy.cma import CmaPolicy, link_bin
@@ -39,15 +37,7 @@ from airlora.policy.random import RandomPolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.policy.solver import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
-from airlora.policy.specs import (
-    PolicyInputs,
-    PolicySpec,
-    find_policy,
-    import_policy,
-    policy_classes,
-    policy_specs,
-    register_policy,
-)
+from airlora.policy.specs import PolicyInputs, PolicySpec, find_policy, import_policy, policy_specs, register_policy
 from airlora.policy.table import TablePolicy
 from airlora.policy.utility.advisor import Advisor
 from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
@@ -94,13 +84,10 @@ __all__ = [
     "fit_utility",
     "import_policy",
     "is_learner",
-    "is_savable",
     "link_bin",
     "load_policy",
     "make_policy",
     "plan_ranks",
-    "policy_classes",
-    "policy_name",
     "policy_specs",
     "ranks_to_unit",
     "register_policy",

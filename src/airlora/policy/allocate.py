@@ -13,7 +13,7 @@ from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.settings import AllocateSettings
 from airlora.policy.solver import Gains
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["AllocatePolicy"]
@@ -24,25 +24,25 @@ class AllocatePolicy:
 
     A plan adds components while they fit the budget and lower the objective of Eq. 9, $U + \lambda \eta$. A component
     that lowers the loss by less than its share of the cost is not sent. Before the first measurement the plan follows
-    the prior importance; without one, all parameters count the same.
+    the importance of the components; without it, all parameters count the same.
 
     Args:
         problem: Decision problem of the policy. Its `cost_weight` is lambda.
         settings: Settings of the planner.
         seed: Seed of the exploration and of the fit's folds.
-        prior: Importance of every component before the first measurement, float [num_modules, r_max], in any unit. None
-            means that all parameters count the same.
+        importance: Importance of every component, float [num_modules, r_max], >= 0, in any unit. It shapes the plans
+            before the first measurement. None means that all parameters count the same.
     """
 
     name: ClassVar[str] = "allocate"
 
     def __init__(
-        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, prior: npt.ArrayLike | None = None
+        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, importance: npt.ArrayLike | None = None
     ) -> None:
         self.problem = problem
         self._seed = seed
-        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
-        self._advisor = Advisor(problem, settings, seed=seed, prior=prior)
+        self._importance = None if importance is None else np.asarray(importance, dtype=np.float64)
+        self._advisor = Advisor(problem, settings, seed=seed, prior=importance)
 
     @property
     def gains(self) -> Gains:
@@ -50,22 +50,17 @@ class AllocatePolicy:
         model = self._advisor.model
         return model.gains(model.text_mean)
 
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the settings `allocate` and, where it was measured, the importance as the prior."""
-        return cls(problem, inputs.section(AllocateSettings), seed=inputs.seed, prior=inputs.importance)
-
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings, seed and prior."""
-        prior = None if self._prior is None else self._prior.tolist()
+        """Settings, seed and importance."""
+        prior = None if self._importance is None else self._importance.tolist()
         return {"settings": self._advisor.settings.model_dump(), "seed": self._seed, "prior": prior}
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
         """Return the policy with these settings before the first measurement."""
         settings = AllocateSettings(**arguments["settings"])
-        return cls(problem, settings, seed=arguments["seed"], prior=arguments["prior"])
+        return cls(problem, settings, seed=arguments["seed"], importance=arguments["prior"])
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the best plan for the link's budget and the text."""
@@ -94,6 +89,7 @@ SPECS = (
         AllocatePolicy,
         "planner on a utility model fitted to measured losses",
         may_start_from_importance=True,
+        sections={"settings": AllocateSettings},
         order=10,
         colour="#0072B2",
         marker="s",

@@ -248,6 +248,7 @@ def is_savable(policy: RankPolicy) -> TypeGuard[SavablePolicy]:
     return not missing_for_saving(policy)
 
 
-def policy_name(policy: RankPolicy) -> str:
-    """Return the attribute `name` of a policy, or the name of its class if it has none."""
-    return str(getattr(policy, "name", type(policy).__name__))
+def policy_name(policy: RankPolicy | type[RankPolicy]) -> str:
+    """Return the attribute `name` of a policy or a class, or the name of the class if there is none."""
+    cls = policy if isinstance(policy, type) else type(policy)
+    return str(getattr(policy, "name", cls.__name__))

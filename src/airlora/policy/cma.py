@@ -17,7 +17,7 @@ from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import CmaSettings
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["CmaPolicy", "link_bin"]
@@ -76,11 +76,6 @@ class CmaPolicy:
         self._start = float(ranks_to_unit(settings.initial_rank_fraction * problem.r_max, problem.r_max))
         self._advisor = Advisor.for_projection(problem, seed=seed)
         self._searches: dict[int, _Search] = {}
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the settings `cma`."""
-        return cls(problem, inputs.section(CmaSettings), seed=inputs.seed)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -243,6 +238,7 @@ SPECS = (
         "cmaes",
         CmaPolicy,
         "black-box search by CMA-ES, one per range of budgets",
+        sections={"settings": CmaSettings},
         overrides={"policy.rollout_steps": 16},
         benchmarks=("synthetic",),
         order=60,

@@ -12,13 +12,29 @@ import torch
 from airlora.errors import PolicyError
 from airlora.files import seal, unseal, write_bytes
 from airlora.policy.base import PolicyProblem, RankPolicy, SavablePolicy, missing_for_saving, policy_name
-from airlora.policy.specs import PolicyInputs, find_policy, import_hint, is_class_path, policy_classes, stored_name
+from airlora.policy.specs import PolicyInputs, find_policy, import_hint, is_class_path, policy_specs
+from airlora.policy.table import TablePolicy
 from airlora.settings.fields import Section
 
-__all__ = ["load_policy", "make_policy", "save_policy"]
+__all__ = ["load_policy", "make_policy", "policy_classes", "save_policy"]
 
 # A file is the line "airlora-policy VERSION SHA-256" and then a PyTorch archive, whose digest the line holds.
 _VERSION = 3
+
+
+def policy_classes() -> dict[str, type[Any]]:
+    """Return the classes that a policy file may name, by the name that the file stores.
+
+    A built-in class is stored under its attribute `name`, any other class as `package.module:Class`.
+    """
+    classes: list[type[Any]] = [TablePolicy, *(spec.policy for spec in policy_specs().values())]
+    return {stored_name(cls): cls for cls in classes}
+
+
+def stored_name(cls: type[RankPolicy]) -> str:
+    """Return the name under which `save_policy` stores a class."""
+    is_built_in = cls.__module__.startswith("airlora.policy.")
+    return policy_name(cls) if is_built_in else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def make_policy(
@@ -97,8 +113,7 @@ def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: 
         own, name, classes = PolicyProblem.from_dict(value["problem"]), value["name"], policy_classes()
         if name not in classes and is_class_path(name):
             raise PolicyError(f"policy {path}: made by the class {name}; {import_hint(name)}")
-        kind: Any = classes[name]
-        policy: SavablePolicy = kind.from_arguments(own, value["arguments"], device)
+        policy: SavablePolicy = classes[name].from_arguments(own, value["arguments"], device)
         policy.load_state_dict(value["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise PolicyError(f"policy {path}: damaged ({type(error).__name__}: {error})") from error

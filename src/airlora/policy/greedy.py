@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem, Stateless
 from airlora.policy.solver import concave_envelope, fill_greedily
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 
 __all__ = ["GreedyPolicy"]
 
@@ -42,11 +42,6 @@ class GreedyPolicy(Stateless):
         self.problem = problem
         self._importance = values
         self._gains = concave_envelope(values)
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the measured importance."""
-        return cls(problem, np.asarray(inputs.importance))
 
     @property
     def arguments(self) -> dict[str, Any]:

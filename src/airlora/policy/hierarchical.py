@@ -19,7 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds
 from airlora.policy.settings import AllocateSettings, DiffusionSettings, PPOSettings
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["HierarchicalPolicy"]
@@ -100,18 +100,6 @@ class HierarchicalPolicy:
             Advisor(problem, self._allocate, seed=advisor_seed)
             if self._fine.loss.uses_utility
             else Advisor.for_projection(problem, seed=advisor_seed)
-        )
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the settings `ppo`, `diffusion` and `allocate`."""
-        return cls(
-            problem,
-            inputs.section(PPOSettings),
-            inputs.section(DiffusionSettings),
-            allocate=inputs.section(AllocateSettings),
-            seed=inputs.seed,
-            device=inputs.device,
         )
 
     @property
@@ -221,6 +209,7 @@ _AIRLLM = PolicySpec(
     "airllm",
     HierarchicalPolicy,
     "the paper's policy: PPO, then DDIM with a residual MLP, samples weighted by their reward",
+    sections={"ppo": PPOSettings, "diffusion": DiffusionSettings, "allocate": AllocateSettings},
     order=30,
     colour="#D55E00",
     marker="o",

@@ -12,7 +12,7 @@ from airlora.policy.buffer import Buffer
 from airlora.policy.coarse import CoarsePolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import PPOSettings
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["PPOPolicy"]
@@ -50,11 +50,6 @@ class PPOPolicy:
             seed=seed,
             device=device,
         )
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the settings `ppo`."""
-        return cls(problem, inputs.section(PPOSettings), seed=inputs.seed, device=inputs.device)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -94,4 +89,8 @@ class PPOPolicy:
         self._advisor.load_state_dict(state["advisor"])
 
 
-SPECS = (PolicySpec("ppo", PPOPolicy, "PPO alone", order=40, colour="#E69F00", marker="P"),)
+SPECS = (
+    PolicySpec(
+        "ppo", PPOPolicy, "PPO alone", sections={"settings": PPOSettings}, order=40, colour="#E69F00", marker="P"
+    ),
+)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem, Stateless
 from airlora.policy.seeding import numpy_state, restore_numpy
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 
 __all__ = ["RandomPolicy", "fill_randomly", "spread_randomly"]
 
@@ -79,11 +79,6 @@ class RandomPolicy(Stateless):
         self._seed = seed
         self._fit_to_budget = fit_to_budget
         self._generator = np.random.default_rng(seed)
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the seed of the inputs."""
-        return cls(problem, seed=inputs.seed)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -136,26 +136,16 @@ class PolicySettings(Section):
         {}, description="own settings of a policy whose spec has a class for them; see the how-to on writing a policy"
     )
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        # A class that was not imported is allowed here: most commands on a finished run do not need its policy.
-        if is_class_path(name):
-            return name
-        try:
-            return find_policy(name).name
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
-
     @field_validator("settings")
     @classmethod
     def _resolved(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Return all settings of the policy with their values, or the settings as given if the class is unknown."""
-        spec = policy_specs().get(info.data.get("name", ""))
-        if spec is None:
+        """Return the policy's own settings with their defaults; raise `ValueError` if its name is unknown."""
+        name = info.data.get("name")
+        # A class that was not imported is allowed here: most commands on a finished run do not need its policy.
+        if name is None or (is_class_path(name) and name not in policy_specs()):
             return settings
         try:
-            own = spec.read_settings(settings)
+            own = find_policy(name).read_settings(settings)
         except SettingsError as error:
             raise ValueError(str(error)) from error
         return {} if own is None else own.model_dump(mode="json", exclude_none=True)

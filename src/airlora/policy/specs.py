@@ -24,7 +24,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from operator import attrgetter
-from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import numpy.typing as npt
@@ -44,7 +43,6 @@ __all__ = [
     "import_hint",
     "import_policy",
     "is_class_path",
-    "policy_classes",
     "policy_specs",
     "register_policy",
 ]
@@ -90,8 +88,9 @@ class PolicyInputs:
 class PolicySpec:
     """A policy that users choose by name.
 
-    A class is made by its class method `from_inputs(problem, inputs)` (see `PolicyInputs`) if it has one. Otherwise it
-    is called with the problem, followed by its settings if the spec names a class of settings.
+    The constructor of the class receives the arguments that it names: `problem`, `settings`, `seed`, `device`,
+    `importance`, `explained_variance`, and the keys of `sections`. A class that needs other arguments has the class
+    method `from_inputs(problem, inputs)`, see `PolicyInputs`.
 
     Args:
         name: Value of `--policy` and `policy.name`.
@@ -100,7 +99,9 @@ class PolicySpec:
         needs: Quantity that must be measured on the model before the policy can be made.
         may_start_from_importance: Whether the policy uses measured importance before it has measured any loss, where
             the adapter is trained and `allocate.prior` is set.
-        settings: Class of the policy's own settings. It validates the mapping `policy.settings`.
+        settings: Class of the policy's own settings. It validates the mapping `policy.settings`, and its instance is
+            the constructor's argument `settings`.
+        sections: Names of the constructor's arguments to the sections of a run's settings that they receive.
         overrides: Dotted keys of settings to values. They replace a preset's values; values of the user replace them.
         benchmarks: Benchmarks that include the policy by default: `synthetic` (problems with a known optimum) and
             `frozen` (adapters of finished runs).
@@ -115,6 +116,7 @@ class PolicySpec:
     needs: Measurement | None = None
     may_start_from_importance: bool = False
     settings: type[Section] | None = None
+    sections: Mapping[str, type[Section]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     benchmarks: tuple[Literal["synthetic", "frozen"], ...] = ("synthetic", "frozen")
     order: int = 1000
@@ -163,18 +165,19 @@ class PolicySpec:
         if hasattr(self.policy, "from_inputs"):
             policy: RankPolicy = self.policy.from_inputs(problem, inputs)
             return policy
-        arguments: list[object] = [problem]
-        if self.settings is not None:
-            arguments.append(inputs.section(self.settings))
+        kinds = {**self.sections, **({"settings": self.settings} if self.settings else {})}
+        known: dict[str, Any] = {name: inputs.section(kind) for name, kind in kinds.items()} | {"problem": problem}
+        known |= {name: getattr(inputs, name) for name in ("seed", "device", "importance", "explained_variance")}
+        signature = inspect.signature(self.policy)
+        arguments = {name: known[name] for name in signature.parameters if name in known}
         try:
-            inspect.signature(self.policy).bind(*arguments)
+            signature.bind(**arguments)
         except TypeError as error:
-            given = "problem, settings" if self.settings else "problem"
             raise PolicyError(
-                f"policy {self.name!r}: cannot be made by {self.policy.__name__}({given}): {error}; give the class "
-                "another constructor or the class method from_inputs"
+                f"policy {self.name!r}: cannot be made, {error}; known arguments of {self.policy.__name__} are "
+                f"{', '.join(known)}"
             ) from error
-        return self.policy(*arguments)
+        return self.policy(**arguments)
 
 
 _REGISTERED: dict[str, PolicySpec] = {}
@@ -261,39 +264,11 @@ def register_policy(policy: type[RankPolicy] | PolicySpec, name: str | None = No
     return spec
 
 
-def policy_classes() -> dict[str, type[RankPolicy]]:
-    """Return the classes that a policy file may name, by the name that the file stores.
-
-    A built-in class is stored under its attribute `name`, any other class as `package.module:Class`.
-    """
-    built_in = {value.name: value for module in _modules() for value in _classes(module)}
-    return built_in | {stored_name(spec.policy): spec.policy for spec in policy_specs().values()}
-
-
-def stored_name(cls: type[RankPolicy]) -> str:
-    """Return the name under which `save_policy` stores a class."""
-    if cls.__module__.startswith(f"{__package__}."):
-        return str(getattr(cls, "name", cls.__qualname__))
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-@functools.cache
-def _modules() -> tuple[ModuleType, ...]:
-    """Return every module of `airlora.policy`."""
-    package = importlib.import_module("airlora.policy")
-    found = pkgutil.walk_packages(package.__path__, "airlora.policy.")
-    return tuple(importlib.import_module(module.name) for module in found)
-
-
-def _classes(module: ModuleType) -> Iterable[Any]:
-    """Return the savable classes with a `name` that a module defines."""
-    own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
-    return (value for value in own if hasattr(value, "from_arguments") and hasattr(value, "name"))
-
-
 @functools.cache
 def _built_in() -> tuple[PolicySpec, ...]:
-    return tuple(spec for module in _modules() for spec in getattr(module, "SPECS", ()))
+    package = importlib.import_module("airlora.policy")
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, "airlora.policy.")]
+    return tuple(spec for name in names for spec in getattr(importlib.import_module(name), "SPECS", ()))
 
 
 @functools.cache

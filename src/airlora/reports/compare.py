@@ -10,7 +10,8 @@ import numpy as np
 
 from airlora.channel import transfer_time_s
 from airlora.env import Link, RankAllocationEnv
-from airlora.policy import RankPolicy, policy_name
+from airlora.policy import RankPolicy
+from airlora.policy.base import policy_name
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.tasks import Evaluation, evaluate, pick_autocast
 from airlora.training import Workbench, decide_for_link

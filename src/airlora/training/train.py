@@ -12,7 +12,8 @@ import numpy as np
 from airlora.adapters import canonicalise, save_adapter
 from airlora.env import FrozenObjective, LiveObjective, Objective, RankAllocationEnv
 from airlora.errors import CheckpointError, SettingsError
-from airlora.policy import RankPolicy, is_savable, policy_name, save_policy
+from airlora.policy import RankPolicy, save_policy
+from airlora.policy.base import is_savable, policy_name
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.tasks import evaluate, pick_autocast

@@ -27,9 +27,9 @@ from airlora.policy import (
     Transition,
     load_policy,
     make_policy,
-    policy_classes,
     save_policy,
 )
+from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 from airlora.training import load_settings
 

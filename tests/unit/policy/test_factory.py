@@ -21,9 +21,9 @@ from airlora.policy import (
     TablePolicy,
     load_policy,
     make_policy,
-    policy_classes,
     save_policy,
 )
+from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 
 Observe = Callable[..., Observation]

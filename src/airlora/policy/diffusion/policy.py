@@ -19,7 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
 from airlora.policy.settings import AllocateSettings, DiffusionSettings
-from airlora.policy.specs import PolicyInputs, PolicySpec
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import TEXT, Advisor
 
 __all__ = ["DiffusionPolicy"]
@@ -43,7 +43,7 @@ class DiffusionPolicy:
         settings: See `DiffusionSettings`.
         seed: Of weights, noise and minibatches.
         allocate: Of the utility model.
-        prior: See `Advisor`.
+        importance: Importance of every component before anything is measured; see `Advisor`.
         device: Where the network lives.
 
     Raises:
@@ -59,7 +59,7 @@ class DiffusionPolicy:
         *,
         seed: int,
         allocate: AllocateSettings | None = None,
-        prior: npt.ArrayLike | None = None,
+        importance: npt.ArrayLike | None = None,
         device: str = "cpu",
     ) -> None:
         self.problem = problem
@@ -75,25 +75,13 @@ class DiffusionPolicy:
             device=device,
         )
         self._allocate = allocate or AllocateSettings()
-        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
+        self._importance = None if importance is None else np.asarray(importance, dtype=np.float64)
         self._advisor = (
-            Advisor(problem, self._allocate, seed=seed, prior=prior)
+            Advisor(problem, self._allocate, seed=seed, prior=importance)
             if self._fine.loss.uses_utility
             else Advisor.for_projection(problem, seed=seed)
         )
         self._generator = np.random.default_rng(child_seeds(seed, 1)[0])
-
-    @classmethod
-    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
-        """Return the policy with the settings `diffusion` and `allocate`, and measured importance as the prior."""
-        return cls(
-            problem,
-            inputs.section(DiffusionSettings),
-            allocate=inputs.section(AllocateSettings),
-            prior=inputs.importance,
-            seed=inputs.seed,
-            device=inputs.device,
-        )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -101,7 +89,7 @@ class DiffusionPolicy:
         return {
             "settings": self._settings.model_dump(),
             "allocate": self._allocate.model_dump(),
-            "prior": None if self._prior is None else self._prior.tolist(),
+            "prior": None if self._importance is None else self._importance.tolist(),
             "seed": self._seed,
         }
 
@@ -112,7 +100,7 @@ class DiffusionPolicy:
             problem,
             DiffusionSettings(**arguments["settings"]),
             allocate=AllocateSettings(**arguments["allocate"]),
-            prior=arguments["prior"],
+            importance=arguments["prior"],
             seed=arguments["seed"],
             device=device,
         )
@@ -187,21 +175,29 @@ class DiffusionPolicy:
         return x0.clamp(-1.0, 1.0), states
 
 
+_Q_GUIDED = {
+    "diffusion.loss": "q_guided",
+    "diffusion.prediction_type": "v_prediction",
+    "diffusion.learning_rate": 1e-3,
+}
+
 _DDIM = PolicySpec(
     "ddim",
     DiffusionPolicy,
     "diffusion alone, conditioned on the state",
+    sections={"settings": DiffusionSettings, "allocate": AllocateSettings},
     benchmarks=("synthetic",),
     order=50,
     colour="#CC79A7",
     marker="X",
 )
 
-_DISTILLED = PolicySpec(
-    "distilled",
+_BARE = PolicySpec(
+    "distilled-bare",
     DiffusionPolicy,
-    "diffusion trained on the planner's plans (expert iteration); fills the rest of the budget",
+    "diffusion trained on the planner's plans; the rest of the budget is not filled",
     may_start_from_importance=True,
+    sections=_DDIM.sections,
     overrides={
         "diffusion.loss": "expert",
         "diffusion.condition": "budget_and_text",
@@ -209,30 +205,28 @@ _DISTILLED = PolicySpec(
         "diffusion.num_inference_steps": 10,
         "diffusion.learning_rate": 1e-3,
         "diffusion.batch_size": 128,
-        "diffusion.fill": True,
     },
-    order=20,
+    benchmarks=("synthetic",),
+    order=21,
     colour="#332288",
 )
 
 SPECS = (
-    _DISTILLED,
-    _DISTILLED.variant(
-        "distilled-bare",
-        "the same without filling the rest of the budget",
-        {key: value for key, value in _DISTILLED.overrides.items() if key != "diffusion.fill"},
+    replace(
+        _BARE,
+        name="distilled",
+        summary="diffusion trained on the planner's plans (expert iteration); fills the rest of the budget",
+        overrides={**_BARE.overrides, "diffusion.fill": True},
+        benchmarks=("synthetic", "frozen"),
+        order=20,
     ),
+    _BARE,
     _DDIM,
     _DDIM.variant("ddim-literal", "the same with Eq. 19 as printed", {"diffusion.loss": "literal"}),
     _DDIM.variant(
         "ddim-q",
         "diffusion guided by a learned critic's gradient",
-        {
-            "diffusion.loss": "q_guided",
-            "diffusion.prediction_type": "v_prediction",
-            "diffusion.learning_rate": 1e-3,
-            "diffusion.buffer_size": 2048,
-        },
+        {**_Q_GUIDED, "diffusion.buffer_size": 2048},
     ),
     replace(
         _DDIM,
@@ -240,12 +234,10 @@ SPECS = (
         summary="diffusion guided by the utility model's gradient",
         may_start_from_importance=True,
         overrides={
-            "diffusion.loss": "q_guided",
+            **_Q_GUIDED,
             "diffusion.critic": "utility",
             "diffusion.critic_weight": 5.0,
             "diffusion.condition": "budget_and_text",
-            "diffusion.prediction_type": "v_prediction",
-            "diffusion.learning_rate": 1e-3,
             "diffusion.fill": True,
         },
         colour="#0072B2",
