@@ -251,8 +251,7 @@ def _settings(name: str, seed: int) -> Settings:
 
 
 def _fingerprint(settings: Settings) -> str:
-    unused = {"policy": {"settings"}} if not settings.policy.settings else None
-    sections = settings.model_dump_json(include={"policy", "ppo", "diffusion", "allocate", "cma"}, exclude=unused)
+    sections = settings.model_dump_json(include={"policy", "ppo", "diffusion", "allocate", "cma"})
     module = inspect.getmodule(find_policy(settings.policy.name).policy)
     source = ""
     # The version of airlora says nothing about the code of other packages.

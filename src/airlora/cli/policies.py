@@ -32,7 +32,7 @@ def policies(
     ] = Path("runs/policies"),
     names: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--policy", metavar="NAME", help="Only this one; repeatable."),
+        typer.Option("--policy", metavar="NAME", help="Only this policy, or package.module:Class; repeatable."),
     ] = None,
     problems: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -33,7 +33,9 @@ def train(
     ] = None,
     policy: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="What decides: see `airlora policies --list`."),
+        typer.Option(
+            metavar="NAME", help="Policy that decides: one of `airlora policies --list`, or package.module:Class."
+        ),
     ] = None,
     preset: Annotated[
         Optional[str], typer.Option(metavar="P", help="`paper` (Table II), `standard` or `quick`.")  # noqa: UP045

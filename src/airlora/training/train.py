@@ -13,7 +13,7 @@ from airlora.adapters import canonicalise, save_adapter
 from airlora.env import FrozenObjective, LiveObjective, Objective, RankAllocationEnv
 from airlora.errors import CheckpointError, SettingsError
 from airlora.policy import RankPolicy, save_policy
-from airlora.policy.base import is_savable, policy_name
+from airlora.policy.base import is_savable
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.tasks import evaluate, pick_autocast
@@ -249,9 +249,7 @@ class Trainer:
         if is_savable(policy):
             save_policy(policy, self.folder.policy_path)
         else:
-            _logger.warning(
-                "policy %s cannot be saved: the run has no %s", policy_name(policy), self.folder.policy_path.name
-            )
+            _logger.warning("policy %s cannot be saved, so the run has no policy.pt", settings.policy.name)
         self.folder.write_record(record)
         return record
 
