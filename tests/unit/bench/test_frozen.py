@@ -16,7 +16,7 @@ def row(policy: str, snr_db: float, loss: float) -> ComparisonRow:
     return ComparisonRow(policy, snr_db, 1e6, {"a": 1}, 100, 90, 10, 440, 0.5, 0.5, 0.8, loss, 50)
 
 
-def test_gaps_are_taken_run_by_run() -> None:
+def test_gaps_are_differences_on_the_same_run() -> None:
     losses = {"greedy": [0.50, 0.60, 0.40], "allocate": [0.48, 0.57, 0.39]}
     rows = [(run, row(name, 5.0, loss)) for name, values in losses.items() for run, loss in enumerate(values)]
     lines = {line["policy"]: line for line in summarise_frozen(rows)}

@@ -23,7 +23,7 @@ CHEAP = replace(PLAN, policies=("random", "cmaes"))
 
 
 class Recorder(SilentWatcher):
-    """Keeps the length of every phase, and the steps."""
+    """Records the length of every phase and all steps."""
 
     def __init__(self) -> None:
         self.totals: list[int] = []

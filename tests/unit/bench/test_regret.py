@@ -43,7 +43,7 @@ def test_regret_is_zero_at_the_optimum_and_one_at_the_best_constants(interacting
 
 
 @pytest.mark.parametrize("interacting", [False, True])
-def test_no_policy_is_below_zero_and_one_constant_for_all_links_not_below_one(interacting: bool) -> None:
+def test_regret_is_at_least_zero_and_of_one_constant_at_least_one(interacting: bool) -> None:
     _, evaluator = make(interacting)
     generator = np.random.default_rng(0)
     for _ in range(5):
@@ -51,7 +51,7 @@ def test_no_policy_is_below_zero_and_one_constant_for_all_links_not_below_one(in
     assert evaluator.regret(lambda _: np.zeros(12, np.int64)).value > 1.0
 
 
-def test_patterns_beyond_the_deadline_are_cut_and_counted() -> None:
+def test_patterns_beyond_the_deadline_are_reduced_and_counted() -> None:
     env, evaluator = make()
     full = evaluator.regret(lambda _: np.full(12, 6))
     assert full.num_deadline_breaks == 45  # no link carries everything
@@ -68,7 +68,6 @@ def test_patterns_beyond_the_deadline_are_cut_and_counted() -> None:
 
 
 def test_the_evaluator_agrees_with_the_rewards_of_the_environment() -> None:
-    """Regret's cost is the negative reward of a step, and its observation that of a reset."""
     env, evaluator = make()
     for seed in range(8):
         _, info = env.reset(seed=seed)
@@ -94,7 +93,7 @@ def test_regret_is_a_ratio_of_means() -> None:
     )
 
 
-def test_refuses_what_has_no_known_optimum() -> None:
+def test_an_environment_without_a_known_optimum_is_refused() -> None:
     with pytest.raises(SettingsError, match="objective = 'AnalyticObjective': allowed is SyntheticObjective"):
         RegretEvaluator(RankAllocationEnv(AnalyticObjective()))
     env = RankAllocationEnv(SyntheticObjective(1, 2), channel=ChannelSettings(deadline_mode="price"))
@@ -102,7 +101,7 @@ def test_refuses_what_has_no_known_optimum() -> None:
         RegretEvaluator(env)
 
 
-def test_refuses_contexts_without_a_scale() -> None:
+def test_contexts_where_the_best_constant_is_optimal_are_refused() -> None:
     env, evaluator = make()
     with pytest.raises(SettingsError, match="contexts: one or more are needed"):
         RegretEvaluator(env, [])
@@ -111,7 +110,7 @@ def test_refuses_contexts_without_a_scale() -> None:
         RegretEvaluator(env, [weak])
 
 
-def test_refuses_ranks_and_shares_that_do_not_fit() -> None:
+def test_ranks_and_budget_shares_out_of_range_are_refused() -> None:
     env, evaluator = make()
     with pytest.raises(RankPatternError, match="12 whole numbers from 0 to 6"):
         RegretEvaluator(env, [evaluator.contexts[-1]]).regret(lambda _: np.array([7, *[0] * 11]))

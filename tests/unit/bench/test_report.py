@@ -27,7 +27,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def rows(
     regrets: dict[str, list[float]], problems: tuple[str, ...] = ("separable-36",), seeds: int = 3, **values: Any
 ) -> list[dict[str, Any]]:
-    """Return a row per regret: at 500, 1000, ... evaluations, or at none for `random`."""
+    """Return a row per regret, at 500, 1000, ... evaluations, or at 0 for `random`."""
     base = {"deadline_breaks": 0.0, "stale_breaks": 0.25, "unseen_regret": 0.75, "seconds": 12.0, "modules": 36}
     records = [
         BenchmarkRecord(
@@ -52,7 +52,7 @@ ALL = {name: [0.9 - 0.05 * index, 0.85 - 0.05 * index] for index, name in enumer
 
 
 def texts(svg: str) -> list[str]:
-    """Return what is written in a picture."""
+    """Return the texts of an SVG."""
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]  # noqa: S314
 
 
@@ -65,7 +65,7 @@ def shown(data: list[dict[str, Any]]) -> str:
 
 
 def markup(table: Table) -> list[list[str]]:
-    """Return the first three columns, as rich would mark them up."""
+    """Return the first three columns with the markup of rich."""
     columns = (
         [cell.markup if isinstance(cell, Text) else str(cell) for cell in column.cells] for column in table.columns
     )
@@ -77,7 +77,7 @@ def test_the_lines_of_all_policies_differ_in_colour_or_dashes() -> None:
     assert len(set(styles)) == len(styles)
 
 
-def test_the_findings_name_the_best_and_where_the_papers_policy_stands() -> None:
+def test_the_findings_name_the_best_policy_and_the_place_of_the_papers_policy() -> None:
     lines = benchmark_findings(rows(THREE | {"airllm": [0.7, 0.4], "airllm-literal": [0.8, 1.25]}))
     assert lines == [
         "36 modules, separable: best is allocate with 0.125 after 1,000 measured losses; the paper's airllm has 0.400, "
@@ -86,7 +86,7 @@ def test_the_findings_name_the_best_and_where_the_papers_policy_stands() -> None
     ]
 
 
-def test_the_findings_when_the_papers_policy_is_best_or_missing() -> None:
+def test_the_findings_handle_the_papers_policy_being_best_or_missing() -> None:
     best = "36 modules, separable: best is airllm with 0.100 after 500 measured losses."
     assert benchmark_findings(rows({"airllm": [0.1], "ppo": [0.2]}))[0] == best
     assert "airllm" not in benchmark_findings(rows(THREE))[0]
@@ -111,7 +111,7 @@ def test_the_findings_compare_at_equal_numbers_of_losses() -> None:
     )
 
 
-def test_the_findings_name_who_breaks_deadlines() -> None:
+def test_the_findings_name_policies_that_break_deadlines() -> None:
     data = rows({"allocate": [0.1]}) + rows({"cmaes": [0.5], "ddim": [0.6]}, deadline_breaks=0.5)
     assert benchmark_findings(data)[-1] == (
         "Policies whose patterns broke the deadline of the link they were chosen for: cmaes, ddim."
@@ -138,7 +138,7 @@ def test_the_tables_fit_a_terminal() -> None:
     assert "…" not in "".join(lines)
 
 
-def test_the_best_of_a_mark_is_bold_even_if_it_measures_nothing() -> None:
+def test_the_lowest_regret_of_a_column_is_bold_also_without_measurements() -> None:
     (table,) = benchmark_tables(rows({"random": [0.5], "ppo": [0.9, 0.1]}, seeds=1))
     assert markup(table) == [
         ["ppo", "random"],
@@ -147,7 +147,7 @@ def test_the_best_of_a_mark_is_bold_even_if_it_measures_nothing() -> None:
     ]
 
 
-def test_a_mark_that_a_policy_did_not_reach_is_empty() -> None:
+def test_an_evaluation_point_that_a_policy_did_not_reach_is_empty() -> None:
     (table,) = benchmark_tables(rows({"ppo": [0.5], "allocate": [0.3, 0.1]}, seeds=1))
     assert markup(table) == [
         ["allocate", "ppo"],
@@ -157,7 +157,7 @@ def test_a_mark_that_a_policy_did_not_reach_is_empty() -> None:
 
 
 @pytest.mark.parametrize("problems", [("separable-36",), tuple(PROBLEMS)])
-def test_the_figure_is_one_picture_with_every_policys_name(problems: tuple[str, ...]) -> None:
+def test_the_figure_is_one_svg_with_the_name_of_every_policy(problems: tuple[str, ...]) -> None:
     data = rows(ALL, problems)
     svg = regret_figure(data)
     assert svg.count("<svg") == 1
@@ -169,7 +169,7 @@ def test_the_figure_is_one_picture_with_every_policys_name(problems: tuple[str, 
     assert regret_figure(data) == svg
 
 
-def test_the_figures_ticks_are_the_marks() -> None:
+def test_the_ticks_of_the_figure_are_the_evaluation_points() -> None:
     svg = regret_figure(rows({"ppo": [0.9, 0.8, 0.7, 0.6], "cmaes": [0.5, 0.4, 0.3, 0.2]}))
     written = texts(svg)
     assert [text for text in written if text.replace(",", "").isdigit() and int(text.replace(",", "")) >= 500] == [
@@ -182,7 +182,7 @@ def test_the_figures_ticks_are_the_marks() -> None:
     assert not [text for text in written if "10^" in text or "×" in text or "times" in text]
 
 
-def test_the_figures_names_do_not_overlap() -> None:
+def test_the_names_in_the_figure_do_not_overlap() -> None:
     root = ElementTree.fromstring(regret_figure(rows({name: [0.5, 0.4] for name in POLICIES})))  # noqa: S314
     heights = {}
     for node in root.iter(f"{SVG}text"):
@@ -197,7 +197,7 @@ def test_the_figures_names_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("regrets", [{"random": [0.9]}, {"cmaes": [0.5]}, {"allocate": [0.0, 0.0], "ppo": [0.5, 1.5]}])
-def test_few_policies_and_the_optimum_itself_have_a_figure(regrets: dict[str, list[float]]) -> None:
+def test_single_policies_and_a_regret_of_zero_are_drawn(regrets: dict[str, list[float]]) -> None:
     data = rows(regrets, seeds=1)
     assert set(regrets) <= set(texts(regret_figure(data)))
     assert all(name in shown(data) for name in regrets)
@@ -221,7 +221,7 @@ def test_the_report_has_a_row_per_policy(tmp_path: Path) -> None:
     assert (path.parent / "regret.svg").read_text() == regret_figure(data)
 
 
-def test_the_report_of_one_landscape_reads_well(tmp_path: Path) -> None:
+def test_the_report_of_one_landscape_has_no_spread(tmp_path: Path) -> None:
     page = write_benchmark_report(rows(THREE, seeds=1), tmp_path, command="airlora policies --bench").read_text()
     assert "1 landscapes" not in page
     assert "One landscape." in page
@@ -229,7 +229,7 @@ def test_the_report_of_one_landscape_reads_well(tmp_path: Path) -> None:
     assert "±" not in page
 
 
-def test_a_single_panel_is_not_blown_up(tmp_path: Path) -> None:
+def test_the_width_of_the_figure_follows_the_number_of_panels(tmp_path: Path) -> None:
     widths = []
     for problems in (("separable-36",), ("separable-36", "interacting-36"), tuple(PROBLEMS)):
         page = write_benchmark_report(rows(THREE, problems), tmp_path, command="airlora").read_text()

@@ -25,14 +25,16 @@ def best(gains: np.ndarray, costs: list[int], budget: int) -> float:
 
 
 @given(VALUES, st.integers(0, 12))
-def test_is_exact_for_modules_of_one_size(values: np.ndarray, num_components: int) -> None:
+def test_filling_is_exact_for_modules_of_one_size(values: np.ndarray, num_components: int) -> None:
     gains = -np.sort(-values, axis=1)
     ranks = fill_greedily(gains, [7, 7, 7], 7 * num_components)
     assert worth(gains, ranks) == pytest.approx(best(gains, [7, 7, 7], 7 * num_components))
 
 
 @given(VALUES, st.lists(st.integers(1, 9), min_size=3, max_size=3), st.integers(0, 60))
-def test_fits_and_lacks_less_than_one_component(values: np.ndarray, costs: list[int], budget: int) -> None:
+def test_filling_fits_and_misses_less_than_the_gain_of_one_component(
+    values: np.ndarray, costs: list[int], budget: int
+) -> None:
     gains = -np.sort(-values, axis=1)
     ranks = fill_greedily(gains, costs, budget)
     assert np.dot(ranks, costs) <= budget
@@ -40,20 +42,20 @@ def test_fits_and_lacks_less_than_one_component(values: np.ndarray, costs: list[
 
 
 @given(VALUES, st.integers(0, 60))
-def test_a_larger_budget_is_never_worth_less_for_one_size(values: np.ndarray, budget: int) -> None:
+def test_a_larger_budget_never_gains_less_for_modules_of_one_size(values: np.ndarray, budget: int) -> None:
     gains = -np.sort(-values, axis=1)
     small, large = (worth(gains, fill_greedily(gains, [5, 5, 5], b)) for b in (budget, budget + 5))
     assert large >= small
 
 
-def test_what_is_worth_too_little_is_left_out() -> None:
+def test_components_below_the_least_gain_are_left_out() -> None:
     gains = np.asarray([[4.0, 1.0], [2.0, 0.0]])
     assert fill_greedily(gains, [1, 1], 99).tolist() == [2, 1]
     assert fill_greedily(gains, [1, 1], 99, min_gain_per_param=1.0).tolist() == [1, 1]
     assert fill_greedily(gains, [1, 1], 99, min_gain_per_param=5.0).tolist() == [0, 0]
 
 
-def test_a_component_that_no_longer_fits_is_passed_over() -> None:
+def test_a_component_that_does_not_fit_is_skipped() -> None:
     assert fill_greedily(np.asarray([[9.0, 8.0], [1.0, 0.5]]), [10, 2], 13).tolist() == [1, 1]
 
 
@@ -66,7 +68,7 @@ def test_the_envelope_falls_keeps_the_sum_and_is_idempotent(values: np.ndarray) 
 
 
 def best_by_table(gains: np.ndarray, costs: list[int], budget: int, price: float = 0.0) -> float:
-    """Dynamic program: most worth less price with so many numbers at hand, module after module."""
+    """Return the largest net gain within a budget by dynamic programming over the modules."""
     value = np.zeros(budget + 1)
     for row, cost in zip(gains, costs, strict=True):
         worths = np.concatenate([[0.0], np.cumsum(row - price * cost)])
@@ -122,7 +124,7 @@ def test_greedy_filling_is_never_better_than_exact_and_within_a_component(
 
 
 @pytest.mark.parametrize("fill", [fill_greedily, fill_exactly])
-def test_nothing_is_taken_below_the_smallest_cost_or_where_nothing_is_worth_it(fill: Fill) -> None:
+def test_nothing_is_taken_below_the_smallest_size_or_the_least_gain(fill: Fill) -> None:
     gains = np.asarray([[4.0, 1.0], [2.0, 0.0]])
     assert fill(gains, [3, 5], 0).tolist() == [0, 0]
     assert fill(gains, [3, 5], 2).tolist() == [0, 0]
@@ -134,7 +136,7 @@ def test_nothing_is_taken_below_the_smallest_cost_or_where_nothing_is_worth_it(f
 
 
 @given(VALUES, COSTS, st.integers(0, 90), st.lists(st.integers(0, 3), min_size=3, max_size=3))
-def test_fitting_keeps_what_fits_and_else_drops_until_it_does(
+def test_fitting_changes_only_patterns_that_exceed_the_budget(
     values: np.ndarray, costs: list[int], budget: int, wanted: list[int]
 ) -> None:
     gains, ranks = -np.sort(-values, axis=1), np.asarray(wanted)
@@ -151,7 +153,7 @@ def test_fitting_keeps_what_fits_and_else_drops_until_it_does(
 
 
 @given(VALUES, st.integers(0, 9), st.lists(st.integers(0, 3), min_size=3, max_size=3))
-def test_fitting_drops_the_least_worth_for_modules_of_one_size(
+def test_fitting_drops_the_lowest_gains_for_modules_of_one_size(
     values: np.ndarray, num_components: int, wanted: list[int]
 ) -> None:
     gains, ranks = -np.sort(-values, axis=1), np.asarray(wanted)
@@ -176,7 +178,7 @@ def test_fitting_with_filling_never_lowers_a_rank_and_leaves_no_room(
         assert rank == 3 or cost > left or row[rank] / cost <= price
 
 
-def test_fitting_drops_by_worth_per_number_not_by_worth() -> None:
+def test_fitting_drops_by_gain_per_parameter() -> None:
     gains = np.asarray([[4.0, 3.0], [9.0, 8.0]])
     assert fit_to_budget(np.asarray([2, 2]), gains, [10, 30], 50).tolist() == [2, 1]
     assert fit_to_budget(np.asarray([0, 2]), gains, [10, 30], 50).tolist() == [0, 1]
@@ -195,7 +197,7 @@ def test_fitting_drops_by_worth_per_number_not_by_worth() -> None:
         (np.ones(3), "shape of gains"),
     ],
 )
-def test_refuses_gains_that_are_no_curves(gains: np.ndarray, message: str) -> None:
+def test_gains_that_rise_or_are_not_finite_are_refused(gains: np.ndarray, message: str) -> None:
     for fill in (fill_greedily, fill_exactly, partial(fit_to_budget, np.ones(1, np.int64))):
         with pytest.raises(PolicyError, match=message):
             fill(gains, [3], 5)

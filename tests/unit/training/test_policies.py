@@ -93,7 +93,7 @@ def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
     np.testing.assert_array_equal(load_policy(tmp_path / "p").decide(observation), policy.decide(observation))
 
 
-def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> None:
+def test_cmaes_is_made_with_its_settings(settings: Settings, bench: Workbench) -> None:
     chosen = named(settings, "cmaes", population_size=5, initial_rank_fraction=1.0)
     policy = build_policy(chosen, env_of(chosen, bench), bench)
     assert policy.arguments["settings"] == chosen.cma.model_dump()
@@ -101,7 +101,7 @@ def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> N
     assert policy.decide(observation).tolist() == [4] * 12
 
 
-def test_only_gradients_need_a_trained_adapter(settings: Settings) -> None:
+def test_only_policies_with_importance_need_a_trained_adapter(settings: Settings) -> None:
     frozen = {name for name in SPECS if policy_needs_trained_adapter(with_policy(settings, name))}
     assert frozen == {"greedy", "allocate", "distilled", "distilled-bare", "ddim-utility"}
     live = settings.model_copy(update={"env": settings.env.model_copy(update={"objective": "live"})})
@@ -110,7 +110,7 @@ def test_only_gradients_need_a_trained_adapter(settings: Settings) -> None:
     assert {name for name in SPECS if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
 
 
-def test_a_planner_starts_where_greedy_stands(settings: Settings, bench: Workbench) -> None:
+def test_a_planner_starts_with_the_plans_of_greedy(settings: Settings, bench: Workbench) -> None:
     for name in ("allocate", "distilled"):
         chosen = with_policy(settings, name)
         greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, bench), bench)
