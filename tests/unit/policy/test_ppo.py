@@ -88,7 +88,7 @@ def test_global_generators_are_neither_read_nor_changed(problem: PolicyProblem, 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_rollout_with_equal_rewards_keeps_the_weights_finite(problem: PolicyProblem, observe: Observe) -> None:
+def test_a_rollout_with_equal_rewards_has_finite_metrics(problem: PolicyProblem, observe: Observe) -> None:
     policy = make(problem)
     decision, vector, buffer = policy.explore(observe()), problem.spec.to_vector(observe()), Buffer(8)
     for _ in range(8):
