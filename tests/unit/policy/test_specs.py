@@ -98,12 +98,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_built_in_policies_keep_their_order() -> None:
-    assert list(policy_specs()) == [
+    order = [
         *("allocate", "distilled", "distilled-bare"),
         *("airllm", "airllm-literal", "airllm-ddpm", "airllm-unet", "airllm-latent", "ppo"),
         *("ddim", "ddim-literal", "ddim-q", "ddim-utility", "ddim-gradient"),
         *("cmaes", "greedy", "eva", "constant", "random"),
     ]
+    assert [name for name in policy_specs() if name in order] == order
 
 
 def test_a_new_module_of_the_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
