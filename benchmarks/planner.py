@@ -1,8 +1,8 @@
-"""The planner's greedy filling with exchanges beside the exact integer programme (HiGHS), on one core.
+"""Compare the planner's greedy filling with exchanges to the exact integer programme (HiGHS), on one core.
 
     $ python benchmarks/planner.py --problem separable-144
 
-Both plan by the true worths of a synthetic problem, for every link and one text; times are compared in the same run.
+Both plan with the true gains of a synthetic problem, for every link and one text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from airlora.bench.problems import PROBLEMS
-from airlora.bench.regret import Judge
+from airlora.bench.regret import RegretEvaluator
 from airlora.bench.synthetic.objective import SyntheticObjective
 from airlora.policy import UtilityModel, fill_exactly, plan_ranks
 
@@ -25,16 +25,16 @@ SEPARABLE = tuple(key for key, problem in PROBLEMS.items() if not problem.intera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problem", choices=SEPARABLE, default="separable-36")
-    parser.add_argument("--seed", type=int, default=10, help="of the landscape")
+    parser.add_argument("--seed", type=int, default=10, help="seed of the landscape")
     arguments = parser.parse_args()
     env = PROBLEMS[arguments.problem].make(arguments.seed)
     objective = env.objective
     assert isinstance(objective, SyntheticObjective)
-    judge, costs, ranks = Judge(env), env.params_per_rank, np.arange(objective.r_max + 1)
+    evaluator, costs, ranks = RegretEvaluator(env), env.params_per_rank, np.arange(objective.r_max + 1)
     flat = UtilityModel.flat(tuple(costs.tolist()), objective.r_max)
     none = np.zeros(len(costs), dtype=np.int64)
     text = objective.texts[0]
-    # What one module is worth alone is what it is worth beside others: nothing interacts.
+    # Modules do not interact: the gain of a module does not depend on the ranks of others.
     curves = np.empty((len(costs), len(ranks)))
     for module in range(len(costs)):
         for rank in ranks:
@@ -44,7 +44,7 @@ def main() -> None:
     model = replace(flat, curves=curves)
     seconds: dict[str, list[float]] = {"planner": [], "exact": []}
     gaps = []
-    for context, observation in zip(judge.contexts, judge.observations, strict=True):
+    for context, observation in zip(evaluator.contexts, evaluator.observations, strict=True):
         if context.text != text:
             continue
         start = time.perf_counter()
@@ -53,11 +53,11 @@ def main() -> None:
         exact = fill_exactly(np.minimum.accumulate(np.diff(curves), axis=1), costs, observation.budget_params)
         seconds["planner"].append(middle - start)
         seconds["exact"].append(time.perf_counter() - middle)
-        worth, best = (float(curves[np.arange(len(costs)), chosen].sum()) for chosen in (plan, exact))
-        gaps.append((best - worth) / best)
+        gain, best = (float(curves[np.arange(len(costs)), chosen].sum()) for chosen in (plan, exact))
+        gaps.append((best - gain) / best)
     times = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{PROBLEMS[arguments.problem].title}, landscape {arguments.seed}, {len(gaps)} links, one text")
-    print(f"worth that the plan leaves: mean {statistics.fmean(gaps):.4%}, most {max(gaps):.4%}")
+    print(f"gain that the plan misses: mean {statistics.fmean(gaps):.4%}, most {max(gaps):.4%}")
     print(f"time of a plan, median: exact / planner = {times['exact'] / times['planner']:.0f}")
 
 

@@ -267,21 +267,21 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
 
 
 def test_policies_are_listed() -> None:
-    from airlora.policy import RECIPES
+    from airlora.policy import policy_specs
 
     shown = airlora("policies")
     assert shown.returncode == 0, shown.stderr
-    for name, recipe in RECIPES.items():
+    for name, spec in policy_specs().items():
         assert name in shown.stdout
-        assert recipe.summary in shown.stdout
+        assert spec.summary in shown.stdout
     assert airlora("policies", "--list").stdout == shown.stdout
     value = json.loads(airlora("policies", "--list", "--json").stdout)
-    assert value == [{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]
+    assert value == [{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]
 
 
 def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two processes would only load torch twice.
-    monkeypatch.setattr("airlora.training.available_threads", lambda: 1)
+    monkeypatch.setattr("airlora.tasks.available_threads", lambda: 1)
     flags = ["--bench", "--policy", "random", "--policy", "cmaes", "--evaluations", 500, "--seeds", 1]
     flags += ["--problem", "separable-36", "--out", tmp_path / "a bench"]
     result = airlora("policies", *flags, "--json")
@@ -308,8 +308,8 @@ def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--bench", "--policy", "magic"], ["policy = 'magic'", "allocate", "airllm"]),
-        (["--bench", "--policy", "greedy"], ["policy = 'greedy'", "allocate"]),
+        (["--bench", "--policy", "magic"], ["policy.name = 'magic'", "allocate", "airllm"]),
+        (["--bench", "--policy", "greedy"], ["policy.name = 'greedy'", "allocate"]),
         (["--bench", "--problem", "separable-7"], ["problem = 'separable-7'", "separable-36"]),
         (["--bench", "--evaluations", 10], ["evaluations = 10", "500 or more"]),
         (["--bench", "--evaluations", 0], ["evaluations = 0", "500 or more"]),

@@ -93,7 +93,7 @@ def test_the_table_fits_a_terminal(run: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     link = ["--snr-db", 0, "--bandwidth-hz", 1e4]
     refused(airlora("plan", run, "--snr-db", -20, "--bandwidth-hz", 100), "carries 0 bytes", "head")
-    refused(airlora("plan", run, *link, "--policy", "magic"), "policy = 'magic'", "stream", "greedy")
+    refused(airlora("plan", run, *link, "--policy", "magic"), "policy.name = 'magic'", "stream", "greedy")
     refused(airlora("plan", run, *link, "--bits", "5"), "bits = '5'")
     refused(airlora("plan", run, *link, "--deadline-s", 0), "deadline_s = 0")
     refused(airlora("plan", run, *link, "--deadline-s", "nan"), "deadline_s = nan")

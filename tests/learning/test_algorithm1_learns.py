@@ -7,7 +7,7 @@ import numpy as np
 
 from airlora.channel import ChannelSettings
 from airlora.env import AnalyticObjective, EnvSettings, Link, RankAllocationEnv
-from airlora.policy import DiffusionSettings, PPOSettings, RankPolicy, make_policy
+from airlora.policy import DiffusionSettings, RankPolicy, make_policy
 from airlora.text import TextComplexity
 from airlora.training import Algorithm1, problem_of
 
@@ -48,9 +48,8 @@ def learn(name: str, steps: int, seed: int = 0) -> tuple[float, float]:
     policy = make_policy(
         name,
         problem_of(env),
+        DiffusionSettings(num_train_timesteps=200, num_inference_steps=10),
         seed=seed,
-        ppo=PPOSettings(),
-        diffusion=DiffusionSettings(num_train_timesteps=200, num_inference_steps=10),
     )
     before = regret(policy, env)
     loop = Algorithm1(env, policy, rollout_steps=64, buffer_size=4096, seed=seed)

@@ -1,1 +1,1 @@
-"""Benchmarks of policies: problems with a known optimum, and the frozen adapters of finished runs."""
+"""Benchmarks of policies: synthetic problems with a known optimum, and the frozen adapters of finished runs."""

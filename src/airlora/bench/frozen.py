@@ -1,4 +1,4 @@
-"""Policies on the frozen adapters of finished runs: held-out loss at equal budgets."""
+"""Benchmark of policies on the frozen adapters of finished runs: held-out loss at equal budgets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airlora.adapters import load_adapter
 from airlora.env import Link, RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_json
-from airlora.policy import RankPolicy, TablePolicy
+from airlora.policy import RankPolicy, TablePolicy, import_policy, policy_specs
 from airlora.progress import Watcher
 from airlora.reports.compare import ComparisonRow, compare_policies
 from airlora.reports.statistics import half_width
@@ -32,15 +32,20 @@ from airlora.training import (
 )
 from airlora.training.frozen import frozen_env, learn_on_frozen
 
-__all__ = ["FROZEN_POLICIES", "frozen_table", "run_frozen_bench", "summarise_frozen"]
+__all__ = ["frozen_benchmark_policies", "frozen_table", "run_frozen_benchmark", "summarise_frozen"]
 
-FROZEN_POLICIES = ("allocate", "distilled", "airllm", "ppo", "greedy", "eva", "adalora-ranks", "constant", "random")
-"""`adalora-ranks`: the ranks that PEFT's AdaLoRA kept when it was trained for the link's budget, as a cut."""
+ADALORA = "adalora-ranks"
+"""Name of the baseline that truncates the run's adapter to the ranks that PEFT's AdaLoRA kept for the link's budget."""
 
 REFERENCE = "greedy"
 
 
-def run_frozen_bench(
+def frozen_benchmark_policies() -> tuple[str, ...]:
+    """Return the names of the policies that the benchmark includes by default, and of the AdaLoRA baseline."""
+    return (*(name for name, spec in policy_specs().items() if "frozen" in spec.benchmarks), ADALORA)
+
+
+def run_frozen_benchmark(
     runs: Sequence[Path | str],
     policies: Sequence[str],
     out: Path | str,
@@ -48,32 +53,32 @@ def run_frozen_bench(
     evaluations: int,
     watcher: Watcher,
 ) -> list[dict[str, Any]]:
-    """Return the summary of every policy on every link over the runs' adapters, having written `frozen.json`.
+    """Write `frozen.json` and return a summary of every policy on every link, over the adapters of all runs.
 
-    Every policy decides within the same budgets; the price of Eq. 9 is set to 0, so that none saves where another
-    sends.  Learners measure losses on the calibration samples only.
+    All policies decide within the same budgets. The cost weight of Eq. 9 is 0, so that every policy uses its budget.
+    Learners measure losses on the calibration samples only.
 
     Args:
-        runs: Folders of finished runs, such as three seeds of one training; their data must still be there.
-        policies: Of `FROZEN_POLICIES`.
+        runs: Folders of finished runs, such as three seeds of one training. Requires the data of the runs.
+        policies: Names of policies, or `adalora-ranks`. Classes `package.module:Class` are imported.
         out: Folder of `frozen.json`.
-        evaluations: Measured losses that each learner gets.
-        watcher: Is told of the progress.
+        evaluations: Number of losses that each learner may measure, 1 or more.
+        watcher: Receives the progress.
 
     Raises:
-        SettingsError: An unknown policy, or no evaluations.
-        AirloraError: A run is not finished, or its data are gone.
+        SettingsError: A policy is unknown, or `evaluations` is below 1.
+        AirloraError: A run is not finished, or its data are missing.
     """
     for name in policies:
-        if name not in FROZEN_POLICIES:
-            raise SettingsError.of("policy", name, f"one of {', '.join(FROZEN_POLICIES)} with --run")
+        if name != ADALORA:
+            import_policy(name, others=[ADALORA])
     if evaluations < 1:
         raise SettingsError.of("evaluations", evaluations, "1 or more")
     for run in runs:
         RunFolder(run).record()
     folder = make_folder(out)
-    watcher.phase("judging on frozen adapters", len(runs) * len(policies))
-    jobs = [partial(_judge_run, str(run), tuple(policies), evaluations) for run in runs]
+    watcher.phase("benchmarking on frozen adapters", len(runs) * len(policies))
+    jobs = [partial(_evaluate_run, str(run), tuple(policies), evaluations) for run in runs]
     at_once = num_processes(RunFolder(runs[0]).settings()) if runs else 1
     found = run_jobs(jobs, at_once, on_step=lambda step: watcher.step(step, {}))
     rows = [(index, row) for index, part in enumerate(found) for row in part]
@@ -82,13 +87,13 @@ def run_frozen_bench(
 
 
 def summarise_frozen(rows: Sequence[tuple[int, ComparisonRow]]) -> list[dict[str, Any]]:
-    """Return a dict per policy and SNR: mean loss, accuracy and numbers, and the loss beside `greedy`'s.
+    """Return a dictionary per policy and SNR with means over runs of loss, accuracy and parameters sent.
 
-    `interval` is the half width of the 95 % interval of the mean loss over runs, `gap` the mean over runs of the
-    loss less that of `greedy` on the same run and link, `gap_interval` its half width; none with one run.
+    `interval` is the half width of the 95 % confidence interval of the mean loss. `gap` is the mean difference to the
+    loss of `greedy` on the same run and link, and `gap_interval` its half width. Intervals are None for one run.
 
     Args:
-        rows: Each with the number of its run.
+        rows: Pairs of the index of a run and a row of its comparison.
     """
     keys = list(dict.fromkeys((row.policy, row.snr_db) for _, row in rows))
     reference = {(run, row.snr_db): row.loss for run, row in rows if row.policy == REFERENCE}
@@ -113,9 +118,9 @@ def summarise_frozen(rows: Sequence[tuple[int, ComparisonRow]]) -> list[dict[str
 
 
 def frozen_table(summary: Sequence[dict[str, Any]]) -> Table:
-    """Return held-out loss by policy and SNR, with its interval; the least of a column is bold."""
+    """Return a table of held-out loss by policy and SNR with its interval. The lowest loss of a column is bold."""
     snrs = sorted({line["snr_db"] for line in summary})
-    table = Table(title="held-out loss, nats (numbers sent), by mean SNR", title_justify="left")
+    table = Table(title="held-out loss, nats (parameters sent), by mean SNR", title_justify="left")
     table.add_column("policy")
     for snr_db in snrs:
         table.add_column(f"{snr_db:g} dB", justify="right")
@@ -130,15 +135,15 @@ def frozen_table(summary: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _judge_run(
+def _evaluate_run(
     run: str, policies: tuple[str, ...], evaluations: int, count_step: Callable[[], None]
 ) -> list[ComparisonRow]:
     folder = RunFolder(run)
     record, settings = folder.record(), folder.settings()
     free = settings.env.model_copy(update={"objective": "frozen", "cost_weight": 0.0})
-    # Whatever the run's own mode: policies that send different numbers cannot be compared.
+    # Policies can be compared only within the same budget, whatever the deadline mode of the run.
     channel = settings.channel.model_copy(update={"deadline_mode": "project"})
-    # One thread and one process per run: the runs go side by side.
+    # Runs are evaluated concurrently, each in a process with one thread.
     settings = settings.model_copy(update={"env": free, "channel": channel, "num_threads": 1})
     bench = assemble(settings)
     load_adapter(bench.adapted, folder.adapter_path)
@@ -146,8 +151,11 @@ def _judge_run(
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
     rows = []
     for name in policies:
-        policy = _table_of_adalora(bench, env, settings, links, record.steps) if name == "adalora-ranks" else None
-        if policy is None:
+        if name == ADALORA:
+            policy = _adalora_table(bench, env, settings, links, record.steps)
+        else:
+            # A process of its own knows no classes that the parent process imported.
+            import_policy(name)
             policy = learn_on_frozen(name, bench, settings, evaluations=evaluations)
         own = compare_policies(bench, env, [policy], links, precision=settings.finetune.precision)
         rows += [replace(row, policy=name) for row in own]
@@ -155,7 +163,7 @@ def _judge_run(
     return rows
 
 
-def _table_of_adalora(
+def _adalora_table(
     bench: Workbench, env: RankAllocationEnv, settings: Settings, links: Sequence[Link], steps: int
 ) -> RankPolicy:
     patterns = [

@@ -1,13 +1,15 @@
-"""Every policy on every problem at equal numbers of measured losses (`airlora policies --bench`)."""
+"""Benchmark of policies on synthetic problems at equal numbers of measured losses (`airlora policies --bench`)."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,57 +17,68 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from airlora.bench.problems import PROBLEMS, stale_break_rate, unseen_contexts
-from airlora.bench.regret import Judge
+from airlora.bench.regret import RegretEvaluator
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, write_bytes
-from airlora.policy import RECIPES, RandomPolicy, RankPolicy, make_policy
+from airlora.policy import PolicyProblem, RandomPolicy, RankPolicy, find_policy, import_policy, policy_specs
 from airlora.progress import Watcher
 from airlora.training import Algorithm1, Settings, is_learner, load_settings, problem_of, run_jobs
+from airlora.training.policies import make_from_settings
 from airlora.version import __version__
 
-__all__ = ["BENCH_POLICIES", "MARKS", "BenchPlan", "BenchRecord", "run_bench", "summarise"]
+__all__ = [
+    "EVALUATION_POINTS",
+    "BenchmarkPlan",
+    "BenchmarkRecord",
+    "benchmark_policies",
+    "run_benchmark",
+    "summarise",
+]
 
-BENCH_POLICIES = tuple(name for name, recipe in RECIPES.items() if name not in ("greedy", "eva", "constant"))
-"""Policies that need no trained adapter; the best constant rank is regret 1 by definition."""
-
-MARKS = (500, 1_000, 2_000, 4_000, 8_000, 20_000, 50_000)
-"""Numbers of evaluations at which learners are judged on their way."""
+EVALUATION_POINTS = (500, 1_000, 2_000, 4_000, 8_000, 20_000, 50_000)
+"""Numbers of measured losses at which the regret of a learner is evaluated."""
 
 FIRST_SEED = 10
-"""Defaults were tuned on the landscapes of smaller seeds and of 100 and 101; those here had no part in it."""
+"""First seed of the landscapes. Default settings were tuned on smaller seeds and on 100 and 101."""
 
 STALE_DOPPLER_HZ = 0.1
 STALE_STEPS = 400
 
 
+def benchmark_policies() -> tuple[str, ...]:
+    """Return the names of the policies that the benchmark includes by default."""
+    return tuple(name for name, spec in policy_specs().items() if "synthetic" in spec.benchmarks)
+
+
 @dataclass(frozen=True)
-class BenchPlan:
-    """What is to be compared.
+class BenchmarkPlan:
+    """The problems, policies and seeds of a benchmark.
 
     Args:
         problems: Keys of `PROBLEMS`.
-        policies: Of `BENCH_POLICIES`.
-        evaluations: Measured losses that each learner gets.
-        num_seeds: Landscapes, and seeds of the learners, from `FIRST_SEED` on.
+        policies: Names of policies that need no measurement on a model. Classes `package.module:Class` are imported.
+        evaluations: Number of losses that each learner may measure, 500 or more.
+        num_seeds: Number of seeds, from `FIRST_SEED` on. A seed draws the landscape and seeds the learner.
 
     Raises:
-        SettingsError: An unknown name, or a number out of range.
+        SettingsError: A name is unknown or a number is out of range.
     """
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
-    policies: tuple[str, ...] = BENCH_POLICIES
+    policies: tuple[str, ...] = field(default_factory=benchmark_policies)
     evaluations: int = 20_000
     num_seeds: int = 3
 
     def __post_init__(self) -> None:
-        for kind, names, known in (("problem", self.problems, PROBLEMS), ("policy", self.policies, BENCH_POLICIES)):
-            if not names:
-                raise SettingsError.of(kind, "", f"one of {', '.join(known)}")
-            for name in names:
-                if name not in known:
-                    raise SettingsError.of(kind, name, f"one of {', '.join(known)}")
-        if self.evaluations < MARKS[0]:
-            raise SettingsError.of("evaluations", self.evaluations, f"{MARKS[0]} or more")
+        for problem in self.problems or ("",):
+            if problem not in PROBLEMS:
+                raise SettingsError.of("problem", problem, f"one of {', '.join(PROBLEMS)}")
+        for policy in self.policies or ("",):
+            if import_policy(policy).needs is not None:
+                allowed = [name for name, spec in policy_specs().items() if spec.needs is None]
+                raise SettingsError.of("policy.name", policy, f"one of {', '.join(allowed)} without --run")
+        if self.evaluations < EVALUATION_POINTS[0]:
+            raise SettingsError.of("evaluations", self.evaluations, f"{EVALUATION_POINTS[0]} or more")
         if self.num_seeds < 1:
             raise SettingsError.of("seeds", self.num_seeds, "1 or more")
 
@@ -73,27 +86,28 @@ class BenchPlan:
         """Return the seeds."""
         return range(FIRST_SEED, FIRST_SEED + self.num_seeds)
 
-    def marks(self) -> tuple[int, ...]:
-        """Return when learners are judged."""
-        return (*(mark for mark in MARKS if mark < self.evaluations), self.evaluations)
+    def evaluation_points(self) -> tuple[int, ...]:
+        """Return the numbers of measured losses at which learners are evaluated; the last one is `evaluations`."""
+        return (*(point for point in EVALUATION_POINTS if point < self.evaluations), self.evaluations)
 
 
 @dataclass(frozen=True)
-class BenchRecord:
-    """One policy on one landscape after some evaluations.
+class BenchmarkRecord:
+    """Result of one policy on one landscape after a number of measured losses.
 
     Args:
         problem: Key of `PROBLEMS`.
-        policy: Its name.
-        seed: Of landscape and learner.
-        modules: How many.
-        evaluations: Losses measured so far; 0 for a policy that measures none.
-        regret: 0 at the optimum, 1 at the best constant rank of every context.
-        unseen_regret: The same on links that were never met; none before the last mark.
-        deadline_breaks: Share of patterns that did not fit the link that they were chosen for.
-        stale_breaks: Share that did not fit the link a block later; none before the last mark.
-        seconds: Of learning, on one core of whatever machine it was.
-        fingerprint: Of airlora's version and the learner's settings; a record of others does not count.
+        policy: Name of the policy.
+        seed: Seed of the landscape and the learner.
+        modules: Number of modules.
+        evaluations: Number of losses measured so far; 0 for a policy that measures none.
+        regret: Regret, 0 at the optimum and 1 at the best constant rank of every context.
+        unseen_regret: Regret on links that did not occur during learning. None before the last evaluation point.
+        deadline_breaks: Share of rank patterns that did not fit the link that they were chosen for.
+        stale_breaks: Share of rank patterns that did not fit the link one block later. None before the last evaluation
+            point.
+        seconds: Duration of learning, s, on one core.
+        fingerprint: Digest of airlora's version and the policy's settings. A run ignores records with another one.
     """
 
     problem: str
@@ -109,20 +123,22 @@ class BenchRecord:
     fingerprint: str = ""
 
 
-_RECORD = TypeAdapter(BenchRecord)
+_RECORD = TypeAdapter(BenchmarkRecord)
 
 
-def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: Watcher) -> list[BenchRecord]:
-    """Return a record per problem, policy, seed and mark; what `out` holds of an earlier run is not run again.
+def run_benchmark(
+    plan: BenchmarkPlan, out: Path | str, *, num_processes: int, watcher: Watcher
+) -> list[BenchmarkRecord]:
+    """Return a record per problem, policy, seed and evaluation point.
 
-    That goes for every learner that had as many evaluations or more, with the same settings and version of airlora;
-    any other starts anew.
+    Records of an earlier run in `out` are reused if their learner had the same settings and version of airlora and at
+    least as many evaluations. All other learners start anew.
 
     Args:
-        plan: What to compare.
+        plan: Problems, policies and seeds.
         out: Folder of `records.jsonl`.
-        num_processes: How many jobs at once, one thread each.
-        watcher: Is told of the progress.
+        num_processes: Number of concurrent processes with one thread each.
+        watcher: Receives the progress.
 
     Raises:
         CheckpointError: `records.jsonl` is damaged.
@@ -139,23 +155,27 @@ def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: 
         for seed in plan.seeds()
         if (problem, policy, seed) not in done
     ]
-    watcher.phase("learning and judging", sum(plan.evaluations for _, policy, _ in todo if RECIPES[policy].learns))
+    total = sum(plan.evaluations for _, policy, _ in todo if find_policy(policy).learns)
+    watcher.phase("benchmarking policies", total)
 
-    def keep(index: int, found: list[BenchRecord]) -> None:
-        # An interrupted job leaves nothing behind; one of fewer evaluations is replaced.
+    def keep(index: int, found: list[BenchmarkRecord]) -> None:
+        # An interrupted job leaves no records; records with fewer evaluations are replaced.
         records[:] = [r for r in records if (r.problem, r.policy, r.seed) != todo[index]] + found
         write_bytes(path, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
         watcher.show({"last": "{}, {}".format(*todo[index]), "regret": found[-1].regret})
 
-    jobs = [partial(_judge_one, *job, plan.marks()) for job in todo]
+    jobs = [partial(_evaluate_policy, *job, plan.evaluation_points()) for job in todo]
     run_jobs(jobs, num_processes, on_step=lambda step: watcher.step(step, {}), on_result=keep)
     wanted = {(problem, policy) for problem in plan.problems for policy in plan.policies}
     return [r for r in records if (r.problem, r.policy) in wanted and r.seed in plan.seeds()]
 
 
-def summarise(records: Sequence[BenchRecord]) -> list[dict[str, Any]]:
-    """Return a dict per problem, policy and mark: means over seeds, and `spread`, the standard deviation of regret."""
-    groups: dict[tuple[str, str, int], list[BenchRecord]] = {}
+def summarise(records: Sequence[BenchmarkRecord]) -> list[dict[str, Any]]:
+    """Return a dictionary per problem, policy and evaluation point.
+
+    Values are means over seeds. `spread` is the standard deviation of the regret, 0 for one seed.
+    """
+    groups: dict[tuple[str, str, int], list[BenchmarkRecord]] = {}
     for record in records:
         groups.setdefault((record.problem, record.policy, record.evaluations), []).append(record)
     return [
@@ -181,18 +201,20 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _judge_one(
-    key: str, name: str, seed: int, marks: tuple[int, ...], count_step: Callable[[], None]
-) -> list[BenchRecord]:
+def _evaluate_policy(
+    key: str, name: str, seed: int, points: tuple[int, ...], count_step: Callable[[], None]
+) -> list[BenchmarkRecord]:
+    # A process of its own knows no classes that the parent process imported.
+    import_policy(name)
     problem = PROBLEMS[key]
     env = problem.make(seed)
     settings = _settings(name, seed)
-    judge, unseen = Judge(env), Judge(problem.make(seed), unseen_contexts(env))
-    policy = _make(name, problem_of(env), settings)
+    seen, unseen = RegretEvaluator(env), RegretEvaluator(problem.make(seed), unseen_contexts(env))
+    policy = _make(problem_of(env), settings)
 
-    def record(evaluations: int, seconds: float, *, last: bool) -> BenchRecord:
-        regret = judge.regret(policy.decide)
-        return BenchRecord(
+    def record(evaluations: int, seconds: float, *, last: bool) -> BenchmarkRecord:
+        regret = seen.regret(policy.decide)
+        return BenchmarkRecord(
             problem=key,
             policy=name,
             seed=seed,
@@ -212,15 +234,15 @@ def _judge_one(
 
     if not is_learner(policy):
         return [record(0, 0.0, last=True)]
-    algorithm = Algorithm1(env, policy, rollout_steps=settings.policy.rollout_steps, buffer_size=marks[-1], seed=seed)
+    algorithm = Algorithm1(env, policy, rollout_steps=settings.policy.rollout_steps, buffer_size=points[-1], seed=seed)
     records, seconds = [], 0.0
-    for mark in marks:
+    for point in points:
         start = time.perf_counter()
-        while algorithm.num_steps < mark:
+        while algorithm.num_steps < point:
             algorithm.step()
             count_step()
         seconds += time.perf_counter() - start
-        records.append(record(mark, seconds, last=mark == marks[-1]))
+        records.append(record(point, seconds, last=point == points[-1]))
     return records
 
 
@@ -230,28 +252,26 @@ def _settings(name: str, seed: int) -> Settings:
 
 def _fingerprint(settings: Settings) -> str:
     sections = settings.model_dump_json(include={"policy", "ppo", "diffusion", "allocate", "cma"})
-    return hashlib.sha256(f"{__version__} {sections}".encode()).hexdigest()[:16]
+    module = inspect.getmodule(find_policy(settings.policy.name).policy)
+    source = ""
+    # The version of airlora says nothing about the code of other packages.
+    if module is not None and not module.__name__.startswith("airlora."):
+        with contextlib.suppress(OSError, TypeError):
+            source = inspect.getsource(module)
+    return hashlib.sha256(f"{__version__} {sections}{source}".encode()).hexdigest()[:16]
 
 
-def _make(name: str, problem: Any, settings: Settings) -> RankPolicy:
-    if name == "random":
-        # Any rank of any module would be cut to the budget; filling it at random is the stronger baseline.
+def _make(problem: PolicyProblem, settings: Settings) -> RankPolicy:
+    if find_policy(settings.policy.name).policy is RandomPolicy:
+        # Ranks that are drawn without regard to the budget would be reduced to it. Filling it is a stronger baseline.
         return RandomPolicy(problem, seed=settings.seed, fit_to_budget=True)
-    return make_policy(
-        name,
-        problem,
-        seed=settings.seed,
-        ppo=settings.ppo,
-        diffusion=settings.diffusion,
-        allocate=settings.allocate,
-        cma=settings.cma,
-    )
+    return make_from_settings(settings, problem)
 
 
-def _read(path: Path) -> list[BenchRecord]:
+def _read(path: Path) -> list[BenchmarkRecord]:
     if not path.exists():
         return []
-    lines = read_bytes(path, "records of a bench", CheckpointError).decode(errors="replace").splitlines()
+    lines = read_bytes(path, "records of a benchmark", CheckpointError).decode(errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:

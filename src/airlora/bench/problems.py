@@ -1,4 +1,4 @@
-"""The problems that policies are judged on."""
+"""The synthetic problems of the benchmark."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airlora.bench.regret import Context, judge_env
+from airlora.bench.regret import Context, benchmark_env
 from airlora.bench.synthetic.objective import SyntheticObjective
 from airlora.env import RankAllocationEnv
 from airlora.observation import IntArray, Observation
 from airlora.policy import RankPolicy
 
-__all__ = ["PROBLEMS", "BenchProblem", "stale_break_rate", "unseen_contexts"]
+__all__ = ["PROBLEMS", "BenchmarkProblem", "stale_break_rate", "unseen_contexts"]
 
 
 @dataclass(frozen=True)
-class BenchProblem:
-    """A synthetic problem whose optimum is known.
+class BenchmarkProblem:
+    """A synthetic problem with a known optimum.
 
     Args:
-        title: For tables.
-        num_layers: L; six modules each.
-        interacting: Whether modules interact.
-        noise_std: Of a measured loss, as a share of the total drop.
+        title: Title in tables and figures.
+        num_layers: Number of layers L, with six modules each.
+        interacting: Whether the gains of modules depend on each other's ranks.
+        noise_std: Standard deviation of a measured loss, as a share of the loss reduction by all components.
     """
 
     title: str
@@ -35,29 +35,30 @@ class BenchProblem:
 
     @property
     def num_modules(self) -> int:
-        """6L."""
+        """Number of modules, 6L."""
         return 6 * self.num_layers
 
     def make(self, seed: int) -> RankAllocationEnv:
-        """Return its environment; the seed draws the landscape, the texts and the noise."""
+        """Return the environment of the problem. The seed draws the landscape, the texts and the noise."""
         objective = SyntheticObjective(
             num_layers=self.num_layers, interacting=self.interacting, noise_std=self.noise_std, seed=seed
         )
-        return judge_env(objective)
+        return benchmark_env(objective)
 
 
-PROBLEMS: Mapping[str, BenchProblem] = {
-    "separable-36": BenchProblem("36 modules, separable", 6, interacting=False),
-    "noisy-36": BenchProblem("36 modules, separable, noise of 1.5 %", 6, interacting=False, noise_std=0.015),
-    "interacting-36": BenchProblem("36 modules, interacting", 6, interacting=True),
-    "separable-144": BenchProblem("144 modules, separable", 24, interacting=False),
+PROBLEMS: Mapping[str, BenchmarkProblem] = {
+    "separable-36": BenchmarkProblem("36 modules, separable", 6, interacting=False),
+    "noisy-36": BenchmarkProblem("36 modules, separable, noise of 1.5 %", 6, interacting=False, noise_std=0.015),
+    "interacting-36": BenchmarkProblem("36 modules, interacting", 6, interacting=True),
+    "separable-144": BenchmarkProblem("144 modules, separable", 24, interacting=False),
 }
 
 
 def unseen_contexts(env: RankAllocationEnv) -> list[Context]:
-    """Return links that were never met: between all SNRs and 2 dB beyond them, between all bandwidths and beyond.
+    """Return contexts whose links do not occur in the environment, all with the first text of its objective.
 
-    With the first text of the objective only: texts are the known ones.
+    Their SNRs lie between neighbouring SNRs and 2 dB outside all of them. Their bandwidths lie between neighbouring
+    bandwidths and a factor of 1.2 outside all of them.
     """
     objective = env.objective
     if not isinstance(objective, SyntheticObjective):
@@ -71,15 +72,15 @@ def unseen_contexts(env: RankAllocationEnv) -> list[Context]:
 
 
 def stale_break_rate(policy: RankPolicy, env: RankAllocationEnv, *, correlation_hz: float, num_steps: int) -> float:
-    """Return how often a pattern breaks Eq. 7 when it was chosen for the block before the one it is sent in.
+    """Return the share of rank patterns that exceed the budget (Eq. 7) one fading block after they were chosen.
 
-    Rayleigh fading, correlated from block to block by the Doppler frequency.
+    The link has Rayleigh fading whose correlation from block to block follows from the Doppler frequency.
 
     Args:
-        policy: What decides.
-        env: Whose objective and links are used.
-        correlation_hz: Doppler frequency, Hz, for blocks of 1 s.
-        num_steps: How many decisions.
+        policy: Policy that decides.
+        env: Environment whose objective and links are used.
+        correlation_hz: Doppler frequency, Hz. A block lasts 1 s.
+        num_steps: Number of decisions.
     """
     channel = env.channel.model_copy(
         update={"fading": "rayleigh", "doppler_hz": correlation_hz, "block_s": 1.0, "deadline_mode": "price"}

@@ -1,4 +1,4 @@
-"""How far a policy is from the optimum, measured where the optimum is known exactly."""
+"""Regret of policies on synthetic problems, whose optimum is known exactly."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from airlora.errors import SettingsError
 from airlora.observation import IntArray, Observation
 from airlora.text import TextComplexity
 
-__all__ = ["Context", "Judge", "Regret", "judge_env"]
+__all__ = ["Context", "Regret", "RegretEvaluator", "benchmark_env"]
 
 _SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a decision is made for.
+    """The link and the text of a decision.
 
     Args:
         snr_db: Mean SNR, dB.
         bandwidth_hz: Bandwidth, Hz.
-        text: The text's state.
+        text: Lexical entropy and OOV rate of the text.
     """
 
     snr_db: float
@@ -37,14 +37,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """How a policy did.
+    """Regret of a policy over all contexts.
 
     Args:
-        value: 0 at the optimum of every context, 1 at the best constant rank of every context; more is worse.
-        excess_nats: Mean of J - J* over the contexts.
-        constant_excess_nats: The same of the best constants; `value` is the one by the other.
-        num_deadline_breaks: Contexts whose wanted pattern did not fit and was cut.
-        num_contexts: How many contexts there were.
+        value: `excess_nats / constant_excess_nats`: 0 at the optimum and 1 at the best constant rank of every context.
+        excess_nats: Mean of J - J* over the contexts, nats.
+        constant_excess_nats: Mean of J - J* of the best constant ranks over the contexts, nats.
+        num_deadline_breaks: Number of contexts whose rank pattern exceeded the budget and was reduced.
+        num_contexts: Number of contexts.
     """
 
     value: float
@@ -56,7 +56,7 @@ class Regret:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A context with everything that does not depend on the policy."""
+    """A context with its observation, its cost per parameter and the objectives J* and J^const."""
 
     observation: Observation
     text: TextComplexity
@@ -65,23 +65,24 @@ class _Case:
     constant: float
 
 
-def judge_env(
+def benchmark_env(
     objective: SyntheticObjective,
     *,
     cost_weight: float = 0.05,
     episode_steps: int = 16,
     budget_shares: tuple[float, float] = (0.03, 0.8),
 ) -> RankAllocationEnv:
-    """Return the environment that policies are judged in: five SNRs by three bandwidths, cut to the deadline.
+    """Return the environment of the benchmark: five SNRs by three bandwidths, patterns reduced to the deadline.
 
-    The bandwidths are such that the weakest link carries the first share of all components before the deadline and
-    the strongest the second.  There is no fading, so that the budget of a context is one number.
+    The bandwidths follow from `budget_shares`. There is no fading, so that a context has one budget.
 
     Args:
-        objective: What ranks are worth.
-        cost_weight: lambda of Eq. 9, >= 0. Small: the deadline binds on most links, the price on the strongest.
-        episode_steps: T_env.
-        budget_shares: Budgets of the weakest and the strongest link, as shares of all components, 0 to 1.
+        objective: Objective with a known optimum.
+        cost_weight: lambda of Eq. 9, >= 0. With a small value the deadline limits the ranks on most links, and the cost
+            limits them on the strongest links.
+        episode_steps: Number of steps of an episode, T_env.
+        budget_shares: Budgets of the weakest and the strongest link, as shares of the parameters of all components,
+            above 0 and up to 1.
 
     Raises:
         SettingsError: The shares are not allowed.
@@ -103,24 +104,24 @@ def judge_env(
     )
 
 
-class Judge:
-    r"""Measures the regret of policies in an environment whose objective has a known optimum.
+class RegretEvaluator:
+    r"""Evaluate the regret of policies in an environment whose objective has a known optimum.
 
     $$\text{regret} = \frac{\sum_c J_c(\pi) - J_c^*}{\sum_c J_c^{const} - J_c^*}, \qquad J = U + \lambda\,\eta$$
 
-    Notation: c contexts; J* the least J within the budget; J^const the least J of one rank for all modules within the
-    budget. Losses are those without noise.
+    Notation: c contexts; J* lowest J within the budget; J^const lowest J of one rank for all modules within the
+    budget; U loss without noise.
 
-    It is a ratio of means, not a mean of ratios: on some links the best constant is nearly optimal, and there a
-    difference that matters to nobody would be divided by almost nothing and drown all other contexts. This way every
-    context weighs by the nats at stake.
+    Regret is a ratio of means. A mean of ratios would be dominated by the links where the best constant rank is nearly
+    optimal, because their denominators are close to 0.
 
     Args:
-        env: An environment with a `SyntheticObjective` and `deadline_mode="project"`.
-        contexts: The default is every SNR by every bandwidth by every text of the objective.
+        env: Environment with a `SyntheticObjective` and `deadline_mode="project"`.
+        contexts: Contexts to average over. None means every SNR by every bandwidth by every text of the objective.
 
     Raises:
-        SettingsError: The environment does not fit, there is no context, or constants are optimal in all of them.
+        SettingsError: The environment does not fit, there is no context, or the best constant rank is optimal in all
+            contexts.
     """
 
     def __init__(self, env: RankAllocationEnv, contexts: Sequence[Context] | None = None) -> None:
@@ -140,30 +141,30 @@ class Judge:
         self.contexts = tuple(contexts)
         self._cases = [self._prepare(context) for context in self.contexts]
         self._constant_excess = float(np.mean([case.constant - case.best for case in self._cases]))
-        # Less than rounding can make of two equal sums.
+        # Rounding errors alone make the sums of equal objectives differ by less.
         if self._constant_excess <= 1e-12:
             raise SettingsError("contexts: the best constant rank is optimal in all of them, regret has no scale")
 
     @property
     def observations(self) -> tuple[Observation, ...]:
-        """What a policy sees in each context, in order."""
+        """Observation of a policy in each context, in order."""
         return tuple(case.observation for case in self._cases)
 
     def optimum(self, index: int) -> IntArray:
-        """Return the best ranks of a context."""
+        """Return the optimal ranks of a context, int64 [num_modules]."""
         case = self._cases[index]
         return self._objective.optimum(case.text, case.observation.budget_params, case.price_per_param)
 
     def best_constant(self, index: int) -> IntArray:
-        """Return the best pattern of one rank for all modules in a context."""
+        """Return the ranks of the best constant rank of a context, int64 [num_modules]."""
         case = self._cases[index]
         return self._objective.best_constant(case.text, case.observation.budget_params, case.price_per_param)
 
     def regret(self, decide: Callable[[Observation], IntArray]) -> Regret:
-        """Return the regret of a policy; a pattern beyond its deadline is cut as the environment cuts it, and counted.
+        """Return the regret of a policy. Patterns beyond their deadline are counted, and reduced as in the environment.
 
         Args:
-            decide: Returns ranks for an observation, int64 [num_modules], such as `RankPolicy.decide`.
+            decide: Function from an observation to ranks, int64 [num_modules], such as `RankPolicy.decide`.
 
         Raises:
             RankPatternError: The ranks do not fit the modules.
@@ -189,6 +190,6 @@ class Judge:
         return _Case(observation, context.text, price, *costs)
 
     def _cost(self, ranks: IntArray, text: TextComplexity, price_per_param: float) -> float:
-        """Return J, nats; the price of a number is lambda times its share of the deadline."""
+        """Return J of Eq. 9, nats."""
         priced = price_per_param * float(np.dot(ranks, self._env.params_per_rank))
         return self._objective.loss(ranks, text) + priced

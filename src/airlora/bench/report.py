@@ -1,10 +1,12 @@
-"""The bench's results as a table, a picture and a page."""
+"""Results of the benchmark as tables, a figure and an HTML page."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +16,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from rich.table import Table
 
-from airlora.bench.policies import MARKS, STALE_DOPPLER_HZ
+from airlora.bench.policies import EVALUATION_POINTS, STALE_DOPPLER_HZ
 from airlora.bench.problems import PROBLEMS
 from airlora.files import make_folder, write_bytes
-from airlora.policy import RECIPES
+from airlora.policy import policy_specs
 from airlora.reports.figures import new_figure, styled
 from airlora.reports.tables import marked
 
-__all__ = ["bench_findings", "bench_tables", "regret_figure", "write_bench_report"]
+__all__ = ["benchmark_findings", "benchmark_tables", "line_styles", "regret_figure", "write_benchmark_report"]
 
 Row = Mapping[str, Any]
-
-FAMILIES = {
-    "planner": ("#0072B2", ("allocate", "distilled", "distilled-bare", "ddim-utility")),
-    "paper": ("#D55E00", ("airllm", "airllm-literal", "airllm-ddpm", "airllm-unet", "airllm-latent")),
-    "diffusion": ("#CC79A7", ("ddim", "ddim-literal", "ddim-q", "ddim-gradient")),
-    "ppo": ("#E69F00", ("ppo",)),
-    "search": ("#009E73", ("cmaes",)),
-    "none": ("#888888", ("random",)),
-}
-"""Colour and members; within a family lines differ by dashes."""
 
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 3)))
 
 PANELS_PER_ROW = 2
 
-TERMINAL_MARKS = 4
-"""Columns of regret that 80 characters hold beside the others."""
+TERMINAL_POINTS = 4
+"""Number of evaluation points for which a table of 80 characters has room."""
 
 LEAST_DRAWN = 1e-3
-"""A regret below it is drawn at it: 0 has no place on a logarithmic axis."""
+"""Lowest regret on the logarithmic axis. Lower values are drawn there."""
 
 
-def bench_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return one table per problem, no wider than a terminal: regret at the last marks, best policy first.
+def benchmark_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return one table per problem with the regret at the last evaluation points, best policy first.
 
-    All marks, spreads and seconds are in the report.
+    The tables are at most 80 characters wide. The report contains all evaluation points, spreads and seconds.
     """
     tables = []
     for problem in _problems(rows):
         table = Table(title=f"regret, {PROBLEMS[problem['key']].title}", title_justify="left")
         table.add_column("policy", no_wrap=True)
-        for mark in problem["marks"][-TERMINAL_MARKS:]:
-            table.add_column(f"{mark:,}", justify="right", no_wrap=True)
+        for point in problem["points"][-TERMINAL_POINTS:]:
+            table.add_column(f"{point:,}", justify="right", no_wrap=True)
         for name in ("unseen", "over"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in problem["rows"]:
-            shown = row["cells"][-TERMINAL_MARKS:]
+            shown = row["cells"][-TERMINAL_POINTS:]
             texts = [*(cell["mean"] for cell in shown[:-1]), shown[-1]["text"]]
             cells = [marked(text, is_best=cell["best"]) for cell, text in zip(shown, texts, strict=True)]
             table.add_row(row["policy"], *cells, row["unseen"], row["breaks"])
@@ -68,10 +60,10 @@ def bench_tables(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def bench_findings(rows: Sequence[Row]) -> list[str]:
-    """Return what the rows say, in plain sentences: the best of each problem, and where the paper's method stands.
+def benchmark_findings(rows: Sequence[Row]) -> list[str]:
+    """Return sentences on the best policy of each problem and on the place of the paper's policy.
 
-    Policies are compared at the largest number of measured losses that all learners of the problem have.
+    Policies are compared at the largest number of measured losses that all learners of the problem reached.
     """
     lines = []
     for key in _keys(rows):
@@ -84,22 +76,22 @@ def bench_findings(rows: Sequence[Row]) -> list[str]:
             f"{title} has {place[name]} of {len(order)}"
             for name, title in (
                 ("airllm", "the paper's airllm"),
-                ("airllm-literal", "airllm-literal, with Eq. 19 as written,"),
+                ("airllm-literal", "airllm-literal, with Eq. 19 as printed,"),
             )
             if name in place and name != best["policy"]
         ]
         lines.append("; ".join([line, *others]) + ".")
     broken = sorted({row["policy"] for row in rows if row["deadline_breaks"] > 0.0})
     lines.append(
-        f"Patterns that broke the deadline of the link they were chosen for: {', '.join(broken)}."
+        f"Policies whose patterns broke the deadline of the link they were chosen for: {', '.join(broken)}."
         if broken
-        else "No policy chose a pattern that breaks the deadline of the link that it was chosen for."
+        else "No policy chose a pattern that breaks the deadline of the link it was chosen for."
     )
     return lines
 
 
 def regret_figure(rows: Sequence[Row]) -> str:
-    """Return regret against evaluations as SVG, one panel per problem, a line per policy, labelled at its end."""
+    """Return an SVG of regret over measured losses, with a panel per problem and a labelled line per policy."""
 
     def draw() -> Figure:
         keys = _keys(rows)
@@ -118,13 +110,13 @@ def regret_figure(rows: Sequence[Row]) -> str:
     return styled(draw)
 
 
-def write_bench_report(rows: Sequence[Row], out: Path | str, *, command: str) -> Path:
-    """Write `results.json`, `regret.svg` and `report.html` into `out` and return the page's path.
+def write_benchmark_report(rows: Sequence[Row], out: Path | str, *, command: str) -> Path:
+    """Write `results.json`, `regret.svg` and `report.html`, and return the path of the page.
 
     Args:
-        rows: Of `summarise`.
-        out: A folder.
-        command: What makes the same again.
+        rows: Rows of `summarise`.
+        out: Folder of the files.
+        command: Command line that reproduces the report; shown on the page.
 
     Raises:
         StorageError: A file cannot be written.
@@ -137,7 +129,7 @@ def write_bench_report(rows: Sequence[Row], out: Path | str, *, command: str) ->
     page = environment.get_template("policies.html.j2").render(
         title="Policies against the optimum",
         command=command,
-        findings=bench_findings(rows),
+        findings=benchmark_findings(rows),
         figure=figure,
         problems=[dict(problem, title=PROBLEMS[problem["key"]].title) for problem in _problems(rows)],
         num_seeds=max(row["seeds"] for row in rows),
@@ -155,28 +147,29 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return per problem its marks and a formatted line per policy, best first."""
+    """Return per problem its evaluation points and a formatted line per policy, best first."""
+    specs = policy_specs()
     found = []
     for key in _keys(rows):
         own = [row for row in rows if row["problem"] == key]
-        marks = _marks(own) or [0]
-        best = {mark: min(row["regret"] for row in own if row["evaluations"] in (0, mark)) for mark in marks}
+        points = _points(own) or [0]
+        best = {point: min(row["regret"] for row in own if row["evaluations"] in (0, point)) for point in points}
         lines = []
         for name in (row["policy"] for row in _ranking(rows, key)):
             at = {row["evaluations"]: row for row in own if row["policy"] == name}
             last = at[max(at)]
-            shown = [at.get(mark, at.get(0)) for mark in marks]
+            shown = [at.get(point, at.get(0)) for point in points]
             lines.append(
                 {
                     "policy": name,
-                    "summary": RECIPES[name].summary,
+                    "summary": specs[name].summary,
                     "cells": [
                         {
                             "mean": _mean(row),
                             "text": _regret(row),
-                            "best": row is not None and row["regret"] == best[mark],
+                            "best": row is not None and row["regret"] == best[point],
                         }
-                        for mark, row in zip(marks, shown, strict=True)
+                        for point, row in zip(points, shown, strict=True)
                     ],
                     "unseen": _number(last["unseen_regret"], "{:.3f}"),
                     "breaks": f"{last['deadline_breaks']:.0%}",
@@ -184,19 +177,19 @@ def _problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "seconds": f"{last['seconds']:.0f}",
                 }
             )
-        found.append({"key": key, "marks": marks, "rows": lines})
+        found.append({"key": key, "points": points, "rows": lines})
     return found
 
 
-def _marks(rows: Sequence[Row]) -> list[int]:
-    """Return the numbers of evaluations at which learners were judged."""
+def _points(rows: Sequence[Row]) -> list[int]:
+    """Return the numbers of measured losses at which learners were evaluated."""
     return sorted({row["evaluations"] for row in rows} - {0})
 
 
 def _ranking(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return a row per policy of a problem, least regret first, all at the last mark that every learner reached.
+    """Return a row per policy at the last evaluation point that every learner reached, lowest regret first.
 
-    A folder may hold more evaluations of one policy than of another: the comparison has to be fair.
+    A folder may hold more evaluations of one policy than of another, and only equal numbers can be compared.
     """
     by_policy: dict[str, dict[int, Row]] = {}
     for row in rows:
@@ -220,33 +213,40 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
+def line_styles() -> dict[str, tuple[str, Any]]:
+    """Return colour and dashes of the line of every policy. Policies of one colour differ in their dashes."""
+    dashes: defaultdict[str, Iterator[Any]] = defaultdict(lambda: cycle(DASHES))
+    return {name: (spec.colour, next(dashes[spec.colour])) for name, spec in policy_specs().items()}
+
+
 def _draw_problem(axis: Axes, rows: Sequence[Row]) -> None:
-    marks = _marks(rows) or [MARKS[0]]
+    points = _points(rows) or [EVALUATION_POINTS[0]]
     ends = []
-    for colour, members in FAMILIES.values():
-        for name, dash in zip(members, DASHES, strict=False):
-            points = sorted((row["evaluations"], row["regret"], row["spread"]) for row in rows if row["policy"] == name)
-            if not points:
-                continue
-            if points[0][0] == 0:
-                # It measures nothing: the same at any number.
-                points = [(mark, *points[0][1:]) for mark in marks]
-            at, regrets, spreads = zip(*points, strict=True)
-            means = [max(regret, LEAST_DRAWN) for regret in regrets]
-            axis.plot(at, means, color=colour, linestyle=dash, linewidth=1.6, marker="o", markersize=2.5)
-            low = [max(mean - spread, 0.3 * mean) for mean, spread in zip(means, spreads, strict=True)]
-            high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-            axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
-            ends.append((means[-1], at[-1], name, colour))
+    for name, (colour, dash) in line_styles().items():
+        line = sorted((row["evaluations"], row["regret"], row["spread"]) for row in rows if row["policy"] == name)
+        if not line:
+            continue
+        if line[0][0] == 0:
+            # The policy measures no losses, so that its regret is the same at every point.
+            line = [(point, *line[0][1:]) for point in points]
+        at, regrets, spreads = zip(*line, strict=True)
+        means = [max(regret, LEAST_DRAWN) for regret in regrets]
+        axis.plot(at, means, color=colour, linestyle=dash, linewidth=1.6, marker="o", markersize=2.5)
+        low = [max(mean - spread, 0.3 * mean) for mean, spread in zip(means, spreads, strict=True)]
+        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
+        ends.append((means[-1], at[-1], name, colour))
     axis.axhline(1.0, color="#444444", linestyle="dashed", linewidth=1.0)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("measured losses")
-    # Marks closer than a label is wide give way to the next one.
-    axis.set_xticks([mark for mark, after in zip(marks, [*marks[1:], math.inf], strict=True) if after > 1.4 * mark])
+    # A tick closer to the next one than its label is wide is left out.
+    axis.set_xticks(
+        [point for point, after in zip(points, [*points[1:], math.inf], strict=True) if after > 1.4 * point]
+    )
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(marks[0] / 1.08, marks[-1] * 1.08)
+    axis.set_xlim(points[0] / 1.08, points[-1] * 1.08)
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -254,14 +254,14 @@ def _draw_problem(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _label_ends(axis: Axes, ends: Sequence[tuple[float, int, str, str]]) -> None:
-    """Write each name right of the axes, level with its line's end or pushed apart where names would overlap.
+    """Write each name to the right of the axes at the height of its line's end, moved apart where names would overlap.
 
     Args:
-        axis: Where the lines are.
-        ends: Regret and evaluations of each line's end, name and colour; least regret first.
+        axis: Axes of the lines.
+        ends: Regret and evaluations at the end of each line, its name and its colour, lowest regret first.
     """
     bottom, top = axis.get_ylim()
-    # Two labelled ticks at least.
+    # The axis has at least two labelled ticks.
     bottom = min(bottom, 0.45)
     axis.set_ylim(bottom, top)
     gap = (top / bottom) ** (1.0 / 24.0)

@@ -83,6 +83,10 @@ def parse_settings(items: list[str] | None) -> dict[str, Any]:
         from airlora.channel import register_link_process
 
         register_link_process(str(process))
+    if isinstance(values.get("policy.name"), str):
+        from airlora.policy import import_policy
+
+        import_policy(values["policy.name"])
     return values
 
 

@@ -31,7 +31,10 @@ def plan(
     ] = "auto",
     policy: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="P", help="Chooses the ranks; none: rate and distortion do, or `greedy` at fixed bits."),
+        typer.Option(
+            metavar="P",
+            help="Policy, or package.module:Class; none: by rate and distortion, or `greedy` at fixed bits.",
+        ),
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045

@@ -1,4 +1,4 @@
-"""The command that lists policies and judges them."""
+"""The command that lists and benchmarks policies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def policies(
     ] = Path("runs/policies"),
     names: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--policy", metavar="NAME", help="Only this one; repeatable."),
+        typer.Option("--policy", metavar="NAME", help="Only this policy, or package.module:Class; repeatable."),
     ] = None,
     problems: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -57,59 +57,59 @@ def policies(
     as_json: Json = False,
 ) -> None:
     """Show the policies, or judge them all on problems whose optimum is known, or on the adapters of finished runs."""
-    from airlora.policy import RECIPES
+    from airlora.policy import policy_specs
     from airlora.reports.tables import policy_table
 
     numbers_given = evaluations is not None or seeds is not None
     if not bench:
         if show_list or not (quick or names or problems or numbers_given or runs):
             if as_json:
-                print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]))
+                print(json.dumps([{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]))
             else:
                 make_console().print(policy_table())
             return
         raise SettingsError("these options belong to --bench: `airlora policies --bench`")
     if runs:
         if problems or seeds is not None or quick:
-            raise SettingsError("--run judges on finished runs: leave --problem, --seeds and --quick out")
-        _bench_on_runs(runs, names, out, evaluations, as_json=as_json)
+            raise SettingsError("--run uses the adapters of finished runs: leave --problem, --seeds and --quick out")
+        _benchmark_on_runs(runs, names, out, evaluations, as_json=as_json)
         return
-    from airlora.bench.policies import BENCH_POLICIES, BenchPlan, run_bench, summarise
+    from airlora.bench.policies import BenchmarkPlan, benchmark_policies, run_benchmark, summarise
     from airlora.bench.problems import PROBLEMS
-    from airlora.bench.report import bench_findings, bench_tables, write_bench_report
+    from airlora.bench.report import benchmark_findings, benchmark_tables, write_benchmark_report
     from airlora.progress import LiveProgress
     from airlora.tasks import available_threads
 
-    plan = BenchPlan(
+    plan = BenchmarkPlan(
         problems=tuple(problems or (tuple(PROBLEMS)[:1] if quick else PROBLEMS)),
-        policies=tuple(names or BENCH_POLICIES),
+        policies=tuple(names or benchmark_policies()),
         evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
         num_seeds=(2 if quick else 3) if seeds is None else seeds,
     )
     with LiveProgress(make_console(stderr=True)) as progress:
-        rows = summarise(run_bench(plan, out, num_processes=available_threads(), watcher=progress))
-    report = write_bench_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
+        rows = summarise(run_benchmark(plan, out, num_processes=available_threads(), watcher=progress))
+    report = write_benchmark_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
     if as_json:
         print(json.dumps(rows))
         return
     console = make_console()
-    for table in bench_tables(rows):
+    for table in benchmark_tables(rows):
         console.print(table)
-    for line in bench_findings(rows):
+    for line in benchmark_findings(rows):
         console.print(line)
     console.print(f"report: {report}")
 
 
-def _bench_on_runs(
+def _benchmark_on_runs(
     runs: list[Path], names: list[str] | None, out: Path, evaluations: int | None, *, as_json: bool
 ) -> None:
-    from airlora.bench.frozen import FROZEN_POLICIES, frozen_table, run_frozen_bench
+    from airlora.bench.frozen import frozen_benchmark_policies, frozen_table, run_frozen_benchmark
     from airlora.progress import LiveProgress
 
     with LiveProgress(make_console(stderr=True)) as progress:
-        summary = run_frozen_bench(
+        summary = run_frozen_benchmark(
             runs,
-            tuple(names or FROZEN_POLICIES),
+            tuple(names or frozen_benchmark_policies()),
             out,
             evaluations=2_000 if evaluations is None else evaluations,
             watcher=progress,

@@ -33,7 +33,9 @@ def train(
     ] = None,
     policy: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="What decides: see `airlora policies --list`."),
+        typer.Option(
+            metavar="NAME", help="Policy that decides: one of `airlora policies --list`, or package.module:Class."
+        ),
     ] = None,
     preset: Annotated[
         Optional[str], typer.Option(metavar="P", help="`paper` (Table II), `standard` or `quick`.")  # noqa: UP045
@@ -52,6 +54,7 @@ def train(
     The reference link is the middle of the settings' SNRs and bandwidths. Accuracy, loss and numbers are those of the
     pattern that the policy sends over it.
     """
+    from airlora.policy import import_policy
     from airlora.progress import LiveProgress
     from airlora.training import RunFolder, load_settings, train
 
@@ -64,13 +67,21 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
-    if resume and (given.keys() - {"channel.process"} or preset or config):
-        raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
-    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
-    if given.get("channel.process", resolved.channel.process) != resolved.channel.process:
-        raise SettingsError.of(
-            "channel.process", given["channel.process"], f"the run's own, {resolved.channel.process!r}"
-        )
+    if policy is not None:
+        import_policy(policy)
+    if resume:
+        resolved = RunFolder(out).settings()
+        own = {"policy.name": resolved.policy.name, "channel.process": resolved.channel.process}
+        for key in given.keys() & own.keys():
+            if given[key] != own[key]:
+                raise SettingsError.of(key, given[key], f"the run's own, {own[key]!r}")
+        if given.keys() - own.keys() or preset or config:
+            raise SettingsError(
+                "--resume continues with the run's own settings: allowed are --out and --json, and --policy and "
+                "--set channel.process as in the run"
+            )
+    else:
+        resolved = load_settings(preset, config, given)
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, watcher=progress)
     result = {

@@ -1,26 +1,43 @@
-"""Rank policies: from an observation to ranks, whatever made them.
+"""Rank policies: functions from an observation to ranks.
 
-`base` says what a policy and a learner are; `ppo_loss`, `gae` and `coarse` are the paper's coarse policy (Eq. 11-12),
-`diffusion` its fine one (Eq. 13-19), `hierarchical` both; `allocate` plans on the model that `utility` fits to measured
-losses, `cma` searches by CMA-ES; `greedy`, `eva`, `constant`, `random` and `table` learn nothing.
+| module | content |
+|---|---|
+| `base` | protocols of policies and the decision problem |
+| `specs` | spec of every policy that users choose by name, and the registry that finds them |
+| `factory` | making policies by name; their files |
+| `coarse`, `networks`, `ppo_equations`, `ppo` | the paper's coarse policy (Eq. 11-12), and the policy `ppo` |
+| `diffusion` | the paper's fine policy (Eq. 13-19), and the policies `ddim` and `distilled` |
+| `hierarchical` | the paper's policy `airllm`, which joins both |
+| `allocate`, `utility` | the planner, and the utility model that is fitted to measured losses |
+| `cma` | black-box search by CMA-ES |
+| `greedy`, `eva`, `constant`, `random`, `table` | policies that do not learn |
 """
 
 from airlora.allocation import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.allocate import AllocatePolicy
-from airlora.policy.base import Decision, Learner, PolicyProblem, RankPolicy, Stage
+from airlora.policy.base import (
+    Decision,
+    Learner,
+    PolicyProblem,
+    RankPolicy,
+    SavablePolicy,
+    Stage,
+    Stateless,
+    is_learner,
+)
 from airlora.policy.buffer import Batch, Buffer, Transition
 from airlora.policy.cma import CmaPolicy, link_bin
 from airlora.policy.constant import ConstantPolicy
 from airlora.policy.diffusion.policy import DiffusionPolicy
 from airlora.policy.eva import EvaPolicy
-from airlora.policy.factory import POLICIES, load_policy, make_policy, save_policy
+from airlora.policy.factory import load_policy, make_policy, save_policy
 from airlora.policy.greedy import GreedyPolicy
 from airlora.policy.hierarchical import HierarchicalPolicy
 from airlora.policy.ppo import PPOPolicy
 from airlora.policy.random import RandomPolicy
-from airlora.policy.recipes import RECIPES, Recipe
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
+from airlora.policy.specs import PolicyInputs, PolicySpec, find_policy, import_policy, policy_specs, register_policy
 from airlora.policy.table import TablePolicy
 from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
 from airlora.policy.utility.model import UtilityModel
@@ -28,8 +45,6 @@ from airlora.policy.utility.plan import plan_ranks
 from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = [
-    "POLICIES",
-    "RECIPES",
     "AllocatePolicy",
     "AllocateSettings",
     "Batch",
@@ -47,12 +62,15 @@ __all__ = [
     "Measurements",
     "PPOPolicy",
     "PPOSettings",
+    "PolicyInputs",
     "PolicyProblem",
     "PolicySettings",
+    "PolicySpec",
     "RandomPolicy",
     "RankPolicy",
-    "Recipe",
+    "SavablePolicy",
     "Stage",
+    "Stateless",
     "TablePolicy",
     "Transition",
     "UtilityFit",
@@ -61,13 +79,18 @@ __all__ = [
     "concave_envelope",
     "fill_exactly",
     "fill_greedily",
+    "find_policy",
     "fit_to_budget",
     "fit_utility",
+    "import_policy",
+    "is_learner",
     "link_bin",
     "load_policy",
     "make_policy",
     "plan_ranks",
+    "policy_specs",
     "ranks_to_unit",
+    "register_policy",
     "save_policy",
     "unit_to_ranks",
 ]

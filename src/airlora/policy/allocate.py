@@ -1,4 +1,4 @@
-"""Policy "allocate": fit a utility model to everything measured, then send what it says is best."""
+"""Policy "allocate": fit a utility model to all measured losses, and plan with it."""
 
 from __future__ import annotations
 
@@ -13,69 +13,85 @@ from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.settings import AllocateSettings
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["AllocatePolicy"]
 
 
 class AllocatePolicy:
-    r"""A planner: concave curves per module, coupled where that explains the losses better, and their best plan.
+    r"""A planner on a fitted utility model: one concave curve per module, coupled where that explains losses better.
 
-    A plan takes components while they fit and while each lowers the objective of Eq. 9, $U + \lambda \eta$: one that
-    is worth less than its share of the price is not sent. Until something was measured the prior decides, or all
-    numbers are equal.
+    A plan adds components while they fit the budget and lower the objective of Eq. 9, $U + \lambda \eta$. A component
+    that lowers the loss by less than its share of the cost is not sent. Before the first measurement the plan follows
+    the importance of the components; without it, all parameters count the same.
 
     Args:
-        problem: What is decided about; `cost_weight` is lambda.
-        settings: See `AllocateSettings`.
-        seed: Of the exploration and of the fit's folds.
-        prior: See `UtilityPlanner`.
+        problem: Decision problem of the policy. Its `cost_weight` is lambda.
+        settings: Settings of the planner.
+        seed: Seed of the exploration and of the fit's folds.
+        importance: Importance of every component, float [num_modules, r_max], >= 0, in any unit. It shapes the plans
+            before the first measurement. None means that all parameters count the same.
     """
 
     name: ClassVar[str] = "allocate"
 
     def __init__(
-        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, prior: npt.ArrayLike | None = None
+        self, problem: PolicyProblem, settings: AllocateSettings, *, seed: int, importance: npt.ArrayLike | None = None
     ) -> None:
         self.problem = problem
         self._seed = seed
-        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
-        self._advisor = UtilityPlanner(problem, settings, seed=seed, importance=prior)
+        self._importance = None if importance is None else np.asarray(importance, dtype=np.float64)
+        self._advisor = UtilityPlanner(problem, settings, seed=seed, importance=importance)
 
     @property
     def gains(self) -> Gains:
-        """How far each component lowers the loss at the mean text, nats, [num_modules, r_max], as fitted so far."""
+        """Fitted reduction of the loss by each component at the mean text, nats, float [num_modules, r_max]."""
         model = self._advisor.model
         return model.gains(model.text_mean)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Settings, seed and prior."""
-        prior = None if self._prior is None else self._prior.tolist()
+        """Settings, seed and importance."""
+        prior = None if self._importance is None else self._importance.tolist()
         return {"settings": self._advisor.settings.model_dump(), "seed": self._seed, "prior": prior}
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`, nothing measured yet."""
+        """Return the policy with these settings before the first measurement."""
         settings = AllocateSettings(**arguments["settings"])
-        return cls(problem, settings, seed=arguments["seed"], prior=arguments["prior"])
+        return cls(problem, settings, seed=arguments["seed"], importance=arguments["prior"])
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the plan for the link's budget and the text."""
+        """Return the best plan for the link's budget and the text."""
         return self._advisor.plan(observation)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return a pattern to measure; see `UtilityPlanner.explore`."""
+        """Return a pattern that is worth measuring; see `UtilityPlanner.explore`."""
         return Decision(self._advisor.explore(observation))
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return the one stage "fit", which fits the model to the buffer when that has grown enough."""
+        """Return the stage "fit". It fits the model to the buffer once the buffer has grown by `refit_growth`."""
         return [("fit", lambda: self._advisor.update(buffer, rollout))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the model and where the generator stands."""
+        """Return the states of the utility model and the generator."""
         return self._advisor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore the value of `state_dict`."""
         self._advisor.load_state_dict(state)
+
+
+SPECS = (
+    PolicySpec(
+        "allocate",
+        AllocatePolicy,
+        "planner on a utility model fitted to measured losses",
+        may_start_from_importance=True,
+        sections={"settings": AllocateSettings},
+        order=10,
+        colour="#0072B2",
+        marker="s",
+    ),
+)

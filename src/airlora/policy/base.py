@@ -1,10 +1,17 @@
-"""What a rank policy is: a function from observation to ranks, whatever made it."""
+"""The protocols of rank policies, and the decision problem that they are made for.
+
+| protocol | members | needed for |
+|---|---|---|
+| `RankPolicy` | `decide` | every use of a policy |
+| `Learner` | `explore`, `stages` | learning by Algorithm 1 |
+| `SavablePolicy` | `problem`, `arguments`, `from_arguments`, `state_dict`, `load_state_dict` | `policy.pt` |
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, Self, TypeGuard, cast
 
 import numpy as np
 
@@ -12,25 +19,37 @@ from airlora.errors import PolicyError
 from airlora.observation import FloatArray, IntArray, Observation, ObservationSpec
 from airlora.policy.buffer import Buffer
 
-__all__ = ["Decision", "Learner", "PolicyProblem", "RankPolicy", "Stage"]
+__all__ = [
+    "Decision",
+    "Learner",
+    "PolicyProblem",
+    "RankPolicy",
+    "SavablePolicy",
+    "Stage",
+    "Stateless",
+    "is_learner",
+    "is_savable",
+    "missing_for_saving",
+    "policy_name",
+]
 
 Stage = tuple[str, Callable[[], dict[str, float]]]
-"""A stage of learning: its name, and the call that runs it and returns its metrics."""
+"""A stage of learning: its name, and a function that runs it and returns its metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyProblem:
-    """What is decided about: the modules, what a rank of each costs, and the state's scaling.
+    """The decision problem: adapted modules, the size of their components, and the scaling of the state.
 
     Args:
-        module_names: The adapted modules, in order; no name twice.
-        params_per_rank: Numbers in one component of each module, d_in + d_out + 1, >= 1.
-        spec: How an observation becomes a vector; it knows the number of modules and r_max.
+        module_names: Names of the adapted modules, in order and distinct.
+        params_per_rank: Parameters in one component of each module, d_in + d_out + 1, >= 1.
+        spec: Mapping from an observation to a vector. It also holds the number of modules and r_max.
         cost_weight: lambda of Eq. 9 and 10, >= 0.
-        keeps_deadline: Whether patterns beyond the link's budget are cut before they are used.
+        keeps_deadline: Whether the environment reduces rank patterns that exceed the link's budget before it uses them.
 
     Raises:
-        PolicyError: The lengths differ, a name comes twice, or a number is out of range.
+        PolicyError: The lengths differ, a name is repeated, or a number is out of range.
     """
 
     module_names: tuple[str, ...]
@@ -58,18 +77,18 @@ class PolicyProblem:
 
     @property
     def r_max(self) -> int:
-        """Largest rank."""
+        """Largest rank of a module."""
         return self.spec.r_max
 
     def num_params(self, ranks: IntArray) -> int:
-        """Return how many numbers these ranks send: sum of r_m (d_in + d_out + 1)."""
+        """Return the number of parameters that these ranks send: the sum of r_m (d_in + d_out + 1)."""
         return int(np.dot(ranks, self.params_per_rank))
 
     def verify_same(self, other: PolicyProblem) -> None:
-        """Raise `PolicyError` unless a policy made for this problem can be used for `other`.
+        """Raise `PolicyError` unless a policy made for this problem can decide for `other`.
 
-        The modules, what a rank costs and r_max must agree.  The price `cost_weight`, the state's scaling and whether
-        the deadline is kept may differ: a policy keeps those that it was made with.
+        Module names, `params_per_rank` and r_max must agree. `cost_weight`, the scaling of the state and
+        `keeps_deadline` may differ: the policy keeps the values that it was made with.
         """
         if self.module_names != other.module_names:
             differing = sorted(set(self.module_names) ^ set(other.module_names))
@@ -107,15 +126,15 @@ class PolicyProblem:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a learner decided while exploring, and what it must remember to learn from it.
+    """The ranks that a learner explores, and the quantities that its learning stages need later.
 
     Args:
         ranks: a~, int64 [num_modules], each 0 to r_max.
-        a_out: The coarse vector of PPO in unit coordinates, float32 [num_modules or latent_size]; none without PPO.
-        log_prob: ln pi(a_out | s); none without PPO.
-        value: V(s); none without a critic.
-        x0: The diffusion sample that Eq. 18 made the ranks of, float32 [num_modules]; none without diffusion.
-        chain: The whole way to it, float32 [K + 1, num_modules]; only for losses that need it.
+        a_out: Coarse vector of PPO in unit coordinates, float32 [num_modules or latent_size]. None without PPO.
+        log_prob: ln pi(a_out | s), nats. None without PPO.
+        value: V(s). None without a critic.
+        x0: Diffusion sample before Eq. 18, float32 [num_modules]. None without diffusion.
+        chain: All K + 1 samples of the denoising chain, float32 [K + 1, num_modules]. None unless the loss needs them.
     """
 
     ranks: IntArray
@@ -127,40 +146,14 @@ class Decision:
 
 
 class RankPolicy(Protocol):
-    """Anything that decides ranks.
+    """A function from observation to ranks.
 
-    A class behind it is made of a `PolicyProblem` and its `arguments`, plain values that a file can hold, and is
-    brought to where it was by `load_state_dict`.  A decision is a function of the observation and of the policy's own
-    state (which for some policies includes a generator); nothing global takes part.
+    A decision depends on the observation and on the policy's own state. Some policies own a random generator; no
+    policy draws from a global one.
     """
-
-    name: ClassVar[str]
-
-    @property
-    def problem(self) -> PolicyProblem:
-        """What it decides about."""
-        ...
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Plain values that `from_arguments` makes the same class from."""
-        ...
-
-    @classmethod
-    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> RankPolicy:
-        """Return a policy with these `arguments`, in its initial state."""
-        ...
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the ranks, int64 [num_modules], each 0 to r_max."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what it has learnt and where its generators stand, as tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned; bit-equal on the CPU."""
         ...
 
 
@@ -168,18 +161,94 @@ class Learner(RankPolicy, Protocol):
     """A policy that learns in stages from a buffer (Algorithm 1)."""
 
     def explore(self, observation: Observation) -> Decision:
-        """Return a decision drawn from the policy, with what is needed to learn from it."""
+        """Return ranks to try, and the quantities that the learning stages need later."""
         ...
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return the stages to run now, in order.
+        """Return the learning stages to run now, in order.
 
         Args:
-            buffer: Everything remembered, oldest first.
-            rollout: How many of the newest transitions came since the last stages; they were drawn from the policy as
-                it is now.
+            buffer: All remembered transitions, oldest first.
+            rollout: Number of transitions since the last stages. The present policy drew exactly these.
 
         Raises:
-            TrainingError: When a stage is run and its loss is not finite.
+            TrainingError: The loss of a stage is not finite. Raised when the stage runs.
         """
         ...
+
+
+class SavablePolicy(RankPolicy, Protocol):
+    """A policy that `save_policy` writes to a file and `load_policy` reads back.
+
+    `from_arguments` makes the policy in its initial state; `load_state_dict` then restores what it learnt.
+    """
+
+    @property
+    def problem(self) -> PolicyProblem:
+        """The problem that the policy was made for."""
+        ...
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dictionaries from which `from_arguments` makes an equal policy."""
+        ...
+
+    @classmethod
+    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> SavablePolicy:
+        """Return a policy in its initial state.
+
+        Args:
+            problem: Decision problem of the policy.
+            arguments: Value of the property `arguments` of the saved policy.
+            device: PyTorch device of the policy's networks.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything learnt and the states of all generators, as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the value of `state_dict`; later decisions are bit-equal on the CPU."""
+        ...
+
+
+class Stateless:
+    """Base class that makes a policy savable whose constructor arguments are everything there is to save.
+
+    A subclass has the attribute `problem` and the property `arguments`, keyword arguments of its constructor.
+    """
+
+    @classmethod
+    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
+        """Return the policy with these constructor arguments."""
+        return cast("Self", cast("Any", cls)(problem, **arguments))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty dictionary."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+def is_learner(policy: RankPolicy | type[RankPolicy]) -> TypeGuard[Learner]:
+    """Whether a policy, or every policy of a class, is a `Learner`."""
+    return hasattr(policy, "explore") and hasattr(policy, "stages")
+
+
+def missing_for_saving(policy: RankPolicy) -> tuple[str, ...]:
+    """Return the members of `SavablePolicy` that a policy lacks."""
+    members = ("problem", "arguments", "from_arguments", "state_dict", "load_state_dict")
+    return tuple(name for name in members if not hasattr(policy, name))
+
+
+def is_savable(policy: RankPolicy) -> TypeGuard[SavablePolicy]:
+    """Whether a policy is a `SavablePolicy`."""
+    return not missing_for_saving(policy)
+
+
+def policy_name(policy: RankPolicy | type[RankPolicy]) -> str:
+    """Return the attribute `name` of a policy or a class, or the name of the class if there is none."""
+    cls = policy if isinstance(policy, type) else type(policy)
+    return str(getattr(policy, "name", cls.__name__))

@@ -1,10 +1,10 @@
-"""What both stages of Algorithm 1 learn from: one bounded buffer of transitions."""
+"""The bounded buffer of transitions from which both stages of Algorithm 1 learn."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,22 +19,23 @@ __all__ = ["Batch", "Buffer", "Transition"]
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step of an episode: {s_t, a_out, a~, R_t, s_{t+1}} and what else its learners remember.
+    """One step of an episode, {s_t, a_out, a~, R_t, s_{t+1}}, with the loss and the quantities of the `Decision`.
 
     Args:
-        observation: s_t in its units.
-        vector: s_t as a vector, float32 [4 + num_modules].
-        ranks: a~, the ranks that were executed, int64 [num_modules].
-        reward: R_t of Eq. 10; finite.
-        next_vector: s_{t+1} as a vector, also at the end of an episode (not the next one's start).
-        terminated: The episode ended in a state that nothing follows.
-        truncated: The episode was cut; something would have followed.
-        loss: U(a~), the measured loss; finite.
-        a_out: See `Decision`, as the following.
-        log_prob: ln pi(a_out | s).
-        value: V(s).
-        x0: The diffusion sample before Eq. 18.
-        chain: The way from x_T to x_0, float32 [K + 1, num_modules].
+        observation: State s_t in its units.
+        vector: State s_t as a vector, float32 [4 + num_modules].
+        ranks: Ranks a~ that were executed, int64 [num_modules].
+        reward: Reward R_t of Eq. 10, finite.
+        next_vector: State s_{t+1} as a vector, float32 [4 + num_modules]. At the end of an episode this is the state
+            that ended it, not the first state of the next episode.
+        terminated: Whether the episode ended in a final state.
+        truncated: Whether the episode was stopped before a final state.
+        loss: Measured loss U(a~), nats, finite.
+        a_out: Coarse vector of PPO, float32 [num_modules or latent_size], or None.
+        log_prob: ln pi(a_out | s), nats, or None.
+        value: V(s), or None.
+        x0: Diffusion sample before Eq. 18, float32 [num_modules], or None.
+        chain: Denoising chain from x_T to x_0, float32 [K + 1, num_modules], or None.
 
     Raises:
         TrainingError: The reward or the loss is not finite.
@@ -62,21 +63,21 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Transitions as tensors, oldest first; N of them.
+    """N transitions as tensors, oldest first. Quantities that the learner does not have are None.
 
     Args:
-        vectors: s, float32 [N, 4 + num_modules].
-        ranks: a~, int64 [N, num_modules].
-        rewards: R, float32 [N].
-        next_vectors: s', float32 [N, 4 + num_modules].
-        terminated: Bool [N].
-        truncated: Bool [N].
-        losses: U, float32 [N].
-        a_outs: Float32 [N, num_modules or latent_size]; none if the learner has none, as the following.
-        log_probs: Float32 [N].
-        values: Float32 [N].
-        x0s: Float32 [N, num_modules].
-        chains: Float32 [N, K + 1, num_modules].
+        vectors: States s, float32 [N, 4 + num_modules].
+        ranks: Executed ranks a~, int64 [N, num_modules].
+        rewards: Rewards R, float32 [N].
+        next_vectors: Next states s', float32 [N, 4 + num_modules].
+        terminated: Whether the episode ended in a final state, bool [N].
+        truncated: Whether the episode was stopped before a final state, bool [N].
+        losses: Measured losses U, float32 [N], nats.
+        a_outs: Coarse vectors of PPO, float32 [N, num_modules or latent_size].
+        log_probs: ln pi(a_out | s), float32 [N], nats.
+        values: V(s), float32 [N].
+        x0s: Diffusion samples, float32 [N, num_modules].
+        chains: Denoising chains, float32 [N, K + 1, num_modules].
     """
 
     vectors: Tensor
@@ -97,10 +98,10 @@ class Batch:
 
 
 class Buffer:
-    """The newest transitions, at most `capacity` of them.
+    """A bounded buffer that keeps the newest transitions.
 
     Args:
-        capacity: How many are kept, >= 1; the oldest make room.
+        capacity: Largest number of transitions, >= 1. The oldest ones are dropped.
 
     Raises:
         PolicyError: `capacity` is below 1.
@@ -114,7 +115,7 @@ class Buffer:
 
     @property
     def capacity(self) -> int:
-        """How many transitions are kept."""
+        """Largest number of transitions."""
         return self._capacity
 
     def __len__(self) -> int:
@@ -124,56 +125,42 @@ class Buffer:
         return self._rows[index]
 
     def add(self, transition: Transition) -> None:
-        """Remember one transition, forgetting the oldest if the buffer is full.
+        """Add one transition, and drop the oldest one if the buffer is full.
 
         Raises:
-            PolicyError: It lacks a quantity that the ones before it have, or has one more: another learner made it.
+            PolicyError: Its optional quantities are not those of the transitions before: another learner made it.
         """
         if self._rows and _present(transition) != _present(self._rows[0]):
             raise PolicyError.of("quantities of the transition", _present(transition), f"{_present(self._rows[0])}")
         self._rows.append(transition)
 
     def observations(self, count: int | None = None) -> list[Observation]:
-        """Return the states, in units, of the `count` newest transitions (default: all), oldest first."""
+        """Return the observations of the `count` newest transitions (default: all), oldest first."""
         rows = list(self._rows)
         return [row.observation for row in rows[len(rows) - (len(rows) if count is None else count) :]]
 
     def newest_rows(self, count: int) -> list[Transition]:
-        """Return the `count` newest transitions as they were added, oldest first; raises as `newest`."""
+        """Return the `count` newest transitions, oldest first; raises as `newest`."""
         if not 1 <= count <= len(self):
             raise PolicyError.of("transitions to learn from", count, f"1 to the {len(self)} in the buffer")
         return list(self._rows)[len(self) - count :]
 
     def newest(self, count: int | None = None, device: str = "cpu") -> Batch:
-        """Return the `count` newest transitions (default: all), oldest first.
+        """Return the `count` newest transitions (default: all) as tensors, oldest first.
 
         Raises:
-            PolicyError: `count` is below 1 or above what is remembered.
+            PolicyError: `count` is below 1 or above the length of the buffer.
         """
         rows = self.newest_rows(len(self) if count is None else count)
         columns = {name: _column(name, rows) for name in _NAMES if name not in _OPTIONAL or name in _present(rows[0])}
 
-        def get(name: str) -> Tensor:
-            column = columns[name].to(device)
-            return column.float() if column.dtype == torch.float64 else column
-
         def find(name: str) -> Tensor | None:
-            return get(name) if name in columns else None
+            column = columns[name].to(device) if name in columns else None
+            return column.float() if column is not None and column.dtype == torch.float64 else column
 
-        return Batch(
-            vectors=get("vector"),
-            ranks=get("ranks"),
-            rewards=get("reward"),
-            next_vectors=get("next_vector"),
-            terminated=get("terminated"),
-            truncated=get("truncated"),
-            losses=get("loss"),
-            a_outs=find("a_out"),
-            log_probs=find("log_prob"),
-            values=find("value"),
-            x0s=find("x0"),
-            chains=find("chain"),
-        )
+        # A batch has the fields of a transition in the same order, without the first one, `observation`.
+        tensors: list[Any] = [find(field.name) for field in fields(Transition)[1:]]
+        return Batch(*tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the buffer as tensors and plain values."""
@@ -188,7 +175,7 @@ class Buffer:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Buffer:
-        """Return the buffer written by `state_dict`."""
+        """Return the buffer with the value of `state_dict`."""
         buffer = cls(state["capacity"])
         for index, observation in enumerate(state["observations"]):
             row = {name: _entry(name, column[index]) for name, column in state["columns"].items()}

@@ -1,4 +1,4 @@
-"""Policy "cmaes": a search that knows nothing of the loss but its values, one for each kind of link."""
+"""Policy "cmaes": black-box search by CMA-ES, one search per range of link budgets."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import CmaSettings
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["CmaPolicy", "link_bin"]
 
 
 def link_bin(budget_params: int) -> int:
-    r"""Return which links count as one: the budget's logarithm in steps of half an octave.
+    r"""Return the bin of a link: the logarithm of its budget in steps of half an octave.
 
     $$b = \mathrm{round}(2 \log_2 \max(1, B))$$
 
-    SNR and bandwidth enter the reward through the budget alone (Eq. 7 and 8), so that two links of one budget are one
-    problem; and where SNRs fade, no two links are ever equal, but few bins are met.
-
     Notation: B budget_params; b the result.
 
+    SNR and bandwidth enter the reward through the budget alone (Eq. 7 and 8), so that links with the same budget are
+    the same problem. Under fading no two budgets are equal, but few bins occur.
+
     Args:
-        budget_params: Numbers that the link carries before its deadline, >= 0.
+        budget_params: Parameters that the link carries before its deadline, >= 0.
 
     >>> [link_bin(budget) for budget in (0, 1, 1000, 1100, 2000)]
     [0, 0, 20, 20, 22]
@@ -42,27 +43,26 @@ def link_bin(budget_params: int) -> int:
 
 
 class CmaPolicy:
-    """Separable CMA-ES over one number per module, a run of its own for each `link_bin`.
+    """Separable CMA-ES over one number per module, with a search of its own for each `link_bin`.
 
-    A run's generation is drawn at once and its vectors are handed out in turn, again from the first if there are more
-    decisions than vectors before the next stage: rewards of one vector are averaged, and every vector is judged under
-    the distribution that it was drawn from.  So a run advances by one generation per stage at most; short rollouts
-    (`policy.rollout_steps`) make the most of few decisions.
+    A search draws all vectors of a generation at once. Decisions take these vectors in turn and start again from the
+    first if the next learning stage comes later. The rewards of one vector are averaged. A search therefore advances by
+    at most one generation per stage, and short rollouts (`policy.rollout_steps`) use few decisions best.
 
-    Decisions are the mean of the run whose bin is nearest; before any link was seen, `initial_rank_fraction` of r_max
-    in every module.  A utility model, fitted to what was measured, says what to drop from a pattern that does not fit
-    the deadline.
+    A decision decodes the mean of the search with the nearest bin. Before the first link it is `initial_rank_fraction`
+    of r_max in every module. A utility model is fitted to the measured losses. It chooses the components to drop from a
+    pattern that does not fit the deadline.
 
     Args:
-        problem: What is decided about; two modules or more.
-        settings: See `CmaSettings`.
-        seed: Of the draws; every run has its own stream, whatever order the links come in.
+        problem: Decision problem with two modules or more.
+        settings: Settings of the search.
+        seed: Seed of the draws. Every search has its own stream, whatever the order of the links.
 
     Raises:
         PolicyError: There is only one module.
 
-    Source: Ros and Hansen 2008, "A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity"; the
-    variances alone are learnt from some hundred decisions, a whole covariance is not.
+    Source: Ros and Hansen 2008, "A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity". Some
+    hundred decisions suffice to learn the variances, but not a full covariance.
     """
 
     name: ClassVar[str] = "cmaes"
@@ -75,7 +75,7 @@ class CmaPolicy:
         self._seed = seed
         self._start = float(ranks_to_unit(settings.initial_rank_fraction * problem.r_max, problem.r_max))
         self._advisor = UtilityPlanner.for_projection(problem, seed=seed)
-        self._runs: dict[int, _Run] = {}
+        self._searches: dict[int, _Search] = {}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -84,72 +84,72 @@ class CmaPolicy:
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`, no link seen yet."""
+        """Return the policy with these settings before its first link."""
         return cls(problem, CmaSettings(**arguments["settings"]), seed=arguments["seed"])
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks of the mean found for the nearest bin; of two as near, the one of the smaller budget."""
+        """Return the ranks of the mean of the nearest bin. Of two bins at equal distance the smaller budget counts."""
         mean = np.full(self.problem.num_modules, self._start)
-        if self._runs:
+        if self._searches:
             wanted = link_bin(observation.budget_params)
-            mean = self._runs[min(self._runs, key=lambda known: (abs(known - wanted), known))].mean
+            mean = self._searches[min(self._searches, key=lambda known: (abs(known - wanted), known))].mean
         return self._advisor.keep_deadline(unit_to_ranks(mean, self.problem.r_max), observation)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return the next vector of the link's generation, as `x0`, and its ranks."""
+        """Return the next vector of the generation of the link's search, as `x0`, and its ranks."""
         key = link_bin(observation.budget_params)
-        if key not in self._runs:
-            self._runs[key] = self._new_run(key)
-        vector = self._runs[key].take()
+        if key not in self._searches:
+            self._searches[key] = self._new_search(key)
+        vector = self._searches[key].take()
         ranks = self._advisor.keep_deadline(unit_to_ranks(vector, self.problem.r_max), observation)
         return Decision(ranks, x0=vector)
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return "cmaes", which credits the newest `rollout` rewards, and "utility" where deadlines are kept."""
+        """Return the stage "cmaes" on the newest `rollout` rewards, and "utility" where deadlines are kept."""
         return [("cmaes", lambda: self._learn(buffer, rollout)), *self._advisor.stages(buffer, rollout)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every run's rewards, from which follows what it drew, and the utility model."""
+        """Return the rewards of every search, which determine its draws, and the state of the utility model."""
         return {
-            "runs": {key: run.state_dict() for key, run in self._runs.items()},
+            "runs": {key: search.state_dict() for key, search in self._searches.items()},
             "advisor": self._advisor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned, by living through it again.
+        """Restore the value of `state_dict` by replaying every search.
 
         Raises:
-            PolicyError: The search that is installed comes to another mean than the one that was saved.
+            PolicyError: A replayed search has another mean than the saved one: the library cmaes has changed.
         """
-        runs = {}
+        searches = {}
         for key, saved in state["runs"].items():
-            runs[key] = self._new_run(key)
-            runs[key].replay(saved)
-        self._runs = runs
+            searches[key] = self._new_search(key)
+            searches[key].replay(saved)
+        self._searches = searches
         self._advisor.load_state_dict(state["advisor"])
 
-    def _new_run(self, key: int) -> _Run:
+    def _new_search(self, key: int) -> _Search:
         seed = int(np.random.SeedSequence([self._seed, key]).generate_state(1)[0])
-        return _Run(np.full(self.problem.num_modules, self._start), self.settings, seed)
+        return _Search(np.full(self.problem.num_modules, self._start), self.settings, seed)
 
     def _learn(self, buffer: Buffer, rollout: int) -> dict[str, float]:
         for row in buffer.newest_rows(rollout):
-            run = self._runs.get(link_bin(row.observation.budget_params))
-            if run is None or row.x0 is None or not run.credit(row.x0, row.reward):
+            search = self._searches.get(link_bin(row.observation.budget_params))
+            if search is None or row.x0 is None or not search.credit(row.x0, row.reward):
                 raise PolicyError("the rollout holds a decision that 'cmaes' did not make since its last stage")
-        advanced = sum(run.advance() for run in self._runs.values())
+        advanced = sum(search.advance() for search in self._searches.values())
         return {
-            "num_links": float(len(self._runs)),
-            "num_generations": float(sum(run.num_generations for run in self._runs.values())),
+            "num_links": float(len(self._searches)),
+            "num_generations": float(sum(search.num_generations for search in self._searches.values())),
             "num_advanced": float(advanced),
         }
 
 
-class _Run:
-    """One CMA-ES: a generation drawn, handed out and judged, then the next.
+class _Search:
+    """One CMA-ES search: it draws a generation, hands out its vectors and collects their rewards.
 
-    The library's object cannot be saved without pickle, so a run keeps the rewards that it was told: drawing and
-    telling them again brings an equal object to the same place, by the library's public methods alone.
+    The library's object cannot be saved without pickle. A search therefore keeps all rewards: replaying them through
+    the library's public methods brings a new object to the same state.
     """
 
     _vectors: FloatArray
@@ -158,7 +158,7 @@ class _Run:
     _next: int
 
     def __init__(self, mean: npt.NDArray[np.float64], settings: CmaSettings, seed: int) -> None:
-        # A draw outside the ranks' range is clipped, not drawn again: in many dimensions hardly any would be inside.
+        # Draws outside the range of ranks are clipped and not resampled: in many dimensions almost all are outside.
         self._search = SepCMA(
             mean=mean,
             sigma=settings.initial_std,
@@ -172,13 +172,13 @@ class _Run:
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Where the search stands, in unit coordinates."""
+        """Mean of the distribution, in unit coordinates, float [num_modules]."""
         mean: npt.NDArray[np.float64] = self._search.mean
         return mean.copy()
 
     @property
     def num_generations(self) -> int:
-        """Complete ones."""
+        """Number of complete generations."""
         return len(self._told)
 
     def take(self) -> FloatArray:
@@ -188,14 +188,14 @@ class _Run:
         return vector
 
     def credit(self, vector: FloatArray, reward: float) -> bool:
-        """Count a reward for that vector; return whether it is one of this generation."""
+        """Add a reward of a vector; return whether the vector belongs to this generation."""
         same = (self._vectors == vector).all(axis=1)
         self._sums[same] += reward
         self._counts[same] += 1
         return bool(same.any())
 
     def advance(self) -> bool:
-        """Go on to the next generation if every vector has a reward; return whether it did."""
+        """Start the next generation if every vector has a reward; return whether it did."""
         if not self._counts.all():
             return False
         self._tell(self._sums / self._counts)
@@ -226,8 +226,22 @@ class _Run:
         self._draw()
 
     def _draw(self) -> None:
-        # Single precision is what the buffer keeps: what is told must be what was tried.
+        # The buffer keeps single precision, and rewards must be reported for the vectors that were tried.
         self._vectors = np.stack([self._search.ask() for _ in range(self._search.population_size)]).astype(np.float32)
         self._sums = np.zeros(len(self._vectors))
         self._counts = np.zeros(len(self._vectors), dtype=np.int64)
         self._next = 0
+
+
+SPECS = (
+    PolicySpec(
+        "cmaes",
+        CmaPolicy,
+        "black-box search by CMA-ES, one per range of budgets",
+        sections={"settings": CmaSettings},
+        overrides={"policy.rollout_steps": 16},
+        benchmarks=("synthetic",),
+        order=60,
+        colour="#117733",
+    ),
+)

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 
 from airlora.errors import PolicyError, TrainingError
 from airlora.observation import FloatArray
-from airlora.policy.actor_critic import ActorCritic
 from airlora.policy.buffer import Batch
-from airlora.policy.gae import gae
-from airlora.policy.gaussian import gaussian_entropy, gaussian_log_prob, gaussian_sample
-from airlora.policy.ppo_loss import clipped_objective, ppo_loss
+from airlora.policy.networks import ActorCritic
+from airlora.policy.ppo_equations import (
+    clipped_objective,
+    gae,
+    gaussian_entropy,
+    gaussian_log_prob,
+    gaussian_sample,
+    ppo_loss,
+)
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
 from airlora.policy.settings import PPOSettings
 
@@ -24,15 +29,15 @@ __all__ = ["CoarsePolicy"]
 
 
 class CoarsePolicy:
-    """Actor, critic and their optimiser; the part that plain PPO and the hierarchy share.
+    """Actor, critic and their optimiser. The policies `ppo` and `airllm` share this part.
 
     Args:
-        state_size: Length of s.
+        state_size: Length of the state vector s.
         action_size: Length of a_out.
-        initial_mean: Every entry of the mean at the start, in unit coordinates.
-        settings: See `PPOSettings`.
-        seed: Of the weights, the draws and the order of minibatches.
-        device: Where the networks live.
+        initial_mean: Initial mean of every entry of a_out, in unit coordinates.
+        settings: Settings of PPO.
+        seed: Seed of the weights, the draws and the order of minibatches.
+        device: PyTorch device of the networks.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class CoarsePolicy:
 
     @torch.no_grad()
     def sample(self, vector: FloatArray) -> tuple[FloatArray, float, float]:
-        """Return a draw of a_out for one state, its log-density, and the state's value."""
+        """Return a draw of a_out for one state, its log-density in nats, and the value of the state."""
         state = self._as_row(vector)
         mean = self.network.mean(state)
         a_out = gaussian_sample(mean, self.network.log_std, self.generator)
@@ -80,14 +85,18 @@ class CoarsePolicy:
         return self.network.value(states)
 
     def update(self, rollout: Batch) -> dict[str, float]:
-        """Take `update_epochs` passes of minibatch steps over a rollout drawn from the policy as it was until now.
+        """Train actor and critic for `update_epochs` passes over a rollout, in minibatches.
+
+        Args:
+            rollout: Transitions that the present actor drew.
 
         Returns:
-            Means over the steps of `loss`, `objective` (J_CLIP), `value_loss`, `approx_kl` (nats), `clip_fraction`;
-            and `entropy` (nats) and `explained_variance` (of the returns by the old values, at most 1).
+            Means over the minibatches of `loss`, `objective` (J_CLIP), `value_loss`, `approx_kl` (nats) and
+            `clip_fraction`. Also `entropy` (nats) and `explained_variance`, the share of the returns' variance that the
+            old values explain, at most 1.
 
         Raises:
-            PolicyError: The rollout was drawn by another learner.
+            PolicyError: The rollout lacks a_out, log_prob or value.
             TrainingError: The loss is not finite.
         """
         if rollout.a_outs is None or rollout.log_probs is None or rollout.values is None:
@@ -140,7 +149,7 @@ class CoarsePolicy:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, optimiser and generator; learning on does not change it."""
+        """Return a copy of the weights and of the states of the optimiser and the generator."""
         return copy.deepcopy(
             {
                 "network": self.network.state_dict(),
@@ -150,9 +159,9 @@ class CoarsePolicy:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the value of `state_dict`."""
         self.network.load_state_dict(state["network"])
-        # The optimiser would keep the very tensors that it is given.
+        # The optimiser keeps references to the tensors that it loads.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         restore_torch(self.generator, state["generator"])
 

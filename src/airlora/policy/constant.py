@@ -1,26 +1,27 @@
-"""Policy "constant": the same rank everywhere, as plain LoRA."""
+"""Policy "constant": one rank for all modules, as in plain LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem
+from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.settings import PolicySettings
+from airlora.policy.specs import PolicyInputs, PolicySpec
 
 __all__ = ["ConstantPolicy"]
 
 
-class ConstantPolicy:
-    """The same rank in every module, whatever the link.
+class ConstantPolicy(Stateless):
+    """The same rank in every module, for every link.
 
     Args:
-        problem: What is decided about.
-        rank: The rank, 0 to r_max.
-        fit_to_budget: Take the largest rank up to `rank` that the link carries before its deadline.
+        problem: Decision problem of the policy.
+        rank: Rank of every module, 0 to r_max.
+        fit_to_budget: Whether to lower the rank to the largest one that the link carries before its deadline.
 
     Raises:
         PolicyError: The rank is outside 0 to r_max.
@@ -35,26 +36,33 @@ class ConstantPolicy:
         self._rank = rank
         self._fit_to_budget = fit_to_budget
 
+    @classmethod
+    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
+        """Return the policy with the rank `policy.constant_rank`."""
+        return cls(problem, inputs.section(PolicySettings).constant_rank)
+
     @property
     def arguments(self) -> dict[str, Any]:
-        """Rank and whether it follows the budget."""
+        """Arguments of the constructor."""
         return {"rank": self._rank, "fit_to_budget": self._fit_to_budget}
 
-    @classmethod
-    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`."""
-        return cls(problem, arguments["rank"], fit_to_budget=arguments["fit_to_budget"])
-
     def decide(self, observation: Observation) -> IntArray:
-        """Return the rank for every module."""
+        """Return the rank of every module."""
         rank = self._rank
         if self._fit_to_budget:
             rank = min(rank, observation.budget_params // sum(self.problem.params_per_rank))
         return np.full(self.problem.num_modules, rank, dtype=np.int64)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no state."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
+SPECS = (
+    # The synthetic benchmark measures regret relative to the best constant rank.
+    PolicySpec(
+        "constant",
+        ConstantPolicy,
+        "one rank for all modules",
+        benchmarks=("frozen",),
+        order=90,
+        colour="#555555",
+        marker="v",
+    ),
+)

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from airlora.allocation import fill_greedily
-from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem
 from airlora.policy.greedy import GreedyPolicy
+from airlora.policy.specs import PolicyInputs, PolicySpec
 
 __all__ = ["EvaPolicy"]
 
 
 class EvaPolicy(GreedyPolicy):
-    """Fills the link's budget by explained variance, best component first and each counted alike.
+    """Fill the link's budget with components, largest explained variance ratio first, whatever their size.
 
-    EVA gives ranks away by the explained variance ratio alone: unlike `greedy`, a large module's component is not
-    worth less for the numbers that it takes.  EVA's budget is a count of components, a link's is a count of numbers:
-    one that no longer fits is passed over, as in every policy that fills.
+    `greedy` divides the importance of a component by its number of parameters; EVA does not. EVA's own budget is a
+    number of components, but a link's budget is a number of parameters. A component that no longer fits is skipped, as
+    in all policies that fill a budget.
 
-    It is EVA's allocation without EVA's initialisation: components are sent as they were trained.
+    This is EVA's allocation without EVA's initialisation: the components themselves are those of the trained adapter.
 
     Args:
-        problem: What is decided about.
-        importance: Explained variance ratio of every component, [num_modules, r_max], finite and >= 0.
+        problem: Decision problem of the policy.
+        importance: Explained variance ratio of every component, float [num_modules, r_max], finite and >= 0.
 
     Raises:
-        PolicyError: The shape is another, or a value is negative or not finite.
+        PolicyError: The shape is wrong, or a value is negative or not finite.
 
     Source: Paischer et al. 2024, arXiv:2410.07170, "One Initialization to Rule them All: Fine-tuning via Explained
     Variance Adaptation".
@@ -39,9 +38,23 @@ class EvaPolicy(GreedyPolicy):
 
     def __init__(self, problem: PolicyProblem, importance: npt.ArrayLike) -> None:
         super().__init__(problem, importance)
-        # Filling divides a gain by its component's size; this takes the division back.
+        # `fill_greedily` divides every gain by the size of its component.
         self._gains = self._gains * np.asarray(problem.params_per_rank)[:, None]
 
-    def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks that take components by explained variance while `observation.budget_params` lasts."""
-        return fill_greedily(self._gains, self.problem.params_per_rank, observation.budget_params)
+    @classmethod
+    def from_inputs(cls, problem: PolicyProblem, inputs: PolicyInputs) -> Self:
+        """Return the policy with the measured explained variance ratios."""
+        return cls(problem, np.asarray(inputs.explained_variance))
+
+
+SPECS = (
+    PolicySpec(
+        "eva",
+        EvaPolicy,
+        "components by explained variance of the inputs; measures no loss",
+        needs="explained_variance",
+        benchmarks=("frozen",),
+        order=80,
+        colour="#882255",
+    ),
+)

@@ -1,9 +1,8 @@
-"""Policies by name, and their files."""
+"""Make policies by name, and save and load their files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,125 +11,98 @@ import torch
 
 from airlora.errors import PolicyError
 from airlora.files import seal, unseal, write_bytes
-from airlora.policy.allocate import AllocatePolicy
-from airlora.policy.base import PolicyProblem, RankPolicy
-from airlora.policy.cma import CmaPolicy
-from airlora.policy.constant import ConstantPolicy
-from airlora.policy.diffusion.policy import DiffusionPolicy
-from airlora.policy.eva import EvaPolicy
-from airlora.policy.greedy import GreedyPolicy
-from airlora.policy.hierarchical import HierarchicalPolicy
-from airlora.policy.ppo import PPOPolicy
-from airlora.policy.random import RandomPolicy
-from airlora.policy.recipes import RECIPES
-from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
+from airlora.policy.base import PolicyProblem, RankPolicy, SavablePolicy, missing_for_saving, policy_name
+from airlora.policy.specs import PolicyInputs, find_policy, import_hint, is_class_path, policy_specs
 from airlora.policy.table import TablePolicy
+from airlora.settings.fields import Section
 
-__all__ = ["POLICIES", "load_policy", "make_policy", "save_policy"]
+__all__ = ["load_policy", "make_policy", "policy_classes", "save_policy"]
 
-POLICIES: Mapping[str, type[RankPolicy]] = {
-    cls.name: cls
-    for cls in (
-        HierarchicalPolicy,
-        PPOPolicy,
-        DiffusionPolicy,
-        CmaPolicy,
-        AllocatePolicy,
-        GreedyPolicy,
-        EvaPolicy,
-        ConstantPolicy,
-        RandomPolicy,
-        TablePolicy,
-    )
-}
-"""Every policy by its name."""
-
-# A file is one line, "airlora-policy VERSION SHA-256", and then torch's archive, which that digest is of.
+# A file is the line "airlora-policy VERSION SHA-256" and then a PyTorch archive, whose digest the line holds.
 _VERSION = 3
+
+
+def policy_classes() -> dict[str, type[Any]]:
+    """Return the classes that a policy file may name, by the name that the file stores.
+
+    A built-in class is stored under its attribute `name`, any other class as `package.module:Class`.
+    """
+    classes: list[type[Any]] = [TablePolicy, *(spec.policy for spec in policy_specs().values())]
+    return {stored_name(cls): cls for cls in classes}
+
+
+def stored_name(cls: type[RankPolicy]) -> str:
+    """Return the name under which `save_policy` stores a class."""
+    is_built_in = cls.__module__.startswith("airlora.policy.")
+    return policy_name(cls) if is_built_in else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def make_policy(
     name: str,
     problem: PolicyProblem,
-    *,
+    *sections: Section,
     seed: int,
-    ppo: PPOSettings | None = None,
-    diffusion: DiffusionSettings | None = None,
-    allocate: AllocateSettings | None = None,
-    cma: CmaSettings | None = None,
-    constant_rank: int = 1,
-    prior: npt.ArrayLike | None = None,
+    importance: npt.ArrayLike | None = None,
+    explained_variance: npt.ArrayLike | None = None,
     device: str = "cpu",
 ) -> RankPolicy:
-    """Return the policy called `name` in its initial state.
+    """Return a policy in its initial state.
 
     Args:
-        name: Of `RECIPES`; what a recipe sets is in the sections already if `load_settings` made them. `greedy`, `eva`
-            and `table` are made of what was measured elsewhere: call their classes.
-        problem: What is decided about.
-        seed: Of weights and draws.
-        ppo: Settings of the coarse policy.
-        diffusion: Settings of the fine policy.
-        allocate: Settings of the planner.
-        cma: Settings of the search by CMA-ES.
-        constant_rank: Of the policy `constant`.
-        prior: Of policies with a utility model, see `UtilityPlanner`.
-        device: Where networks live.
+        name: Name of a known policy, see `policy_specs`.
+        problem: Decision problem of the policy.
+        sections: Settings, such as `PPOSettings()`, or an instance of the policy's own class of settings. Sections that
+            are not given have their default values; the overrides of the policy's spec are not applied.
+        seed: Seed of weights and draws.
+        importance: Measured importance of every component, float [num_modules, r_max].
+        explained_variance: Explained variance ratio of every component, float [num_modules, r_max].
+        device: PyTorch device of the policy's networks.
 
     Raises:
-        PolicyError: The name is unknown, or a setting is not allowed.
+        SettingsError: The name is unknown.
+        PolicyError: A measurement is missing or a setting is not allowed.
 
     >>> from airlora.observation import ObservationSpec
-    >>> problem = PolicyProblem(("a",), (3,), ObservationSpec(num_modules=1, r_max=2))
-    >>> make_policy("constant", problem, seed=0, constant_rank=2).name
+    >>> problem = PolicyProblem(("a",), (3,), ObservationSpec(num_modules=1, r_max=4))
+    >>> make_policy("constant", problem, seed=0).name
     'constant'
     """
-    ppo, diffusion, allocate = ppo or PPOSettings(), diffusion or DiffusionSettings(), allocate or AllocateSettings()
-    asked = name
-    name = RECIPES[name].policy if name in RECIPES else name
-    if name == HierarchicalPolicy.name:
-        return HierarchicalPolicy(problem, ppo, diffusion, allocate=allocate, seed=seed, device=device)
-    if name == PPOPolicy.name:
-        return PPOPolicy(problem, ppo, seed=seed, device=device)
-    if name == DiffusionPolicy.name:
-        return DiffusionPolicy(problem, diffusion, allocate=allocate, prior=prior, seed=seed, device=device)
-    if name == CmaPolicy.name:
-        return CmaPolicy(problem, cma or CmaSettings(), seed=seed)
-    if name == AllocatePolicy.name:
-        return AllocatePolicy(problem, allocate, seed=seed, prior=prior)
-    if name == ConstantPolicy.name:
-        return ConstantPolicy(problem, constant_rank)
-    if name == RandomPolicy.name:
-        return RandomPolicy(problem, seed=seed)
-    made_elsewhere = {GreedyPolicy.name, EvaPolicy.name}
-    names = [key for key, recipe in RECIPES.items() if recipe.policy not in made_elsewhere]
-    raise PolicyError.of("policy.name", asked, f"one of {', '.join(names)}")
+    return find_policy(name).make(problem, PolicyInputs(seed, sections, importance, explained_variance, device))
 
 
 def save_policy(policy: RankPolicy, path: Path | str) -> None:
-    """Write a policy with its problem, arguments and state to `path`, whole or not at all; raises `StorageError`."""
+    """Write a policy with its problem, arguments and state to a file, atomically.
+
+    Raises:
+        PolicyError: The policy is not a `SavablePolicy`.
+        StorageError: The file cannot be written.
+    """
+    missing = missing_for_saving(policy)
+    if missing:
+        raise PolicyError(f"policy {policy_name(policy)!r}: cannot be saved, since it lacks {', '.join(missing)}")
+    savable: Any = policy
     buffer = io.BytesIO()
     value = {
-        "name": policy.name,
-        "problem": policy.problem.to_dict(),
-        "arguments": policy.arguments,
-        "state": policy.state_dict(),
+        "name": stored_name(type(policy)),
+        "problem": savable.problem.to_dict(),
+        "arguments": savable.arguments,
+        "state": savable.state_dict(),
     }
     torch.save(value, buffer)
     write_bytes(path, seal(buffer.getvalue(), "policy", _VERSION))
 
 
-def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: str = "cpu") -> RankPolicy:
-    """Return the policy in `path`; no code in the file is ever run.
+def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: str = "cpu") -> SavablePolicy:
+    """Return the policy in a file. No code in the file is run, and no class is imported because the file names it.
 
     Args:
-        path: A file of `save_policy`.
-        problem: What it is to decide about; the default is whatever it was made for.
-        device: Where networks live.
+        path: A file that `save_policy` wrote.
+        problem: Problem to decide about. None means the problem that the policy was made for.
+        device: PyTorch device of the policy's networks.
 
     Raises:
-        PolicyError: The file is missing, damaged, not airlora's, of another version, or made for another model or
-            r_max.
+        PolicyError: The file is missing, damaged, foreign or of another version. Or its policy was made for another
+            model or r_max, or has a class of your own that was not imported (see `import_policy`).
     """
     content = unseal(path, "policy", _VERSION, PolicyError)
     try:
@@ -138,8 +110,10 @@ def load_policy(path: Path | str, problem: PolicyProblem | None = None, device: 
     except Exception as error:  # torch raises a dozen types for refused pickles
         raise PolicyError(f"policy {path}: damaged or not a policy ({type(error).__name__})") from error
     try:
-        own = PolicyProblem.from_dict(value["problem"])
-        policy = POLICIES[value["name"]].from_arguments(own, value["arguments"], device)
+        own, name, classes = PolicyProblem.from_dict(value["problem"]), value["name"], policy_classes()
+        if name not in classes and is_class_path(name):
+            raise PolicyError(f"policy {path}: made by the class {name}; {import_hint(name)}")
+        policy: SavablePolicy = classes[name].from_arguments(own, value["arguments"], device)
         policy.load_state_dict(value["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise PolicyError(f"policy {path}: damaged ({type(error).__name__}: {error})") from error

@@ -1,9 +1,8 @@
-"""Policy "greedy": components by their gradients' importance, no loss measured."""
+"""Policy "greedy": components in the order of their importance per parameter. It measures no loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +10,25 @@ import numpy.typing as npt
 from airlora.allocation import concave_envelope, fill_greedily
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem
+from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.specs import PolicySpec
 
 __all__ = ["GreedyPolicy"]
 
 
-class GreedyPolicy:
-    """Fills the link's budget by importance per number.
+class GreedyPolicy(Stateless):
+    """Fill the link's budget with components, largest importance per parameter first.
 
-    Importance need not fall within a module, but components are sent in order: rising neighbours are pooled.
+    The components of a module are sent in order. Where importance rises within a module, neighbouring components
+    therefore count with their mean.
 
     Args:
-        problem: What is decided about.
-        importance: Of every component, [num_modules, r_max], finite and >= 0; the squared gradient of its gate.
+        problem: Decision problem of the policy.
+        importance: Importance of every component, float [num_modules, r_max], finite and >= 0; for example the squared
+            gradient of the component's gate.
 
     Raises:
-        PolicyError: The shape is another, or a value is negative or not finite.
+        PolicyError: The shape is wrong, or a value is negative or not finite.
     """
 
     name: ClassVar[str] = "greedy"
@@ -43,21 +45,23 @@ class GreedyPolicy:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The importance, as nested lists."""
+        """Arguments of the constructor."""
         return {"importance": self._importance.tolist()}
-
-    @classmethod
-    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`."""
-        return cls(problem, arguments["importance"])
 
     def decide(self, observation: Observation) -> IntArray:
         """Return the ranks that fill `observation.budget_params`."""
         return fill_greedily(self._gains, self.problem.params_per_rank, observation.budget_params)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: all is in the arguments."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
+SPECS = (
+    PolicySpec(
+        "greedy",
+        GreedyPolicy,
+        "components by squared gradient per parameter; measures no loss",
+        needs="importance",
+        benchmarks=("frozen",),
+        order=70,
+        colour="#56B4E9",
+        marker="D",
+    ),
+)

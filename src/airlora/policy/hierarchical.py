@@ -1,4 +1,4 @@
-"""Policy "airllm": PPO proposes, diffusion refines (IV, Algorithm 1)."""
+"""Policy "airllm": PPO proposes ranks and diffusion refines them (IV, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds
 from airlora.policy.settings import AllocateSettings, DiffusionSettings, PPOSettings
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["HierarchicalPolicy"]
@@ -27,32 +28,35 @@ CONDITIONS = ("a_out", "a_out_and_state")
 
 
 class HierarchicalPolicy:
-    r"""The paper's policy.
+    r"""The paper's policy: a coarse vector of PPO conditions a diffusion model.
 
     $$a^{out} \sim \pi_\theta(\cdot | s), \qquad x_0 \sim f_\psi(\cdot | a^{out}), \qquad
       \tilde a = \mathrm{clip}(\lfloor x_0 \rfloor, 0, r_{max})$$
 
-    | stage | credit | fixed |
+    | stage | learns from | fixed |
     |---|---|---|
-    | "ppo" | ln pi(a_out | s) and the reward of a~: the diffusion is part of the environment | psi |
-    | "diffusion" | x_0 = a~ as executed, its condition a_out, its reward | theta |
+    | "ppo" | ln pi(a_out | s) and the reward of a~; the diffusion counts as part of the environment | psi |
+    | "diffusion" | x_0 = a~ as executed, its condition a_out and its reward | theta |
 
-    Two choices the paper leaves open.  The diffusion starts as the identity, x_0 = a_out, and rehearses it in every
-    stage: PPO can steer from the first step and goes on being followed where it has not been yet.  Without that the
-    diffusion learns its own samples by heart, whatever the condition, and PPO loses its grip, the sooner the more
-    modules there are.  a_out is clipped to [-1, 1] before it conditions, since beyond lie no ranks.
+    The paper leaves two choices open:
+
+    - The diffusion starts as the identity, x_0 = a_out, and every stage rehearses it. PPO can therefore steer from the
+      first step, also towards ranks that were never tried. Without rehearsal the diffusion learns to repeat its own
+      samples under every condition, and the influence of PPO fades, faster with more modules.
+    - a_out is clipped to [-1, 1] before it conditions the diffusion, because no rank lies outside.
 
     Args:
-        problem: What is decided about.
-        ppo: See `PPOSettings`.  With `latent_size`, a_out is stretched over the modules to start from: neighbouring
-            modules share an entry at first, and the diffusion learns to tell them apart.
-        diffusion: See `DiffusionSettings`; its `condition` is `a_out` (Eq. 15) or `a_out_and_state`.
-        seed: Of everything random in it.
-        allocate: Of the utility model that says what to drop from a pattern that does not fit the deadline.
-        device: Where the networks live.
+        problem: Decision problem of the policy.
+        ppo: Settings of PPO. With `latent_size`, a_out is interpolated over the modules at the start: neighbouring
+            modules share an entry, and the diffusion learns to distinguish them.
+        diffusion: Settings of the diffusion. Its `condition` is `a_out` (Eq. 15) or `a_out_and_state`.
+        seed: Seed of all weights, draws and minibatches.
+        allocate: Settings of the utility model, which chooses the components to drop from a pattern that does not fit
+            the deadline.
+        device: PyTorch device of the networks.
 
     Raises:
-        PolicyError: The condition leaves a_out out, or a part that the settings name does not exist.
+        PolicyError: The condition does not contain a_out, or the settings name an unknown sampler, loss or backbone.
     """
 
     name: ClassVar[str] = "airllm"
@@ -110,7 +114,7 @@ class HierarchicalPolicy:
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:
-        """Return an untrained policy with these `arguments`."""
+        """Return an untrained policy with these settings and this seed."""
         return cls(
             problem,
             PPOSettings(**arguments["ppo"]),
@@ -121,13 +125,13 @@ class HierarchicalPolicy:
         )
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks of the mean sample, given the mean of a_out."""
+        """Return the ranks of the mean diffusion sample, given the mean of a_out."""
         x0 = self._fine.decide(self._encode([observation])[0]).numpy()
         wanted = unit_to_ranks(x0, self.problem.r_max)
         return self._advisor.keep_deadline(wanted, observation, fill=self._fine.settings.fill)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return the ranks of one noisy sample, given a draw of a_out."""
+        """Return the ranks of one noisy diffusion sample, given a draw of a_out."""
         vector = self.problem.spec.to_vector(observation)
         a_out, log_prob, value = self._coarse.sample(vector)
         condition = self._condition(torch.from_numpy(vector), torch.from_numpy(a_out))
@@ -136,7 +140,7 @@ class HierarchicalPolicy:
         return Decision(ranks, a_out, log_prob, value, x0.numpy(), None if chain is None else chain.numpy())
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return "ppo" on the newest `rollout` transitions, "utility", and "diffusion" on the newest `buffer_size`."""
+        """Return the stages "ppo" on the newest `rollout` transitions, "utility", and "diffusion" on `buffer_size`."""
         return [
             ("ppo", lambda: self._coarse.update(buffer.newest(rollout, self._coarse.device))),
             *self._advisor.stages(buffer, rollout, always=self._fine.loss.uses_utility),
@@ -144,7 +148,7 @@ class HierarchicalPolicy:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimisers and generators of both, and the utility model."""
+        """Return the states of both networks, their optimisers and generators, and the utility model."""
         return {
             "coarse": self._coarse.state_dict(),
             "fine": self._fine.state_dict(),
@@ -152,18 +156,18 @@ class HierarchicalPolicy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the value of `state_dict`."""
         self._coarse.load_state_dict(state["coarse"])
         self._fine.load_state_dict(state["fine"])
         self._advisor.load_state_dict(state["advisor"])
 
     def _condition(self, vector: Tensor, a_out: Tensor) -> Tensor:
-        """Return what the diffusion is told, [..., C]."""
+        """Return the condition of the diffusion, float [..., C]."""
         clipped = a_out.clamp(-1.0, 1.0)
         return torch.cat([clipped, vector], dim=-1) if self._sees_state else clipped
 
     def _encode(self, observations: Sequence[Observation]) -> Tensor:
-        """Return what the diffusion is told with the mean of a_out, float [N, C]."""
+        """Return the condition of the diffusion with the mean of a_out, float [N, C]."""
         vectors = [self.problem.spec.to_vector(observation) for observation in observations]
         a_outs = [torch.from_numpy(self._coarse.mean(vector)) for vector in vectors]
         return self._condition(torch.from_numpy(np.stack(vectors)), torch.stack(a_outs))
@@ -187,15 +191,34 @@ class HierarchicalPolicy:
         return self._condition(batch.vectors, batch.a_outs)
 
     def _draw_start(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        # A little wider than [-1, 1], so that the clipped ends are met as often as PPO will meet them.
+        # Slightly wider than [-1, 1], so that the clipped ends occur as often as with PPO.
         a_out = (2.4 * torch.rand(count, self._coarse.action_size, generator=generator) - 1.2).clamp(-1.0, 1.0)
         states = 2.0 * torch.rand(count, self.problem.spec.size, generator=generator) - 1.0
         return _stretch(a_out, self.problem.num_modules), self._condition(states, a_out)
 
 
 def _stretch(a_out: Tensor, num_modules: int) -> Tensor:
-    """Return a_out, [N, latent_size], interpolated to [N, num_modules]; itself if it has that length."""
+    """Return a_out, float [N, latent_size], interpolated linearly to [N, num_modules]."""
     if a_out.shape[-1] == num_modules:
         return a_out
     stretched = torch.nn.functional.interpolate(a_out[:, None], size=num_modules, mode="linear", align_corners=True)
     return stretched[:, 0]
+
+
+_AIRLLM = PolicySpec(
+    "airllm",
+    HierarchicalPolicy,
+    "the paper's policy: PPO, then DDIM with a residual MLP, samples weighted by their reward",
+    sections={"ppo": PPOSettings, "diffusion": DiffusionSettings, "allocate": AllocateSettings},
+    order=30,
+    colour="#D55E00",
+    marker="o",
+)
+
+SPECS = (
+    _AIRLLM,
+    _AIRLLM.variant("airllm-literal", "the same with Eq. 19 as printed", {"diffusion.loss": "literal"}),
+    _AIRLLM.variant("airllm-ddpm", "PPO, then DDPM", {"diffusion.sampler": "ddpm"}),
+    _AIRLLM.variant("airllm-unet", "PPO, then DDIM with the 1-D U-Net", {"diffusion.backbone": "unet"}),
+    _AIRLLM.variant("airllm-latent", "PPO on a latent vector of 8 entries, then DDIM", {"ppo.latent_size": 8}),
+)

@@ -1,4 +1,4 @@
-"""Policy "ppo": the coarse policy alone, its vector read as ranks (Table III's PPO)."""
+"""Policy "ppo": the coarse policy alone, whose vector is decoded into ranks (PPO in Table III)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from airlora.policy.buffer import Buffer
 from airlora.policy.coarse import CoarsePolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import PPOSettings
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.planner import UtilityPlanner
 
 __all__ = ["PPOPolicy"]
 
 
 class PPOPolicy:
-    """PPO over one continuous number per module; Eq. 18 makes ranks of them.
+    """PPO over one continuous number per module. Eq. 18 decodes these numbers into ranks.
 
-    A utility model, fitted to what was measured, says what to drop from a pattern that does not fit the deadline.
+    A utility model is fitted to the measured losses. It chooses the components to drop from a pattern that does not fit
+    the deadline.
 
     Args:
-        problem: What is decided about.
-        settings: See `PPOSettings`; `latent_size` must be none, because nothing would widen the vector.
-        seed: Of weights and draws.
-        device: Where the networks live.
+        problem: Decision problem of the policy.
+        settings: Settings of PPO. `latent_size` must be None, because nothing widens the vector.
+        seed: Seed of weights and draws.
+        device: PyTorch device of the networks.
 
     Raises:
         PolicyError: `settings.latent_size` is set.
@@ -56,32 +58,39 @@ class PPOPolicy:
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:
-        """Return an untrained policy with these `arguments`."""
+        """Return an untrained policy with these settings and this seed."""
         return cls(problem, PPOSettings(**arguments["settings"]), seed=arguments["seed"], device=device)
 
     def decide(self, observation: Observation) -> IntArray:
-        """Return the ranks that the Gaussian's mean stands for."""
+        """Return the ranks that the mean of the Gaussian decodes into."""
         wanted = unit_to_ranks(self._coarse.mean(self.problem.spec.to_vector(observation)), self.problem.r_max)
         return self._advisor.keep_deadline(wanted, observation)
 
     def explore(self, observation: Observation) -> Decision:
-        """Return the ranks that a draw stands for."""
+        """Return the ranks that a draw from the Gaussian decodes into."""
         a_out, log_prob, value = self._coarse.sample(self.problem.spec.to_vector(observation))
         ranks = self._advisor.keep_deadline(unit_to_ranks(a_out, self.problem.r_max), observation)
         return Decision(ranks, a_out=a_out, log_prob=log_prob, value=value)
 
     def stages(self, buffer: Buffer, rollout: int) -> Sequence[Stage]:
-        """Return "ppo" on the newest `rollout` transitions, and "utility" where deadlines are kept."""
+        """Return the stage "ppo" on the newest `rollout` transitions, and "utility" where deadlines are kept."""
         return [
             ("ppo", lambda: self._coarse.update(buffer.newest(rollout, self._coarse.device))),
             *self._advisor.stages(buffer, rollout),
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser, utility model and generators."""
+        """Return the states of networks, optimiser, utility model and generators."""
         return {"coarse": self._coarse.state_dict(), "advisor": self._advisor.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the value of `state_dict`."""
         self._coarse.load_state_dict(state["coarse"])
         self._advisor.load_state_dict(state["advisor"])
+
+
+SPECS = (
+    PolicySpec(
+        "ppo", PPOPolicy, "PPO alone", sections={"settings": PPOSettings}, order=40, colour="#E69F00", marker="P"
+    ),
+)

@@ -1,15 +1,16 @@
-"""Policy "random": the paper's random baseline."""
+"""Policy "random": the paper's random baseline, and random rank patterns within a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem
+from airlora.policy.base import PolicyProblem, Stateless
 from airlora.policy.seeding import numpy_state, restore_numpy
+from airlora.policy.specs import PolicySpec
 
 __all__ = ["RandomPolicy", "fill_randomly", "spread_randomly"]
 
@@ -17,13 +18,16 @@ __all__ = ["RandomPolicy", "fill_randomly", "spread_randomly"]
 def fill_randomly(
     params_per_rank: tuple[int, ...], r_max: int, budget_params: int, generator: np.random.Generator
 ) -> IntArray:
-    """Return ranks that take components in random order while they fit.
+    """Return ranks that fill a budget with components in random order. A component that does not fit is skipped.
 
     Args:
-        params_per_rank: Numbers in a component of each module.
-        r_max: Largest rank.
-        budget_params: Numbers that may be taken.
-        generator: Of the order.
+        params_per_rank: Parameters in one component of each module.
+        r_max: Largest rank of a module.
+        budget_params: Largest number of parameters of the pattern.
+        generator: NumPy generator that draws the order.
+
+    Returns:
+        Ranks, int64 [num_modules].
     """
     ranks = np.zeros(len(params_per_rank), dtype=np.int64)
     left = budget_params
@@ -37,16 +41,19 @@ def fill_randomly(
 def spread_randomly(
     wanted: IntArray, params_per_rank: tuple[int, ...], budget_params: int, generator: np.random.Generator
 ) -> IntArray:
-    """Return wanted ranks as far as they fit, module after module in random order.
+    """Return wanted ranks as far as they fit into a budget, module after module in random order.
 
-    Patterns differ more than those of `fill_randomly`, which come close to one rank everywhere, and so say more about
-    each module.
+    The patterns of `fill_randomly` are close to one rank for all modules. These patterns differ more from each other,
+    so that measuring their losses tells more about each module.
 
     Args:
-        wanted: Int64 [num_modules].
-        params_per_rank: Numbers in a component of each module.
-        budget_params: Numbers that may be taken.
-        generator: Of the order.
+        wanted: Wanted ranks, int64 [num_modules].
+        params_per_rank: Parameters in one component of each module.
+        budget_params: Largest number of parameters of the pattern.
+        generator: NumPy generator that draws the order of the modules.
+
+    Returns:
+        Ranks, int64 [num_modules].
     """
     ranks = np.zeros(len(params_per_rank), dtype=np.int64)
     left = budget_params
@@ -56,13 +63,13 @@ def spread_randomly(
     return ranks
 
 
-class RandomPolicy:
-    """Every rank drawn alike, or components drawn until the budget is full.
+class RandomPolicy(Stateless):
+    """Ranks drawn uniformly from 0 to r_max, or random components up to the link's budget.
 
     Args:
-        problem: What is decided about.
-        seed: Of the draws; the generator is the policy's own and goes on from decision to decision.
-        fit_to_budget: Fill the link's budget with random components instead.
+        problem: Decision problem of the policy.
+        seed: Seed of the policy's own NumPy generator, which continues from decision to decision.
+        fit_to_budget: Whether to fill the link's budget with random components.
     """
 
     name: ClassVar[str] = "random"
@@ -75,25 +82,23 @@ class RandomPolicy:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Seed and whether the budget is filled."""
+        """Arguments of the constructor."""
         return {"seed": self._seed, "fit_to_budget": self._fit_to_budget}
 
-    @classmethod
-    def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`, its generator at the start."""
-        return cls(problem, seed=arguments["seed"], fit_to_budget=arguments["fit_to_budget"])
-
     def decide(self, observation: Observation) -> IntArray:
-        """Return freshly drawn ranks."""
+        """Return newly drawn ranks."""
         problem = self.problem
         if self._fit_to_budget:
             return fill_randomly(problem.params_per_rank, problem.r_max, observation.budget_params, self._generator)
         return self._generator.integers(problem.r_max + 1, size=problem.num_modules)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the generator stands."""
+        """Return the state of the generator."""
         return {"generator": numpy_state(self._generator)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore the value of `state_dict`."""
         restore_numpy(self._generator, state["generator"])
+
+
+SPECS = (PolicySpec("random", RandomPolicy, "random ranks", order=95, colour="#AAAAAA"),)

@@ -1,4 +1,4 @@
-"""Ranks to the unit range of Gaussians and diffusion, and back (Eq. 18)."""
+"""Conversion between ranks and the unit range [-1, 1] of Gaussians and diffusion (Eq. 18)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def ranks_to_unit(ranks: npt.ArrayLike, r_max: int) -> FloatArray:
 
     $$x = \frac{2 (r + 1/2)}{r_{max} + 1} - 1$$
 
-    [-1, 1] is cut into r_max + 1 equal intervals, one per rank, so that every rank is equally likely under a uniform x
-    and none sits on an edge.  The paper does not state its scaling (erratum 8).
-
     Notation: r ranks; x the result.
 
+    [-1, 1] is divided into r_max + 1 equal intervals, one per rank. Every rank is therefore equally likely under a
+    uniform x, and no middle lies on an edge. The paper does not state its scaling (erratum 8).
+
     Args:
-        ranks: 0 to r_max, any shape; fractions are placed between the middles.
+        ranks: Ranks from 0 to r_max, any shape. Fractional ranks lie between the middles.
         r_max: Largest rank, >= 1.
 
     Returns:
-        Float32, same shape, within (-1, 1).
+        Unit coordinates, float32, same shape, within (-1, 1).
 
     Raises:
         PolicyError: `r_max` is below 1.
@@ -40,18 +40,18 @@ def ranks_to_unit(ranks: npt.ArrayLike, r_max: int) -> FloatArray:
 
 
 def unit_to_ranks(unit: npt.ArrayLike, r_max: int) -> IntArray:
-    r"""Return the rank whose interval each number lies in (Eq. 18).
+    r"""Return the rank of the interval that contains each number (Eq. 18).
 
     $$\tilde a = \mathrm{clip}\left(\lfloor \tfrac{x + 1}{2} (r_{max} + 1) \rfloor,\ 0,\ r_{max}\right)$$
 
     Notation: x unit; a~ the result.
 
     Args:
-        unit: Finite numbers of any size, any shape.
+        unit: Unit coordinates, finite, any shape. Numbers outside [-1, 1] are clipped.
         r_max: Largest rank, >= 1.
 
     Returns:
-        Int64, same shape, 0 to r_max; non-decreasing in `unit`, and the inverse of `ranks_to_unit` at every rank.
+        Ranks, int64, same shape, 0 to r_max. They do not decrease with `unit` and invert `ranks_to_unit` at every rank.
 
     Raises:
         PolicyError: `r_max` is below 1, or a number is not finite.

@@ -1,4 +1,4 @@
-"""Randomness that belongs to one policy: nothing here reads or leaves a mark on a global generator."""
+"""Random generators that belong to one policy. No function here reads or changes a global generator."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ __all__ = ["child_seeds", "numpy_state", "restore_numpy", "restore_torch", "seed
 
 
 def child_seeds(seed: int, count: int) -> list[int]:
-    """Return seeds for `count` parts, so that their draws have nothing in common."""
+    """Return `count` independent seeds derived from one seed."""
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
 @contextlib.contextmanager
 def seeded_init(seed: int) -> Iterator[None]:
-    """Make layers built in this block start from `seed`; the global generator is put back afterwards."""
+    """Initialise the PyTorch layers that are built in this block from a seed, and restore the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def torch_generator(seed: int) -> torch.Generator:
-    """Return a CPU generator that starts from `seed`."""
+    """Return a PyTorch generator on the CPU with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def restore_torch(generator: torch.Generator, state: torch.Tensor) -> None:
-    """Bring a generator to where `generator.get_state()` found it."""
+    """Set a PyTorch generator to a value of `generator.get_state()`."""
     generator.set_state(state.cpu())
 
 
 def numpy_state(generator: np.random.Generator) -> str:
-    """Return where a NumPy generator stands, as one line of text."""
+    """Return the state of a NumPy generator as JSON."""
     return json.dumps(generator.bit_generator.state)
 
 
 def restore_numpy(generator: np.random.Generator, state: str) -> None:
-    """Bring a NumPy generator to where `numpy_state` found it."""
+    """Set a NumPy generator to a value of `numpy_state`."""
     generator.bit_generator.state = json.loads(state)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from airlora.policy.recipes import RECIPES
+from airlora.errors import SettingsError
+from airlora.policy.specs import find_policy, is_class_path, policy_specs
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = ["AllocateSettings", "CmaSettings", "DiffusionSettings", "PPOSettings", "PolicySettings"]
@@ -131,10 +139,25 @@ class PolicySettings(Section):
     constant_rank: NonNegativeInt = Field(4, description="policy `constant`, also the start of every episode")
     patience: PositiveInt = Field(5, description="evaluations without better accuracy before the paper's early stop")
     early_stop: bool = True
+    settings: dict[str, Any] = Field(
+        {}, description="own settings of a policy whose spec has a class for them; see the how-to on writing a policy"
+    )
 
-    @field_validator("name")
+    @field_validator("settings")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in RECIPES:
-            raise ValueError(f"policy.name = {name!r}: allowed is one of {', '.join(RECIPES)}")
-        return name
+    def _resolved(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Return the policy's own settings with their defaults; raise `ValueError` if its name is unknown."""
+        name = info.data.get("name")
+        # A class that was not imported is allowed here: most commands on a finished run do not need its policy.
+        if name is None or (is_class_path(name) and name not in policy_specs()):
+            return settings
+        try:
+            own = find_policy(name).read_settings(settings)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return {} if own is None else own.model_dump(mode="json", exclude_none=True)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        return {name: value for name, value in values.items() if name != "settings" or value}

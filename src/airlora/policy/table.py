@@ -1,4 +1,4 @@
-"""Policy "table": patterns that something else made for a few budgets, such as AdaLoRA's."""
+"""Policy "table": rank patterns that another method made for several budgets, such as AdaLoRA's."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem
+from airlora.policy.base import PolicyProblem, Stateless
 from airlora.ranks import RankPattern
 
 __all__ = ["TablePolicy"]
 
 
-class TablePolicy:
-    """Of some patterns, the one with most numbers that the link carries before its deadline; none fits: rank 0.
+class TablePolicy(Stateless):
+    """The largest of several rank patterns that the link carries before its deadline, or rank 0 if none fits.
 
     Args:
-        problem: What is decided about.
-        patterns: Rank patterns over the problem's modules.
+        problem: Decision problem of the policy.
+        patterns: One or more rank patterns over the modules of the problem.
 
     Raises:
-        PolicyError: There is no pattern, or one has other modules or a rank above r_max.
+        PolicyError: There is no pattern, or a pattern has other modules or a rank above r_max.
     """
 
     name: ClassVar[str] = "table"
@@ -41,12 +41,12 @@ class TablePolicy:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The patterns' ranks."""
+        """Ranks of the patterns."""
         return {"ranks": [row.tolist() for row in self._rows]}
 
     @classmethod
     def from_arguments(cls, problem: PolicyProblem, arguments: Mapping[str, Any], device: str = "cpu") -> Self:  # noqa: ARG003
-        """Return the policy with these `arguments`."""
+        """Return the policy with these ranks."""
         return cls(problem, [RankPattern.from_ranks(problem.module_names, ranks) for ranks in arguments["ranks"]])
 
     def decide(self, observation: Observation) -> IntArray:
@@ -55,10 +55,3 @@ class TablePolicy:
         if not fitting:
             return np.zeros(self.problem.num_modules, dtype=np.int64)
         return max(fitting, key=self.problem.num_params).copy()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: all is in the arguments."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""

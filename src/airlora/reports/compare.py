@@ -11,6 +11,7 @@ import numpy as np
 from airlora.channel import transfer_time_s
 from airlora.env import Link, RankAllocationEnv
 from airlora.policy import RankPolicy
+from airlora.policy.base import policy_name
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.tasks import Evaluation, evaluate, pick_autocast
 from airlora.training import Workbench, decide_for_link
@@ -120,6 +121,6 @@ def compare_policies(
                 bench.adapted.set_ranks(pattern)
                 with autocast():
                     known[pattern] = evaluate(bench.adapted.model, bench.eval, bench.device)
-            rows.append(row_of(policy.name, env, link, pattern, known[pattern]))
+            rows.append(row_of(policy_name(policy), env, link, pattern, known[pattern]))
             on_row(rows[-1])
     return rows

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from airlora.policy import policy_specs
 from airlora.reports.compare import ComparisonRow
 from airlora.reports.tables import projection_column
 
@@ -26,23 +27,11 @@ __all__ = [
     "styled",
 ]
 
-_COLOURS = {
-    "airllm": "#D55E00",
-    "ppo": "#E69F00",
-    "ddim": "#CC79A7",
-    "allocate": "#0072B2",
-    "greedy": "#56B4E9",
-    "adalora": "#009E73",
-    "adalora-ranks": "#8FD4BC",
-    "constant": "#555555",
-    "random": "#AAAAAA",
-    "distilled": "#332288",
-    "eva": "#882255",
-    "cmaes": "#117733",
-}
-"""Okabe and Ito's palette, which people with colour vision deficiencies can tell apart."""
+_ORANGE, _BLUE = "#D55E00", "#0072B2"
+"""Colours of the palette of Okabe and Ito, which people with colour vision deficiencies can tell apart."""
 
-_MARKERS = {"airllm": "o", "ppo": "P", "ddim": "X", "allocate": "s", "greedy": "D", "adalora": "^", "constant": "v"}
+_BASELINES = {"adalora": ("#009E73", "^"), "adalora-ranks": ("#8FD4BC", "x")}
+"""Colour and marker of PEFT's AdaLoRA, which is no policy of the registry."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -111,8 +100,8 @@ def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name:
     """Draw every value faintly and their running mean."""
     window = max(1, len(values) // 10)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-    axis.plot(steps, values, color=_COLOURS["airllm"], alpha=0.18, linewidth=0.7)
-    axis.plot(steps[window - 1 :], smooth, color=_COLOURS["airllm"], label=f"{name}, mean of {window} steps")
+    axis.plot(steps, values, color=_ORANGE, alpha=0.18, linewidth=0.7)
+    axis.plot(steps[window - 1 :], smooth, color=_ORANGE, label=f"{name}, mean of {window} steps")
 
 
 def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
@@ -121,11 +110,11 @@ def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None
     other.plot(
         [line["step"] for line in evaluations],
         [line["accuracy"] for line in evaluations],
-        color=_COLOURS["allocate"],
+        color=_BLUE,
         marker="o",
         markersize=4,
     )
-    other.set_ylabel("accuracy", color=_COLOURS["allocate"])
+    other.set_ylabel("accuracy", color=_BLUE)
     other.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     other.grid(visible=False)
     other.spines["right"].set_visible(True)
@@ -218,14 +207,16 @@ def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:
+    styles = {name: (spec.colour, spec.marker) for name, spec in policy_specs().items()} | _BASELINES
     for name in dict.fromkeys(row.policy for row in rows):
+        colour, marker = styles.get(name, ("black", "x"))
         points = sorted((x(row), row.accuracy) for row in rows if row.policy == name)
         axis.plot(
             [point[0] for point in points],
             [point[1] for point in points],
             label=name,
-            color=_COLOURS.get(name, "black"),
-            marker=_MARKERS.get(name, "x"),
+            color=colour,
+            marker=marker,
             markersize=5,
             linewidth=1.6,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from airlora.policy import RECIPES
+from airlora.policy import policy_specs
 from airlora.reports.compare import ComparisonRow
 
 __all__ = ["comparison_table", "marked", "policy_table", "projection_column", "rank_table"]
@@ -38,13 +38,13 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
 
 
 def policy_table() -> Table:
-    """Return every policy that can be asked for, a line each."""
+    """Return a table of all known policies: name, whether it learns, and summary."""
     table = Table(title="policies", title_justify="left")
     table.add_column("name")
     table.add_column("learns")
     table.add_column("what it is")
-    for name, recipe in RECIPES.items():
-        table.add_row(name, "yes" if recipe.learns else "no", recipe.summary)
+    for name, spec in policy_specs().items():
+        table.add_row(name, "yes" if spec.learns else "no", spec.summary)
     return table
 
 

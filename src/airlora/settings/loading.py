@@ -18,7 +18,7 @@ from airlora.errors import SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.settings.fields import Section
 
-__all__ = ["merge", "nest", "parse_items", "read_toml", "validate", "value_at", "write_toml"]
+__all__ = ["explain", "merge", "nest", "parse_items", "read_toml", "validate", "value_at", "write_toml"]
 
 S = TypeVar("S", bound=Section)
 
@@ -117,27 +117,39 @@ def validate(section: type[S], values: Mapping[str, Any]) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_explain(error, section)) from error
+        raise SettingsError(explain(error, section)) from error
 
 
-def _explain(error: ValidationError, section: type[BaseModel]) -> str:
+def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
+    """Return the first problem as `key = value: allowed is ...`, and the number of further problems.
+
+    Args:
+        error: The error of validating `root`.
+        root: Class whose validation failed. Its sections give the known keys.
+        prefix: Dotted key of `root` among all settings. Empty for the root of all settings.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(name) for name in first["loc"])
+    parts = [*filter(None, [prefix]), *map(str, first["loc"])]
+    key = ".".join(parts)
     if first["type"] == "value_error":
         text = str(first["ctx"]["error"])
     elif first["type"] == "extra_forbidden":
-        text = f"{key}: no such setting; {_known_keys(section, first['loc'][:-1])}"
+        where = ".".join(parts[:-1]) or "the settings"
+        text = f"{key}: no such setting; {where} has {', '.join(_section(root, first['loc'][:-1]).model_fields)}"
+    elif first["type"] == "missing":
+        text = f"{key}: a value is required"
     else:
         allowed = first["msg"].removeprefix("Input should be ").removeprefix("List should have ")
         text = f"{key} = {first['input']!r}: allowed is {allowed}"
-    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return text + more
 
 
-def _known_keys(section: type[BaseModel], path: tuple[int | str, ...]) -> str:
-    for name in path:
-        annotation = section.model_fields[str(name)].annotation
+def _section(root: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    model = root
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    where = ".".join(str(name) for name in path) or "the settings"
-    return f"{where} has {', '.join(section.model_fields)}"
+            model = annotation
+    return model

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from airlora.env import RankAllocationEnv
-from airlora.policy import Buffer, Decision, Learner, RankPolicy, Transition
+from airlora.policy import Buffer, Decision, RankPolicy, Transition, is_learner
 
 __all__ = ["Algorithm1", "StepRecord", "is_learner"]
-
-
-def is_learner(policy: RankPolicy) -> TypeGuard[Learner]:
-    """Whether the policy explores and learns, or only decides."""
-    return hasattr(policy, "explore") and hasattr(policy, "stages")
 
 
 @dataclass(frozen=True, slots=True)

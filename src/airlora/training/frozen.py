@@ -38,9 +38,9 @@ def learn_on_frozen(
     """Return the policy of that name for the workbench's adapter, after so many measured losses if it learns.
 
     Args:
-        name: Of `RECIPES`.
+        name: Name of a known policy.
         bench: Model, adapter and calibration samples.
-        settings: Of the run; the policy's recipe is laid over them.
+        settings: Settings of the run. The overrides of the policy's spec replace their values.
         evaluations: Measured losses.
         on_start: Called before learning, if the policy learns.
         on_step: Called after every measured loss.

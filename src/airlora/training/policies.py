@@ -1,22 +1,39 @@
-"""Making a run's policy from its settings."""
+"""Make a run's policy from its settings."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from airlora.env import RankAllocationEnv
+from airlora.errors import PolicyError
 from airlora.packing import measure_explained_variance, measure_importance
-from airlora.policy import EvaPolicy, GreedyPolicy, PolicyProblem, RankPolicy, make_policy
+from airlora.policy import PolicyInputs, PolicyProblem, RankPolicy, find_policy, is_learner
+from airlora.policy.base import missing_for_saving
+from airlora.policy.specs import Measurement
 from airlora.ranks import params_per_rank
+from airlora.settings.fields import Section
 from airlora.training.context import Workbench
 from airlora.training.settings import Settings
 
-__all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
+__all__ = ["build_policy", "make_from_settings", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
+
+MEASUREMENTS: Mapping[Measurement, Callable[[Workbench, Settings], npt.NDArray[np.float64]]] = {
+    "importance": lambda bench, settings: measure_importance(
+        bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size
+    ),
+    "explained_variance": lambda bench, settings: measure_explained_variance(
+        bench.adapted, bench.calibration, bench.device, settings.finetune.eval_batch_size
+    ),
+}
+"""Functions that measure what a policy's spec asks for, on the calibration samples."""
 
 
 def problem_of(env: RankAllocationEnv) -> PolicyProblem:
-    """Return what a policy decides about in that environment."""
+    """Return the decision problem of a policy in that environment."""
     return PolicyProblem(
         module_names=env.names,
         params_per_rank=params_per_rank(env.shapes),
@@ -26,63 +43,59 @@ def problem_of(env: RankAllocationEnv) -> PolicyProblem:
     )
 
 
-MEASURED = ("greedy", "eva")
-"""Policies that are made of what was measured on the model, with no settings of their own."""
-
-PLANNERS = ("allocate", "distilled", "distilled-bare", "ddim-utility")
-"""Policies whose utility model decides, and so may start from a belief."""
-
-
 def policy_needs_trained_adapter(settings: Settings) -> bool:
-    """Whether the policy reads the trained adapter's gradients, and so cannot act while it is being trained."""
-    return settings.policy.name == "greedy" or _starts_from_importance(settings)
-
-
-def _starts_from_importance(settings: Settings) -> bool:
-    is_frozen = settings.env.objective == "frozen"
-    return settings.allocate.prior and is_frozen and settings.policy.name in PLANNERS
+    """Whether the policy uses the importance of the trained adapter, and so cannot decide during fine-tuning."""
+    return "importance" in _needed(settings)
 
 
 def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
-    """Return the policy that the settings name, in its initial state.
+    """Return the policy of the settings in its initial state.
 
-    On the calibration samples `greedy` measures the importance of every component, and `eva` the variance of the base
-    model's activations. Planners on a frozen adapter start from that importance too (`allocate.prior`); all others
-    start without having seen the model.
+    The measurements that its spec names are made first, on the calibration samples.
 
     Raises:
-        PolicyError: The policy's settings are not allowed.
+        SettingsError: The policy is unknown, or its own settings are not allowed.
+        PolicyError: Other settings of the policy are not allowed, or it learns and cannot be saved.
     """
-    problem = problem_of(env)
-    if settings.policy.name == "greedy":
-        importance = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
-        return GreedyPolicy(problem, importance)
-    if settings.policy.name == "eva":
-        ratio = measure_explained_variance(
-            bench.adapted, bench.calibration, bench.device, settings.finetune.eval_batch_size
-        )
-        return EvaPolicy(problem, ratio)
-    prior = None
-    if _starts_from_importance(settings):
-        prior = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
-    return _make(settings, problem, prior)
+    measured = {name: MEASUREMENTS[name](bench, settings) for name in _needed(settings)}
+    return _verified(make_from_settings(settings, problem_of(env), **measured), settings)
 
 
 def verify_policy(settings: Settings, env: RankAllocationEnv) -> None:
-    """Raise `PolicyError` if the policy's settings are not allowed, before an adapter is trained that it is to cut."""
-    if settings.policy.name not in MEASURED:
-        _make(settings, problem_of(env), None)
+    """Raise the errors of `build_policy` before the adapter is trained that the policy needs."""
+    if find_policy(settings.policy.name).needs is None:
+        _verified(make_from_settings(settings, problem_of(env)), settings)
 
 
-def _make(settings: Settings, problem: PolicyProblem, prior: npt.NDArray[np.float64] | None) -> RankPolicy:
-    return make_policy(
-        settings.policy.name,
-        problem,
-        prior=prior,
-        seed=settings.seed,
-        ppo=settings.ppo,
-        diffusion=settings.diffusion,
-        allocate=settings.allocate,
-        cma=settings.cma,
-        constant_rank=settings.policy.constant_rank,
-    )
+def make_from_settings(settings: Settings, problem: PolicyProblem, **measured: Any) -> RankPolicy:
+    """Return the policy of the settings in its initial state; raises as `build_policy`.
+
+    Args:
+        settings: Settings of the run.
+        problem: Decision problem of the policy.
+        measured: Measurements by name, float [num_modules, r_max].
+    """
+    spec = find_policy(settings.policy.name)
+    sections: list[Any] = [value for _, value in settings if isinstance(value, Section)]
+    own = spec.read_settings(settings.policy.settings)
+    if own is not None:
+        sections.append(own)
+    return spec.make(problem, PolicyInputs(settings.seed, tuple(sections), **measured))
+
+
+def _needed(settings: Settings) -> set[Measurement]:
+    spec = find_policy(settings.policy.name)
+    needed: set[Measurement] = set() if spec.needs is None else {spec.needs}
+    if spec.may_start_from_importance and settings.allocate.prior and settings.env.objective == "frozen":
+        needed.add("importance")
+    return needed
+
+
+def _verified(policy: RankPolicy, settings: Settings) -> RankPolicy:
+    missing = missing_for_saving(policy)
+    if is_learner(policy) and missing:
+        raise PolicyError(
+            f"policy {settings.policy.name!r}: learns but cannot be saved, since it lacks {', '.join(missing)}; what a "
+            "run has learnt is kept in checkpoints and in policy.pt"
+        )
+    return policy

@@ -17,7 +17,15 @@ from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
 from airlora.env import EnvSettings
 from airlora.errors import SettingsError
-from airlora.policy import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
+from airlora.policy import (
+    AllocateSettings,
+    CmaSettings,
+    DiffusionSettings,
+    PolicySettings,
+    PPOSettings,
+    find_policy,
+    policy_specs,
+)
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
@@ -120,11 +128,11 @@ def load_settings(
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
     layers.append({"preset": name})
-    # The values of a policy's recipe override the preset, and the user's values override both.
+    # The overrides of a policy's spec replace values of the preset; the user's values replace both.
     section = merge(PRESETS[name], *layers).get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
-    recipe = RECIPES.get(chosen) if isinstance(chosen, str) else None
-    return validate(Settings, merge(PRESETS[name], nest(recipe.settings if recipe else {}), *layers))
+    spec = policy_specs().get(chosen) if isinstance(chosen, str) else None
+    return validate(Settings, merge(PRESETS[name], nest(spec.overrides if spec else {}), *layers))
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
@@ -141,26 +149,23 @@ def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy and the values of its recipe.
+    """Return the settings with another policy and the overrides of its spec.
 
-    Values of the former policy's recipe return to those of the preset, unless they were changed.
-
-    Args:
-        settings: Settings to start from. They do not change.
-        name: Name of the policy.
+    Overrides of the former policy return to the preset's values, unless they were changed since. The mapping
+    `policy.settings` of the former policy is dropped.
 
     Raises:
-        SettingsError: The policy is unknown.
+        SettingsError: The name is unknown.
     """
-    if name not in RECIPES:
-        raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
+    overrides = find_policy(name).overrides
     values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
-    former = {
-        key: value_at(preset, key)
-        for key, value in RECIPES[settings.policy.name].settings.items()
-        if value_at(values, key) == value
-    }
-    return Settings.model_validate(merge(values, nest(former), nest({**RECIPES[name].settings, "policy.name": name})))
+    if name != settings.policy.name:
+        values["policy"]["settings"] = {}
+    former = policy_specs().get(settings.policy.name)
+    for key, value in former.overrides.items() if former else ():
+        if not key.startswith("policy.settings.") and value_at(values, key) == value:
+            values = merge(values, nest({key: value_at(preset, key)}))
+    return Settings.model_validate(merge(values, nest({**overrides, "policy.name": name})))
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from airlora.adapters import canonicalise, save_adapter
 from airlora.env import FrozenObjective, LiveObjective, Objective, RankAllocationEnv
 from airlora.errors import CheckpointError, SettingsError
 from airlora.policy import RankPolicy, save_policy
+from airlora.policy.base import is_savable
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.tasks import evaluate, pick_autocast
@@ -28,6 +30,8 @@ from airlora.training.run import RunFolder, RunRecord
 from airlora.training.settings import Settings
 
 __all__ = ["Trainer", "frozen_objective", "train"]
+
+_logger = logging.getLogger(__name__)
 
 
 def train(settings: Settings, out: Path | str, *, resume: bool = False, watcher: Watcher | None = None) -> RunRecord:
@@ -242,7 +246,10 @@ class Trainer:
             text={"entropy_nats": text.entropy_nats, "oov_rate": text.oov_rate},
         )
         save_adapter(bench.adapted, self.folder.adapter_path, settings=settings.model_dump(mode="json"))
-        save_policy(policy, self.folder.policy_path)
+        if is_savable(policy):
+            save_policy(policy, self.folder.policy_path)
+        else:
+            _logger.warning("policy %s cannot be saved, so the run has no policy.pt", settings.policy.name)
         self.folder.write_record(record)
         return record
 
@@ -294,7 +301,7 @@ class Trainer:
         state = {
             "phase": self._phase,
             "finetuner": self.finetuner.state_dict(),
-            "policy": self._policy.state_dict() if self._policy else None,
+            "policy": self._policy.state_dict() if self._policy and is_savable(self._policy) else None,
             "algorithm": self._algorithm.state_dict() if self._algorithm else None,
             "early_stopping": self._early_stopping.state_dict(),
             "rewards": list(self._rewards),
@@ -314,5 +321,5 @@ class Trainer:
             # Makes the policy too, where that needs the trained adapter.
             self._algorithm = self._algorithm_on(objective)
             self._algorithm.load_state_dict(state["algorithm"])
-        if self._policy is not None and state["policy"] is not None:
+        if self._policy is not None and is_savable(self._policy) and state["policy"] is not None:
             self._policy.load_state_dict(state["policy"])

@@ -22,6 +22,7 @@ from airlora.training import (
     Settings,
     Workbench,
     assemble,
+    build_policy,
     load_settings,
     problem_of,
     train,
@@ -92,7 +93,11 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     bench = assemble(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     env = frozen_env(bench, settings)
-    policies = [load_policy(folder.policy_path, problem_of(env))]
+    policies: list[RankPolicy] = [
+        load_policy(folder.policy_path, problem_of(env))
+        if folder.policy_path.exists()
+        else build_policy(settings, env, bench)
+    ]
     policies += [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
     adalora, patterns = _adalora_rows(bench, env, settings, links, record.steps, watcher)

@@ -16,7 +16,7 @@ from airlora.codec import Bits, DecodedStream, cut, decode_stream, describe, enc
 from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
 from airlora.packing import Packing, stream_sources
-from airlora.policy import RECIPES, ConstantPolicy
+from airlora.policy import ConstantPolicy, import_policy
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern
 from airlora.reports.figures import draw_heat_maps, styled
@@ -147,6 +147,8 @@ def plan_link(
         AirloraError: Run, data, link or policy are not usable.
     """
     watcher = watcher or SilentWatcher()
+    if policy is not None and policy != STREAM:
+        import_policy(policy, others=[STREAM])
     planner = _Planner(Path(run), link, deadline_s, rate_model, data, on_eval=adalora)
     asked = policy or (STREAM if bits == "auto" else "greedy")
     wanted: list[tuple[str, Bits]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
@@ -217,8 +219,6 @@ class _Planner:
             data = self._encode(RankPattern.constant(self._header.modules, self._header.r_max), bits)
             fits = self._within_budget(data)
             return None if fits is None else self._measured(policy, bits, fits)
-        if policy not in RECIPES:
-            raise SettingsError.of("policy", policy, f"{STREAM}, or one of {', '.join(RECIPES)}")
         share = 1.0
         for _ in range(MAX_TRIES):
             pattern = self._decide(policy, bits, share)

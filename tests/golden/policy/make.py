@@ -14,13 +14,13 @@ import numpy as np
 
 from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
-    POLICIES,
     Buffer,
     CmaSettings,
     DiffusionSettings,
     EvaPolicy,
     GreedyPolicy,
     PolicyProblem,
+    PolicySettings,
     PPOSettings,
     RankPolicy,
     TablePolicy,
@@ -29,6 +29,7 @@ from airlora.policy import (
     make_policy,
     save_policy,
 )
+from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 from airlora.training import load_settings
 
@@ -65,19 +66,19 @@ def make(name: str) -> RankPolicy:
         return EvaPolicy(PROBLEM, np.arange(16, 0, -1).reshape(4, 4) / 200)
     if name == "table":
         return TablePolicy(PROBLEM, [RankPattern.from_ranks(NAMES, ranks) for ranks in ([1, 2, 0, 1], [1, 0, 0, 1])])
-    # The recipe `distilled` of the policy `ddim` also stores a utility model with a prior.
-    recipe = "distilled" if name == "ddim" else name
-    chosen = load_settings("quick", overrides={"policy.name": recipe})
+    # The policy `distilled` has the class `ddim` and also stores a utility model with a prior.
+    chosen_name = "distilled" if name == "ddim" else name
+    chosen = load_settings("quick", overrides={"policy.name": chosen_name})
     return make_policy(
-        recipe,
+        chosen_name,
         PROBLEM,
+        PPOSettings(hidden_size=4, update_epochs=1),
+        DiffusionSettings(**(chosen.diffusion.model_dump() | SMALL)),
+        chosen.allocate,
+        CmaSettings(population_size=4),
+        PolicySettings(constant_rank=2),
         seed=3,
-        ppo=PPOSettings(hidden_size=4, update_epochs=1),
-        diffusion=DiffusionSettings(**(chosen.diffusion.model_dump() | SMALL)),
-        allocate=chosen.allocate,
-        cma=CmaSettings(population_size=4),
-        constant_rank=2,
-        prior=np.arange(16, 0, -1).reshape(4, 4) / 50 if name in ("allocate", "ddim") else None,
+        importance=np.arange(16, 0, -1).reshape(4, 4) / 50 if name in ("allocate", "ddim") else None,
     )
 
 
@@ -112,7 +113,7 @@ def learn(policy: RankPolicy, num_steps: int = 16) -> None:
 
 def main() -> None:
     decisions = {}
-    for name in sorted(POLICIES):
+    for name in sorted(policy_classes()):
         policy = make(name)
         if hasattr(policy, "explore"):
             learn(policy)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from airlora.bench.frozen import frozen_table, run_frozen_bench, summarise_frozen
+from airlora.bench.frozen import frozen_table, run_frozen_benchmark, summarise_frozen
 from airlora.errors import CheckpointError, SettingsError
 from airlora.progress import SilentWatcher
 from airlora.reports.compare import ComparisonRow
@@ -16,7 +16,7 @@ def row(policy: str, snr_db: float, loss: float) -> ComparisonRow:
     return ComparisonRow(policy, snr_db, 1e6, {"a": 1}, 100, 90, 10, 440, 0.5, 0.5, 0.8, loss, 50)
 
 
-def test_gaps_are_taken_run_by_run() -> None:
+def test_gaps_are_differences_on_the_same_run() -> None:
     losses = {"greedy": [0.50, 0.60, 0.40], "allocate": [0.48, 0.57, 0.39]}
     rows = [(run, row(name, 5.0, loss)) for name, values in losses.items() for run, loss in enumerate(values)]
     lines = {line["policy"]: line for line in summarise_frozen(rows)}
@@ -36,7 +36,9 @@ def test_one_run_has_no_interval_and_without_greedy_there_is_no_gap() -> None:
     assert [column.header for column in table.columns] == ["policy", "5 dB"]
 
 
-def test_policies_are_judged_on_a_finished_run(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_policies_are_benchmarked_on_a_finished_run(
+    tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
     settings = load_settings(
         "quick",
         overrides={
@@ -59,7 +61,7 @@ def test_policies_are_judged_on_a_finished_run(tmp_path: Path, tiny_model: Path,
     )
     train(settings, tmp_path / "run")
     names = ("allocate", "greedy", "adalora-ranks", "constant")
-    summary = run_frozen_bench([tmp_path / "run"], names, tmp_path / "out", evaluations=70, watcher=SilentWatcher())
+    summary = run_frozen_benchmark([tmp_path / "run"], names, tmp_path / "out", evaluations=70, watcher=SilentWatcher())
     assert {line["policy"] for line in summary} == set(names)
     assert len(summary) == 5 * len(names)
     assert all(line["runs"] == 1 and line["loss"] > 0 for line in summary)
@@ -68,10 +70,10 @@ def test_policies_are_judged_on_a_finished_run(tmp_path: Path, tiny_model: Path,
     at_0_db = [row for row in rows if row["snr_db"] == 0.0]
     assert len(at_0_db) == len(names)
     assert all(row["num_params"] + row["num_head_params"] <= 625 for row in at_0_db)
-    with pytest.raises(SettingsError, match="'table'.*allowed is one of allocate"):
-        run_frozen_bench([tmp_path / "run"], ("table",), tmp_path / "x", evaluations=70, watcher=SilentWatcher())
+    with pytest.raises(SettingsError, match="'table'.*allowed is one of adalora-ranks, allocate"):
+        run_frozen_benchmark([tmp_path / "run"], ("table",), tmp_path / "x", evaluations=70, watcher=SilentWatcher())
     with pytest.raises(SettingsError, match="evaluations = 0"):
-        run_frozen_bench([tmp_path / "run"], names, tmp_path / "x", evaluations=0, watcher=SilentWatcher())
+        run_frozen_benchmark([tmp_path / "run"], names, tmp_path / "x", evaluations=0, watcher=SilentWatcher())
     with pytest.raises(CheckpointError):
-        run_frozen_bench([tmp_path / "none"], names, tmp_path / "x", evaluations=70, watcher=SilentWatcher())
+        run_frozen_benchmark([tmp_path / "none"], names, tmp_path / "x", evaluations=70, watcher=SilentWatcher())
     assert not (tmp_path / "x").exists()

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from airlora.bench.problems import PROBLEMS, BenchProblem, stale_break_rate, unseen_contexts
-from airlora.bench.regret import Judge
+from airlora.bench.problems import PROBLEMS, BenchmarkProblem, stale_break_rate, unseen_contexts
+from airlora.bench.regret import RegretEvaluator
 from airlora.env import AnalyticObjective, RankAllocationEnv
 from airlora.policy import ConstantPolicy, RandomPolicy
 from airlora.training import problem_of
 
-TINY = BenchProblem("6 modules", 1, interacting=False)
+TINY = BenchmarkProblem("6 modules", 1, interacting=False)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def filling(env: RankAllocationEnv) -> RandomPolicy:
 
 
 @pytest.mark.parametrize("key", PROBLEMS)
-def test_a_key_says_how_many_modules_there_are(key: str) -> None:
+def test_the_key_of_a_problem_ends_in_its_number_of_modules(key: str) -> None:
     problem = PROBLEMS[key]
     noisy = problem.noise_std > PROBLEMS["separable-36"].noise_std
     kind = "interacting" if problem.interacting else "noisy" if noisy else "separable"
@@ -33,13 +33,16 @@ def test_a_key_says_how_many_modules_there_are(key: str) -> None:
     assert len(problem.make(0).names) == problem.num_modules
 
 
-def test_a_seed_is_a_landscape() -> None:
-    same, other = Judge(TINY.make(0)), Judge(TINY.make(1))
-    costs = [judge.regret(lambda _: np.ones(6, np.int64)).excess_nats for judge in (Judge(TINY.make(0)), same, other)]
+def test_a_seed_determines_the_landscape() -> None:
+    same, other = RegretEvaluator(TINY.make(0)), RegretEvaluator(TINY.make(1))
+    costs = [
+        evaluator.regret(lambda _: np.ones(6, np.int64)).excess_nats
+        for evaluator in (RegretEvaluator(TINY.make(0)), same, other)
+    ]
     assert costs[0] == costs[1] != costs[2]
 
 
-def test_unseen_links_are_between_and_beyond_those_that_are_learnt_on(env: RankAllocationEnv) -> None:
+def test_unseen_links_lie_between_and_beyond_the_links_of_learning(env: RankAllocationEnv) -> None:
     contexts = unseen_contexts(env)
     snrs, bands = {context.snr_db for context in contexts}, {context.bandwidth_hz for context in contexts}
     assert not snrs & set(env.channel.snr_db)
@@ -51,7 +54,7 @@ def test_unseen_links_are_between_and_beyond_those_that_are_learnt_on(env: RankA
     assert len(snrs) == len(env.channel.snr_db) + 1
     assert len(bands) == len(env.channel.bandwidth_hz) + 1
     assert len(contexts) == len(set(contexts)) == len(snrs) * len(bands)
-    assert {context.text for context in contexts} <= {context.text for context in Judge(env).contexts}
+    assert {context.text for context in contexts} <= {context.text for context in RegretEvaluator(env).contexts}
 
 
 def test_unseen_links_need_an_objective_with_texts() -> None:
@@ -59,11 +62,11 @@ def test_unseen_links_need_an_objective_with_texts() -> None:
         unseen_contexts(RankAllocationEnv(AnalyticObjective()))
 
 
-def test_a_link_that_stands_still_breaks_nothing(env: RankAllocationEnv) -> None:
+def test_a_static_link_breaks_no_deadline(env: RankAllocationEnv) -> None:
     assert rate(filling(env), env, 0.0) == 0.0
 
 
-def test_the_faster_the_link_moves_the_more_breaks(env: RankAllocationEnv) -> None:
+def test_faster_fading_breaks_more_deadlines(env: RankAllocationEnv) -> None:
     slow, fast = (rate(filling(env), env, doppler_hz) for doppler_hz in (1e-3, 0.38))
     assert 0.0 < slow < fast < 1.0
     # At 0.38 Hz blocks are independent: the next budget is less than a full one about every other time.
@@ -71,13 +74,13 @@ def test_the_faster_the_link_moves_the_more_breaks(env: RankAllocationEnv) -> No
 
 
 @pytest.mark.parametrize("doppler_hz", [0.0, 0.1, 0.38])
-def test_nothing_sent_breaks_nothing_and_everything_nearly_always(env: RankAllocationEnv, doppler_hz: float) -> None:
+def test_rank_zero_breaks_no_deadline_and_full_rank_almost_all(env: RankAllocationEnv, doppler_hz: float) -> None:
     problem = problem_of(env)
     assert rate(ConstantPolicy(problem, rank=0), env, doppler_hz) == 0.0
     assert 0.8 < rate(ConstantPolicy(problem, rank=problem.r_max), env, doppler_hz) <= 1.0
 
 
-def test_the_environment_that_is_given_stays_as_it_was(env: RankAllocationEnv) -> None:
+def test_the_given_environment_is_not_changed(env: RankAllocationEnv) -> None:
     env.reset(seed=3)
     before = env.observe()
     rate(filling(env), env, 0.1, num_steps=8)

@@ -1,4 +1,4 @@
-"""A small problem that learners' tests share."""
+"""A small decision problem for the tests of policies."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def observe() -> Callable[..., Observation]:
 
 @pytest.fixture
 def explored(observe: Callable[..., Observation]) -> Callable[[Learner, int], Buffer]:
-    """Let a learner explore and remember; rank sums are rewarded."""
+    """Let a learner explore and return the buffer. The reward is the sum of ranks."""
 
     def run(learner: Learner, count: int) -> Buffer:
         buffer, spec = Buffer(1000), learner.problem.spec

@@ -12,11 +12,11 @@ SPEC = ObservationSpec(num_modules=2, r_max=4, snr_db_range=(0.0, 20.0))
 PROBLEM = PolicyProblem(("a", "b"), (10, 30), SPEC, cost_weight=0.1)
 
 
-def test_comes_back_from_json() -> None:
+def test_a_problem_is_restored_from_json() -> None:
     assert PolicyProblem.from_dict(json.loads(json.dumps(PROBLEM.to_dict()))) == PROBLEM
 
 
-def test_counts_numbers_to_send() -> None:
+def test_num_params_sums_the_sizes_of_components() -> None:
     assert PROBLEM.num_params(np.asarray([2, 1])) == 50
 
 
@@ -29,12 +29,12 @@ def test_counts_numbers_to_send() -> None:
         ({"spec": ObservationSpec(num_modules=2, r_max=8)}, "r_max = 4: it cannot decide for r_max = 8"),
     ],
 )
-def test_refuses_another_problem(changes: dict[str, object], message: str) -> None:
+def test_a_problem_with_other_modules_or_r_max_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         PROBLEM.verify_same(dataclasses.replace(PROBLEM, **changes))
 
 
-def test_takes_another_price_and_another_scaling() -> None:
+def test_another_cost_weight_and_scaling_are_accepted() -> None:
     other_spec = ObservationSpec(num_modules=2, r_max=4, snr_db_range=(-5.0, 5.0))
     PROBLEM.verify_same(dataclasses.replace(PROBLEM, cost_weight=1.0, spec=other_spec))
 
@@ -50,6 +50,6 @@ def test_takes_another_price_and_another_scaling() -> None:
         ({"cost_weight": float("nan")}, "cost_weight = nan"),
     ],
 )
-def test_refuses_a_problem_that_is_none(changes: dict[str, object], message: str) -> None:
+def test_inconsistent_problems_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         dataclasses.replace(PROBLEM, **changes)

@@ -28,7 +28,7 @@ def filled(count: int, capacity: int = 100, **fields: object) -> Buffer:
     return buffer
 
 
-def test_keeps_the_newest_in_order() -> None:
+def test_a_buffer_keeps_the_newest_transitions_in_order() -> None:
     buffer = filled(7, capacity=4)
     assert len(buffer) == 4
     assert buffer.newest().vectors[:, 0].tolist() == [3, 4, 5, 6]
@@ -47,7 +47,7 @@ def test_a_batch_has_every_quantity_as_a_tensor() -> None:
     assert all(tensor is not None and tensor.dtype == torch.float32 for tensor in floats)
 
 
-def test_what_a_learner_does_not_have_is_none() -> None:
+def test_quantities_that_a_learner_lacks_are_none() -> None:
     batch = filled(2).newest()
     assert batch.a_outs is None
     assert batch.log_probs is None
@@ -56,7 +56,7 @@ def test_what_a_learner_does_not_have_is_none() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"a_out": np.ones(3, np.float32), "log_prob": -0.1, "value": 1 / 3}])
-def test_comes_back_exactly(fields: dict[str, object]) -> None:
+def test_a_buffer_is_restored_exactly(fields: dict[str, object]) -> None:
     buffer = filled(5, capacity=9, **fields)
     again = Buffer.from_state_dict(buffer.state_dict())
     assert again.capacity == 9
@@ -74,11 +74,11 @@ def test_comes_back_exactly(fields: dict[str, object]) -> None:
         np.testing.assert_array_equal(one.ranks, other.ranks)
 
 
-def test_an_empty_buffer_comes_back() -> None:
+def test_an_empty_buffer_is_restored() -> None:
     assert len(Buffer.from_state_dict(Buffer(3).state_dict())) == 0
 
 
-def test_refuses_bad_counts() -> None:
+def test_counts_outside_the_buffer_are_refused() -> None:
     with pytest.raises(PolicyError, match="capacity = 0"):
         Buffer(0)
     with pytest.raises(PolicyError, match="transitions to learn from = 3: allowed is 1 to the 2"):
@@ -87,13 +87,13 @@ def test_refuses_bad_counts() -> None:
         Buffer(3).newest()
 
 
-def test_refuses_transitions_of_another_learner() -> None:
+def test_transitions_of_another_learner_are_refused() -> None:
     buffer = filled(2)
     with pytest.raises(PolicyError, match="x0"):
         buffer.add(transition(2, x0=np.zeros(2, np.float32)))
 
 
 @pytest.mark.parametrize("name", ["reward", "loss"])
-def test_refuses_what_is_not_finite(name: str) -> None:
+def test_rewards_and_losses_that_are_not_finite_are_refused(name: str) -> None:
     with pytest.raises(TrainingError, match=f"{name} = nan"):
         transition(0, **{name: float("nan")})

@@ -19,7 +19,7 @@ def observe(budget: int, snr_db: float = 5.0) -> Observation:
 
 
 def reward(budget: int, ranks: IntArray) -> float:
-    """Separable and of known best: 0 at the target, -1 where every rank is r_max away from it."""
+    """Separable reward with a known maximum: 0 at the target, -1 where every rank differs by r_max."""
     return -float(np.square((ranks - TARGETS[budget]) / R_MAX).mean())
 
 
@@ -31,7 +31,7 @@ def transition(budget: int, decision: Decision) -> Transition:
 
 
 def learn(policy: CmaPolicy, steps: int, rollout: int, budgets: tuple[int, ...] = tuple(TARGETS)) -> list[IntArray]:
-    """Let it explore the budgets in turn, with a stage after every rollout; return what it tried."""
+    """Explore the budgets in turn, with a stage after every rollout, and return all decisions."""
     buffer, tried = Buffer(10_000), []
     for step in range(1, steps + 1):
         budget = budgets[step % len(budgets)]
@@ -60,12 +60,12 @@ def test_finds_the_best_ranks_of_every_link() -> None:
     assert (policy.decide(observe(200)) != policy.decide(observe(3000))).any()
 
 
-def test_before_any_link_ranks_are_a_quarter_of_the_largest() -> None:
+def test_before_the_first_link_ranks_are_a_quarter_of_r_max() -> None:
     assert make().decide(observe(100)).tolist() == [2] * 6
     assert make(initial_rank_fraction=1.0).decide(observe(100)).tolist() == [R_MAX] * 6
 
 
-def test_an_unknown_link_is_decided_as_the_nearest_known() -> None:
+def test_an_unknown_link_uses_the_search_of_the_nearest_bin() -> None:
     policy = make()
     learn(policy, 300, rollout=18)
     few, many = policy.decide(observe(200)), policy.decide(observe(3000))
@@ -74,7 +74,7 @@ def test_an_unknown_link_is_decided_as_the_nearest_known() -> None:
         np.testing.assert_array_equal(policy.decide(observe(budget)), expected)
 
 
-def test_links_of_one_budget_are_one_and_bins_are_half_an_octave() -> None:
+def test_links_with_equal_budgets_share_a_bin_of_half_an_octave() -> None:
     assert link_bin(0) == link_bin(1) == 0
     assert [link_bin(2**k) for k in range(5)] == [0, 2, 4, 6, 8]
     edge = 2**0.25
@@ -95,7 +95,7 @@ def test_a_links_search_does_not_depend_on_the_other_links() -> None:
     np.testing.assert_array_equal(alone.decide(observe(200)), beside.decide(observe(200)))
 
 
-def test_ranks_are_those_of_the_vector_and_within_range() -> None:
+def test_ranks_decode_the_vector_and_are_within_range() -> None:
     policy = make(initial_std=2.0)
     for _ in range(20):
         decision = policy.explore(observe(200))
@@ -105,7 +105,7 @@ def test_ranks_are_those_of_the_vector_and_within_range() -> None:
         assert ((decision.ranks >= 0) & (decision.ranks <= R_MAX)).all()
 
 
-def test_a_generation_is_handed_out_in_turn_and_again() -> None:
+def test_the_vectors_of_a_generation_are_used_in_turn_and_again() -> None:
     policy = make(population_size=3)
     vectors = [policy.explore(observe(200)).x0 for _ in range(6)]
     for first, again in zip(vectors[:3], vectors[3:], strict=True):
@@ -122,7 +122,7 @@ def stage(policy: CmaPolicy, rows: list[Transition]) -> dict[str, float]:
     return run()
 
 
-def test_nothing_is_told_before_the_generation_is_complete() -> None:
+def test_a_search_advances_only_when_its_generation_is_complete() -> None:
     policy = make(population_size=4)
     asked = [policy.explore(observe(200)) for _ in range(4)]
     start = policy.state_dict()["runs"][link_bin(200)]["mean"]
@@ -134,7 +134,7 @@ def test_nothing_is_told_before_the_generation_is_complete() -> None:
     assert (policy.state_dict()["runs"][link_bin(200)]["mean"] != start).any()
 
 
-def test_repeated_vectors_count_by_their_mean_reward() -> None:
+def test_rewards_of_a_repeated_vector_are_averaged() -> None:
     once, twice = make(population_size=4), make(population_size=4)
     rows = [transition(200, once.explore(observe(200))) for _ in range(4)]
     stage(once, rows)
@@ -144,7 +144,7 @@ def test_repeated_vectors_count_by_their_mean_reward() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 5, 54, 63, 120])
-def test_a_resumed_search_is_that_which_was_never_left(steps: int, tmp_path: Any) -> None:
+def test_a_restored_search_continues_as_the_saved_one(steps: int, tmp_path: Any) -> None:
     whole = make(seed=3)
     learn(whole, steps, rollout=6)
     torch.save(whole.state_dict(), tmp_path / "state")
@@ -158,12 +158,12 @@ def test_a_resumed_search_is_that_which_was_never_left(steps: int, tmp_path: Any
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(run[name])), name
 
 
-def test_another_seed_is_another_search() -> None:
+def test_another_seed_gives_another_search() -> None:
     one, other = (make(seed=seed).explore(observe(200)).x0 for seed in (0, 1))
     assert (one != other).any()
 
 
-def test_refuses_a_state_that_the_library_does_not_come_to() -> None:
+def test_a_state_that_the_library_does_not_reproduce_is_refused() -> None:
     policy = make()
     learn(policy, 60, rollout=6)
     state = policy.state_dict()
@@ -172,7 +172,7 @@ def test_refuses_a_state_that_the_library_does_not_come_to() -> None:
         make().load_state_dict(state)
 
 
-def test_refuses_decisions_of_others() -> None:
+def test_decisions_of_another_policy_are_refused() -> None:
     policy = make()
     row = transition(200, policy.explore(observe(200)))
     stage(policy, [row])
@@ -186,7 +186,7 @@ def test_refuses_decisions_of_others() -> None:
             stage(policy, rows)
 
 
-def test_refuses_a_single_module() -> None:
+def test_a_single_module_is_refused() -> None:
     problem = PolicyProblem(("a",), (10,), ObservationSpec(num_modules=1, r_max=4))
     with pytest.raises(PolicyError, match="number of modules = 1: allowed is 2 or more"):
         CmaPolicy(problem, CmaSettings(), seed=0)
@@ -195,7 +195,7 @@ def test_refuses_a_single_module() -> None:
 @pytest.mark.parametrize(
     ("key", "value"), [("population_size", 1), ("initial_std", 0.0), ("initial_rank_fraction", 1.5)]
 )
-def test_refuses_settings_out_of_range(key: str, value: float) -> None:
+def test_settings_out_of_range_are_refused(key: str, value: float) -> None:
     from airlora.training import load_settings
 
     with pytest.raises(SettingsError, match=f"cma.{key} = {value}"):
@@ -209,7 +209,7 @@ def test_the_population_grows_with_the_modules() -> None:
     assert len(policy.state_dict()["runs"][link_bin(200)]["sums"]) == 9
 
 
-def test_works_with_the_fixture_that_all_learners_share(
+def test_the_search_learns_on_the_common_problem_of_all_learners(
     problem: PolicyProblem, explored: Callable[..., Buffer]
 ) -> None:
     policy = CmaPolicy(problem, CmaSettings(), seed=0)

@@ -29,16 +29,16 @@ def observe(budget: int) -> Observation:
         (10_000, [3, 2, 3]),
     ],
 )
-def test_components_go_by_explained_variance_whatever_their_size(budget: int, ranks: list[int]) -> None:
+def test_components_are_taken_by_explained_variance_whatever_their_size(budget: int, ranks: list[int]) -> None:
     assert EvaPolicy(PROBLEM, RATIO).decide(observe(budget)).tolist() == ranks
 
 
-def test_greedy_minds_the_size_and_eva_does_not() -> None:
+def test_greedy_divides_by_the_size_of_components_and_eva_does_not() -> None:
     assert GreedyPolicy(PROBLEM, RATIO).decide(observe(40)).tolist() == [2, 2, 0]
     assert EvaPolicy(PROBLEM, RATIO).decide(observe(40)).tolist() == [0, 0, 1]
 
 
-def test_comes_back_from_its_arguments() -> None:
+def test_a_policy_is_restored_from_its_arguments() -> None:
     policy = EvaPolicy(PROBLEM, RATIO)
     again = EvaPolicy.from_arguments(PROBLEM, policy.arguments)
     again.load_state_dict(policy.state_dict())
@@ -47,6 +47,6 @@ def test_comes_back_from_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("ratio", [np.ones((3, 2)), -np.ones((3, 3)), np.full((3, 3), np.nan)])
-def test_refuses_what_is_no_ratio(ratio: np.ndarray) -> None:
+def test_invalid_ratios_are_refused(ratio: np.ndarray) -> None:
     with pytest.raises(PolicyError, match="importance"):
         EvaPolicy(PROBLEM, ratio)

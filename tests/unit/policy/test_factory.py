@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.errors import PolicyError
+from airlora.errors import PolicyError, SettingsError
 from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
-    POLICIES,
     Buffer,
     DiffusionSettings,
     EvaPolicy,
     GreedyPolicy,
     PolicyProblem,
+    PolicySettings,
     PPOSettings,
     RankPolicy,
     TablePolicy,
@@ -23,6 +23,7 @@ from airlora.policy import (
     make_policy,
     save_policy,
 )
+from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 
 Observe = Callable[..., Observation]
@@ -41,7 +42,7 @@ def make(name: str, problem: PolicyProblem) -> RankPolicy:
         return EvaPolicy(problem, np.arange(16, 0, -1).reshape(4, 4) / 200)
     if name == "table":
         return TablePolicy(problem, [RankPattern.from_ranks("abcd", [1, 2, 0, 1])])
-    return make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION, constant_rank=2)
+    return make_policy(name, problem, PPO, DIFFUSION, PolicySettings(constant_rank=2), seed=3)
 
 
 @pytest.fixture
@@ -51,8 +52,10 @@ def saved(problem: PolicyProblem, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
-def test_every_policy_comes_back(name: str, problem: PolicyProblem, observe: Observe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(policy_classes()))
+def test_a_loaded_policy_decides_as_the_saved_one(
+    name: str, problem: PolicyProblem, observe: Observe, tmp_path: Path
+) -> None:
     policy = make(name, problem)
     path = tmp_path / "policy.airlora"
     save_policy(policy, path)
@@ -68,7 +71,7 @@ def test_every_policy_comes_back(name: str, problem: PolicyProblem, observe: Obs
 
 
 @pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "cmaes", "allocate"])
-def test_a_learner_comes_back_with_what_it_learnt(
+def test_a_loaded_learner_explores_as_the_saved_one(
     name: str, problem: PolicyProblem, observe: Observe, explored: Callable[..., Buffer], tmp_path: Path
 ) -> None:
     policy = make(name, problem)
@@ -82,7 +85,7 @@ def test_a_learner_comes_back_with_what_it_learnt(
         assert one.value == other.value
 
 
-def test_refuses_another_model_and_another_r_max(saved: Path) -> None:
+def test_a_policy_for_another_model_or_r_max_is_refused(saved: Path) -> None:
     other_model = PolicyProblem(("a", "b"), (10, 10), ObservationSpec(2, 4))
     with pytest.raises(PolicyError, match="another model"):
         load_policy(saved, other_model)
@@ -91,20 +94,20 @@ def test_refuses_another_model_and_another_r_max(saved: Path) -> None:
         load_policy(saved, other_rank)
 
 
-def test_refuses_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no such file"):
         load_policy(tmp_path / "none")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_refuses_a_cut_file(saved: Path, share: float) -> None:
+def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
     with pytest.raises(PolicyError, match="damaged|not written by airlora|version"):
         load_policy(saved)
 
 
-def test_refuses_a_file_with_a_flipped_weight(problem: PolicyProblem, saved: Path) -> None:
+def test_a_file_with_a_flipped_bit_is_refused(problem: PolicyProblem, saved: Path) -> None:
     weights = make("ppo", problem).state_dict()["coarse"]["network"]["actor.0.weight"].numpy().tobytes()
     data = bytearray(saved.read_bytes())
     place = bytes(data).index(weights) + len(weights) // 2
@@ -114,7 +117,7 @@ def test_refuses_a_file_with_a_flipped_weight(problem: PolicyProblem, saved: Pat
         load_policy(saved)
 
 
-def test_refuses_what_is_no_policy(saved: Path) -> None:
+def test_a_foreign_file_is_refused(saved: Path) -> None:
     torch.save({"weights": 1}, saved)
     with pytest.raises(PolicyError, match="not written by airlora"):
         load_policy(saved)
@@ -123,14 +126,14 @@ def test_refuses_what_is_no_policy(saved: Path) -> None:
         load_policy(saved)
 
 
-def test_refuses_another_version(saved: Path) -> None:
+def test_another_version_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes().replace(b"airlora-policy 3 ", b"airlora-policy 99 ", 1))
     with pytest.raises(PolicyError, match="'99': allowed is 3"):
         load_policy(saved)
 
 
 def forge(path: Path, value: object) -> None:
-    """Write a file of the right shape and digest."""
+    """Write a file with the right header and digest."""
     content = io.BytesIO()
     torch.save(value, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()
@@ -138,7 +141,7 @@ def forge(path: Path, value: object) -> None:
 
 
 @pytest.mark.parametrize("missing", ["problem", "arguments", "state", "name"])
-def test_refuses_a_file_that_lacks_a_part(saved: Path, missing: str) -> None:
+def test_a_file_without_one_of_its_entries_is_refused(saved: Path, missing: str) -> None:
     value = torch.load(io.BytesIO(saved.read_bytes().partition(b"\n")[2]), weights_only=True)
     del value[missing]
     forge(saved, value)
@@ -146,7 +149,7 @@ def test_refuses_a_file_that_lacks_a_part(saved: Path, missing: str) -> None:
         load_policy(saved)
 
 
-def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
+def test_no_code_in_a_file_is_run(saved: Path, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
@@ -159,11 +162,11 @@ def test_runs_no_code_in_a_file(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["airllm", "ppo", "ddim", "cmaes", "allocate", "constant", "random"])
 def test_a_policy_is_made_by_its_name(name: str, problem: PolicyProblem) -> None:
-    policy = make_policy(name, problem, seed=3, ppo=PPO, diffusion=DIFFUSION)
-    assert type(policy) is POLICIES[name]
+    policy = make(name, problem)
+    assert type(policy) is policy_classes()[name]
     assert policy.problem is problem
 
 
-def test_names_what_can_be_made(problem: PolicyProblem) -> None:
-    with pytest.raises(PolicyError, match="policy.name = 'oracle': allowed is one of allocate, distilled, "):
+def test_an_unknown_name_is_refused_with_the_known_ones(problem: PolicyProblem) -> None:
+    with pytest.raises(SettingsError, match="policy.name = 'oracle': allowed is one of allocate, distilled, "):
         make_policy("oracle", problem, seed=0)

@@ -43,8 +43,8 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_starts_as_ppo(problem: PolicyProblem, observe: Observe) -> None:
-    """The diffusion begins as the identity: the samples follow a_out, and the decision is PPO's first rank."""
+def test_the_initial_policy_decides_as_ppo(problem: PolicyProblem, observe: Observe) -> None:
+    # The diffusion starts as the identity: samples follow a_out, and the decision is the initial rank of PPO.
     policy = make(problem, warmup_updates=400, exploration=0.0)
     assert policy.decide(observe()).tolist() == [1] * 4
     decisions = [policy.explore(observe()) for _ in range(40)]
@@ -53,7 +53,7 @@ def test_starts_as_ppo(problem: PolicyProblem, observe: Observe) -> None:
     assert np.abs(samples - a_outs.clip(-1, 1)).mean() < 0.1
 
 
-def test_remembers_all_that_its_stages_need(problem: PolicyProblem, observe: Observe) -> None:
+def test_decisions_hold_the_quantities_of_both_stages(problem: PolicyProblem, observe: Observe) -> None:
     decision = make(problem).explore(observe())
     assert decision.a_out is not None
     assert decision.x0 is not None
@@ -63,8 +63,7 @@ def test_remembers_all_that_its_stages_need(problem: PolicyProblem, observe: Obs
     np.testing.assert_array_equal(decision.ranks, expected)
 
 
-def test_each_stage_holds_the_other_fixed(problem: PolicyProblem, explored: Explored) -> None:
-    """Algorithm 1: first PPO, then the DDIM with PPO fixed."""
+def test_each_stage_leaves_the_other_network_unchanged(problem: PolicyProblem, explored: Explored) -> None:
     policy = make(problem)
     buffer = explored(policy, 16)
     names = []
@@ -90,7 +89,7 @@ def test_the_diffusion_learns_from_the_whole_buffer_and_ppo_from_the_rollout(
 
 @pytest.mark.parametrize("condition", ["a_out", "a_out_and_state"])
 @pytest.mark.parametrize("latent_size", [None, 1, 2, 7])
-def test_every_shape_explores_and_learns(
+def test_every_condition_and_latent_size_explores_and_learns(
     problem: PolicyProblem, explored: Explored, observe: Observe, condition: str, latent_size: int | None
 ) -> None:
     policy = make(problem, condition=condition, latent_size=latent_size)
@@ -102,14 +101,14 @@ def test_every_shape_explores_and_learns(
     assert decision.ranks.shape == (4,)
 
 
-def test_a_short_latent_is_stretched_over_the_modules(problem: PolicyProblem) -> None:
+def test_a_short_latent_vector_is_interpolated_over_the_modules(problem: PolicyProblem) -> None:
     policy = make(problem, latent_size=2)
     x0, condition = policy._draw_start(50, torch.Generator().manual_seed(0))
     first, last = condition[:, 0], condition[:, 1]
     torch.testing.assert_close(x0, torch.stack([first + (last - first) * step / 3 for step in range(4)], dim=1))
 
 
-def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
+def test_a_restored_policy_continues_bit_equal(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
     one = make(problem)
     for _, run in one.stages(explored(one, 16), 16):
         run()
@@ -122,12 +121,12 @@ def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: 
     np.testing.assert_array_equal(one.decide(observe()), other.decide(observe()))
 
 
-def test_needs_a_out_as_its_condition(problem: PolicyProblem) -> None:
+def test_a_condition_without_a_out_is_refused(problem: PolicyProblem) -> None:
     with pytest.raises(PolicyError, match="diffusion.condition = 'state': allowed is a_out or a_out_and_state"):
         make(problem, condition="state")
 
 
-def test_refuses_a_buffer_that_it_did_not_fill(problem: PolicyProblem, observe: Observe) -> None:
+def test_a_buffer_of_another_policy_is_refused(problem: PolicyProblem, observe: Observe) -> None:
     buffer, vector = Buffer(4), problem.spec.to_vector(observe())
     ranks = RandomPolicy(problem, seed=0).decide(observe())
     buffer.add(Transition(observe(), vector, ranks, 1.0, vector, False, False, 1.0))

@@ -1,4 +1,4 @@
-"""Learners cut their patterns to the link's budget where the problem asks for it, and only there."""
+"""Learners reduce their patterns to the link's budget if and only if the problem keeps deadlines."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,17 +32,17 @@ LEARNERS = ("ppo", "ddim", "ddim-q", "ddim-utility", "ddim-gradient", "airllm", 
 
 
 def make(name: str, problem: PolicyProblem, **diffusion: Any) -> Learner:
-    """Return a small learner of that recipe; it starts with high ranks, so that budgets bind."""
+    """Return a small learner of that name. It starts with high ranks, so that budgets bind."""
     overrides = {"policy.name": name} | {f"diffusion.{key}": value for key, value in (QUICK | diffusion).items()}
     settings = load_settings(overrides=overrides)
     return make_policy(  # type: ignore[return-value]
         name,
         problem,
+        PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1, initial_rank_fraction=0.9),
+        settings.diffusion,
+        AllocateSettings(num_members=2, forms=["separable"]),
+        CmaSettings(initial_rank_fraction=0.9),
         seed=3,
-        ppo=PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1, initial_rank_fraction=0.9),
-        diffusion=settings.diffusion,
-        allocate=AllocateSettings(num_members=2, forms=["separable"]),
-        cma=CmaSettings(initial_rank_fraction=0.9),
     )
 
 
@@ -53,7 +53,7 @@ def keeping(problem: PolicyProblem) -> PolicyProblem:
 
 @pytest.fixture
 def links(observe: Observe) -> list[Observation]:
-    """Random links, some that carry nothing and some that carry everything."""
+    """Random links. Some carry no component and some carry all of them."""
     generator = np.random.default_rng(0)
     budgets = [0, 9, 10, 40, 320, *(int(budget) for budget in np.exp(generator.uniform(1.0, 7.0, 15)))]
     return [
@@ -75,7 +75,7 @@ def run_stages(policy: Learner, buffer: Buffer, rollout: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_no_decision_is_beyond_the_budget(
+def test_no_decision_exceeds_the_budget(
     name: str, keeping: PolicyProblem, links: list[Observation], explored: Explored
 ) -> None:
     policy = make(name, keeping)
@@ -89,10 +89,9 @@ def test_no_decision_is_beyond_the_budget(
 
 
 @pytest.mark.parametrize("name", ["ppo", "ddim", "ddim-gradient", "airllm"])
-def test_by_the_papers_letter_the_ranks_are_those_of_the_sample(
+def test_without_kept_deadlines_the_budget_changes_nothing(
     name: str, problem: PolicyProblem, observe: Observe, explored: Explored
 ) -> None:
-    """Eq. 18 has the last word where the deadline is only priced: the budget changes nothing."""
     policy = make(name, problem)
     run_stages(policy, explored(policy, 16), 16)
     over = 0
@@ -119,7 +118,7 @@ def test_by_the_papers_letter_the_ranks_are_those_of_the_sample(
         ("cmaes", ["cmaes"], ["cmaes", "utility"]),
     ],
 )
-def test_a_utility_model_is_fitted_where_it_is_asked(
+def test_a_utility_model_is_fitted_only_where_it_is_used(
     name: str, priced: list[str], kept: list[str], problem: PolicyProblem, keeping: PolicyProblem, explored: Explored
 ) -> None:
     for own, names in ((problem, priced), (keeping, kept)):
@@ -127,10 +126,10 @@ def test_a_utility_model_is_fitted_where_it_is_asked(
         assert run_stages(policy, explored(policy, 16), 16) == names
 
 
-def test_what_is_dropped_is_what_was_measured_to_be_worth_least(
+def test_components_with_the_lowest_measured_gain_are_dropped(
     keeping: PolicyProblem, observe: Observe, explored: Explored
 ) -> None:
-    """All ranks count alike in `explored`, and c and d cost three times as much: those go first."""
+    # All ranks have the same gain in `explored`, and components of c and d are three times as large.
     policy = make(
         "ppo",
         keeping,
@@ -164,7 +163,7 @@ def test_filling_lowers_no_rank_and_stays_within_the_budget(
     assert more > 0
 
 
-def test_filling_sends_nothing_worth_less_than_its_price(
+def test_filling_adds_no_component_whose_gain_is_below_its_cost(
     keeping: PolicyProblem, observe: Observe, explored: Explored
 ) -> None:
     dear = dataclasses.replace(keeping, cost_weight=1e6)
@@ -183,7 +182,7 @@ def test_every_stage_refuses_an_empty_buffer(name: str, keeping: PolicyProblem) 
             run()
 
 
-def test_budget_and_text_is_all_that_it_is_told(problem: PolicyProblem, observe: Observe) -> None:
+def test_the_condition_budget_and_text_depends_on_nothing_else(problem: PolicyProblem, observe: Observe) -> None:
     settings = DiffusionSettings(**QUICK, condition="budget_and_text")  # type: ignore[arg-type]
     policy = DiffusionPolicy(problem, settings, seed=0)
     one = policy._encode([observe(snr_db=-5.0, rank=1), observe(snr_db=15.0, rank=4)])

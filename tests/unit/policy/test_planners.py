@@ -1,4 +1,4 @@
-"""The policies that no network takes part in: allocate, greedy, constant, random, table."""
+"""The policies without networks: allocate, greedy, constant, random and table."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_allocate_finds_the_best_pattern_for_every_budget() -> None:
     assert (policy.gains[3] < 1e-3).all()
 
 
-def test_allocate_leaves_out_what_is_not_worth_its_price() -> None:
+def test_allocate_leaves_out_components_whose_gain_is_below_their_cost() -> None:
     dear = PolicyProblem(PROBLEM.module_names, COSTS, PROBLEM.spec, cost_weight=3.0)
     policy = AllocatePolicy(dear, AllocateSettings(), seed=1)
     learn(policy, 200)
@@ -67,7 +67,7 @@ def test_allocate_leaves_out_what_is_not_worth_its_price() -> None:
     assert policy.decide(observe(100)).tolist() in ([2, 0, 0, 0], [2, 0, 1, 0])
 
 
-def test_allocate_before_any_measurement_still_fits() -> None:
+def test_allocate_fits_the_budget_before_any_measurement() -> None:
     policy = AllocatePolicy(PROBLEM, AllocateSettings(), seed=1)
     ranks = policy.decide(observe(45))
     assert 0 < np.dot(ranks, COSTS) <= 45
@@ -81,7 +81,7 @@ def test_allocate_explores_different_patterns_within_the_ranks() -> None:
     assert len({tuple(ranks) for ranks in seen}) > 10
 
 
-def test_allocate_goes_on_bit_equal() -> None:
+def test_a_restored_planner_continues_bit_equal() -> None:
     one = AllocatePolicy(PROBLEM, AllocateSettings(), seed=1)
     learn(one, 60)
     other = AllocatePolicy.from_arguments(PROBLEM, one.arguments)
@@ -91,7 +91,7 @@ def test_allocate_goes_on_bit_equal() -> None:
     np.testing.assert_array_equal(one.decide(observe(90)), other.decide(observe(90)))
 
 
-def test_greedy_fills_by_importance_per_number_in_order() -> None:
+def test_greedy_fills_by_importance_per_parameter_in_order() -> None:
     policy = GreedyPolicy(PROBLEM, [[1, 1, 1, 1], [0, 0, 0, 0], [30, 6, 0, 0], [0, 9, 0, 0]])
     # Per number: a .1, c 1.0 then .2, d (0 + 9) / 2 / 30 = .15 for the pair.
     assert policy.decide(observe(30)).tolist() == [0, 0, 1, 0]
@@ -101,12 +101,12 @@ def test_greedy_fills_by_importance_per_number_in_order() -> None:
 
 
 @pytest.mark.parametrize("importance", [np.ones((4, 3)), -np.ones((4, 4)), np.full((4, 4), np.nan)])
-def test_greedy_refuses_what_is_no_importance(importance: np.ndarray) -> None:
+def test_greedy_refuses_invalid_importance(importance: np.ndarray) -> None:
     with pytest.raises(PolicyError, match="importance"):
         GreedyPolicy(PROBLEM, importance)
 
 
-def test_constant() -> None:
+def test_constant_gives_one_rank_to_all_modules() -> None:
     assert ConstantPolicy(PROBLEM, 3).decide(observe(0)).tolist() == [3] * 4
     fitting = ConstantPolicy(PROBLEM, 3, fit_to_budget=True)
     assert [fitting.decide(observe(budget))[0] for budget in (79, 80, 165, 10_000)] == [0, 1, 2, 3]
@@ -114,7 +114,7 @@ def test_constant() -> None:
         ConstantPolicy(PROBLEM, 5)
 
 
-def test_random_covers_all_ranks_and_goes_on_bit_equal() -> None:
+def test_random_covers_all_ranks_and_continues_bit_equal() -> None:
     policy = RandomPolicy(PROBLEM, seed=3)
     seen = np.asarray([policy.decide(observe(0)) for _ in range(200)])
     assert set(seen.ravel().tolist()) == {0, 1, 2, 3, 4}
@@ -124,7 +124,7 @@ def test_random_covers_all_ranks_and_goes_on_bit_equal() -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 9, 10, 55, 200, 10_000])
-def test_random_fill_leaves_no_room_for_another_component(budget: int) -> None:
+def test_filling_at_random_leaves_no_room_for_another_component(budget: int) -> None:
     ranks = RandomPolicy(PROBLEM, seed=3, fit_to_budget=True).decide(observe(budget))
     left = budget - np.dot(ranks, COSTS)
     assert left >= 0
@@ -132,7 +132,7 @@ def test_random_fill_leaves_no_room_for_another_component(budget: int) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 9, 10, 55, 200, 10_000])
-def test_spreading_gives_modules_what_was_wanted_as_far_as_it_fits(budget: int) -> None:
+def test_spreading_gives_wanted_ranks_as_far_as_they_fit(budget: int) -> None:
     generator = np.random.default_rng(0)
     for wanted in generator.integers(0, 5, (20, 4)):
         ranks = spread_randomly(wanted, COSTS, budget, generator)
@@ -144,7 +144,7 @@ def test_spreading_gives_modules_what_was_wanted_as_far_as_it_fits(budget: int) 
             np.testing.assert_array_equal(ranks, wanted)
 
 
-def test_spreading_prefers_no_module_and_differs_more_than_filling() -> None:
+def test_spread_patterns_prefer_no_module_and_vary_more_than_filled_ones() -> None:
     generator = np.random.default_rng(0)
     equal = (10, 10, 10, 10)
     spread = np.asarray([spread_randomly(np.full(4, 4), equal, 80, generator) for _ in range(400)])
@@ -153,7 +153,7 @@ def test_spreading_prefers_no_module_and_differs_more_than_filling() -> None:
     assert spread.std() > 1.5 * filled.std()
 
 
-def test_spreading_goes_on_with_its_generator() -> None:
+def test_spreading_continues_with_its_generator() -> None:
     one, other = (np.random.default_rng(7) for _ in range(2))
     draws = [spread_randomly(np.full(4, 3), COSTS, 100, one) for _ in range(10)]
     for ranks in draws:

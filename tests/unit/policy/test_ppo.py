@@ -24,12 +24,14 @@ def learn(policy: PPOPolicy, buffer: Buffer, rollout: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("fraction", "rank"), [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4)])
-def test_starts_at_the_rank_asked_for(problem: PolicyProblem, observe: Observe, fraction: float, rank: int) -> None:
+def test_the_initial_rank_follows_the_settings(
+    problem: PolicyProblem, observe: Observe, fraction: float, rank: int
+) -> None:
     policy = make(problem, initial_rank_fraction=fraction)
     assert policy.decide(observe()).tolist() == [rank] * 4
 
 
-def test_explores_around_its_mean(problem: PolicyProblem, observe: Observe) -> None:
+def test_exploration_varies_around_the_mean(problem: PolicyProblem, observe: Observe) -> None:
     policy = make(problem, initial_std=0.3)
     decisions = [policy.explore(observe()) for _ in range(200)]
     vectors = np.asarray([decision.a_out for decision in decisions])
@@ -41,8 +43,8 @@ def test_explores_around_its_mean(problem: PolicyProblem, observe: Observe) -> N
     assert ranks.std() > 0.5
 
 
-def test_the_first_pass_sees_the_policy_that_drew(problem: PolicyProblem, explored: Explored) -> None:
-    """The ratio of Eq. 12 is 1 before the first step: what `explore` remembered is the density it drew from."""
+def test_the_ratio_is_one_in_the_first_pass(problem: PolicyProblem, explored: Explored) -> None:
+    # `explore` stores the density of its draw, so that the ratio of Eq. 12 is 1 before the first step.
     policy = make(problem, update_epochs=1, minibatch_size=64)
     metrics = learn(policy, explored(policy, 32), 32)
     assert metrics["approx_kl"] == pytest.approx(0.0, abs=1e-6)
@@ -50,7 +52,7 @@ def test_the_first_pass_sees_the_policy_that_drew(problem: PolicyProblem, explor
     assert metrics["objective"] == pytest.approx(0.0, abs=1e-5)  # standardised advantages
 
 
-def test_learns_what_is_rewarded(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
+def test_the_policy_learns_rewarded_ranks(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
     policy = make(problem, learning_rate=3e-3)
     for _ in range(12):
         metrics = learn(policy, explored(policy, 32), 32)
@@ -67,7 +69,7 @@ def test_learns_what_is_rewarded(problem: PolicyProblem, explored: Explored, obs
     assert metrics["explained_variance"] <= 1.0
 
 
-def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
+def test_a_restored_policy_continues_bit_equal(problem: PolicyProblem, explored: Explored, observe: Observe) -> None:
     one = make(problem)
     learn(one, explored(one, 16), 16)
     other = PPOPolicy.from_arguments(problem, one.arguments)
@@ -78,7 +80,7 @@ def test_goes_on_bit_equal(problem: PolicyProblem, explored: Explored, observe: 
     np.testing.assert_array_equal(one.decide(observe()), other.decide(observe()))
 
 
-def test_the_global_generators_take_no_part(problem: PolicyProblem, explored: Explored) -> None:
+def test_global_generators_are_neither_read_nor_changed(problem: PolicyProblem, explored: Explored) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     policy = make(problem)
@@ -86,7 +88,7 @@ def test_the_global_generators_take_no_part(problem: PolicyProblem, explored: Ex
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_rollout_of_equal_rewards_is_survived(problem: PolicyProblem, observe: Observe) -> None:
+def test_a_rollout_with_equal_rewards_has_finite_metrics(problem: PolicyProblem, observe: Observe) -> None:
     policy = make(problem)
     decision, vector, buffer = policy.explore(observe()), problem.spec.to_vector(observe()), Buffer(8)
     for _ in range(8):
@@ -101,12 +103,12 @@ def test_a_rollout_of_equal_rewards_is_survived(problem: PolicyProblem, observe:
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_alone_it_has_nothing_to_widen_a_latent_with(problem: PolicyProblem) -> None:
+def test_a_latent_vector_is_refused(problem: PolicyProblem) -> None:
     with pytest.raises(PolicyError, match=r"ppo.latent_size = 2: allowed is none for the policy 'ppo'"):
         make(problem, latent_size=2)
 
 
-def test_refuses_a_rollout_that_it_did_not_draw(problem: PolicyProblem, observe: Observe) -> None:
+def test_a_rollout_of_another_policy_is_refused(problem: PolicyProblem, observe: Observe) -> None:
     buffer, vector = Buffer(4), problem.spec.to_vector(observe())
     ranks = RandomPolicy(problem, seed=0).decide(observe())
     buffer.add(Transition(observe(), vector, ranks, 1.0, vector, False, False, 1.0))
@@ -114,7 +116,7 @@ def test_refuses_a_rollout_that_it_did_not_draw(problem: PolicyProblem, observe:
         learn(make(problem), buffer, 1)
 
 
-def test_a_loss_that_is_not_finite_ends_training(problem: PolicyProblem, explored: Explored) -> None:
+def test_a_loss_that_is_not_finite_raises_a_training_error(problem: PolicyProblem, explored: Explored) -> None:
     policy = make(problem)
     buffer = explored(policy, 8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every loss and critic goes on bit-equal from a file of the middle of its training."""
+"""Training continues bit-equal from a policy file, for every loss and critic."""
 
 import dataclasses
 from collections.abc import Callable
@@ -43,7 +43,7 @@ LEARNT = [{"loss": name} for name in LOSSES.names()] + [{"loss": "q_guided", "cr
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two states are bit-equal, however deep they are."""
+    """Whether two nested states are bit-equal."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
@@ -60,7 +60,7 @@ def rounds(policy: Learner, explored: Explored, count: int) -> None:
 @pytest.mark.parametrize("keeps_deadline", [False, True])
 @pytest.mark.parametrize("name", ["ddim", "airllm"])
 @pytest.mark.parametrize("learnt", LEARNT, ids=lambda learnt: "-".join(learnt.values()))
-def test_goes_on_from_a_file_as_if_nothing_had_happened(
+def test_a_policy_loaded_during_training_continues_bit_equal(
     name: str,
     learnt: dict[str, str],
     keeps_deadline: bool,
@@ -74,10 +74,10 @@ def test_goes_on_from_a_file_as_if_nothing_had_happened(
     one: RankPolicy = make_policy(
         name,
         own,
+        PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1),
+        DiffusionSettings(**QUICK, **learnt, condition=condition),  # type: ignore[arg-type]
+        AllocateSettings(num_members=1, forms=["separable", "text"], refit_growth=1.8),
         seed=5,
-        ppo=PPOSettings(hidden_size=8, minibatch_size=8, update_epochs=1),
-        diffusion=DiffusionSettings(**QUICK, **learnt, condition=condition),  # type: ignore[arg-type]
-        allocate=AllocateSettings(num_members=1, forms=["separable", "text"], refit_growth=1.8),
     )
     rounds(one, explored, 2)  # type: ignore[arg-type]
     save_policy(one, tmp_path / "policy")

@@ -8,13 +8,13 @@ from airlora.policy import ranks_to_unit, unit_to_ranks
 
 
 @given(st.integers(1, 256))
-def test_every_rank_comes_back(r_max: int) -> None:
+def test_decoding_inverts_encoding_for_every_rank(r_max: int) -> None:
     ranks = np.arange(r_max + 1)
     np.testing.assert_array_equal(unit_to_ranks(ranks_to_unit(ranks, r_max), r_max), ranks)
 
 
 @given(st.integers(1, 64), st.lists(st.floats(-3, 3), min_size=2, max_size=8))
-def test_decoding_is_monotone_and_within_the_ranks(r_max: int, values: list[float]) -> None:
+def test_decoding_is_monotone_and_within_range(r_max: int, values: list[float]) -> None:
     ranks = unit_to_ranks(np.sort(values), r_max)
     assert (np.diff(ranks) >= 0).all()
     assert ranks.min() >= 0
@@ -34,7 +34,7 @@ def test_the_unit_range_is_symmetric() -> None:
     assert abs(unit).max() < 1.0
 
 
-def test_refuses_what_has_no_rank() -> None:
+def test_numbers_without_a_rank_are_refused() -> None:
     with pytest.raises(PolicyError, match="r_max = 0"):
         ranks_to_unit([0], 0)
     with pytest.raises(PolicyError, match="r_max = 0"):

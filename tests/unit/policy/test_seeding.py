@@ -4,7 +4,7 @@ import torch
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy, restore_torch, seeded_init, torch_generator
 
 
-def test_layers_come_from_the_seed_and_the_global_generator_stays() -> None:
+def test_layers_follow_the_seed_and_the_global_generator_is_restored() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with seeded_init(3):
@@ -18,7 +18,7 @@ def test_layers_come_from_the_seed_and_the_global_generator_stays() -> None:
     assert not torch.equal(one, different)
 
 
-def test_generators_go_on_where_they_were() -> None:
+def test_restored_generators_continue() -> None:
     numpy_generator, generator = np.random.default_rng(1), torch_generator(1)
     numpy_generator.random(7)
     torch.rand(7, generator=generator)
@@ -30,6 +30,6 @@ def test_generators_go_on_where_they_were() -> None:
     assert (other_numpy.random(3).tolist(), torch.rand(3, generator=other).tolist()) == expected
 
 
-def test_children_of_a_seed_differ_and_come_back() -> None:
+def test_child_seeds_differ_and_repeat() -> None:
     assert child_seeds(42, 3) == child_seeds(42, 3)
     assert len({*child_seeds(42, 3), *child_seeds(43, 3)}) == 6

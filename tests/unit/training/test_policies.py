@@ -7,7 +7,7 @@ import pytest
 from airlora.env import RankAllocationEnv
 from airlora.observation import Observation
 from airlora.packing import measure_explained_variance
-from airlora.policy import RECIPES, EvaPolicy, load_policy, save_policy
+from airlora.policy import EvaPolicy, load_policy, policy_specs, save_policy
 from airlora.training import (
     Settings,
     Workbench,
@@ -19,6 +19,8 @@ from airlora.training import (
     with_policy,
 )
 from airlora.training.policies import policy_needs_trained_adapter
+
+SPECS = policy_specs()
 
 
 @pytest.fixture
@@ -49,20 +51,20 @@ def shared_bench(make_settings: Callable[..., Settings]) -> Workbench:
     return assemble(make_settings())
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_makes_the_policy_that_it_names(
+@pytest.mark.parametrize("name", SPECS)
+def test_every_spec_makes_a_policy_of_its_class(
     make_settings: Callable[..., Settings], shared_bench: Workbench, name: str
 ) -> None:
     chosen = make_settings(**{"policy.name": name, "diffusion.warmup_updates": 2})
     policy = build_policy(chosen, env_of(chosen, shared_bench), shared_bench)
-    assert policy.name == RECIPES[name].policy
+    assert type(policy) is SPECS[name].policy
     assert policy.problem.module_names == tuple(shared_bench.adapted.shapes)
-    assert is_learner(policy) == RECIPES[name].learns
+    assert is_learner(policy) == SPECS[name].learns
     ranks = policy.decide(Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 1000))
     assert ranks.shape == (12,)
-    # What the recipe sets has arrived.
+    # The policy was made with the overrides of its spec.
     arguments = policy.arguments
-    for key in RECIPES[name].settings:
+    for key in SPECS[name].overrides:
         section, last = key.split(".")
         if section != "policy":
             assert arguments.get(section, arguments.get("settings"))[last] == getattr(getattr(chosen, section), last)
@@ -91,7 +93,7 @@ def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
     np.testing.assert_array_equal(load_policy(tmp_path / "p").decide(observation), policy.decide(observation))
 
 
-def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> None:
+def test_cmaes_is_made_with_its_settings(settings: Settings, bench: Workbench) -> None:
     chosen = named(settings, "cmaes", population_size=5, initial_rank_fraction=1.0)
     policy = build_policy(chosen, env_of(chosen, bench), bench)
     assert policy.arguments["settings"] == chosen.cma.model_dump()
@@ -99,16 +101,16 @@ def test_the_search_gets_its_settings(settings: Settings, bench: Workbench) -> N
     assert policy.decide(observation).tolist() == [4] * 12
 
 
-def test_only_gradients_need_a_trained_adapter(settings: Settings) -> None:
-    frozen = {name for name in RECIPES if policy_needs_trained_adapter(with_policy(settings, name))}
+def test_only_policies_with_importance_need_a_trained_adapter(settings: Settings) -> None:
+    frozen = {name for name in SPECS if policy_needs_trained_adapter(with_policy(settings, name))}
     assert frozen == {"greedy", "allocate", "distilled", "distilled-bare", "ddim-utility"}
     live = settings.model_copy(update={"env": settings.env.model_copy(update={"objective": "live"})})
-    assert {name for name in RECIPES if policy_needs_trained_adapter(with_policy(live, name))} == {"greedy"}
+    assert {name for name in SPECS if policy_needs_trained_adapter(with_policy(live, name))} == {"greedy"}
     bare = settings.model_copy(update={"allocate": settings.allocate.model_copy(update={"prior": False})})
-    assert {name for name in RECIPES if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
+    assert {name for name in SPECS if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
 
 
-def test_a_planner_starts_where_greedy_stands(settings: Settings, bench: Workbench) -> None:
+def test_a_planner_starts_with_the_plans_of_greedy(settings: Settings, bench: Workbench) -> None:
     for name in ("allocate", "distilled"):
         chosen = with_policy(settings, name)
         greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, bench), bench)

@@ -1,4 +1,4 @@
-"""A loss with a known optimum that no policy was built for: the ground on which policies are judged."""
+"""A synthetic loss with a known optimum, independent of the models that policies fit."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ from airlora.text import TextComplexity
 __all__ = ["SyntheticObjective"]
 
 _MAX_CURVES = 64
-"""Texts whose curves are kept; one takes some hundred kilobytes at 24 layers."""
+"""Number of texts whose curves are cached. A curve takes some hundred kilobytes with 24 layers."""
 
 _SENSITIVITY_STD = 0.2
 
 
 class SyntheticObjective:
-    r"""Heavy-tailed worths of modules, separable or interacting, on a fixed set of texts; the optimum is exact.
+    r"""A loss with heavy-tailed gains of modules, separable or interacting, on a fixed set of texts.
 
     $$U(r, x) = u_0 + (1 + \rho)\,\big(V(\infty, x) - V(r, x)\big)$$
 
-    Notation: V the landscape's worth (`Separable` or `Interacting`); rho the text's OOV rate: harder text makes
-    every component worth more. Beside that common factor a text x scales each leaf by
-    $t = e^{s_H z_H + s_\rho z_\rho}$, with z the standardised entropy and OOV rate and s normal of spread 0.2: reading
-    the text gains a little, not much.
+    Notation: U loss; u_0 `floor_nats`; V value of the landscape (`Separable` or `Interacting`); rho OOV rate of the
+    text. Harder text raises the gain of every component.
 
-    Each layer has the six projections. With hidden size d the attention is d - 1 wide and the feed-forward part
-    4d - 1, so that a component of q, k, v or o has exactly 2d numbers and one of fc1 or fc2 exactly 5d: a budget is a
-    whole number of units of d numbers, and dynamic programming over units loses nothing to rounding.
+    A text x also scales each leaf of the landscape by $t = e^{s_H z_H + s_\rho z_\rho}$. z is the standardised entropy
+    and OOV rate, and s is normal with standard deviation 0.2. A policy that uses the text therefore gains little.
+
+    Each layer has the six projections. With hidden size d, attention is d - 1 wide and the feed-forward part 4d - 1. A
+    component of q, k, v or o then has 2d parameters, and one of fc1 or fc2 has 5d. Dynamic programming over units of d
+    parameters is therefore exact.
 
     Args:
-        num_layers: L, >= 1; 6 give 36 modules, 24 give 144.
+        num_layers: Number of layers L, >= 1. 6 layers have 36 modules, 24 layers have 144.
         r_max: Largest rank, 1 to d - 1.
-        interacting: Modules interact, so that neither filling greedily nor concave curves per module are right.
-        noise_std: Standard deviation of a measurement's normal error, as a share of `drop_nats`, >= 0.
-        num_texts: How many fixed texts there are, >= 1; one is drawn per step.
-        hidden_size: d, >= 2.
-        seed: Draws the landscape and the texts; two objectives of one seed are the same problem.
+        interacting: Whether the gain of a module depends on the ranks of others. Then neither greedy filling nor
+            concave curves per module are exact.
+        noise_std: Standard deviation of the normal error of a measurement, as a share of `drop_nats`, >= 0.
+        num_texts: Number of fixed texts, >= 1. One is drawn per step.
+        hidden_size: Hidden size d, >= 2.
+        seed: Seed of the landscape and the texts. Two objectives with the same seed are the same problem.
 
     Raises:
-        RankPatternError: r_max is not allowed.
-        SettingsError: Another number is not allowed.
+        RankPatternError: r_max is out of range.
+        SettingsError: Another number is out of range.
 
     >>> objective = SyntheticObjective(num_layers=1, r_max=4)
     >>> objective.optimum(objective.texts[0], budget_params=1000, price_per_param=0.0)
@@ -88,7 +90,7 @@ class SyntheticObjective:
         self.hidden_size = hidden_size
         self.interacting = interacting
         self.floor_nats = 0.2
-        # Landscape, sensitivities and texts each have a generator: more texts leave the landscape as it is.
+        # Landscape, sensitivities and texts have a generator each, so that `num_texts` does not change the landscape.
         generators = np.random.default_rng(seed).spawn(3)
         kind = Interacting if interacting else Separable
         self.landscape: Landscape = kind(num_layers, r_max, generators[0])
@@ -108,38 +110,38 @@ class SyntheticObjective:
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The modules, in order."""
+        """Shapes of the modules by name, in order."""
         return self._shapes
 
     @property
     def r_max(self) -> int:
-        """The largest rank."""
+        """Largest rank of a module."""
         return self._r_max
 
     @property
     def head_params(self) -> int:
-        """0: there is no head."""
+        """Parameters of the classification head: 0."""
         return 0
 
     @property
     def max_params(self) -> int:
-        """Numbers that all modules send at r_max."""
+        """Parameters of all modules at r_max."""
         return int(self._units.sum()) * self._r_max * self.hidden_size
 
     def reset(self, generator: np.random.Generator) -> None:
-        """Start an episode and draw its first text."""
+        """Start an episode, keep its generator, and draw its first text."""
         self._generator = generator
         self._draw_text()
 
     def complexity(self) -> TextComplexity:
-        """Return the text state of the next `measure`."""
+        """Return the entropy and OOV rate of the text of the next `measure`."""
         return self.texts[self._index]
 
     def loss(self, ranks: IntArray, text: TextComplexity) -> float:
         """Return U(r, x) without noise, nats.
 
         Raises:
-            RankPatternError: The ranks are not one whole number from 0 to r_max per module.
+            RankPatternError: The ranks are not whole numbers from 0 to r_max, one per module.
         """
         ranks = np.asarray(ranks)
         whole = ranks.shape == self._units.shape and np.issubdtype(ranks.dtype, np.integer)
@@ -150,7 +152,7 @@ class SyntheticObjective:
         return self.floor_nats + (1.0 + text.oov_rate) * missing
 
     def measure(self, ranks: IntArray) -> float:
-        """Return U(r) on the step's text with the noise of one measurement, nats, and draw the next text."""
+        """Return U(r) of the step's text with measurement noise, nats, and draw the next text."""
         loss = self.loss(ranks, self.complexity())
         if self.noise_std > 0.0:
             loss += self.noise_std * self.drop_nats * float(self._generator.standard_normal())
@@ -158,16 +160,16 @@ class SyntheticObjective:
         return loss
 
     def optimum(self, text: TextComplexity, budget_params: int, price_per_param: float) -> IntArray:
-        r"""Return the ranks of least $U(r, x) + p \sum_m r_m c_m$ within the budget, exactly.
+        r"""Return the ranks with the lowest $U(r, x) + p \sum_m r_m c_m$ within the budget, exactly.
 
-        Notation: p price_per_param; c_m numbers in a component of module m.
+        Notation: p price_per_param; c_m parameters in a component of module m.
 
-        The price needs no search of its own: the best worth within u units is known for every u.
+        The best value within u units is known for every u, so that the price needs no further search.
 
         Args:
-            text: x.
-            budget_params: Numbers that may be sent, >= 0.
-            price_per_param: lambda times the share of the deadline that one number takes, nats, >= 0.
+            text: Text x.
+            budget_params: Largest number of parameters of the pattern, >= 0.
+            price_per_param: lambda times the share of the deadline that one parameter takes, nats, >= 0.
 
         Returns:
             Ranks, int64 [num_modules].
@@ -182,7 +184,7 @@ class SyntheticObjective:
         return curve.ranks_at(int(np.argmax(gain))).copy()
 
     def best_constant(self, text: TextComplexity, budget_params: int, price_per_param: float) -> IntArray:
-        """Return the best pattern of one rank for all modules within the budget; arguments as for `optimum`."""
+        """Return the best constant rank within the budget, int64 [num_modules]; arguments as for `optimum`."""
         _verify_budget(budget_params, price_per_param)
         params_of_one = self.max_params // self._r_max
         ranks = range(min(self._r_max, budget_params // params_of_one) + 1)
@@ -191,17 +193,17 @@ class SyntheticObjective:
         return patterns[int(np.argmin(costs))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which text is next, and the generator's state."""
+        """Return the index of the next text and the state of the generator."""
         return {"index": self._index, "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore the value of `state_dict`."""
         self._index = int(state["index"])
         self._generator.bit_generator.state = state["generator"]
 
     def _factors(self, text: TextComplexity) -> Floats:
-        """Return t of every leaf for a text, [num_leaves]."""
-        # Mean and spread of the distributions that texts are drawn from: uniform(1.5, 3.5) and beta(2, 6).
+        """Return the factors t of a text, float [num_leaves]."""
+        # Mean and standard deviation of the distributions of texts: uniform(1.5, 3.5) and beta(2, 6).
         standard = [(text.entropy_nats - 2.5) / math.sqrt(1.0 / 3.0), (text.oov_rate - 0.25) / math.sqrt(1.0 / 48.0)]
         factors: Floats = np.exp(self._sensitivities @ np.asarray(standard))
         return factors

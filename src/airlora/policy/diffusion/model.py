@@ -12,7 +12,7 @@ from airlora.policy.diffusion.guidance import drop_condition, guide, with_presen
 from airlora.policy.diffusion.predictions import PREDICTIONS
 from airlora.policy.diffusion.process import NoiseSchedule, add_noise
 from airlora.policy.diffusion.samplers import SAMPLERS, Denoise
-from airlora.policy.gaussian import gaussian_log_prob
+from airlora.policy.ppo_equations import gaussian_log_prob
 from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["DiffusionModel"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
 from airlora.policy.settings import AllocateSettings, DiffusionSettings
+from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.planner import TEXT_SLICE, UtilityPlanner
 
 __all__ = ["DiffusionPolicy"]
@@ -42,7 +44,7 @@ class DiffusionPolicy:
         settings: Settings of the diffusion model, its loss and its training.
         seed: Seed of the initial weights, the noise and the minibatches.
         allocate: Settings of the utility planner.  None uses the defaults.
-        prior: Prior importance of every component, see `UtilityPlanner`.
+        importance: Prior importance of every component, see `UtilityPlanner`.
         device: Torch device of the diffusion model.
 
     Raises:
@@ -58,7 +60,7 @@ class DiffusionPolicy:
         *,
         seed: int,
         allocate: AllocateSettings | None = None,
-        prior: npt.ArrayLike | None = None,
+        importance: npt.ArrayLike | None = None,
         device: str = "cpu",
     ) -> None:
         self.problem = problem
@@ -74,9 +76,9 @@ class DiffusionPolicy:
             device=device,
         )
         self._allocate = allocate or AllocateSettings()
-        self._prior = None if prior is None else np.asarray(prior, dtype=np.float64)
+        self._importance = None if importance is None else np.asarray(importance, dtype=np.float64)
         self._planner = (
-            UtilityPlanner(problem, self._allocate, seed=seed, importance=prior)
+            UtilityPlanner(problem, self._allocate, seed=seed, importance=importance)
             if self._fine.loss.uses_utility
             else UtilityPlanner.for_projection(problem, seed=seed)
         )
@@ -88,7 +90,7 @@ class DiffusionPolicy:
         return {
             "settings": self._settings.model_dump(),
             "allocate": self._allocate.model_dump(),
-            "prior": None if self._prior is None else self._prior.tolist(),
+            "prior": None if self._importance is None else self._importance.tolist(),
             "seed": self._seed,
         }
 
@@ -99,7 +101,7 @@ class DiffusionPolicy:
             problem,
             DiffusionSettings(**arguments["settings"]),
             allocate=AllocateSettings(**arguments["allocate"]),
-            prior=arguments["prior"],
+            importance=arguments["prior"],
             seed=arguments["seed"],
             device=device,
         )
@@ -172,3 +174,78 @@ class DiffusionPolicy:
         x0 = middle + INITIAL_STD * torch.randn(count, self.problem.num_modules, generator=generator)
         conditions = 2.0 * torch.rand(count, self._condition_size(), generator=generator) - 1.0
         return x0.clamp(-1.0, 1.0), conditions
+
+
+_Q_GUIDED = {
+    "diffusion.loss": "q_guided",
+    "diffusion.prediction_type": "v_prediction",
+    "diffusion.learning_rate": 1e-3,
+}
+
+_DDIM = PolicySpec(
+    "ddim",
+    DiffusionPolicy,
+    "diffusion alone, conditioned on the state",
+    sections={"settings": DiffusionSettings, "allocate": AllocateSettings},
+    benchmarks=("synthetic",),
+    order=50,
+    colour="#CC79A7",
+    marker="X",
+)
+
+_BARE = PolicySpec(
+    "distilled-bare",
+    DiffusionPolicy,
+    "diffusion trained on the planner's plans; the rest of the budget is not filled",
+    may_start_from_importance=True,
+    sections=_DDIM.sections,
+    overrides={
+        "diffusion.loss": "expert",
+        "diffusion.condition": "budget_and_text",
+        "diffusion.prediction_type": "v_prediction",
+        "diffusion.num_inference_steps": 10,
+        "diffusion.learning_rate": 1e-3,
+        "diffusion.batch_size": 128,
+    },
+    benchmarks=("synthetic",),
+    order=21,
+    colour="#332288",
+)
+
+SPECS = (
+    replace(
+        _BARE,
+        name="distilled",
+        summary="diffusion trained on the planner's plans (expert iteration); fills the rest of the budget",
+        overrides={**_BARE.overrides, "diffusion.fill": True},
+        benchmarks=("synthetic", "frozen"),
+        order=20,
+    ),
+    _BARE,
+    _DDIM,
+    _DDIM.variant("ddim-literal", "the same with Eq. 19 as printed", {"diffusion.loss": "literal"}),
+    _DDIM.variant(
+        "ddim-q",
+        "diffusion guided by a learned critic's gradient",
+        {**_Q_GUIDED, "diffusion.buffer_size": 2048},
+    ),
+    replace(
+        _DDIM,
+        name="ddim-utility",
+        summary="diffusion guided by the utility model's gradient",
+        may_start_from_importance=True,
+        overrides={
+            **_Q_GUIDED,
+            "diffusion.critic": "utility",
+            "diffusion.critic_weight": 5.0,
+            "diffusion.condition": "budget_and_text",
+            "diffusion.fill": True,
+        },
+        colour="#0072B2",
+    ),
+    _DDIM.variant(
+        "ddim-gradient",
+        "diffusion by a policy gradient through its chain (DPPO)",
+        {"diffusion.loss": "policy_gradient", "diffusion.eta": 1.0},
+    ),
+)

@@ -11,7 +11,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def tables_of(seed: int) -> list[tuple[np.ndarray, list[int]]]:
-    """Return one to four tables of one or two modules that neither rise nor fall, with the units of their axes."""
+    """Return one to four random tables of one or two modules, not monotone, with the units of their axes."""
     generator = np.random.default_rng(seed)
     tables = []
     for _ in range(generator.integers(1, 5)):
@@ -22,7 +22,7 @@ def tables_of(seed: int) -> list[tuple[np.ndarray, list[int]]]:
 
 
 def worths_within(tables: list[tuple[np.ndarray, list[int]]], units: int) -> list[float]:
-    """Return the worth of every combination that takes at most so many units."""
+    """Return the value of every combination within a number of units."""
     found = []
     for entries in itertools.product(*(np.ndindex(table.shape) for table, _ in tables)):
         taken = sum(int(np.dot(entry, cost)) for entry, (_, cost) in zip(entries, tables, strict=True))
@@ -32,7 +32,7 @@ def worths_within(tables: list[tuple[np.ndarray, list[int]]], units: int) -> lis
 
 
 def verify_trace(curve: Curve, tables: list[tuple[np.ndarray, list[int]]]) -> None:
-    """Ranks that are traced back fit their units and have the value of the curve."""
+    """Assert that the ranks of a curve fit their units and have its value."""
     for units, value in enumerate(curve.values):
         ranks = curve.ranks_at(units).tolist()
         worth, taken = 0.0, 0
@@ -46,7 +46,7 @@ def verify_trace(curve: Curve, tables: list[tuple[np.ndarray, list[int]]]) -> No
 
 
 @given(SEEDS)
-def test_the_curve_is_the_best_of_all_combinations(seed: int) -> None:
+def test_the_curve_is_the_maximum_over_all_combinations(seed: int) -> None:
     tables = tables_of(seed)
     curve = combine([leaf_curve(table, cost) for table, cost in tables])
     assert curve.values.tolist() == pytest.approx([max(worths_within(tables, u)) for u in range(len(curve.values))])
@@ -54,20 +54,20 @@ def test_the_curve_is_the_best_of_all_combinations(seed: int) -> None:
 
 
 @given(SEEDS)
-def test_more_units_are_never_worth_less(seed: int) -> None:
+def test_more_units_never_have_less_value(seed: int) -> None:
     values = combine([leaf_curve(table, cost) for table, cost in tables_of(seed)]).values
     assert (np.diff(values) >= 0).all()
 
 
 @given(SEEDS)
-def test_an_increasing_function_changes_values_and_no_choice(seed: int) -> None:
+def test_an_increasing_function_changes_values_but_no_ranks(seed: int) -> None:
     curve = combine([leaf_curve(table, cost) for table, cost in tables_of(seed)])
     applied = curve.apply(np.exp)
     assert np.array_equal(applied.values, np.exp(curve.values))
     assert all(np.array_equal(applied.ranks_at(u), curve.ranks_at(u)) for u in range(len(curve.values)))
 
 
-def test_joining_by_hand() -> None:
+def test_combining_two_curves_by_hand() -> None:
     # Two units for 3.0, or one unit each for 2.0 and another 0.5.
     curve = combine([leaf_curve(np.array([0.0, 3.0]), [2]), leaf_curve(np.array([0.0, 2.0, 2.5]), [1])])
     assert curve.values.tolist() == [0.0, 2.0, 3.0, 5.0, 5.5]

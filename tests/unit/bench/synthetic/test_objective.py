@@ -36,7 +36,7 @@ def fill_randomly(objective: SyntheticObjective, budget: int, generator: np.rand
 
 
 def fill_greedily(objective: SyntheticObjective, budget: int, price: float) -> np.ndarray:
-    """Return ranks by the best true gain per number, one component after the other."""
+    """Return the ranks of greedy filling by the true gain per parameter."""
     costs = costs_of(objective)
     ranks = np.zeros(len(costs), dtype=np.int64)
     while True:
@@ -56,7 +56,7 @@ def test_components_take_exactly_two_and_five_units() -> None:
         assert objective.max_params == 4 * costs_of(objective).sum()
 
 
-def test_sizes_of_the_two_scales() -> None:
+def test_problems_have_the_documented_sizes() -> None:
     assert len(SyntheticObjective(num_layers=6).shapes) == 36
     assert len(SyntheticObjective(num_layers=24).shapes) == 144
     assert list(SyntheticObjective(num_layers=1).shapes)[:2] == ["layers.0.q", "layers.0.k"]
@@ -122,8 +122,8 @@ def test_the_optimum_is_not_worse_than_greedy_filling(interacting: bool) -> None
         assert best <= total(objective, fill_greedily(objective, budget, 1e-6), 1e-6) + 1e-12
 
 
-def test_greedy_filling_is_nearly_right_only_without_interactions() -> None:
-    """A pair's first component alone is worth little, so that one step ahead is not far enough."""
+def test_greedy_filling_is_nearly_optimal_only_without_interactions() -> None:
+    # The first component of a pair has little value alone, so that looking one step ahead is not enough.
     excess = {False: 0.0, True: 0.0}
     for interacting, seed, share in itertools.product(excess, range(3), (0.05, 0.1, 0.2)):
         objective = SyntheticObjective(num_layers=2, r_max=8, interacting=interacting, seed=seed)
@@ -143,7 +143,7 @@ def test_a_larger_budget_is_never_worse(interacting: bool) -> None:
 
 
 @KINDS
-def test_a_higher_price_never_buys_more(interacting: bool) -> None:
+def test_a_higher_price_never_sends_more(interacting: bool) -> None:
     objective = SyntheticObjective(num_layers=3, r_max=5, interacting=interacting, seed=2)
     prices = [0.0, 1e-6, 1e-5, 1e-4, 1e-3]
     sent = [int(objective.optimum(TEXT, 10**9, p) @ costs_of(objective)) for p in prices]
@@ -176,12 +176,12 @@ def test_separable_losses_are_convex_in_each_rank_and_modules_add_up() -> None:
         assert curves[0] == pytest.approx(curves[1])
 
 
-def test_the_separable_loss_is_its_formula() -> None:
+def test_the_separable_loss_follows_its_formula() -> None:
     objective = SyntheticObjective(num_layers=1, r_max=5, seed=7)
     landscape = objective.landscape
     assert isinstance(landscape, Separable)
     neutral = TextComplexity(entropy_nats=2.5, oov_rate=0.25)  # mean text: every factor is 1
-    expected = 0.2 + 1.25 * (0.8 - landscape.worths[:, 3].sum())
+    expected = 0.2 + 1.25 * (0.8 - landscape.values[:, 3].sum())
     assert objective.loss(np.full(6, 3), neutral) == pytest.approx(expected)
     assert landscape.weights.sum() == pytest.approx(0.8)
 
@@ -202,7 +202,7 @@ def test_interacting_losses_fall_in_every_rank_but_not_concavely() -> None:
         assert objective.loss(more, TEXT) < objective.loss(base, TEXT)
 
 
-def test_one_of_a_pair_is_worth_little_without_the_other() -> None:
+def test_one_module_of_a_pair_has_little_value_alone() -> None:
     tables = SyntheticObjective(num_layers=6, interacting=True, seed=0).landscape.tables
     alone = np.maximum(tables[:, -1, 0], tables[:, 0, -1])
     assert (alone < 0.4 * tables[:, -1, -1]).all()
@@ -222,7 +222,7 @@ def test_layers_of_a_group_replace_each_other_and_groups_add_up() -> None:
 
 
 @KINDS
-def test_harder_text_has_more_to_gain_and_texts_differ_in_what_they_need(interacting: bool) -> None:
+def test_harder_text_gains_more_and_texts_have_different_optima(interacting: bool) -> None:
     objective = SyntheticObjective(interacting=interacting, seed=0)
     budget = objective.max_params // 10
     patterns = {tuple(objective.optimum(text, budget, 0.0).tolist()) for text in objective.texts}
@@ -233,7 +233,7 @@ def test_harder_text_has_more_to_gain_and_texts_differ_in_what_they_need(interac
     assert drops[1] > drops[0] > 0
 
 
-def test_a_seed_is_a_problem_and_more_texts_leave_it_as_it_is() -> None:
+def test_a_seed_determines_the_problem_whatever_the_number_of_texts() -> None:
     ranks = np.arange(36) % 17
     first, same, other = (SyntheticObjective(seed=seed, num_texts=n) for seed, n in ((1, 16), (1, 3), (2, 16)))
     assert first.loss(ranks, TEXT) == same.loss(ranks, TEXT)
@@ -242,7 +242,7 @@ def test_a_seed_is_a_problem_and_more_texts_leave_it_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.015, 0.1])
-def test_the_noise_has_the_stated_spread(noise_std: float) -> None:
+def test_the_noise_has_the_stated_standard_deviation(noise_std: float) -> None:
     objective = SyntheticObjective(num_layers=1, r_max=4, noise_std=noise_std)
     objective.reset(np.random.default_rng(0))
     ranks = np.full(6, 2)
@@ -256,7 +256,7 @@ def test_the_noise_has_the_stated_spread(noise_std: float) -> None:
     assert abs(np.mean(errors)) <= 4 * noise_std * objective.drop_nats / math.sqrt(4000)
 
 
-def test_the_drop_is_what_full_ranks_gain() -> None:
+def test_the_drop_is_the_gain_of_full_ranks() -> None:
     objective = SyntheticObjective(num_layers=2, interacting=True)
     none, full = np.zeros(12, np.int64), np.full(12, 16)
     drops = [objective.loss(none, text) - objective.loss(full, text) for text in objective.texts]
@@ -264,7 +264,7 @@ def test_the_drop_is_what_full_ranks_gain() -> None:
 
 
 @KINDS
-def test_measure_moves_through_the_texts_and_resumes(interacting: bool) -> None:
+def test_measure_draws_texts_and_resumes(interacting: bool) -> None:
     objective = SyntheticObjective(num_layers=1, r_max=4, interacting=interacting)
     objective.reset(np.random.default_rng(1))
     ranks = np.ones(6, np.int64)
@@ -278,7 +278,7 @@ def test_measure_moves_through_the_texts_and_resumes(interacting: bool) -> None:
     assert [(other.complexity(), other.measure(ranks)) for _ in range(50)] == first
 
 
-def test_optima_do_not_depend_on_what_was_asked_before() -> None:
+def test_optima_do_not_depend_on_earlier_calls() -> None:
     objective = SyntheticObjective(num_layers=1, r_max=2)
     texts = [TextComplexity(2.0 + 0.01 * i, 0.2) for i in range(70)]  # more than are kept
     first = [objective.optimum(text, 9 * D, 0.0) for text in texts]
@@ -306,25 +306,25 @@ def test_a_large_problem_is_solved_quickly(interacting: bool) -> None:
         ({"noise_std": math.nan}, "noise_std = nan: allowed is a number, 0 or more"),
     ],
 )
-def test_refuses_impossible_settings(arguments: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         SyntheticObjective(**arguments)
 
 
 @pytest.mark.parametrize("r_max", [0, 64])
-def test_refuses_ranks_beyond_the_dimension(r_max: int) -> None:
+def test_r_max_beyond_the_hidden_size_is_refused(r_max: int) -> None:
     with pytest.raises(RankPatternError, match=f"r_max = {r_max}: allowed is 1 to 63"):
         SyntheticObjective(r_max=r_max)
 
 
 @pytest.mark.parametrize("ranks", [np.zeros(5, np.int64), np.full(6, 5), np.full(6, -1), np.zeros(6)])
-def test_refuses_ranks_that_do_not_fit(ranks: np.ndarray) -> None:
+def test_ranks_that_do_not_fit_the_modules_are_refused(ranks: np.ndarray) -> None:
     objective = SyntheticObjective(num_layers=1, r_max=4)
     with pytest.raises(RankPatternError, match="allowed is 6 whole numbers from 0 to 4"):
         objective.loss(ranks, TEXT)
 
 
-def test_refuses_impossible_budgets_and_prices() -> None:
+def test_negative_budgets_and_prices_are_refused() -> None:
     objective = SyntheticObjective(num_layers=1, r_max=4)
     for search in (objective.optimum, objective.best_constant):
         with pytest.raises(SettingsError, match="budget_params = -1: allowed is a whole number, 0 or more"):
