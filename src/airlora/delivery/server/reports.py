@@ -7,63 +7,12 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from airlora.delivery.protocol import DeviceReport
 from airlora.errors import SettingsError, StorageError
 
-__all__ = ["DEVICE_NAME", "DeviceReport", "ReportStore"]
-
-DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class DeviceReport(BaseModel):
-    """What a device tells after a visit.
-
-    Args:
-        version: Of the release that it runs; None: none.
-        wanted_version: The newest that it saw; None: it saw none.
-        wanted_stream: Its digest, which tells releases of the same number of different tenants apart.
-        bytes_fetched: Of the stream, in this visit.
-        bytes_reused: That it had before.
-        seconds: Of the visit.
-        first_usable_s: Until the new release ran.
-        complete: Whether all of it came.
-        accuracy: Promised for what came, or probed.
-        rate_bps: Of the link, as it was seen.
-        deadline_s: Of the visit; None: it had none.
-        failed: Whether the visit went wrong for the release's sake: a candidate was refused.
-        note: In a few words.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    wanted_version: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    wanted_stream: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    bytes_fetched: Annotated[int, Field(ge=0, le=2**53)] = 0
-    bytes_reused: Annotated[int, Field(ge=0, le=2**53)] = 0
-    seconds: Amount = 0.0
-    first_usable_s: Amount | None = None
-    complete: bool = False
-    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    rate_bps: Amount | None = None
-    deadline_s: Amount | None = None
-    failed: bool = False
-    note: Annotated[str, Field(max_length=500)] = ""
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> DeviceReport:
-        """Return the report in a request's body; raises `SettingsError`."""
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "report"
-            raise SettingsError(f"report: {place}: {first['msg']}") from error
+__all__ = ["ReportStore"]
 
 
 class ReportStore:
