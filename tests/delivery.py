@@ -13,8 +13,8 @@ import numpy as np
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
 from airlora.delivery import (
     AgentConfig,
-    Cut,
     KeyFolder,
+    PrefixScore,
     SignedRepository,
     StateFolder,
     VisitResult,
@@ -133,7 +133,7 @@ URL = "http://example.org"
 STREAMS = [make_stream(seed, size=96, num_modules=24, max_distortion=0.002) for seed in range(3)]
 
 
-def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Cut]:
+def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[PrefixScore]:
     """Return cuts of rising accuracy at every fourth segment, starting where the classification head is complete."""
     reader, ends = StreamReader(stream), []
     while (place := reader.next_range) is not None:
@@ -143,7 +143,8 @@ def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Cut]:
     ends = sorted({*ends[::4], ends[-1]})
     step = (high - low) / max(1, len(ends) - 1)
     return [
-        Cut(num_bytes=end, num_components=1, accuracy=low + step * place, loss=0.4) for place, end in enumerate(ends)
+        PrefixScore(num_bytes=end, num_components=1, accuracy=low + step * place, loss=0.4)
+        for place, end in enumerate(ends)
     ]
 
 

@@ -112,10 +112,10 @@ def reason_to_skip(manifest: Manifest, state: DeviceState) -> str | None:
 def target_bytes(manifest: Manifest, target: DownloadTarget) -> int:
     """Return the size of the prefix to download, in bytes. The deadline of a visit may end the download earlier.
 
-    >>> from airlora.delivery import Cut, StreamEntry
+    >>> from airlora.delivery import PrefixScore, StreamEntry
     >>> entry = StreamEntry(digest="a" * 64, head_bytes=10, total_bytes=900, num_segments=8)
     >>> cuts = [
-    ...     Cut(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1)
+    ...     PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1)
     ...     for size, accuracy in ((100, 0.7), (300, 0.8), (900, 0.802))
     ... ]
     >>> manifest = Manifest(

@@ -284,7 +284,7 @@ def test_a_broadcast_that_cannot_start_names_the_reason(
     with pytest.raises(ReleaseError, match="packet bytes"):
         open_carousel(device.repository, packet_bytes=50)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReleaseError, match="nothing has been released"):
+    with pytest.raises(ReleaseError, match="no release has been published"):
         open_carousel(make_repository(tmp_path / "empty"))
     with pytest.raises(SettingsError, match="rounds"):
         CastPlan("127.0.0.1", 9, num_rounds=0)

@@ -23,10 +23,10 @@ from tuf.ngclient._internal import trusted_metadata_set
 from airlora.codec import DecodedStream, StreamReader
 from airlora.delivery import (
     AccuracyProbe,
-    Cut,
     DeviceReport,
     DownloadLimits,
     DownloadTarget,
+    PrefixScore,
     StateFolder,
     add_tenant,
     command_check,
@@ -377,7 +377,7 @@ def test_download_limits_out_of_range_are_refused(name: str, value: float) -> No
 
 
 def test_the_manifest_holds_cuts(device: Device) -> None:
-    assert all(isinstance(cut, Cut) for cut in current_manifest(device.repository).cuts)
+    assert all(isinstance(cut, PrefixScore) for cut in current_manifest(device.repository).cuts)
 
 
 def test_the_measured_rate_excludes_waits_for_answers(device: Device) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from airlora.delivery import AgentConfig, Cut, DeviceState, DownloadTarget, InstalledAdapter, Manifest, StreamEntry
+from airlora.delivery import (
+    AgentConfig,
+    DeviceState,
+    DownloadTarget,
+    InstalledAdapter,
+    Manifest,
+    PrefixScore,
+    StreamEntry,
+)
 from airlora.delivery.device.decisions import (
     is_improvement,
     is_in_time,
@@ -25,7 +33,9 @@ def manifest_of(version: int = 2, digest: str = NEW) -> Manifest:
         created="2026-01-01T00:00:00Z",
         base_fingerprint=BASE,
         stream=StreamEntry(digest=digest, head_bytes=10, total_bytes=900, num_segments=8),
-        cuts=[Cut(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1) for size, accuracy in accuracies],
+        cuts=[
+            PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1) for size, accuracy in accuracies
+        ],
     )
 
 
