@@ -78,7 +78,7 @@ def test_invalid_arguments_are_one_line_errors(site: Path, tmp_path: Path) -> No
     refused(airlora("cast", site, "nowhere"), "HOST:PORT")
     refused(airlora("cast", site, "127.0.0.1:99999"), "HOST:PORT")
     refused(airlora("cast", site, "127.0.0.1:9", "--rounds", 0, "--keys", tmp_path / "keys"), "rounds")
-    refused(airlora("cast", tmp_path, "127.0.0.1:9"), "no repository")
+    refused(airlora("cast", tmp_path, "127.0.0.1:9"), "not a repository")
     refused(airlora("listen", "127.0.0.1:9000", *state, "--once"), "--root")
     refused(airlora("listen", "127.0.0.1:9000", *state, "--root", tmp_path / "nothing", "--once"), "no such file")
     refused(airlora("listen", "192.0.2.1:9000", *state, *root, "--once"), "address")

@@ -13,7 +13,6 @@ __all__ = [
     "DEVICES_PATH",
     "DEVICE_NAME",
     "DEVICE_PATH",
-    "MAX_NOTE_LENGTH",
     "PROCEED_PATH",
     "REPORTS_PATH",
     "DeviceReport",
@@ -36,8 +35,6 @@ The answer is a JSON object with the keys `proceed` (bool) and `why` (str)."""
 
 DEVICE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Regular expression that a whole device name must match."""
-
-MAX_NOTE_LENGTH = 500
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -87,7 +84,7 @@ class DeviceReport(BaseModel):
     rate_bps: Amount | None = None
     deadline_s: Amount | None = None
     failed: bool = False
-    note: Annotated[str, Field(max_length=MAX_NOTE_LENGTH)] = ""
+    note: Annotated[str, Field(max_length=500)] = ""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DeviceReport:

@@ -45,7 +45,7 @@ from airlora.delivery.device.reporting import fetch_hold_reason, send_report
 from airlora.delivery.device.state import InstalledAdapter, SlotName, StateFolder
 from airlora.delivery.device.transport import RetryPolicy, Transport, printable
 from airlora.delivery.device.trust import fetch_first_root, refresh_trust
-from airlora.delivery.protocol import MAX_NOTE_LENGTH, DeviceReport
+from airlora.delivery.protocol import DeviceReport
 from airlora.delivery.repository.client import is_initialised
 from airlora.delivery.repository.manifest import Manifest
 from airlora.errors import AdapterError, AirloraError, NetworkError, SettingsError, StorageError, TrustError
@@ -208,7 +208,7 @@ class _Visitor:
             rate_bps=self._monitor.rate_bps,
             deadline_s=None if end_s == float("inf") else max(0.0, end_s - self._began_s),
             failed=self._is_refused,
-            note=printable(result.error or result.note)[:MAX_NOTE_LENGTH],
+            note=printable(result.error or result.note),
         ).model_dump()
 
     def _refresh(self) -> Manifest | None:
