@@ -1,12 +1,12 @@
-"""How long a device listens until it has a first adapter and the whole, at losses of many kinds, in virtual time.
+"""Time until a device has received its first adapter and the complete stream of a broadcast with losses.
 
 python benchmarks/broadcast.py --stream adapter.airs --rate-bps 5000 --packet-bytes 222
 python benchmarks/broadcast.py --loss 0.3 --burst 10
 
-The device is airlora's own, behind a link that loses packets at random, or in bursts of `--burst` on average
-(Gilbert's model). The peer is what one does without RaptorQ: the same bytes in packets of the same size, in order, over
-and over, with every packet needed. Both begin at a random moment. Seconds are medians over `--devices`, and the ninth
-tenth. Without `--stream` the stream is of random numbers.
+The device runs in virtual time behind a link that loses packets at random, or in bursts of `--burst` packets on average
+(Gilbert model). The peer works without RaptorQ: it repeats the same bytes in packets of the same size, and needs every
+packet. Both begin at a random time. The results are medians and 90 % quantiles over `--devices`. Without `--stream` the
+stream has random parameters.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ import numpy as np
 
 from airlora.codec import StreamReader
 from airlora.delivery import (
-    AgentPlan,
+    AgentConfig,
     KeyFolder,
     StateFolder,
     create_repository,
     open_carousel,
-    packet_keys,
     publish_stream,
     visit,
 )
-from airlora.delivery.broadcast.listen import AIR_URL, BroadcastLink
+from airlora.delivery.broadcast.listen import BROADCAST_URL, BroadcastTransport
 from airlora.delivery.broadcast.packets import PACKET_OVERHEAD
 from airlora.testing.simulated import VirtualTime
 from random_streams import random_stream
 
 
 class Losses:
-    """Whether the next packet is lost: at random, or in bursts."""
+    """Packet losses, at random or in bursts."""
 
     def __init__(self, loss: float, burst: float, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -46,20 +45,20 @@ class Losses:
         self._is_bad = self._generator.random() < loss
 
     def __call__(self) -> bool:
-        """Return whether it is lost."""
+        """Return whether the next packet is lost."""
         was_bad = self._is_bad
         self._is_bad = self._generator.random() >= self._leave if was_bad else self._generator.random() < self._enter
         return was_bad
 
 
 class Air:
-    """Packets at a rate in virtual time, for a `BroadcastLink`."""
+    """Receiver of packets at a rate in virtual time, for a `BroadcastTransport`."""
 
     def __init__(self, packets: Iterator[bytes], time: VirtualTime, rate_bps: float, lost: Losses) -> None:
         self._packets, self._time, self._rate_bps, self._lost = packets, time, rate_bps, lost
 
     def settimeout(self, _seconds: float, /) -> None:
-        """There is always a next packet."""
+        """Do nothing: there is always a next packet."""
 
     def recv(self, _size: int, /) -> bytes:
         """Return the next packet that is not lost."""
@@ -71,7 +70,7 @@ class Air:
 
 
 def usable_bytes(stream: bytes) -> int:
-    """Return how long the first prefix is that makes an adapter."""
+    """Return the size in bytes of the first prefix that is a complete adapter."""
     reader = StreamReader(stream)
     while (place := reader.next_range) is not None:
         reader.feed(stream[place[0] : place[1]])
@@ -82,19 +81,20 @@ def usable_bytes(stream: bytes) -> int:
 
 
 def packets_from(rounds: list[list[bytes]], place: int) -> Iterator[bytes]:
-    """Yield packets from some place of the first round on, for ever."""
+    """Yield the packets of all rounds without end, starting at a packet of the first round."""
     yield from itertools.islice(itertools.chain.from_iterable(itertools.cycle(rounds)), place, None)
 
 
 def listened(
     rounds: list[list[bytes]], root: bytes, folder: Path, arguments: argparse.Namespace, seed: int
 ) -> tuple[float, float]:
-    """Return seconds to the first adapter and to the whole, of one device."""
+    """Return the seconds until a device has the first adapter and the complete stream."""
     time = VirtualTime(0.0)
     place = int(np.random.default_rng(seed).integers(len(rounds[0])))
     air = Air(packets_from(rounds, place), time, arguments.rate_bps, Losses(arguments.loss, arguments.burst, seed))
-    link = BroadcastLink(air, packet_keys(root), clock=time.clock)
-    found = visit(StateFolder(folder), AgentPlan(AIR_URL, root=root), link, seed=seed)
+    state = StateFolder(folder)
+    transport = BroadcastTransport(air, state.trust, root=root, clock=time.clock)
+    found = visit(state, AgentConfig(BROADCAST_URL, root=root), transport, seed=seed)
     if found.error is not None or not found.complete:
         raise SystemExit(f"device {seed}: {found.error or found.note}")
     assert found.first_usable_s is not None
@@ -102,7 +102,7 @@ def listened(
 
 
 def repeated(sizes: list[int], first: int, arguments: argparse.Namespace, seed: int) -> tuple[float, float]:
-    """Return the same of a device to which every packet is sent as it is, again and again."""
+    """Return the same seconds for a device that receives every packet without RaptorQ, again and again."""
     lost, missing = Losses(arguments.loss, arguments.burst, seed), set(range(len(sizes)))
     place, now, usable = int(np.random.default_rng(seed).integers(len(sizes))), 0.0, 0.0
     while missing:
@@ -116,7 +116,7 @@ def repeated(sizes: list[int], first: int, arguments: argparse.Namespace, seed: 
 
 
 def plain_packets(stream: bytes, metadata_bytes: int, packet_bytes: int) -> tuple[list[int], int]:
-    """Return the sizes of packets without RaptorQ, and how many of the first make the first adapter."""
+    """Return the sizes of the packets without RaptorQ, and how many of them make up the first adapter."""
     room = packet_bytes - PACKET_OVERHEAD
     sizes, first = [], 0
     for number, length in enumerate((metadata_bytes, usable_bytes(stream), len(stream) - usable_bytes(stream))):
@@ -131,7 +131,9 @@ def main() -> None:
     parser.add_argument("--rate-bps", type=float, default=5000.0)
     parser.add_argument("--packet-bytes", type=int, default=222)
     parser.add_argument("--loss", type=float, action="append", help="repeatable; none: 0, .1, .3 and .5")
-    parser.add_argument("--burst", type=float, default=1.0, help="packets lost in a row, on average; 1: at random")
+    parser.add_argument(
+        "--burst", type=float, default=1.0, help="mean number of consecutive lost packets; 1: at random"
+    )
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -158,11 +160,9 @@ def main() -> None:
             results.append(row)
             if not arguments.json:
                 (first_s, late_s), (whole_s, last_s) = row["airlora_first_s"], row["airlora_whole_s"]
-                print(
-                    f"{loss:.0%} lost: first adapter {first_s:.0f} s ({late_s:.0f}), whole {whole_s:.0f} ({last_s:.0f})"
-                )
+                print(f"{loss:.0%} lost: first {first_s:.0f} s ({late_s:.0f}), complete {whole_s:.0f} s ({last_s:.0f})")
                 (first_s, late_s), (whole_s, last_s) = row["repeated_first_s"], row["repeated_whole_s"]
-                print(f"  repeated as it is: {first_s:.0f} ({late_s:.0f}), {whole_s:.0f} ({last_s:.0f})", flush=True)
+                print(f"  without RaptorQ: {first_s:.0f} s ({late_s:.0f}), {whole_s:.0f} s ({last_s:.0f})", flush=True)
     if arguments.json:
         print(json.dumps(results))
 

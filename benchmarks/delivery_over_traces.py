@@ -1,11 +1,11 @@
-"""What a device has at its deadline, on a thousand links of measured rates, in virtual time.
+"""Adapters that devices run at their deadline, over a thousand links with measured rates, in virtual time.
 
 python benchmarks/delivery_over_traces.py --trace norway3g/train.csv --stream adapter.airs --cuts cuts.json
 python benchmarks/delivery_over_traces.py --trace 5gophers/throughput.csv --scale 0.01 --deadline-s 1
 
-A trace is a CSV with a column `mbps` or `throughput_mbps` and perhaps `time_s` (else a row a second); a visit begins
-at a random place of it.  Every device runs an older release first.  `--scale` makes rates those of a weaker link.
-Without `--stream` the stream is of random numbers.
+A trace is a CSV file with a column `mbps` or `throughput_mbps` and an optional column `time_s`. Without times there is
+one row per second. Every visit begins at a random time of the trace, on a device that runs an older release. `--scale`
+multiplies the rates, to emulate a weaker link. Without `--stream` the stream has random parameters.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from rich.progress import track
 
 from airlora.codec import describe
 from airlora.delivery import (
-    AgentPlan,
+    AgentConfig,
+    DownloadLimits,
     KeyFolder,
-    LinkLimits,
     PrefixScore,
     StateFolder,
     create_repository,
     publish_stream,
     visit,
 )
-from airlora.testing.simulated import SimulatedLink, VirtualTime
+from airlora.testing.simulated import SimulatedTransport, VirtualTime
 from random_streams import random_stream
 
 
 def rates_of(path: Path, scale: float) -> tuple[list[float], list[float]]:
-    """Return times, s, and rates from then on, bit/s."""
+    """Return the times in seconds and the rates in bit/s from these times on."""
     times: list[float] = []
     rates: list[float] = []
     offset, last = 0.0, ("", 0.0)
@@ -65,8 +65,8 @@ def rate_at(times: list[float], rates: list[float]) -> Callable[[float], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path, required=True)
-    parser.add_argument("--stream", type=Path, help="file of a stream; none: one of random numbers")
-    parser.add_argument("--cuts", type=Path, help="JSON list of what prefixes are worth, as in a manifest")
+    parser.add_argument("--stream", type=Path, help="file of a stream; none: random parameters")
+    parser.add_argument("--cuts", type=Path, help="JSON list of measured prefixes, as in a manifest")
     parser.add_argument("--links", type=int, default=1000)
     parser.add_argument("--deadline-s", type=float, default=2.0)
     parser.add_argument("--scale", type=float, default=1.0)
@@ -89,23 +89,23 @@ def main() -> None:
         publish_stream(repository, random_stream(60_000, seed=1, fingerprint=fingerprint), cuts=[old] if old else [])
         root = (repository.metadata / "1.root.json").read_bytes()
         before = folder / "before"
-        plan = AgentPlan("http://repository", root=root)
-        first = visit(StateFolder(before), plan, SimulatedLink(repository.folder, lambda _: 1e9), seed=0)
+        config = AgentConfig("http://repository", root=root)
+        first = visit(StateFolder(before), config, SimulatedTransport(repository.folder, lambda _: 1e9), seed=0)
         if first.error is not None:
             raise first.error
         publish_stream(repository, stream, cuts=cuts)
         for number in track(range(arguments.links), disable=arguments.json):
             state = copy_state(before, folder / "device")
-            link = SimulatedLink(
+            transport = SimulatedTransport(
                 repository.folder,
                 at_bps,
                 time=VirtualTime(generator.uniform(0.0, times[-1])),
                 deadline_s=arguments.deadline_s,
                 delay_s=arguments.delay_s,
                 overhead_bytes=250,
-                limits=LinkLimits(stall_timeout_s=max(1.0, arguments.deadline_s)),
+                limits=DownloadLimits(stall_timeout_s=max(1.0, arguments.deadline_s)),
             )
-            result = visit(state, plan, link, seed=number)
+            result = visit(state, config, transport, seed=number)
             found.append(
                 {
                     "version": result.version,

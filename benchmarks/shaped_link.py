@@ -1,11 +1,11 @@
-"""A release over a real link of the kernel: a namespace of its own, a rate, a delay and losses; bytes on the wire.
+"""Bytes on the wire of a release over TCP, in a network namespace with a rate, a delay and losses.
 
 sudo python benchmarks/shaped_link.py --stream adapter.airs --cuts cuts.json
 sudo python benchmarks/shaped_link.py --random-bytes 1000000 --rate-bps 200e3
 
-Linux, root, `ip` (iproute2) and /dev/net/tun. Both ends are TCP of the kernel; packets between them pass a queue with a
-rate, are delayed, and towards the device lost. On the wire are IP packets that were sent, lost ones too. Without
-`--stream` the stream is of random numbers.
+Requires Linux, root, `ip` (iproute2) and /dev/net/tun. Both ends use the TCP of the kernel. Packets between them pass a
+queue with a rate and are delayed. Packets towards the device may be lost. The bytes on the wire are those of all IP
+packets sent towards the device, lost ones included. Without `--stream` the stream has random parameters.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def run(*words: object) -> str:
 
 @dataclass
 class Wire:
-    """What went towards the device.
+    """IP packets towards the device.
 
     Args:
-        num_bytes: Of IP packets that were sent, lost ones too.
-        num_packets: Of these.
-        num_lost: Of these.
-        num_dropped: Packets that found the queue full, and were not sent.
+        num_bytes: Bytes of the sent packets, lost ones included.
+        num_packets: Number of sent packets.
+        num_lost: Number of sent packets that were lost.
+        num_dropped: Number of packets that were not sent because the queue was full.
     """
 
     num_bytes: int = 0
@@ -62,7 +62,7 @@ class Wire:
 
 
 class Forwarder:
-    """Carries packets between two TUN devices: at a rate, after a delay, and not all of them."""
+    """Forwarder of packets between two TUN devices with a rate, a delay and losses."""
 
     def __init__(self, rate_bps: float, delay_s: float, loss: float, seed: int) -> None:
         self.wire = Wire()
@@ -73,7 +73,7 @@ class Forwarder:
         self._held = 0
 
     def start(self) -> None:
-        """Carry packets, in threads that end with the devices."""
+        """Forward packets in threads that end when the devices are closed."""
         down: queue.Queue[tuple[float, bytes]] = queue.Queue()
         up: queue.Queue[tuple[float, bytes]] = queue.Queue()
         for work, arguments in (
@@ -86,7 +86,7 @@ class Forwarder:
             threading.Thread(target=work, args=arguments, daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the devices."""
+        """Close the devices."""
         for descriptor in (self._server, self._device):
             os.close(descriptor)
 
@@ -128,7 +128,7 @@ class Forwarder:
 
 
 def tun(name: str) -> int:
-    """Return a device of the kernel whose packets are read and written here."""
+    """Return the file descriptor of a new TUN device."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TUN | IFF_NO_PI))
     return descriptor
@@ -136,7 +136,7 @@ def tun(name: str) -> int:
 
 @contextlib.contextmanager
 def link(rate_bps: float, delay_s: float, loss: float, seed: int) -> Iterator[Wire]:
-    """A namespace for the device, and a link to it."""
+    """Create a network namespace for the device and a link to it."""
     server, device = f"al-server{seed}", f"al-device{seed}"
     run("ip", "netns", "add", SPACE)
     forwarder = Forwarder(rate_bps, delay_s, loss, seed)
@@ -192,12 +192,12 @@ def measure(site: Path, state: Path, num_bytes: int, seed: int, arguments: argpa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stream", type=Path)
-    parser.add_argument("--cuts", type=Path, help="JSON list of what prefixes are worth, as in a manifest")
+    parser.add_argument("--cuts", type=Path, help="JSON list of measured prefixes, as in a manifest")
     parser.add_argument(
-        "--random-bytes", type=int, default=100_000, help="about how long a stream of random numbers is"
+        "--random-bytes", type=int, default=100_000, help="approximate size of a stream with random parameters"
     )
     parser.add_argument("--rate-bps", type=float, default=200e3)
-    parser.add_argument("--delay-ms", type=float, default=50.0, help="each way")
+    parser.add_argument("--delay-ms", type=float, default=50.0, help="one-way delay")
     parser.add_argument("--loss", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")

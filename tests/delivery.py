@@ -1,8 +1,9 @@
-"""Small streams and repositories for tests of the delivery."""
+"""Streams, repositories, transports and devices for tests of the delivery."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,19 @@ import numpy as np
 
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
 from airlora.delivery import (
-    AgentPlan,
+    AgentConfig,
     KeyFolder,
     PrefixScore,
     SignedRepository,
     StateFolder,
-    Visit,
+    VisitResult,
     create_repository,
     visit,
 )
-from airlora.delivery.device.answers import HttpError
+from airlora.delivery.device.transport import HttpError, Response, Transport
 from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape
-from airlora.testing.simulated import SimulatedLink, VirtualTime
+from airlora.testing.simulated import SimulatedTransport, VirtualTime, folder_server
 
 FINGERPRINT = "0123456789abcdef" * 4
 
@@ -31,7 +32,7 @@ FINGERPRINT = "0123456789abcdef" * 4
 def make_stream(
     seed: int = 0, *, size: int = 48, num_modules: int = 4, max_distortion: float = 0.02, fingerprint: str = FINGERPRINT
 ) -> bytes:
-    """Return a stream of some kilobytes and many segments."""
+    """Return a stream of a few kilobytes with many segments."""
     generator = np.random.default_rng(seed)
     shapes = {f"layer.{place}.dense": ModuleShape(d_in=size, d_out=size) for place in range(num_modules)}
     updates = {
@@ -51,18 +52,20 @@ def make_repository(folder: Path, **options: object) -> SignedRepository:
     return create_repository(repo, KeyFolder(folder / "keys", repo), **options)  # type: ignore[arg-type]
 
 
-class FakeLink(SimulatedLink):
-    """A link of some rate that may break, lie or be refused; no sockets, no waiting.
+class FakeTransport(Transport):
+    """Simulated transport that may break, lie or be refused, and that records what it carries.
 
     Args:
-        folder: The repository.
-        rate_bps: Of the link, bit/s.
-        break_after: Bytes after which each answer breaks off; None: never.
-        chunk_bytes: In which the bytes come, at most.
-        with_bundle: Whether the server has the metadata in one file too.
-        tamper: Given a path and its content, returns what the server hands out.
-        statuses: HTTP's numbers of the next answers, before the good ones.
-        options: See `SimulatedLink`.
+        folder: Folder of the repository.
+        rate_bps: Rate in bit/s.
+        break_after: Bytes after which each answer breaks off. None for never.
+        chunk_bytes: Maximum size of a chunk.
+        with_bundle: Whether the server has the bundle of metadata.
+        tamper: Function of a path and its content that returns what the server sends.
+        statuses: HTTP status codes of the next requests, before they succeed.
+        statuses_below: Start of the paths that `statuses` applies to.
+        post_error: Error of every report. None accepts reports.
+        **options: Further arguments of `SimulatedTransport`.
     """
 
     def __init__(
@@ -75,36 +78,55 @@ class FakeLink(SimulatedLink):
         with_bundle: bool = False,
         tamper: Callable[[str, bytes], bytes | Iterator[bytes]] = lambda path, content: content,
         statuses: Sequence[int] = (),
+        statuses_below: str = "",
+        post_error: NetworkError | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(folder, lambda _: rate_bps, time=VirtualTime(1000.0), **options)
-        self.break_after, self.tamper, self.statuses = break_after, tamper, list(statuses)
-        self.chunk_bytes, self.with_bundle = chunk_bytes, with_bundle
+        self._read = folder_server(folder)
+        self._simulated = SimulatedTransport(self._serve, lambda _: rate_bps, time=VirtualTime(1000.0), **options)
+        self._break_after, self._tamper, self._statuses = break_after, tamper, list(statuses)
+        self._chunk_bytes, self._with_bundle, self._statuses_below = chunk_bytes, with_bundle, statuses_below
+        self._post_error = post_error
+        self.monitor, self.time = self._simulated.monitor, self._simulated.time
         self.requests: list[tuple[str, int, int | None]] = []
         self.sent: list[tuple[str, int, int]] = []
+        self.posts: list[dict[str, Any]] = []
 
-    def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
-        path, came = url.partition("://")[2].partition("/")[2], 0
-        if path.endswith("bundle.z") and not self.with_bundle:
-            raise HttpError(f"{url}: HTTP 404", 404)
+    def post(self, url: str, body: bytes) -> None:
+        if self._post_error is not None:
+            raise self._post_error
+        self.posts.append(json.loads(body))
+
+    def get(self, url: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Response:
+        return Response(self._record(path_of(url), start, self._simulated.get(url, start=start, stop=stop)))
+
+    def _record(self, path: str, start: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self.sent.append((path, start, start + len(chunk)))
+            start += len(chunk)
+            yield chunk
+
+    def _serve(self, path: str, start: int, stop: int | None) -> Iterator[bytes]:
+        if path.endswith("bundle.z") and not self._with_bundle:
+            raise HttpError(f"{path}: HTTP 404", 404)
         self.requests.append((path, start, stop))
-        for whole in super()._bytes(url, start, stop):
-            for at in range(0, len(whole), self.chunk_bytes):
-                chunk = whole[at : at + self.chunk_bytes]
-                chunk = chunk if self.break_after is None else chunk[: max(0, self.break_after - came)]
+        if self._statuses and path.startswith(self._statuses_below):
+            raise HttpError(f"{path}: refused", self._statuses.pop(0))
+        content = self._tamper(path, b"".join(self._read(path, 0, None)))
+        num_left = self._break_after
+        for whole in [content[start:stop]] if isinstance(content, bytes) else content:
+            for at in range(0, len(whole), self._chunk_bytes):
+                chunk = whole[at : at + self._chunk_bytes][:num_left]
+                if num_left is not None:
+                    num_left -= len(chunk)
                 if chunk:
-                    self.sent.append((path, start + came, start + came + len(chunk)))
-                    came += len(chunk)
                     yield chunk
-                if self.break_after is not None and came >= self.break_after:
-                    raise NetworkError(f"{url}: connection reset")
+                if num_left == 0:
+                    raise NetworkError(f"{path}: connection reset")
 
-    def _content(self, url: str, path: str, start: int, stop: int | None) -> Iterator[bytes]:
-        if self.statuses:
-            raise HttpError(f"{url}: refused", self.statuses.pop(0))
-        whole = b"".join(super()._content(url, path, 0, None))
-        content = self.tamper(path, whole)
-        yield from iter([content[start:stop]]) if isinstance(content, bytes) else content
+
+def path_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]
 
 
 URL = "http://example.org"
@@ -112,7 +134,7 @@ STREAMS = [make_stream(seed, size=96, num_modules=24, max_distortion=0.002) for 
 
 
 def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[PrefixScore]:
-    """Return cuts at every fourth segment from the whole head on, of rising accuracy."""
+    """Return cuts of rising accuracy at every fourth segment, starting where the classification head is complete."""
     reader, ends = StreamReader(stream), []
     while (place := reader.next_range) is not None:
         reader.feed(stream[place[0] : place[1]])
@@ -130,21 +152,21 @@ def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Prefi
 class Device:
     folder: StateFolder
     repository: SignedRepository
-    plan: AgentPlan = field(init=False)
+    config: AgentConfig = field(init=False)
 
     def __post_init__(self) -> None:
         root = (self.repository.folder / "metadata" / "1.root.json").read_bytes()
-        self.plan = AgentPlan(URL, root=root, base_fingerprint=FINGERPRINT)
+        self.config = AgentConfig(URL, root=root, base_fingerprint=FINGERPRINT)
 
-    def link(self, **options: object) -> FakeLink:
-        return FakeLink(self.repository.folder, **options)  # type: ignore[arg-type]
+    def transport(self, **options: object) -> FakeTransport:
+        return FakeTransport(self.repository.folder, **options)  # type: ignore[arg-type]
 
-    def visit(self, link: FakeLink | None = None, **changes: object) -> Visit:
-        plan = replace(self.plan, **changes)  # type: ignore[arg-type]
-        return visit(self.folder, plan, link or self.link(), seed=0)
+    def visit(self, transport: Transport | None = None, **changes: object) -> VisitResult:
+        config = replace(self.config, **changes)  # type: ignore[arg-type]
+        return visit(self.folder, config, transport or self.transport(), seed=0)
 
     def running(self) -> bytes:
-        """Return the bytes that the device runs."""
+        """Return the bytes of the running adapter."""
         state = self.folder.load()
         assert state.active is not None
         return self.folder.read_slot(state.active)[0]

@@ -1,4 +1,4 @@
-"""A broadcast over real sockets, by the commands."""
+"""Broadcast over UDP sockets, by the commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "239.255.77.7"])
-def test_one_sends_and_two_listen(site: Path, tmp_path: Path, host: str) -> None:
+def test_one_sender_reaches_all_listeners(site: Path, tmp_path: Path, host: str) -> None:
     if host.startswith("239") and not multicast_works():
         pytest.skip("this machine has no route for groups of addresses")
     port, root = free_port(), site / "metadata" / "1.root.json"
@@ -73,15 +73,15 @@ def multicast_works() -> bool:
     return True
 
 
-def test_mistakes_are_one_line(site: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_one_line_errors(site: Path, tmp_path: Path) -> None:
     state, root = ("--state", tmp_path / "state"), ("--root", site / "metadata" / "1.root.json")
     refused(airlora("cast", site, "nowhere"), "HOST:PORT")
     refused(airlora("cast", site, "127.0.0.1:99999"), "HOST:PORT")
     refused(airlora("cast", site, "127.0.0.1:9", "--rounds", 0, "--keys", tmp_path / "keys"), "rounds")
-    refused(airlora("cast", tmp_path, "127.0.0.1:9"), "no repository")
+    refused(airlora("cast", tmp_path, "127.0.0.1:9"), "not a repository")
     refused(airlora("listen", "127.0.0.1:9000", *state, "--once"), "--root")
     refused(airlora("listen", "127.0.0.1:9000", *state, "--root", tmp_path / "nothing", "--once"), "no such file")
     refused(airlora("listen", "192.0.2.1:9000", *state, *root, "--once"), "address")
     silent = airlora("listen", f"127.0.0.1:{free_port()}", *state, *root, "--once", "--stall-s", 1)
     assert silent.returncode == 3
-    assert "nothing was heard" in silent.stderr
+    assert "no packet received" in silent.stderr

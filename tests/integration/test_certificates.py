@@ -1,4 +1,4 @@
-"""A server's certificate changes: to one that the device trusts, and to one that it does not."""
+"""Certificates of a server: renewed, replaced by an untrusted one, and slow TLS records."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from airlora.delivery import AgentPlan, HttpLink, LinkLimits, StateFolder, Visit, publish_stream, visit
+from airlora.delivery import AgentConfig, DownloadLimits, HttpTransport, StateFolder, VisitResult, publish_stream, visit
 from airlora.errors import NetworkError
 from delivery import STREAMS, make_repository
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1."""
+    """Certificate authority for 127.0.0.1."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.key, self.folder = ec.generate_private_key(ec.SECP256R1()), folder
@@ -35,7 +36,7 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self) -> ssl.SSLContext:
-        """Return a server's context with a new certificate."""
+        """Return the TLS context of a server with a new certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
         place = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
@@ -93,50 +94,57 @@ def serving(folder: Path, context: ssl.SSLContext, port: int = 0) -> Iterator[in
         server.server_close()
 
 
-def test_a_certificate_that_changes(tmp_path: Path) -> None:
+def test_a_renewed_certificate_is_accepted_and_an_untrusted_one_refused(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     ours, theirs = Authority("ours", tmp_path), Authority("theirs", tmp_path)
     folder = StateFolder(tmp_path / "state")
 
-    def look(port: int, authority: Authority) -> Visit:
-        limits = LinkLimits(max_attempts=2, first_wait_s=0.01)
-        link = HttpLink(limits, ca_file=str(authority.file))
-        return visit(folder, AgentPlan(f"https://127.0.0.1:{port}"), link, seed=0)
+    def visit_once(port: int, authority: Authority) -> VisitResult:
+        limits = DownloadLimits(max_attempts=2, initial_backoff_s=0.01)
+        transport = HttpTransport(limits, ca_file=str(authority.file))
+        return visit(folder, AgentConfig(f"https://127.0.0.1:{port}"), transport, seed=0)
 
     with serving(repository.folder, ours.context()) as port:
-        assert look(port, ours).complete
+        assert visit_once(port, ours).complete
         publish_stream(repository, STREAMS[1])
-    # Renewed by the same authority, while the device was away.
+    # The same authority renews the certificate.
     with serving(repository.folder, ours.context()) as port:
-        assert look(port, ours).version == 2
+        assert visit_once(port, ours).version == 2
         publish_stream(repository, STREAMS[2])
-    # By another: nothing is asked of that server, and what runs runs on.
+    # Another authority signs the certificate: the device keeps its adapter.
     with serving(repository.folder, theirs.context()) as port:
-        found = look(port, ours)
+        found = visit_once(port, ours)
         assert isinstance(found.error, NetworkError)
         assert "certificate verify failed" in str(found.error)
         assert (found.version, folder.read_slot(found.slot)[0]) == (2, STREAMS[1])
-        # Once it is trusted too, the visit goes on.
-        assert look(port, theirs).version == 3
+        # The device trusts the other authority too.
+        assert visit_once(port, theirs).version == 3
 
 
-def test_a_record_that_takes_longer_than_a_stall_may(tmp_path: Path) -> None:
-    """TLS hands nothing out before a record of up to 16 KiB is whole; what counts are the bytes below it."""
+@pytest.mark.parametrize("deadline_s", [None, 0.6])
+def test_a_tls_record_may_take_longer_than_the_stall_timeout_but_not_than_the_deadline(
+    tmp_path: Path, deadline_s: float | None
+) -> None:
     authority = Authority("ours", tmp_path)
     context, body = authority.context(), b"x" * 12_000
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
         threading.Thread(target=answer_slowly, args=(listener, context, body), daemon=True).start()
-        limits = LinkLimits(stall_timeout_s=0.5, connect_timeout_s=5.0)
-        link = HttpLink(limits, ca_file=str(authority.file))
-        began = time.monotonic()
-        assert b"".join(link.get(f"https://127.0.0.1:{listener.getsockname()[1]}/x")) == body
+        limits = DownloadLimits(stall_timeout_s=0.5, connect_timeout_s=5.0)
+        transport = HttpTransport(limits, ca_file=str(authority.file), deadline_s=deadline_s)
+        url, began = f"https://127.0.0.1:{listener.getsockname()[1]}/x", time.monotonic()
+        if deadline_s is not None:
+            with pytest.raises(NetworkError, match="deadline reached"):
+                b"".join(transport.get(url))
+            assert time.monotonic() - began < 1.2
+            return
+        assert b"".join(transport.get(url)) == body
         assert time.monotonic() - began > 2 * limits.stall_timeout_s
 
 
 def answer_slowly(listener: socket.socket, context: ssl.SSLContext, body: bytes) -> None:
-    """Answer one request in one record, a few bytes at a time."""
+    """Answer one request in one TLS record, a few bytes at a time."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
     connection, _ = listener.accept()
@@ -152,5 +160,8 @@ def answer_slowly(listener: socket.socket, context: ssl.SSLContext, body: bytes)
         tls.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         content = outgoing.read()
         for start in range(0, len(content), 1000):
-            connection.sendall(content[start : start + 1000])
+            try:
+                connection.sendall(content[start : start + 1000])
+            except OSError:
+                return
             time.sleep(0.12)

@@ -1,4 +1,4 @@
-"""A run's adapter over links in this process, from publishing to accuracy."""
+"""Delivery of a trained adapter over emulated links in one process."""
 
 import json
 import time
@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from airlora.delivery import AgentPlan, HttpLink, ReportStore, ServerPlan, StateFolder, make_app, publish_stream, visit
+from airlora.delivery import (
+    AgentConfig,
+    HttpTransport,
+    ReportStore,
+    ServerPlan,
+    StateFolder,
+    make_app,
+    publish_stream,
+    visit,
+)
 from airlora.errors import SettingsError
-from airlora.testing.local_server import LinkShape, serving, shaped_link
+from airlora.testing.local_server import LinkShape, serving, shaped_proxy
 from airlora.workflows.delivery_demo import deliver, delivery_table
 from commands import airlora
 from delivery import STREAMS, Device, make_repository
 
 
-def test_devices_on_links_of_all_kinds_get_the_adapter(run: Path, tmp_path: Path) -> None:
+def test_devices_on_slow_and_fast_links_install_the_same_adapter(run: Path, tmp_path: Path) -> None:
     links = {"slow": LinkShape(2e5, loss=0.1, break_share=0.3, retry_s=0.01), "fast": LinkShape(1e8)}
     slow, fast = deliver(run, tmp_path, links=links, deadline_s=60.0)
     assert slow.complete
@@ -29,28 +38,28 @@ def test_devices_on_links_of_all_kinds_get_the_adapter(run: Path, tmp_path: Path
     assert delivery_table([slow, fast]).row_count == 2
 
 
-def test_a_link_has_its_rate_and_loses_what_it_should(tmp_path: Path) -> None:
+def test_an_emulated_link_keeps_its_rate_and_loses_packets(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     app = make_app(ServerPlan(repository.folder, ReportStore(":memory:")))
-    with serving(app) as url, shaped_link(url, LinkShape(2e5, loss=0.2, retry_s=0.001), seed=3) as link:
+    with serving(app) as url, shaped_proxy(url, LinkShape(2e5, loss=0.2, retry_s=0.001), seed=3) as link:
         start = time.monotonic()
-        found = visit(StateFolder(tmp_path / "state"), AgentPlan(link.url), HttpLink(), seed=0)
+        found = visit(StateFolder(tmp_path / "state"), AgentConfig(link.url), HttpTransport(), seed=0)
         took = time.monotonic() - start
     assert found.complete
     assert link.num_lost > 0
     assert link.wire_bytes > 1.1 * len(STREAMS[0])
-    # No faster than the rate allows; slower it may be, on a machine that is shared.
+    # A loaded machine may be slower than the rate, but not faster.
     assert took >= 0.95 * 8 * link.wire_bytes / 2e5
 
 
-def test_broken_connections_are_gone_on_with(tmp_path: Path) -> None:
+def test_a_download_over_broken_connections_completes(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     app = make_app(ServerPlan(repository.folder, ReportStore(":memory:")))
     shape = LinkShape(1e7, loss=0.15, break_share=0.5, retry_s=0.001)
-    with serving(app) as url, shaped_link(url, shape, seed=5) as link:
-        found = visit(StateFolder(tmp_path / "state"), AgentPlan(link.url), HttpLink(), seed=0)
+    with serving(app) as url, shaped_proxy(url, shape, seed=5) as link:
+        found = visit(StateFolder(tmp_path / "state"), AgentConfig(link.url), HttpTransport(), seed=0)
     assert found.complete
     assert link.num_breaks > 0
     device = Device(StateFolder(tmp_path / "state"), repository)
@@ -60,10 +69,10 @@ def test_broken_connections_are_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "values", [{"rate_bps": 0}, {"rate_bps": 1e3, "loss": 1.0}, {"rate_bps": 1e3, "retry_s": -1}, {"rate_bps": -5}]
 )
-def test_shapes_that_cannot_be(values: dict[str, float]) -> None:
+def test_link_shapes_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
         LinkShape(**values)
 
 
-def test_the_demo_offers_it() -> None:
+def test_the_demo_has_the_option_deliver() -> None:
     assert "--deliver" in airlora("demo", "--help").stdout

@@ -1,4 +1,4 @@
-"""From publishing to a device, over a socket, by the commands; and devices that are killed on the way."""
+"""Delivery from a repository to a device over sockets, by the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from delivery import FINGERPRINT, STREAMS, cuts_of, make_repository, make_stream
 
 
 class Slow(http.server.SimpleHTTPRequestHandler):
-    """A static server without ranges that sends slowly."""
+    """Slow static server without ranges."""
 
     def copyfile(self, source: object, outputfile: object) -> None:
         while chunk := source.read(300):  # type: ignore[attr-defined]
@@ -73,13 +73,13 @@ def test_a_device_follows_a_repository(site: tuple[Path, str], tmp_path: Path) -
     assert "slot" in airlora("edge", "status", "--state", state).stdout
 
 
-def test_exit_codes_and_bad_input(site: tuple[Path, str], tmp_path: Path) -> None:
+def test_exit_codes_and_invalid_arguments(site: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = site
     state = tmp_path / "state"
     refused(airlora(*run("ftp://example.org", state)), "url", "http")
     refused(airlora(*run(url, state, "--deadline-s", "0")), "deadline_s")
     refused(airlora(*run(url, state, "--max-bytes", "much")), "size")
-    refused(airlora(*run(url, state, "--least-gain", "2")), "least_gain")
+    refused(airlora(*run(url, state, "--min-accuracy-gain", "2")), "min_accuracy_gain")
     refused(airlora(*run(url, state, "--root", tmp_path / "nothing")), "root", "no such file")
     refused(airlora(*run(url, state, "--device", "a b")), "device")
     refused(airlora(*run(url, state, "--ca", tmp_path / "nothing.pem")), "certificates", "no such file")
@@ -96,19 +96,18 @@ def test_exit_codes_and_bad_input(site: tuple[Path, str], tmp_path: Path) -> Non
     timestamp.write_bytes(timestamp.read_bytes().replace(b'"version":2', b'"version":7'))
     untrusted = airlora(*run(url, state))
     assert untrusted.returncode == 4
-    assert "what runs is what ran before" in untrusted.stdout
+    assert "the adapter from before this visit still runs" in untrusted.stdout
     assert airlora(*run(url, state, "--base", "f" * 64)).returncode in (2, 4)
 
 
-def test_devices_that_are_killed(site: tuple[Path, str], tmp_path: Path) -> None:
-    """SIGKILL at random moments of a visit over a slow server; the state is always one that can be gone on with."""
+def test_a_killed_device_continues_from_a_valid_state(site: tuple[Path, str], tmp_path: Path) -> None:
     _, url = site
     state, generator = tmp_path / "state", random.Random(0)
     command = [sys.executable, "-m", "airlora", *map(str, run(url, state, "--base", FINGERPRINT)), "--json"]
     held, kills = 0, 0
     for _ in range(12):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        # About half a second goes into starting Python, and one into the stream.
+        # Python starts in about half a second, and the stream takes about one second.
         time.sleep(generator.uniform(0.4, 1.2))
         process.kill()
         process.communicate()
@@ -126,15 +125,14 @@ def test_devices_that_are_killed(site: tuple[Path, str], tmp_path: Path) -> None
     assert end["bytes_fetched"] + end["bytes_reused"] == len(STREAMS[0])
 
 
-def test_an_agent_that_runs_on_survives_what_passes(site: tuple[Path, str], tmp_path: Path) -> None:
-    """Another agent at work, and a file where a folder should be: each visit tells of it, and the next one comes."""
+def test_a_running_agent_survives_transient_errors(site: tuple[Path, str], tmp_path: Path) -> None:
     repository, url = site
     state = tmp_path / "state"
     airlora(*run(url, state))
     folder = StateFolder(state)
     command = [sys.executable, "-m", "airlora.cli", "edge", "run", url, "--state", str(state), "--every-s", "0.3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # Rather a failure than a test that waits for ever.
+    # The timer bounds the test.
     watch = threading.Timer(60.0, process.kill)
     watch.start()
     lines = iter(process.stdout)  # type: ignore[arg-type]
@@ -145,7 +143,7 @@ def test_an_agent_that_runs_on_survives_what_passes(site: tuple[Path, str], tmp_
     try:
         assert wait_for("runs release 1")
         with folder.locked():
-            assert wait_for("another agent is at work")
+            assert wait_for("another agent uses this folder")
         folder.parts.rmdir()
         folder.parts.write_text("in the way")
         keys = KeyFolder(tmp_path / "keys", repository)

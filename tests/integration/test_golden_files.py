@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from airlora.codec import DecodedStream, decode_stream
-from airlora.delivery import AgentPlan, KeyFolder, StateFolder, open_repository, verify_repository, visit
+from airlora.delivery import AgentConfig, KeyFolder, StateFolder, open_repository, verify_repository, visit
 from airlora.observation import Observation
 from airlora.policy import PolicyProblem, RankPolicy, load_policy
 from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
 from airlora.text import load_dataset
 from airlora.training import RunFolder, open_run, read_metrics, train
-from delivery import URL, FakeLink
+from delivery import URL, FakeTransport
 
 # Each folder holds a make.py that wrote its files.
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -133,7 +133,7 @@ def test_a_golden_device_state_reads_and_continues_its_download(tmp_path: Path) 
     assert_decodes_to(device.read_slot("a")[1], "small")
     assert_decodes_to(device.read_slot("b")[1], "half")
     # No root is given: the device trusts the metadata in its state.
-    found = visit(device, AgentPlan(URL), FakeLink(GOLDEN / "release" / "repo"), seed=0)
+    found = visit(device, AgentConfig(URL), FakeTransport(GOLDEN / "release" / "repo"), seed=0)
     assert found.error is None
     assert (found.version, found.complete, found.slot) == (3, True, "a")
     assert found.bytes_reused == wanted["num_part_bytes"]

@@ -12,7 +12,17 @@ from typing import Annotated, Optional
 import typer
 
 from airlora.cli.app import Json, app, make_console
-from airlora.cli.edge import Base, Deadline, Health, LeastGain, MaxBytes, State, Tenant, show_visit, verify_seconds
+from airlora.cli.edge import (
+    Base,
+    Deadline,
+    Health,
+    MaxBytes,
+    MinAccuracyGain,
+    State,
+    Tenant,
+    show_visit,
+    verify_seconds,
+)
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import read_bytes
@@ -95,7 +105,7 @@ def listen(
     deadline_s: Deadline = None,
     stall_s: Annotated[float, typer.Option(metavar="X", help="Give a visit up after so long without a packet.")] = 60.0,
     max_bytes: MaxBytes = None,
-    least_gain: LeastGain = None,
+    min_accuracy_gain: MinAccuracyGain = None,
     tenant: Tenant = None,
     base: Base = None,
     health: Health = None,
@@ -105,37 +115,35 @@ def listen(
 
     Exit codes as of `airlora edge run`; `airlora edge status`, `rollback` and `history` show the same state.
     """
-    from airlora.delivery.broadcast.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
+    from airlora.delivery.broadcast.listen import BROADCAST_URL, BroadcastTransport, open_receiver
     from airlora.delivery.device.agent import visit
-    from airlora.delivery.device.decide import Wish
+    from airlora.delivery.device.decisions import AgentConfig, DownloadTarget
     from airlora.delivery.device.health import command_check
-    from airlora.delivery.device.limits import LinkLimits
-    from airlora.delivery.device.plan import AgentPlan
     from airlora.delivery.device.state import StateFolder
+    from airlora.delivery.device.transport import DownloadLimits
 
     if deadline_s is not None:
         verify_seconds("deadline_s", deadline_s)
     verify_seconds("stall_s", stall_s)
-    plan = AgentPlan(
-        url=AIR_URL,
+    config = AgentConfig(
+        url=BROADCAST_URL,
         root=None if root is None else read_bytes(root, "root", SettingsError),
         tenant=tenant,
-        wish=Wish(None if max_bytes is None else parse_size(max_bytes), least_gain),
+        target=DownloadTarget(None if max_bytes is None else parse_size(max_bytes), min_accuracy_gain),
         base_fingerprint=base,
         checks=[command_check(text) for text in health or []],
     )
-    limits = LinkLimits(stall_timeout_s=stall_s, max_attempts=1 if once else 2)
+    limits = DownloadLimits(stall_timeout_s=stall_s, max_attempts=1 if once else 2)
     folder = StateFolder(state)
     host, port = parse_address(address, needs_host=False)
     is_first, wait_s = True, LEAST_WAIT_S
-    with listen_at(host, port) as receiver:
-        link = BroadcastLink(receiver, trusted_keys(folder.trust, plan.root), limits=limits)
+    with open_receiver(host, port) as receiver:
+        transport = BroadcastTransport(receiver, folder.trust, root=config.root, limits=limits)
         while True:
-            end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
             is_done = is_better = False
             try:
-                link.begin(trusted_keys(folder.trust, plan.root), end_s, least_version=known_version(folder.trust))
-                found = visit(folder, plan, link)
+                transport.monitor.set_deadline(deadline_s)
+                found = visit(folder, config, transport)
                 show_visit(found, as_json=as_json)
                 is_done, is_better = found.error is None and found.complete, found.first_usable_s is not None
                 if found.error is not None:
@@ -149,8 +157,7 @@ def listen(
             is_first = False
             if is_done:
                 # All of it runs: there is nothing to do before something else is on the air.
-                link.begin(link.keys, float("inf"))
-                link.wait_for_news()
+                transport.wait_for_new_metadata()
             wait_s = LEAST_WAIT_S if is_done or is_better else min(LONGEST_WAIT_S, 2.0 * wait_s)
             time.sleep(wait_s)
 

@@ -1,4 +1,4 @@
-"""Commands of a device: edge run, status, rollback, history."""
+"""Commands of a device: `edge run`, `edge status`, `edge rollback` and `edge history`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from airlora.files import read_bytes
 from airlora.settings.sizes import parse_size
 
 if TYPE_CHECKING:
+    from airlora.delivery.device.agent import VisitResult
     from airlora.delivery.device.health import HealthCheck
-    from airlora.delivery.device.plan import Visit
+    from airlora.delivery.device.state import DeviceState, StateFolder
 
 __all__ = [
     "Base",
     "Deadline",
     "Health",
-    "LeastGain",
     "MaxBytes",
+    "MinAccuracyGain",
     "State",
     "Tenant",
     "edge",
@@ -36,88 +37,90 @@ __all__ = [
 ]
 
 ROLLBACK_WAIT_S = 10.0
-"""For an agent that is at work."""
+"""Seconds that a rollback waits for a visit to end."""
 
-edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
+edge = typer.Typer(help="Install and manage the adapter of this device.", no_args_is_help=True)
 app.add_typer(edge, name="edge")
 
-State = Annotated[Path, typer.Option(metavar="DIR", help="Folder that the device keeps its adapters in.")]
+State = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the device's adapters and metadata.")]
 Deadline = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
+    typer.Option(metavar="X", help="Seconds that a visit may take. The prefix received by then is installed."),
 ]
 MaxBytes = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
+    typer.Option(metavar="N", help="Maximum size of the downloaded prefix of a stream, such as 20kB."),
 ]
-LeastGain = Annotated[
+MinAccuracyGain = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
+    typer.Option(metavar="G", help="Accuracy that a longer prefix must promise to gain, such as 0.005."),
 ]
-Tenant = Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")]  # noqa: UP045
+Tenant = Annotated[Optional[str], typer.Option(metavar="T", help="Tenant whose releases to install.")]  # noqa: UP045
 Base = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
+    typer.Option(metavar="HEX", help="Fingerprint of the device's base model. Releases for others are rejected."),
 ]
 Health = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
+    typer.Option(metavar="CMD", help="Command that must exit with 0 for the candidate AIRLORA_ADAPTER; repeatable."),
 ]
 
 
 @edge.command()
 def run(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Of the repository, such as https://example.org/adapters.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address of the repository, such as https://example.org.")],
     state: State,
     root: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="ROOT.json", help="The repository's first root, to trust from; needed once."),
+        typer.Option(metavar="ROOT.json", help="First root metadata of the repository, needed for the first visit."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Visit the repository once.")] = False,
-    every_s: Annotated[float, typer.Option(metavar="X", help="Seconds between visits, give or take a fifth.")] = 3600.0,
+    once: Annotated[bool, typer.Option("--once", help="Visit the repository once and exit.")] = False,
+    every_s: Annotated[
+        float, typer.Option(metavar="X", help="Mean seconds between visits, varied by up to 20 %.")
+    ] = 3600.0,
     deadline_s: Deadline = None,
     max_bytes: MaxBytes = None,
-    least_gain: LeastGain = None,
+    min_accuracy_gain: MinAccuracyGain = None,
     tenant: Tenant = None,
     base: Base = None,
     health: Health = None,
     probe: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Labelled samples: a candidate has to answer them with the base model."),
+        typer.Option(metavar="FILE", help="Labelled samples on which a candidate is measured."),
     ] = None,
-    probe_least: Annotated[float, typer.Option(metavar="A", help="Share of right answers that it needs there.")] = 0.5,
+    probe_min_accuracy: Annotated[float, typer.Option(metavar="A", help="Minimum accuracy on --probe, 0 to 1.")] = 0.5,
     model: Model = None,
     max_rate_bps: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(metavar="R", help="Leave the rest of the link to others: bit/s."),
+        typer.Option(metavar="R", help="Maximum download rate in bit/s."),
     ] = None,
     token_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Its first line is sent as bearer token."),
+        typer.Option(metavar="FILE", help="File whose first line is sent as bearer token."),
     ] = None,
     ca: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--ca", metavar="FILE", help="Certificates to trust for https, in the place of the system's."),
+        typer.Option("--ca", metavar="FILE", help="CA certificates for https that replace the system's."),
     ] = None,
     device: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Report to the server by this name, and wait for this device's turn."),
+        typer.Option(metavar="NAME", help="Name under which the device reports and waits for its turn in a rollout."),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Of the waits between attempts.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Seed of the waits between attempts.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
-    """Visit a repository: verify, take as much of the newest adapter as is wanted, install it.
+    """Download, verify and install the newest adapter of a repository.
 
-    Exit code 0: a verified adapter runs. 2: a mistake in what was asked. 3: the network gave up. 4: trust was refused.
-    Whatever the code, what ran before runs on, unless something better came.
+    Exit codes: 0 if a verified adapter runs, 2 for an invalid argument, 3 for a network failure, 4 for metadata or
+    streams that cannot be trusted. After a failure the adapter from before still runs, or a better one that was
+    installed before the failure.
     """
     from airlora.delivery.device.agent import visit
-    from airlora.delivery.device.decide import Wish
+    from airlora.delivery.device.decisions import AgentConfig, DownloadTarget
     from airlora.delivery.device.health import AccuracyProbe, command_check
-    from airlora.delivery.device.limits import LinkLimits
-    from airlora.delivery.device.link import HttpLink
-    from airlora.delivery.device.plan import AgentPlan
+    from airlora.delivery.device.http_transport import HttpTransport
     from airlora.delivery.device.state import StateFolder
+    from airlora.delivery.device.transport import DownloadLimits
 
     verify_url(url)
     verify_seconds("every_s", every_s)
@@ -125,30 +128,31 @@ def run(
         verify_seconds("deadline_s", deadline_s)
     checks: list[HealthCheck] = [command_check(text) for text in health or []]
     if probe is not None:
-        checks.append(AccuracyProbe(probe, probe_least, model=model))
-    plan = AgentPlan(
+        checks.append(AccuracyProbe(probe, probe_min_accuracy, model=model))
+    config = AgentConfig(
         url=url,
         root=None if root is None else read_bytes(root, "root", SettingsError),
         tenant=tenant,
-        wish=Wish(None if max_bytes is None else parse_size(max_bytes), least_gain),
+        target=DownloadTarget(None if max_bytes is None else parse_size(max_bytes), min_accuracy_gain),
         base_fingerprint=base,
         checks=checks,
         device=device,
     )
-    limits = LinkLimits(max_rate_bps=max_rate_bps)
+    limits = DownloadLimits(max_rate_bps=max_rate_bps)
     token = None if token_file is None else _first_line(token_file)
     folder = StateFolder(state)
     is_first = True
     while True:
-        end_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
         try:
-            link = HttpLink(limits, end_s, token=token, ca_file=None if ca is None else str(ca))
-            found = visit(folder, plan, link, seed=seed)
+            transport = HttpTransport(
+                limits, deadline_s=deadline_s, token=token, ca_file=None if ca is None else str(ca)
+            )
+            found = visit(folder, config, transport, seed=seed)
             show_visit(found, as_json=as_json)
             if found.error is not None:
                 raise found.error
         except AirloraError as error:
-            # What is wrong with the first visit for the user's own sake would be wrong with all.
+            # An invalid argument would fail every visit.
             if once or (is_first and isinstance(error, SettingsError)):
                 raise
             print(f"airlora: {error}", file=sys.stderr, flush=True)
@@ -160,7 +164,7 @@ def run(
 
 @edge.command()
 def status(state: State, as_json: Json = False) -> None:
-    """Show what this device runs, and what it could go back to."""
+    """Show the running adapter of this device and the one that a rollback would restore."""
     folder, found = _load(state)
     running = found.running
     value: dict[str, Any] = {
@@ -180,24 +184,24 @@ def status(state: State, as_json: Json = False) -> None:
         return
     console = make_console()
     table = Table(title=str(state), title_justify="left")
-    for name in ("slot", "release", "bytes", "segments", "whole", "accuracy", "runs"):
+    for name in ("slot", "release", "bytes", "segments", "complete", "accuracy", "active"):
         table.add_column(name)
     for slot, installed in sorted(found.slots.items()):
-        worth = "-" if installed.accuracy is None else f"{installed.accuracy:.2%}"
-        whole, runs = ("yes" if flag else "no" for flag in (installed.is_complete, slot == found.active))
+        accuracy = "-" if installed.accuracy is None else f"{installed.accuracy:.2%}"
+        complete, active = ("yes" if flag else "no" for flag in (installed.is_complete, slot == found.active))
         cells = (slot, str(installed.version), f"{installed.num_bytes:,}", str(installed.num_segments))
-        table.add_row(*cells, whole, worth, runs)
+        table.add_row(*cells, complete, accuracy, active)
     console.print(table if found.slots else f"{state}: no adapter yet")
     console.print(f"newest release seen: {found.newest_version or 'none'}")
 
 
 @edge.command()
 def rollback(state: State, as_json: Json = False) -> None:
-    """Run what lies in the other slot, and do not install again what ran before.
+    """Run the adapter in the other slot again. The adapter that ran is never installed again.
 
-    While an agent fetches a release it is waited for, 10 seconds at most; stop the agent if that is not enough.
+    The command waits up to 10 seconds for a visit that is in progress. Stop the agent if that is too short.
     """
-    from airlora.delivery.device.rollback import rollback
+    from airlora.delivery.device.state import rollback
 
     folder, _ = _load(state)
     found = rollback(folder, wait_s=ROLLBACK_WAIT_S)
@@ -206,12 +210,12 @@ def rollback(state: State, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"version": version, "slot": found.active}))
         return
-    make_console().print(f"{state}: runs release {version} again, in slot {found.active}", soft_wrap=True)
+    make_console().print(f"{state}: release {version} runs again, in slot {found.active}", soft_wrap=True)
 
 
 @edge.command()
 def history(state: State, as_json: Json = False) -> None:
-    """Show what happened on this device, oldest first."""
+    """Show the events of this device, oldest first."""
     _, found = _load(state)
     if as_json:
         print(json.dumps(found.history))
@@ -222,7 +226,7 @@ def history(state: State, as_json: Json = False) -> None:
 
 
 def verify_url(url: str) -> None:
-    """Raise `SettingsError` unless it is an http or https address."""
+    """Raise `SettingsError` unless `url` is an http or https address."""
     from urllib3.exceptions import LocationParseError
     from urllib3.util import parse_url
 
@@ -234,7 +238,7 @@ def verify_url(url: str) -> None:
         raise SettingsError.of("url", url, "an address that starts with http:// or https://")
 
 
-def _load(state: Path) -> tuple[Any, Any]:
+def _load(state: Path) -> tuple[StateFolder, DeviceState]:
     from airlora.delivery.device.state import StateFolder
 
     if not state.is_dir():
@@ -244,7 +248,7 @@ def _load(state: Path) -> tuple[Any, Any]:
 
 
 def verify_seconds(name: str, value: float) -> None:
-    """Raise `SettingsError` unless a time is above 0."""
+    """Raise `SettingsError` unless a duration is above 0."""
     if not 0 < value < float("inf"):
         raise SettingsError.of(name, value, "seconds, above 0")
 
@@ -252,29 +256,29 @@ def verify_seconds(name: str, value: float) -> None:
 def _first_line(path: Path) -> str:
     text = read_bytes(path, "token", SettingsError).decode(errors="replace").strip().partition("\n")[0].strip()
     if not text or not text.isascii() or not text.isprintable():
-        raise SettingsError(f"token {path}: its first line is to be printable ASCII")
+        raise SettingsError(f"token {path}: its first line must be printable ASCII")
     return text
 
 
-def show_visit(found: Visit, *, as_json: bool) -> None:
-    """Print what came of a visit."""
+def show_visit(found: VisitResult, *, as_json: bool) -> None:
+    """Print the result of a visit."""
     if as_json:
-        error: AirloraError | None = found.error
-        value = {key: part for key, part in vars(found).items() if key != "error"}
-        print(json.dumps(value | {"error": None if error is None else str(error)}), flush=True)
+        error = None if found.error is None else str(found.error)
+        print(json.dumps(vars(found) | {"error": error}), flush=True)
         return
-    worth = "" if found.accuracy is None else f", {found.accuracy:.1%} promised"
-    whole = "whole" if found.complete else "a part"
-    runs = "no adapter" if found.version is None else f"release {found.version}, {whole} of it{worth}"
+    accuracy = "" if found.accuracy is None else f", promised accuracy {found.accuracy:.1%}"
+    complete = "complete" if found.complete else "a prefix of it"
+    runs = "no adapter" if found.version is None else f"release {found.version}, {complete}{accuracy}"
     console = make_console()
     console.print(f"runs {runs}", soft_wrap=True, highlight=False)
     console.print(
-        f"{found.bytes_fetched:,} bytes fetched, {found.bytes_reused:,} reused, {found.metadata_bytes:,} of metadata, "
+        f"{found.bytes_fetched:,} bytes downloaded, {found.bytes_reused:,} reused, "
+        f"{found.metadata_bytes:,} of metadata, "
         f"{found.seconds:.1f} s{': ' + found.note if found.note else ''}",
         soft_wrap=True,
         highlight=False,
     )
     if isinstance(found.error, TrustError):
-        console.print("what runs is what ran before", highlight=False)
-    # A log that is read through a pipe is to show each visit when it happens.
+        console.print("the adapter from before this visit still runs", highlight=False)
+    # A reader of a pipe sees each visit when it ends.
     console.file.flush()

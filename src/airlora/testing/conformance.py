@@ -1,10 +1,11 @@
-"""The agent's trust layer behind the commands of the public `tuf-conformance` suite.
+"""Client under test of the public `tuf-conformance` suite, which exercises the device's trust layer.
 
 ```console
 $ tuf-conformance --entrypoint "python -m airlora.testing.conformance"
 ```
 
-`init TRUSTED_ROOT`, `refresh` and `download` exit with 0 if they worked, else with 1 and a line on standard error.
+The commands `init TRUSTED_ROOT`, `refresh` and `download` exit with 0 on success. Otherwise they exit with 1 and print
+one line on standard error.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from airlora.delivery.device.link import HttpLink, LinkLimits, Patience
-from airlora.delivery.device.trust import LinkFetcher
+from airlora.delivery.device.http_transport import HttpTransport
+from airlora.delivery.device.transport import DownloadLimits, RetryPolicy
+from airlora.delivery.device.trust import TransportFetcher
 from airlora.delivery.repository.client import TrustedClient
 from airlora.errors import AirloraError
 from airlora.files import read_bytes
@@ -24,7 +26,11 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code of one command."""
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: Arguments of the command line. None uses those of the process.
+    """
     parser = argparse.ArgumentParser(prog="airlora.testing.conformance", description=__doc__)
     parser.add_argument("--metadata-dir", type=Path, required=True)
     parser.add_argument("--metadata-url", default="")
@@ -38,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         root = read_bytes(asked.trusted_root, "root", AirloraError) if asked.command == "init" else None
-        # The suite's server answers at once or not at all.
-        link = HttpLink(LinkLimits(max_attempts=2, first_wait_s=0.01))
+        # The server of the suite answers at once or not at all.
+        transport = HttpTransport(DownloadLimits(max_attempts=2, initial_backoff_s=0.01))
         client = TrustedClient(
             asked.metadata_dir,
             asked.metadata_url,
             asked.target_base_url,
-            LinkFetcher(link, Patience(link), max_bytes=1 << 30),
+            TransportFetcher(transport, RetryPolicy(transport.monitor), max_bytes=1 << 30),
             root=root,
         )
         if asked.command == "refresh":

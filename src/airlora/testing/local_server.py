@@ -1,4 +1,4 @@
-"""A server in a thread, and a link in front of it that is slow and loses packets: for demos and tests."""
+"""Web server in a thread and a proxy that emulates a slow, lossy link in front of it, for demos and tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from starlette.types import ASGIApp
 
 from airlora.errors import SettingsError
 
-__all__ = ["LinkShape", "ShapedLink", "serving", "shaped_link"]
+__all__ = ["LinkShape", "ShapedProxy", "serving", "shaped_proxy"]
 
 PACKET_BYTES = 536
-"""Payload of a packet: what the smallest links carry."""
+"""Payload of a packet in bytes, the default maximum segment size of TCP."""
 
 
 @contextlib.contextmanager
 def serving(app: ASGIApp) -> Iterator[str]:
-    """Serve an application in a thread and yield its address; it ends with the context."""
+    """Serve an application in a thread, yield its address and stop the server at the end of the context.
+
+    Args:
+        app: ASGI application.
+    """
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -39,17 +43,17 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class LinkShape:
-    """What a link does to packets.
+    """Rate, losses and delay of an emulated link.
 
     Args:
-        rate_bps: Bit/s towards the device.
-        loss: Share of packets that are lost; each is sent again after `retry_s`, as TCP does.
-        break_share: Share of the losses that end the connection.
-        retry_s: Until a lost packet is sent again.
-        delay_s: One way.
+        rate_bps: Rate towards the device in bit/s.
+        loss: Share of lost packets, 0 to below 1. A lost packet is sent again, as TCP does.
+        break_share: Share of the losses that end the connection, 0 to below 1.
+        retry_s: Seconds until a lost packet is sent again.
+        delay_s: One-way delay in seconds.
 
     Raises:
-        SettingsError: A number is out of range.
+        SettingsError: A value is out of range.
     """
 
     rate_bps: float
@@ -70,14 +74,15 @@ class LinkShape:
 
 
 @dataclass
-class ShapedLink:
-    """A link that is up.
+class ShapedProxy:
+    """Running proxy that emulates a link.
 
     Args:
-        url: Where the device finds the server.
-        wire_bytes: That went towards the device, lost ones included.
-        num_lost: Packets lost.
-        num_breaks: Connections ended.
+        url: Address of the proxy for the device.
+        wire_bytes: Bytes sent towards the device, lost packets included.
+        num_lost: Number of lost packets.
+        num_breaks: Number of ended connections.
+        lock: Lock of the counters.
     """
 
     url: str
@@ -88,16 +93,19 @@ class ShapedLink:
 
 
 @contextlib.contextmanager
-def shaped_link(url: str, shape: LinkShape, *, seed: int = 0) -> Iterator[ShapedLink]:
-    """Yield a link of some shape to the server at `url`: a proxy of TCP connections on this machine.
+def shaped_proxy(url: str, shape: LinkShape, *, seed: int = 0) -> Iterator[ShapedProxy]:
+    """Yield a TCP proxy on this machine that emulates a link to a server. All connections share its rate.
 
-    All connections share the rate.  Real time passes.
+    Args:
+        url: Address of the server, `http://HOST:PORT`.
+        shape: Rate, losses and delay of the link.
+        seed: Seed of the generator of the losses.
     """
     host, _, port = url.partition("://")[2].partition(":")
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=32) as listener:
         listener.settimeout(0.1)
-        link = ShapedLink(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        link = ShapedProxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
         proxy = _Proxy((host, int(port)), shape, link, random.Random(seed), stop)
         thread = threading.Thread(target=proxy.accept, args=(listener,), daemon=True)
         thread.start()
@@ -113,7 +121,7 @@ class _Proxy:
         self,
         server: tuple[str, int],
         shape: LinkShape,
-        link: ShapedLink,
+        link: ShapedProxy,
         generator: random.Random,
         stop: threading.Event,
     ) -> None:
@@ -132,7 +140,6 @@ class _Proxy:
             threading.Thread(target=self._carry, args=(device,), daemon=True).start()
 
     def _carry(self, device: socket.socket) -> None:
-        """Carry one connection until either side ends it."""
         with device, contextlib.suppress(OSError), socket.create_connection(self._server, timeout=10.0) as server:
             upward = threading.Thread(target=self._upward, args=(device, server), daemon=True)
             upward.start()
@@ -150,14 +157,14 @@ class _Proxy:
             upward.join(1.0)
 
     def _upward(self, device: socket.socket, server: socket.socket) -> None:
-        """What the device asks is small: it passes as it is."""
+        # Requests are small, so only their delay is emulated.
         with contextlib.suppress(OSError):
             while data := device.recv(4096):
                 time.sleep(self._shape.delay_s)
                 server.sendall(data)
 
     def _downward(self, data: bytes, device: socket.socket) -> bool:
-        """Carry one packet; returns whether the connection lives on."""
+        """Send one packet and return whether the connection stays open."""
         shape = self._shape
         while True:
             with self._link.lock:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from airlora.delivery.device.agent import visit
-from airlora.delivery.device.limits import LinkLimits
-from airlora.delivery.device.link import HttpLink
-from airlora.delivery.device.plan import AgentPlan, Visit
+from airlora.delivery.device.agent import VisitResult, visit
+from airlora.delivery.device.decisions import AgentConfig
+from airlora.delivery.device.http_transport import HttpTransport
 from airlora.delivery.device.state import StateFolder
 from airlora.delivery.repository.create import create_repository
 from airlora.delivery.repository.keys import KeyFolder
@@ -24,7 +23,7 @@ from airlora.errors import AirloraError, SettingsError
 from airlora.files import make_folder, write_json
 from airlora.packing import Packing
 from airlora.progress import SilentWatcher, Watcher
-from airlora.testing.local_server import LinkShape, serving, shaped_link
+from airlora.testing.local_server import LinkShape, serving, shaped_proxy
 from airlora.training import open_run, open_stream
 from airlora.workflows.inspect import read_data
 from airlora.workflows.pack import pack_bytes
@@ -148,18 +147,16 @@ def _visit_all(
     deadline_s: float,
     seed: int,
     on_done: Callable[[int], None],
-) -> dict[str, tuple[Visit, int, int]]:
+) -> dict[str, tuple[VisitResult, int, int]]:
     """Let every device make its visit at the same time; returns visits, bytes on the wire and breaks."""
     num_done = 0
 
-    def one(label: str, shape: LinkShape) -> tuple[Visit, int, int]:
+    def one(label: str, shape: LinkShape) -> tuple[VisitResult, int, int]:
         nonlocal num_done
-        with shaped_link(url, shape, seed=seed) as link:
+        with shaped_proxy(url, shape, seed=seed) as link:
             device = StateFolder(folder / _name(label))
-            plan = AgentPlan(link.url, root=root, device=_name(label))
-            http = HttpLink(LinkLimits())
-            http.end_s = http.clock.now_s() + deadline_s
-            result = visit(device, plan, http, seed=seed)
+            config = AgentConfig(link.url, root=root, device=_name(label))
+            result = visit(device, config, HttpTransport(deadline_s=deadline_s), seed=seed)
             num_done += 1
             on_done(num_done)
             return result, link.wire_bytes, link.num_breaks

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from airlora.delivery import (
-    AgentPlan,
+    AgentConfig,
+    DownloadTarget,
     KeyFolder,
     PrefixScore,
     StateFolder,
-    Wish,
     add_tenant,
     create_repository,
     publish_stream,
@@ -27,7 +27,7 @@ from airlora.delivery import (
     verify_repository,
     visit,
 )
-from delivery import URL, FakeLink, make_stream
+from delivery import URL, FakeTransport, make_stream
 
 HERE = Path(__file__).parent
 CODEC = HERE.parent / "codec"
@@ -47,8 +47,8 @@ def main() -> None:
         first_root = (repo / "metadata" / "1.root.json").read_bytes()
 
         def visit_once(**options: object) -> None:
-            plan = AgentPlan(URL, root=first_root, **options)  # type: ignore[arg-type]
-            found = visit(device, plan, FakeLink(repo, with_bundle=True), seed=0)
+            plan = AgentConfig(URL, root=first_root, **options)  # type: ignore[arg-type]
+            found = visit(device, plan, FakeTransport(repo, with_bundle=True), seed=0)
             if found.error is not None:
                 raise found.error
 
@@ -68,7 +68,7 @@ def main() -> None:
         publish_stream(repository, half)
         visit_once()
         publish_stream(repository, newest)
-        visit_once(wish=Wish(max_bytes=len(newest) - 1))
+        visit_once(target=DownloadTarget(max_bytes=len(newest) - 1))
         (state / ".lock").unlink(missing_ok=True)
         (repo / ".lock").unlink(missing_ok=True)
         report = verify_repository(repository)

@@ -1,7 +1,8 @@
-"""A device and a repository with one release."""
+"""Fixtures: a repository with one release and a device."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,9 @@ def repository(tmp_path: Path) -> SignedRepository:
 @pytest.fixture
 def device(tmp_path: Path, repository: SignedRepository) -> Device:
     return Device(StateFolder(tmp_path / "state"), repository)
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip fsync, which takes half of the time of a visit and has no effect that a test can see."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

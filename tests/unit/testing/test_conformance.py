@@ -1,4 +1,4 @@
-"""The commands of the public conformance suite, on a repository of ours."""
+"""Commands of the client under test of the public TUF conformance suite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def served(tmp_path: Path) -> Iterator[tuple[SignedRepository, str]]:
         yield repository, url
 
 
-def test_init_refresh_download(served: tuple[SignedRepository, str], tmp_path: Path) -> None:
+def test_init_refresh_and_download_succeed(served: tuple[SignedRepository, str], tmp_path: Path) -> None:
     repository, url = served
     metadata, targets = tmp_path / "metadata", tmp_path / "targets"
     at = ["--metadata-dir", str(metadata), "--metadata-url", f"{url}/metadata"]
@@ -31,11 +31,11 @@ def test_init_refresh_download(served: tuple[SignedRepository, str], tmp_path: P
     get = ["--target-base-url", f"{url}/targets", "--target-dir", str(targets), "--target-name"]
     assert main([*at, *get, "latest.json", "download"]) == 0
     assert (targets / "latest.json").read_bytes() == current_manifest(repository).to_bytes()
-    # What is held and right is not fetched again.
+    # A valid file is not downloaded again.
     assert main([*at, *get, "latest.json", "download"]) == 0
 
 
-def test_what_goes_wrong_exits_with_one(
+def test_failures_exit_with_one(
     served: tuple[SignedRepository, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository, url = served

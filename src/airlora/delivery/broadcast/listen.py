@@ -1,7 +1,23 @@
-"""A link that nobody answers on: what a broadcast brings, as if it had been asked for.
+"""Transport that receives a broadcast: files and ranges are served from packets that nobody asked for.
 
-`airlora.edge.visit` works on it as on any other link: it asks for metadata and for ranges of the stream, and waits
-until the packets for that have come.  Everything else that comes meanwhile is kept for when it is asked for.
+`airlora.delivery.visit` works on it as on any other transport. A request waits until its packets have arrived. Packets
+of other objects that arrive meanwhile are kept for later requests.
+
+States of an object (a range of a stream, or a bundle of signed metadata), and what changes them:
+
+| state | event | next state |
+|---|---|---|
+| unknown | a packet arrives, and there is room | decoding |
+| unknown | a packet arrives without room, or its range lies before the requested position | unknown |
+| decoding | enough packets of a range | held |
+| decoding | enough packets of a bundle that is not older than any before | current; other bundles are unknown |
+| decoding | enough packets of an older bundle | stale: its packets are ignored |
+| decoding | enough packets of a bundle with another digest | unknown |
+| decoding, held | another stream or a later position is requested | unknown |
+| decoding, held | an object that is needed earlier takes the room | unknown |
+| held | its bytes fail verification (`discard`) | unknown |
+
+The current bundle serves requests once it is *fresh*: a packet of it has arrived since the visit began.
 """
 
 from __future__ import annotations
@@ -10,9 +26,10 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import logging
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,248 +37,283 @@ from securesystemslib.signer import SSlibKey
 
 from airlora.delivery.broadcast.carousel import fountain
 from airlora.delivery.broadcast.packets import MAX_OBJECT_BYTES, ObjectId, open_packet, packet_keys
-from airlora.delivery.device.answers import HttpError
-from airlora.delivery.device.link import Clock, HttpLink, LinkLimits
+from airlora.delivery.device.transport import Clock, DownloadLimits, HttpError, Response, TransferMonitor, Transport
 from airlora.delivery.repository.bundle import unpack_bundle
 from airlora.delivery.repository.client import newest_trusted_root
 from airlora.errors import NetworkError, SettingsError, TrustError
 
-__all__ = ["AIR_URL", "BroadcastLink", "Receiver", "known_version", "listen_at", "trusted_keys"]
+__all__ = ["BROADCAST_URL", "BroadcastTransport", "Receiver", "open_receiver", "trusted_timestamp_version"]
 
-AIR_URL = "broadcast://air"
-"""The repository that a broadcast stands for, in an `AgentPlan`."""
+log = logging.getLogger(__name__)
+
+BROADCAST_URL = "broadcast://air"
+"""Address of the repository in the `AgentConfig` of a device that receives a broadcast."""
 
 MAX_HELD_BYTES = 32 * MAX_OBJECT_BYTES
-"""Of objects of streams that are on their way or wait to be asked for."""
+"""Bytes of all ranges of streams in the states decoding and held."""
 
 MAX_BUNDLES = 16
-"""Versions of the metadata that are on their way at once."""
+"""Number of bundles in the state decoding."""
 
 MAX_STALE = 64
-"""Versions of the metadata that are remembered as older than what was heard before."""
+"""Number of bundles in the state stale."""
 
 MAX_PACKET_BYTES = 65_535
 
 RECEIVE_BUFFER_BYTES = 4 << 20
-"""Asked of the system, so that a write to a slow disk loses no packet."""
+"""Size of the socket's receive buffer, so that no packet is lost during a write to a slow disk."""
 
 
 class Receiver(Protocol):
-    """What packets come from: a socket, or what stands for one."""
+    """Source of packets, such as a UDP socket."""
 
     def settimeout(self, seconds: float, /) -> None:
-        """Let `recv` wait no longer."""
+        """Set the maximum seconds that `recv` waits."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return the next packet; raises `TimeoutError`."""
+        """Return the next packet; raise `TimeoutError` if none arrives."""
 
 
-class BroadcastLink(HttpLink):
-    """What has been heard, and is heard while something is asked for.
+class BroadcastTransport(Transport):
+    """Transport that receives a broadcast.
 
     Args:
-        receiver: Where packets come from.
-        keys: By which they may be signed.
-        limits: `stall_timeout_s` counts without a good packet, and twice of it without one of the stream in question.
-        end_s: When a visit ends, in the clock's seconds.
-        clock: Time.
+        receiver: Source of the packets.
+        trust: Folder of the device's metadata, which name the keys that may sign packets.
+        root: Root metadata to trust first, which name further keys. A newer root is needed if the timestamp key was
+            replaced and no packet signed with the old key was received since. None uses the trusted root alone.
+        limits: Limits of the device. A request fails after `stall_timeout_s` without a valid packet, and after twice
+            that time without a packet of the requested stream.
+        clock: Source of time. None uses the system's monotonic clock.
+
+    Attributes:
+        monitor: Deadline, limits and byte counts. It measures no rate, since a broadcast carries other objects too.
+        received_bytes: Bytes of all received packets.
+        num_packets: Number of received packets.
+        num_rejected: Number of packets that were forged, damaged or older than packets before.
 
     Raises:
+        SettingsError: Neither the folder nor `root` holds root metadata.
+        TrustError: `root` is not valid root metadata.
         MissingDependencyError: `raptorq` is not installed.
     """
 
     def __init__(
         self,
         receiver: Receiver,
-        keys: Sequence[SSlibKey],
+        trust: Path,
         *,
-        limits: LinkLimits | None = None,
-        end_s: float = float("inf"),
+        root: bytes | None = None,
+        limits: DownloadLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(limits or LinkLimits(), end_s, clock or Clock())
-        self.air_bytes = self.num_packets = self.num_refused = 0
-        self._receiver, self.keys, self._raptorq = receiver, list(keys), fountain()
-        self._decoders: dict[ObjectId, Any] = {}
-        self._objects: dict[ObjectId, bytes] = {}
-        self._files: dict[str, bytes] | None = None
-        self._bundle: ObjectId | None = None
-        self._is_fresh = False
-        self._version = 0
-        self._wanted: tuple[bytes, int] = (b"", 0)
-        self._progress: dict[ObjectId, int] = {}
-        self._stale: dict[ObjectId, None] = {}
+        self.monitor = TransferMonitor(limits, clock=clock)
+        self.received_bytes = self.num_packets = self.num_rejected = 0
+        self._receiver, self._trust, self._root, self._objects = receiver, trust, root, _ObjectStore()
+        self._keys = _packet_keys(trust, root)
 
     def prepare(self) -> None:
-        """Wait until metadata are on the air; raises `NetworkError` as `get` does."""
-        while self._files is None or not self._is_fresh:
-            self._receive(AIR_URL, None)
+        """Read the trusted metadata and wait until metadata are received that are not older.
 
-    def wait_for_news(self) -> None:
-        """Wait until other metadata than the last ones are on the air, however long that takes."""
-        known = self._bundle
-        while self._bundle == known:
-            with contextlib.suppress(NetworkError):
-                self._receive(AIR_URL, None)
-
-    def forget(self, url: str, start: int) -> None:
-        """Let go of what holds a place of a stream: it was put together of something that was never published."""
-        stream = _stream_of(url)
-        for what in [what for what in self._objects if _holds(what, stream, start)]:
-            del self._objects[what]
-
-    def begin(self, keys: Sequence[SSlibKey], end_s: float, *, least_version: int = 0) -> None:
-        """Begin a visit: metadata count once they are on the air again.
-
-        Args:
-            keys: By which packets may be signed.
-            end_s: When it ends, in the clock's seconds.
-            least_version: Of the timestamp: metadata from before are left, for anybody can play old packets again.
+        Raises:
+            NetworkError: No metadata were received in time.
+            TrustError: The trusted metadata are damaged.
         """
-        self.keys, self.end_s, self._is_fresh = list(keys), end_s, False
-        self._version = max(self._version, least_version)
+        self._keys = _packet_keys(self._trust, self._root)
+        # Anybody can replay packets with older metadata.
+        self._objects.require_fresh(trusted_timestamp_version(self._trust))
+        self._wait_until_fresh()
 
-    @property
-    def rate_bps(self) -> float | None:
-        """None: what is lost, and what else is sent, leaves no rate to tell."""
-        return None
+    def wait_for_new_metadata(self) -> None:
+        """Remove the deadline and wait until other metadata than the current ones are broadcast."""
+        self.monitor.set_deadline(None)
+        known = self._objects.bundle
+        while self._objects.bundle == known:
+            with contextlib.suppress(NetworkError):
+                self._receive(BROADCAST_URL, None)
+
+    def get(self, url: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Response:  # noqa: ARG002
+        """Return a range of a file; see `Transport.get`. Files besides metadata and streams have status 404."""
+        path = url.partition("://")[2].partition("/")[2]
+        chunks = self._stream(url, start, stop) if path.startswith("streams/") else self._file(url, path, start, stop)
+        return Response(self.monitor.count(url, chunks, is_timed=False))
 
     def post(self, url: str, body: bytes) -> None:  # noqa: ARG002
-        """Raise `NetworkError`: nobody listens."""
-        raise NetworkError(f"{url}: a broadcast has no way back")
+        """Raise `NetworkError`: a broadcast has no uplink."""
+        raise NetworkError(f"{url}: a broadcast has no uplink")
 
-    def _bytes(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
-        path = url.partition("://")[2].partition("/")[2]
-        if path.startswith("streams/"):
-            yield from self._stream(url, _stream_of(url), start, stop)
-            return
-        self.prepare()
-        if self._files is None or path not in self._files:
-            raise HttpError(f"{url}: is not part of the broadcast", 404)
-        yield self._files[path][start:stop]
+    def discard(self, url: str, start: int) -> None:
+        """Drop the range that contains a byte of a stream, because it failed verification."""
+        self._objects.discard(_stream_id(url), start)
 
-    def _stream(self, url: str, stream: bytes, start: int, stop: int | None) -> Iterator[bytes]:
+    def _file(self, url: str, path: str, start: int, stop: int | None) -> Iterator[bytes]:
+        self._wait_until_fresh()
+        if path not in self._objects.files:
+            raise HttpError(f"{url}: not part of the broadcast", 404)
+        yield self._objects.files[path][start:stop]
+
+    def _stream(self, url: str, start: int, stop: int | None) -> Iterator[bytes]:
+        stream = _stream_id(url)
         while stop is None or start < stop:
-            self._want(stream, start)
-            held = next((what for what in self._objects if _holds(what, stream, start)), None)
-            if held is None:
+            self._objects.request(stream, start)
+            content = self._objects.find(stream, start)
+            if content is None:
                 if stop is None:
                     return
                 self._receive(url, stream)
                 continue
-            chunk = self._objects[held][start - held.start :]
-            chunk = chunk if stop is None else chunk[: stop - start]
+            chunk = content if stop is None else content[: stop - start]
             start += len(chunk)
             yield chunk
 
-    def _want(self, stream: bytes, start: int) -> None:
-        """Let go of what is not asked for any more: other releases, and what lies before `start`."""
-        self._wanted = (stream, start)
-        for kept in (self._decoders, self._objects):
-            for what in [what for what in kept if not what.is_bundle]:
-                if what.stream != stream or what.start + what.length <= start:
-                    kept.pop(what)
-
-    def _has_room(self, what: ObjectId) -> bool:
-        """Whether an object may be begun; what will be asked for later gives way to it."""
-        if what.is_bundle:
-            bundles = [other for other in self._decoders if other.is_bundle]
-            if len(bundles) >= MAX_BUNDLES:
-                del self._decoders[min(bundles, key=lambda other: self._progress.get(other, 0))]
-            return True
-        stream, start = self._wanted
-        if what.stream == stream and what.start + what.length <= start:
-            return False
-        streamed = [other for other in (*self._decoders, *self._objects) if not other.is_bundle]
-        spare = MAX_HELD_BYTES - sum(other.length for other in streamed)
-        for other in sorted(streamed, key=self._turn, reverse=True):
-            if spare >= what.length or self._turn(other) <= self._turn(what):
-                break
-            self._decoders.pop(other, None)
-            self._objects.pop(other, None)
-            spare += other.length
-        return spare >= what.length
-
-    def _turn(self, what: ObjectId) -> tuple[bool, int]:
-        """Sorts by when it will be asked for, as far as can be told."""
-        return what.stream != self._wanted[0], what.start
+    def _wait_until_fresh(self) -> None:
+        while not self._objects.is_fresh:
+            self._receive(BROADCAST_URL, None)
 
     def _receive(self, url: str, stream: bytes | None) -> None:
-        """Take packets until one was good; raises `NetworkError` if none comes, or the deadline has come."""
-        began = self.clock.now_s()
-        heard_s = began
+        """Receive packets until one is valid and belongs to the stream. None accepts a packet of any object."""
+        stall_s, clock = self.monitor.limits.stall_timeout_s, self.monitor.clock
+        began_s = valid_s = clock.now_s()
         while True:
-            now = self.clock.now_s()
-            if self.left_s <= 0:
-                raise NetworkError(f"{url}: the deadline has come")
-            if now - heard_s >= self.limits.stall_timeout_s:
-                raise NetworkError(f"{url}: nothing was heard for {now - heard_s:.0f} s")
-            if now - began >= 2 * self.limits.stall_timeout_s:
-                raise NetworkError(f"{url}: is not on the air any more")
-            self._receiver.settimeout(max(0.001, min(self.limits.stall_timeout_s, self.left_s)))
+            now_s = clock.now_s()
+            self.monitor.verify_time_left(url)
+            if now_s - valid_s >= stall_s:
+                raise NetworkError(f"{url}: no packet received for {now_s - valid_s:.0f} s")
+            if now_s - began_s >= 2 * stall_s:
+                raise NetworkError(f"{url}: no longer broadcast")
+            self._receiver.settimeout(max(0.001, min(stall_s, self.monitor.left_s)))
             try:
                 packet = self._receiver.recv(MAX_PACKET_BYTES)
             except TimeoutError:
                 continue
             except OSError as error:
                 raise NetworkError(f"{url}: {(error.strerror or str(error)).lower()}") from error
-            self.air_bytes += len(packet)
+            self.received_bytes += len(packet)
             self.num_packets += 1
             try:
-                what, symbol = open_packet(self.keys, packet)
-                self._feed(what, symbol)
-            except TrustError:
-                self.num_refused += 1
+                what, symbol = open_packet(self._keys, packet)
+                self._objects.feed(what, symbol)
+            except TrustError as error:
+                self.num_rejected += 1
+                log.debug("packet rejected: %s", error)
                 continue
-            heard_s = self.clock.now_s()
+            valid_s = clock.now_s()
             if stream is None or what.stream == stream:
                 return
 
-    def _feed(self, what: ObjectId, symbol: bytes) -> None:
-        if what in self._stale:
+
+class _ObjectStore:
+    """Objects of a broadcast in the states of this module's table. It reads no socket and no clock."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.bundle: ObjectId | None = None
+        self.is_fresh = False
+        self._raptorq = fountain()
+        self._decoders: dict[ObjectId, Any] = {}
+        self._held: dict[ObjectId, bytes] = {}
+        self._stale: dict[ObjectId, None] = {}
+        self._num_symbols: dict[ObjectId, int] = {}
+        self._version = 0
+        self._requested: tuple[bytes, int] = (b"", 0)
+
+    def require_fresh(self, min_version: int) -> None:
+        self.is_fresh, self._version = False, max(self._version, min_version)
+
+    def request(self, stream: bytes, start: int) -> None:
+        """Set the requested position and drop the ranges of other streams and of earlier positions."""
+        self._requested = (stream, start)
+        for kept in (self._decoders, self._held):
+            for what in [what for what in kept if not what.is_bundle]:
+                if what.stream != stream or what.start + what.length <= start:
+                    kept.pop(what)
+
+    def find(self, stream: bytes, start: int) -> bytes | None:
+        """Return the bytes of a held range from a position on. None if no range contains it."""
+        what = next((what for what in self._held if _contains(what, stream, start)), None)
+        return None if what is None else self._held[what][start - what.start :]
+
+    def discard(self, stream: bytes, start: int) -> None:
+        for what in [what for what in self._held if _contains(what, stream, start)]:
+            del self._held[what]
+
+    def feed(self, what: ObjectId, symbol: bytes) -> None:
+        """Take the symbol of a valid packet; raise `TrustError` if it completes an invalid or older bundle."""
+        if what in self._stale or what in self._held:
             return
-        if what in self._objects or what == self._bundle:
-            self._is_fresh = self._is_fresh or what == self._bundle
+        if what == self.bundle:
+            self.is_fresh = True
             return
         if what not in self._decoders:
-            if not self._has_room(what):
+            if not self._make_room(what):
                 return
             self._decoders[what] = self._raptorq.Decoder.with_defaults(what.length, what.symbol_bytes)
         content = self._decoders[what].decode(symbol)
         if content is None:
             if what.is_bundle:
-                kept = {other: count for other, count in self._progress.items() if other in self._decoders}
-                self._progress = kept | {what: kept.get(what, 0) + 1}
+                kept = {other: count for other, count in self._num_symbols.items() if other in self._decoders}
+                self._num_symbols = kept | {what: kept.get(what, 0) + 1}
             return
         del self._decoders[what]
-        if not what.is_bundle:
-            self._objects[what] = content
-            return
+        if what.is_bundle:
+            self._accept_bundle(what, content)
+        else:
+            self._held[what] = content
+
+    def _accept_bundle(self, what: ObjectId, content: bytes) -> None:
         if hashlib.sha256(content).digest()[:16] != what.stream:
-            raise TrustError("bundle: not the one that its packets named")
+            raise TrustError("bundle: its digest differs from that of its packets")
         files = unpack_bundle(content)
         version = _timestamp_version(files.get("metadata/timestamp.json", b""))
         if version < self._version:
             self._stale[what] = None
             if len(self._stale) > MAX_STALE:
                 del self._stale[next(iter(self._stale))]
-            raise TrustError.of("version of the timestamp", version, f"{self._version} or more, which was heard before")
-        self._files, self._bundle, self._is_fresh, self._version = files, what, True, version
+            raise TrustError.of("version of the timestamp", version, f"{self._version} or more, as received before")
+        self.files, self.bundle, self.is_fresh, self._version = files, what, True, version
+        log.info("received metadata, timestamp version %d", version)
         for other in [other for other in self._decoders if other.is_bundle]:
             del self._decoders[other]
 
+    def _make_room(self, what: ObjectId) -> bool:
+        """Return whether an object may be decoded, after dropping objects that are needed later."""
+        if what.is_bundle:
+            bundles = [other for other in self._decoders if other.is_bundle]
+            if len(bundles) >= MAX_BUNDLES:
+                del self._decoders[min(bundles, key=lambda other: self._num_symbols.get(other, 0))]
+            return True
+        stream, start = self._requested
+        if what.stream == stream and what.start + what.length <= start:
+            return False
+        ranges = [other for other in (*self._decoders, *self._held) if not other.is_bundle]
+        room = MAX_HELD_BYTES - sum(other.length for other in ranges)
+        for other in sorted(ranges, key=self._turn, reverse=True):
+            if room >= what.length or self._turn(other) <= self._turn(what):
+                break
+            self._decoders.pop(other, None)
+            self._held.pop(other, None)
+            room += other.length
+        return room >= what.length
 
-def _holds(what: ObjectId, stream: bytes, start: int) -> bool:
+    def _turn(self, what: ObjectId) -> tuple[bool, int]:
+        """Return a sort key for the time at which a range is needed."""
+        return what.stream != self._requested[0], what.start
+
+
+def _contains(what: ObjectId, stream: bytes, start: int) -> bool:
     return what.stream == stream and what.start <= start < what.start + what.length
 
 
-def _stream_of(url: str) -> bytes:
-    """Return how packets name the stream at a URL."""
+def _stream_id(url: str) -> bytes:
     return bytes.fromhex(Path(url).stem)[:16]
 
 
-def known_version(trust: Path) -> int:
-    """Return the version of the timestamp that a device trusts; 0: none, or it is damaged."""
+def trusted_timestamp_version(trust: Path) -> int:
+    """Return the version of the timestamp metadata that a device trusts. 0 if the file is missing or damaged.
+
+    Args:
+        trust: Folder of the device's metadata.
+    """
     try:
         return _timestamp_version((trust / "timestamp.json").read_bytes())
     except OSError:
@@ -269,7 +321,7 @@ def known_version(trust: Path) -> int:
 
 
 def _timestamp_version(content: bytes) -> int:
-    """Return the version that a timestamp claims, which whoever trusts it verifies; 0: none."""
+    """Return the unverified version of timestamp metadata. 0 if there is none."""
     try:
         version = json.loads(content)["signed"]["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -277,32 +329,29 @@ def _timestamp_version(content: bytes) -> int:
     return version if isinstance(version, int) else 0
 
 
-def trusted_keys(trust: Path, root: bytes | None) -> list[SSlibKey]:
-    """Return the keys that packets may be signed by: of the newest root that the device trusts, and of `root`.
+def _packet_keys(trust: Path, root: bytes | None) -> list[SSlibKey]:
+    """Return the keys that may sign packets.
 
-    They only tell which packets are worth putting together: what comes of them is verified from the device's first
-    root on, whatever is given here.
-
-    Args:
-        trust: Folder of the device's metadata.
-        root: To trust at first, or a newer one, where the timestamp key has changed and no packet of the old key came.
-
-    Raises:
-        SettingsError: There is no root at all.
-        TrustError: `root` is damaged, or none.
+    They only select the packets worth decoding. The decoded metadata are verified from the device's first root on.
     """
     trusted = newest_trusted_root(trust)
     if trusted is None and root is None:
-        raise SettingsError("root: none is trusted yet, and a broadcast cannot be asked for one; give --root")
+        raise SettingsError(
+            f"No trusted root metadata in {trust}. Pass `--root 1.root.json` from the repository's operator."
+        )
     keys = [key for found in (trusted, root) if found is not None for key in packet_keys(found)]
     return list({key.keyid: key for key in keys}.values())
 
 
-def listen_at(host: str, port: int) -> socket.socket:
-    """Return a socket for packets to an address; of a group of addresses it becomes a member.
+def open_receiver(host: str, port: int) -> socket.socket:
+    """Return a UDP socket bound to an address. For a multicast address it joins the group.
+
+    Args:
+        host: Address of this machine, a multicast address, or an empty string for all addresses of this machine.
+        port: UDP port.
 
     Raises:
-        SettingsError: The address is none of this machine's, and no group.
+        SettingsError: The address does not exist on this machine and is not a multicast address.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -319,7 +368,9 @@ def listen_at(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise SettingsError.of("address", f"{host}:{port}", f"one of this machine or a group ({reason})") from error
+        raise SettingsError.of(
+            "address", f"{host}:{port}", f"an address of this machine or a multicast address ({reason})"
+        ) from error
     return receiver
 
 
@@ -328,7 +379,7 @@ def _join(receiver: socket.socket, host: str) -> None:
     if not address.is_multicast:
         return
     if address.version == 4:
-        member = address.packed + socket.inet_aton("0.0.0.0")  # noqa: S104 - whatever interface the system takes
+        member = address.packed + socket.inet_aton("0.0.0.0")  # noqa: S104 - the system chooses the interface
         receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
     else:
         receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + struct.pack("@I", 0))

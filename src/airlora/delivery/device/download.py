@@ -1,4 +1,4 @@
-"""A stream on its way: what came is verified before it is written, and what is written is never fetched again."""
+"""Resumable download of a stream: segments are verified before they are written, and never downloaded twice."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airlora.codec import Limits, StreamReader
-from airlora.delivery.device.link import HttpLink, Patience
+from airlora.delivery.device.state import storage_errors
+from airlora.delivery.device.transport import RetryPolicy, Transport
 from airlora.delivery.repository.manifest import StreamEntry
 from airlora.errors import CodecError, NetworkError, StorageError, TrustError
 from airlora.files import sync_folder
 
 __all__ = ["PartialStream", "fetch_stream"]
 
-MAX_WRONG = 3
-"""Times that a segment may come with the wrong digest: a broken link, up to that; then somebody."""
+MAX_DAMAGED = 3
+"""Consecutive downloads of a segment with a wrong digest after which the server is not trusted."""
 
 
 class PartialStream:
-    """The verified bytes of a stream, on disk.
+    """File of the verified bytes of a stream.
+
+    Opening the file verifies its segments again and truncates it before the first invalid one.
 
     Args:
-        path: The file; what it holds is verified again, and cut off from the first byte that is not right.
-        entry: The signed manifest's word on the stream.
+        path: Path of the file. It need not exist.
+        entry: Entry of the stream in the signed manifest.
+
+    Attributes:
+        num_bytes: Number of verified bytes.
+        reader: Reader that has decoded the verified segments. None before the stream header is verified.
 
     Raises:
         StorageError: The file cannot be read or written.
@@ -32,12 +39,9 @@ class PartialStream:
     def __init__(self, path: Path, entry: StreamEntry) -> None:
         self.path, self._entry = path, entry
         self.num_bytes = 0
-        self._ends: list[int] = []
         self.reader: StreamReader | None = None
-        try:
+        with storage_errors(f"read {path}"):
             held = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise StorageError(f"cannot read {path}: {_reason(error)}") from error
         while self.num_bytes < len(held) and (place := self.next_range) is not None and place[1] <= len(held):
             try:
                 self._verify(held[place[0] : place[1]])
@@ -48,142 +52,130 @@ class PartialStream:
 
     @property
     def digest(self) -> str:
-        """Which stream it is."""
+        """Digest of the stream."""
         return self._entry.digest
 
     @property
     def next_range(self) -> tuple[int, int] | None:
-        """Where the next piece lies, start and end; None if all is there."""
+        """Start and end of the stream header or the next segment as byte offsets. None after the last segment."""
         if self.reader is None:
             return 0, self._entry.head_bytes
         return self.reader.next_range
 
     @property
     def is_complete(self) -> bool:
-        """Whether the stream is whole."""
+        """Whether all segments have been verified."""
         return self.next_range is None
 
-    def ends(self) -> list[int]:
-        """Return where the pieces end, that of the head first; empty before the head came."""
-        if self.reader is None:
-            return []
-        ends = [self._entry.head_bytes]
-        for length in self.reader.head.lengths:
-            ends.append(ends[-1] + length)
-        return ends
+    def feed(self, segment: bytes) -> None:
+        """Verify the stream header or the next segment and append it to the file.
 
-    def feed(self, piece: bytes) -> None:
-        """Verify the next piece and put it on disk for good.
+        Args:
+            segment: Bytes at `next_range`.
 
         Raises:
-            TrustError: It is not what was signed; nothing was written.
-            StorageError: It cannot be written.
+            TrustError: The digest differs from the signed one. Nothing is written.
+            StorageError: The file cannot be written. `prefix` then fails too, until the file is opened again.
         """
-        before = self.num_bytes
-        self._verify(piece)
-        # Should this fail, the counters are ahead of the disk: `prefix` tells, and the next visit begins at the disk.
-        try:
+        start = self.num_bytes
+        self._verify(segment)
+        with storage_errors(f"write {self.path}"):
             is_new = not self.path.exists()
             with open(self.path, "wb" if is_new else "r+b") as file:
-                file.seek(before)
-                file.write(piece)
+                file.seek(start)
+                file.write(segment)
                 file.flush()
                 os.fsync(file.fileno())
             if is_new:
                 sync_folder(self.path.parent)
-        except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {_reason(error)}") from error
 
     def prefix(self) -> bytes:
-        """Return the verified bytes; raises `StorageError`, as it does if the disk does not hold them all."""
-        try:
-            with open(self.path, "rb") as file:
-                held = file.read(self.num_bytes)
-        except OSError as error:
-            raise StorageError(f"cannot read {self.path}: {_reason(error)}") from error
+        """Return the verified bytes.
+
+        Raises:
+            StorageError: The file cannot be read, or a failed write left it shorter.
+        """
+        with storage_errors(f"read {self.path}"), open(self.path, "rb") as file:
+            held = file.read(self.num_bytes)
         if len(held) != self.num_bytes:
             raise StorageError(f"{self.path}: holds {len(held)} of {self.num_bytes} verified bytes")
         return held
 
-    def _verify(self, piece: bytes) -> None:
+    def _verify(self, segment: bytes) -> None:
         try:
             if self.reader is None:
-                reader = StreamReader(piece, limits=Limits())
+                reader = StreamReader(segment, limits=Limits())
                 head, entry = reader.head, self._entry
                 found = (head.digest, head.num_bytes, head.total_bytes, len(head.lengths))
                 if found != (entry.digest, entry.head_bytes, entry.total_bytes, entry.num_segments):
-                    raise TrustError(f"stream {entry.digest[:12]}: its head is not the one that was signed")
+                    raise TrustError(f"stream {entry.digest[:12]}: its header differs from the signed manifest")
                 self.reader = reader
             else:
-                self.reader.feed(piece)
+                self.reader.feed(segment)
         except CodecError as error:
             raise TrustError(f"stream {self._entry.digest[:12]}: {error}") from error
-        self.num_bytes += len(piece)
+        self.num_bytes += len(segment)
 
     def _truncate(self) -> None:
-        try:
-            with open(self.path, "r+b") as file:
-                file.truncate(self.num_bytes)
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {_reason(error)}") from error
+        with storage_errors(f"write {self.path}"), open(self.path, "r+b") as file:
+            file.truncate(self.num_bytes)
+            os.fsync(file.fileno())
 
 
 def fetch_stream(
-    link: HttpLink,
+    transport: Transport,
     url: str,
-    part: PartialStream,
-    patience: Patience,
+    partial: PartialStream,
+    retries: RetryPolicy,
     *,
-    wants_more: Callable[[PartialStream, int], int],
-    on_piece: Callable[[PartialStream], None] = lambda part: None,
+    choose_end: Callable[[PartialStream, int], int],
+    on_segment: Callable[[PartialStream], None] = lambda partial: None,
 ) -> None:
-    """Fetch the stream's next pieces until enough has come, over any number of breaks.
+    """Download the next segments of a stream. Connections that break are resumed at the last received byte.
 
     Args:
-        link: The server.
-        url: Of the stream.
-        part: Grows.
-        patience: With the link.
-        wants_more: Asked before a piece, and again after a break within it: given what came, and how many bytes of the
-            next piece are there already, up to which byte it is to go on; no more than what came: enough.
-        on_piece: Told after each verified piece.
+        transport: Transport that fetches the stream.
+        url: Address of the stream.
+        partial: Verified bytes of the stream. Downloaded segments are added to it.
+        retries: Retries of the visit.
+        choose_end: Function that returns the end of the download as a byte offset. It is called before each segment
+            and after each interruption, with the verified bytes and the number of received bytes of the next segment.
+            The download ends when the next segment exceeds the returned offset.
+        on_segment: Function that is called after each verified segment.
 
     Raises:
-        NetworkError: The deadline has come, or it was given up.
-        TrustError: A piece came wrong again and again.
-        StorageError: A piece cannot be written.
+        NetworkError: The deadline was reached, or the retries are used up.
+        TrustError: A segment was damaged `MAX_DAMAGED` times.
+        StorageError: A segment cannot be written.
     """
-    wrong = 0
+    num_damaged = 0
     pending = b""
-    while (place := part.next_range) is not None and place[1] <= (limit := wants_more(part, len(pending))):
+    while (segment_range := partial.next_range) is not None and segment_range[1] <= (
+        end := choose_end(partial, len(pending))
+    ):
         try:
-            # One request for all that is wanted; the bytes of a piece that broke off are kept.
-            for chunk in link.get(url, start=part.num_bytes + len(pending), stop=limit):
+            # One request for all that is wanted. The bytes of an interrupted segment are kept.
+            for chunk in transport.get(url, start=partial.num_bytes + len(pending), stop=end):
                 pending += chunk
-                while place is not None and len(pending) >= place[1] - place[0]:
-                    piece, pending = pending[: place[1] - place[0]], pending[place[1] - place[0] :]
-                    part.feed(piece)
-                    patience.progress()
-                    wrong = 0
-                    on_piece(part)
-                    place = part.next_range
-                    limit = wants_more(part, len(pending))
-                if place is None or place[1] > limit:
+                while segment_range is not None and len(pending) >= (length := segment_range[1] - segment_range[0]):
+                    segment, pending = pending[:length], pending[length:]
+                    partial.feed(segment)
+                    retries.reset()
+                    num_damaged = 0
+                    on_segment(partial)
+                    segment_range = partial.next_range
+                    end = choose_end(partial, len(pending))
+                if segment_range is None or segment_range[1] > end:
                     break
         except TrustError as error:
-            link.forget(url, part.num_bytes)
-            pending, wrong = b"", wrong + 1
-            if wrong >= MAX_WRONG:
+            transport.discard(url, partial.num_bytes)
+            pending, num_damaged = b"", num_damaged + 1
+            if num_damaged >= MAX_DAMAGED:
                 raise
             try:
-                patience.failed(NetworkError(f"{url}: a piece came damaged"))
+                retries.wait(NetworkError(f"{url}: damaged segment at byte {partial.num_bytes}"))
             except NetworkError:
-                # What is to be told is why it was given up.
+                # The damage explains the failure better than the retries do.
                 raise error from None
         except NetworkError as error:
-            patience.failed(error)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+            retries.wait(error)

@@ -1,4 +1,4 @@
-"""Whether a candidate may be installed: what the user's command says of it, or a probe."""
+"""Health checks of a candidate before it is installed: its parameters, a command, or a measured accuracy."""
 
 from __future__ import annotations
 
@@ -19,60 +19,63 @@ from typing import IO
 from airlora.codec import DecodedStream
 from airlora.errors import AirloraError, SettingsError
 
-__all__ = ["AccuracyProbe", "HealthCheck", "HealthUnknownError", "command_check", "numbers_check"]
+__all__ = ["AccuracyProbe", "HealthCheck", "HealthUnknownError", "command_check", "parameter_check"]
 
-KEPT_BYTES = 64 * 1024
-"""Of what a command writes: the end of it."""
+MAX_OUTPUT_BYTES = 64 * 1024
+"""Bytes from the end of a command's output that are kept."""
 
-LINGER_S = 0.5
-"""How long the end of its output is waited for once a command has ended."""
+OUTPUT_TIMEOUT_S = 0.5
+"""Maximum seconds to wait for the output of a command that has ended."""
 
 HealthCheck = Callable[[Path, DecodedStream, float], str | None]
-"""Given the candidate's file, what it decodes to and how many seconds there are, returns what is wrong, or None.
+"""Function of the candidate's file, the decoded candidate and the seconds it may take.
 
-It raises `HealthUnknownError` if it cannot tell.
+It returns why the candidate must not be installed, or None. It raises `HealthUnknownError` if it cannot tell.
 """
 
 
 class HealthUnknownError(AirloraError):
-    """Nobody can say at the moment whether a candidate is good: it is neither installed nor refused for good."""
+    """A check could not be carried out. The candidate is neither installed nor refused for good."""
 
 
-def numbers_check(_path: Path, decoded: DecodedStream, _limit_s: float = 0.0) -> str | None:
-    """Return what is wrong with the numbers themselves: one that is not finite, or a head that has not come."""
+def parameter_check(_path: Path, decoded: DecodedStream, _limit_s: float = 0.0) -> str | None:
+    """Return the name of a parameter that is not finite or of a dense tensor that is missing. None if all are usable.
+
+    This is a `HealthCheck` that every candidate must pass.
+    """
     import numpy as np
 
     for name, (U, V) in decoded.modules.items():
         if not (np.isfinite(U).all() and np.isfinite(V).all()):
-            return f"{name} holds a number that is not finite"
+            return f"{name} has a parameter that is not finite"
     for name, tensor in decoded.tensors.items():
         if not np.isfinite(tensor).all():
-            return f"{name} holds a number that is not finite"
+            return f"{name} has a parameter that is not finite"
     missing = [name for name in decoded.header.tensors if name not in decoded.tensors]
-    return f"{missing[0]} has not come" if missing else None
+    return f"{missing[0]} is missing" if missing else None
 
 
 def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
-    """Return a check that runs a command: exit code 0 says that the adapter is good, any other that it is not.
+    """Return a check that runs a command. Exit code 0 accepts the candidate, any other exit code refuses it.
 
-    The candidate's file is in the environment variable `AIRLORA_ADAPTER`.  A command that cannot be started, is killed
-    or takes too long says neither.
+    The environment variable `AIRLORA_ADAPTER` names the candidate's file. The check cannot tell if the command does not
+    start, is killed or takes too long.
 
     Args:
-        command: Split as a shell would, but run without one.
-        timeout_s: How long it may take at most.
+        command: Command line. It is split as a shell does, but no shell runs it.
+        timeout_s: Maximum duration of the command in seconds.
 
     Raises:
-        SettingsError: The command is empty, its quotes do not close, or there is no such program.
+        SettingsError: The command is empty, a quote is not closed, or the program does not exist.
     """
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise SettingsError.of("health command", command, f"words of a command ({error})") from error
+        raise SettingsError.of("health command", command, f"a command line ({error})") from error
     if not words:
-        raise SettingsError.of("health command", command, "a command")
+        raise SettingsError.of("health command", command, "a command line")
     if shutil.which(words[0]) is None:
-        raise SettingsError.of("health command", words[0], "a program that is there and may be run")
+        raise SettingsError.of("health command", words[0], "an executable program")
 
     def check(path: Path, _decoded: DecodedStream, limit_s: float) -> str | None:
         done = run_command(words, path, min(timeout_s, limit_s), words[0])
@@ -82,57 +85,60 @@ def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
 
 
 class AccuracyProbe:
-    """A check that computes: the base model with the candidate, on samples that the device has.
+    """Check that measures the accuracy of the base model with the candidate on labelled samples of the device.
 
-    It runs `airlora evaluate` in a process of its own, so that the agent itself needs neither torch nor the model.
+    It runs `airlora evaluate` in a separate process, so that the agent itself loads neither PyTorch nor the model.
 
     Args:
-        data: Samples with labels, as `airlora evaluate --data` takes them.
-        least_accuracy: Share of right answers, 0 to 1, below which a candidate is refused.
-        model: Its base model; None: the embedded one.
-        timeout_s: How long it may take at most.
+        data: File of labelled samples, as for `airlora evaluate --data`.
+        min_accuracy: Share of right answers, 0 to 1, below which a candidate is refused.
+        model: Base model. None for the embedded model.
+        timeout_s: Maximum duration of the measurement in seconds.
+
+    Attributes:
+        accuracy: Measured accuracy of the last candidate. None if it could not be measured.
 
     Raises:
-        SettingsError: A value is out of range, or the file is missing.
+        SettingsError: `min_accuracy` is out of range, or the file is missing.
     """
 
-    def __init__(
-        self, data: Path, least_accuracy: float, *, model: str | None = None, timeout_s: float = 600.0
-    ) -> None:
-        if not 0.0 <= least_accuracy <= 1.0:
-            raise SettingsError.of("least accuracy of the probe", least_accuracy, "a share of right answers, 0 to 1")
+    def __init__(self, data: Path, min_accuracy: float, *, model: str | None = None, timeout_s: float = 600.0) -> None:
+        if not 0.0 <= min_accuracy <= 1.0:
+            raise SettingsError.of("minimum accuracy of the probe", min_accuracy, "a share of right answers, 0 to 1")
         if not data.is_file():
             raise SettingsError(f"probe {data}: no such file")
         self.accuracy: float | None = None
-        """Of the last candidate; None: it was not measured."""
-        self._least, self._timeout_s = least_accuracy, timeout_s
+        self._min_accuracy, self._timeout_s = min_accuracy, timeout_s
         self._options = ["--data", str(data), *([] if model is None else ["--model", model]), "--json"]
 
     def __call__(self, path: Path, _decoded: DecodedStream, limit_s: float) -> str | None:
-        """Return that a candidate answers too often wrong; raises `HealthUnknownError` where it cannot be measured."""
+        """Return why the candidate is not accurate enough, or None; see `HealthCheck`."""
         self.accuracy = None
         words = [sys.executable, "-m", "airlora.cli", "evaluate", str(path), *self._options]
         done = run_command(words, path, min(self._timeout_s, limit_s), "probe")
         if done.code:
-            # A package or a file that is missing says nothing of the candidate.
+            # A missing package or file says nothing about the candidate.
             raise HealthUnknownError(f"probe: {done.last_line}")
         try:
-            self.accuracy = float(json.loads(done.output)["accuracy"])
+            accuracy = float(json.loads(done.output)["accuracy"])
+            if not 0.0 <= accuracy <= 1.0:
+                raise ValueError("accuracy out of range")
         except (ValueError, KeyError, TypeError) as error:
-            raise HealthUnknownError(f"probe: airlora evaluate said {done.output[:80]!r}") from error
-        if self.accuracy < self._least:
-            return f"probe: {self.accuracy:.1%} of the answers are right, fewer than {self._least:.1%}"
+            raise HealthUnknownError(f"probe: airlora evaluate printed {done.output[:80]!r}") from error
+        self.accuracy = accuracy
+        if accuracy < self._min_accuracy:
+            return f"probe: accuracy {accuracy:.1%}, below {self._min_accuracy:.1%}"
         return None
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended.
+class CommandResult:
+    """Result of a command that ended by itself.
 
     Args:
-        code: Its exit code.
-        output: The end of what it wrote.
-        errors: The end of what it wrote to standard error.
+        code: Exit code.
+        output: End of the standard output.
+        errors: End of the standard error output.
     """
 
     code: int
@@ -141,15 +147,25 @@ class Ended:
 
     @property
     def last_line(self) -> str:
-        """The last thing that it said, cut."""
+        """Last line of the standard error output, at most 200 characters."""
         lines = self.errors.decode(errors="replace").strip().splitlines()[-1:] or [""]
         return lines[0].removeprefix("airlora: ")[:200]
 
 
-def run_command(words: list[str], path: Path, limit_s: float, name: str) -> Ended:
-    """Run a command on a candidate; raises `HealthUnknownError` unless it ended by itself.
+def run_command(words: list[str], path: Path, limit_s: float, name: str) -> CommandResult:
+    """Return the result of a command on a candidate.
 
-    What it leaves running when it ends is its own business; what is running when it takes too long is stopped with it.
+    A command that takes too long is killed together with all processes that it started. Processes that outlive a
+    command which ended by itself are left alone.
+
+    Args:
+        words: Program and arguments.
+        path: File of the candidate.
+        limit_s: Maximum duration in seconds.
+        name: Name of the command for error messages.
+
+    Raises:
+        HealthUnknownError: The command did not start, was killed, or took too long.
     """
     name = name if name == "probe" else f"health command {name}"
     try:
@@ -173,11 +189,10 @@ def run_command(words: list[str], path: Path, limit_s: float, name: str) -> Ende
             _kill(process)
     if code < 0:
         raise HealthUnknownError(f"{name}: was killed by signal {-code}")
-    return Ended(code, output.read(), errors.read())
+    return CommandResult(code, output.read(), errors.read())
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Stop a command and all that it started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -186,7 +201,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Tail:
-    """The end of what a pipe brings, read as it comes, so that whoever writes is not held up."""
+    """Reader that keeps the end of a pipe's output, so that the writing process never blocks."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
         self._content = b""
@@ -194,13 +209,13 @@ class _Tail:
         self._thread.start()
 
     def read(self) -> bytes:
-        """Return it; a process that the command left behind is not waited for."""
-        self._thread.join(LINGER_S)
+        # Another process that the command started may hold the pipe open.
+        self._thread.join(OUTPUT_TIMEOUT_S)
         return self._content
 
     def _take(self, pipe: IO[bytes] | None) -> None:
         if pipe is None:
             return
         with pipe:
-            while chunk := os.read(pipe.fileno(), KEPT_BYTES):
-                self._content = (self._content + chunk)[-KEPT_BYTES:]
+            while chunk := os.read(pipe.fileno(), MAX_OUTPUT_BYTES):
+                self._content = (self._content + chunk)[-MAX_OUTPUT_BYTES:]

@@ -1,60 +1,51 @@
-"""What a device and an `airlora serve` tell each other; a static server knows nothing of it, and that is no error."""
+"""Requests of a device to `airlora serve`: may it install a release, and the report of a visit.
+
+A server of static files answers neither, which is no error: the device then installs what it wants.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
-from airlora.delivery.device.answers import HttpError
-from airlora.delivery.device.link import HttpLink, Patience
-from airlora.errors import NetworkError, SettingsError
+from airlora.delivery.device.transport import HttpError, RetryPolicy, Transport, fetch_file
+from airlora.delivery.protocol import PROCEED_PATH, REPORTS_PATH
+from airlora.delivery.repository.manifest import Manifest
+from airlora.errors import NetworkError
 
-__all__ = ["may_proceed", "send_report", "verify_device"]
+__all__ = ["fetch_hold_reason", "send_report"]
 
 MAX_ANSWER_BYTES = 4096
 
 STATIC_STATUS = frozenset({404, 405, 501})
-"""What servers of files answer to what is no file."""
+"""HTTP status codes of servers that serve files only."""
 
 
-def verify_device(name: str) -> str:
-    """Return a device's name; raises `SettingsError` if it is not allowed."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise SettingsError.of("device", name, "1 to 64 of letters, digits, dot, dash and underscore")
-    return name
-
-
-def may_proceed(link: HttpLink, patience: Patience, url: str, device: str, *, version: int, stream: str) -> str | None:
-    """Return why a device should wait with a release; None: it need not, or the server has nothing to say of that.
+def fetch_hold_reason(
+    transport: Transport, retries: RetryPolicy, url: str, device: str, manifest: Manifest
+) -> str | None:
+    """Return why the server holds a device back from a release. None if the device may install it.
 
     Args:
-        link: The server.
-        patience: With it.
-        url: Of the repository.
-        device: Who asks.
-        version: Of the release.
-        stream: Its digest.
+        transport: Transport of the visit.
+        retries: Retries of the visit.
+        url: Address of the repository.
+        device: Name of the device.
+        manifest: Manifest of the release.
 
     Raises:
-        NetworkError: No answer came, or the server refuses to give one: that is no leave to go on.
+        NetworkError: The server did not answer or refused the question. The device must not proceed then.
     """
-    question = f"{url.rstrip('/')}/v1/devices/{device}/proceed?version={version}&stream={stream}"
-    while True:
-        answer = b""
-        try:
-            for chunk in link.get(question):
-                answer += chunk
-                if len(answer) > MAX_ANSWER_BYTES:
-                    return None
-            break
-        except NetworkError as error:
-            if _is_static(error):
-                return None
-            patience.failed(error)
-    patience.progress()
+    query = f"version={manifest.version}&stream={manifest.stream.digest}"
+    question = f"{url.rstrip('/')}{PROCEED_PATH.format(device=device)}?{query}"
     try:
-        value = json.loads(answer)
+        answer, _ = fetch_file(transport, question, retries, max_bytes=MAX_ANSWER_BYTES, can_resume=False)
+    except HttpError as error:
+        if error.status in STATIC_STATUS:
+            return None
+        raise
+    try:
+        value = json.loads(answer) if len(answer) <= MAX_ANSWER_BYTES else None
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or value.get("proceed") is not False:
@@ -63,15 +54,17 @@ def may_proceed(link: HttpLink, patience: Patience, url: str, device: str, *, ve
     return why if why.isprintable() and why else "the server holds it back"
 
 
-def send_report(link: HttpLink, url: str, device: str, report: dict[str, Any]) -> bool:
-    """Tell how a visit went, and return whether that is done with; a visit is as good without."""
+def send_report(transport: Transport, url: str, device: str, report: dict[str, Any]) -> bool:
+    """Send the report of a visit and return whether it needs no second attempt.
+
+    Args:
+        transport: Transport of the visit.
+        url: Address of the repository.
+        device: Name of the device.
+        report: Fields of a `DeviceReport`.
+    """
     try:
-        link.post(f"{url.rstrip('/')}/v1/devices/{device}/reports", json.dumps(report).encode())
+        transport.post(f"{url.rstrip('/')}{REPORTS_PATH.format(device=device)}", json.dumps(report).encode())
     except NetworkError as error:
-        return _is_static(error)
+        return isinstance(error, HttpError) and error.status in STATIC_STATUS
     return True
-
-
-def _is_static(error: NetworkError) -> bool:
-    """Whether the server has files alone, and nobody who would ever listen."""
-    return isinstance(error, HttpError) and error.status in STATIC_STATUS

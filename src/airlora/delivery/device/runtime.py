@@ -1,8 +1,29 @@
-"""The adapter in a running model: swapped between two forward passes, whole or not at all."""
+"""Adapter of a running model: it follows the device's state and is replaced between two forward passes.
+
+States of an attached model, and what changes them:
+
+| state | event | next state |
+|---|---|---|
+| base model | the device installs its first adapter | adapter |
+| adapter | the device switches to another adapter | the other adapter |
+| adapter | the other adapter cannot be installed | the same adapter; `error` is set and the next attempt is delayed |
+| adapter | neither can be installed, for lack of memory | no adapter counts as installed; the next pass tries again |
+| any | `detach` | base model, for good |
+
+States of the gate that keeps forward passes and replacements apart:
+
+| state | event | next state |
+|---|---|---|
+| open | a pass begins or ends | open |
+| open | a replacement is requested | draining: a pass that begins waits, unless it is nested in another |
+| draining | the last pass ends | closed: the adapter is replaced |
+| closed | the replacement ends | open: waiting passes begin |
+"""
 
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,156 +36,124 @@ from torch import Tensor, nn
 
 from airlora.adapters import AdaptedModel, FfnUpdate, LowRankUpdate, base_fingerprint, inject, install_updates
 from airlora.codec import DecodedStream, StreamHeader
-from airlora.delivery.device.state import Installed, StateFolder
+from airlora.delivery.device.state import InstalledAdapter, StateFolder
+from airlora.delivery.device.transport import printable
 from airlora.errors import AdapterError, CodecError
 
-__all__ = ["Attached", "attach"]
+__all__ = ["AttachedModel", "attach"]
 
-TRIES = 3
-"""Times to read a slot that the agent replaces at that moment."""
+log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 60.0
-"""Between attempts to take what could not be taken, if `check_every_s` is not longer."""
+MAX_READ_ATTEMPTS = 3
+"""Attempts to read a slot that the agent replaces at that moment."""
+
+MAX_RETRY_S = 60.0
+"""Upper bound of the seconds between two attempts to install an adapter, unless `check_every_s` is larger."""
 
 
-class Attached:
-    """A model that follows the device's state.
+class AttachedModel:
+    """Model that computes with the adapter that the device runs.
 
-    The model's `forward` is replaced by one that lets a swap wait until no pass is under way.
+    The model's `forward` method is replaced by one that looks for a new adapter and waits while it is installed.
 
     Args:
-        model: A classifier of `transformers`; its layers are replaced by ones that add the update.
-        state_dir: Folder that the agent keeps.
-        check_every_s: How often, at most, a forward pass looks whether there is something new.
+        model: Classifier of `transformers`. Its projections are replaced by layers that add the adapter's update.
+        state_dir: State folder of the device.
+        check_every_s: Minimum seconds between two looks for a new adapter.
+
+    Attributes:
+        error: Error of the last attempt to install an adapter. None if it succeeded.
 
     Raises:
-        AdapterError: The state's adapter belongs to another base model, or the model has other modules.
-        ModelError: The model is of an unknown kind, or carries an adapter already.
+        AdapterError: The device's adapter belongs to another base model, or the model has other modules.
+        ModelError: The architecture of the model is unknown, or the model carries an adapter already.
     """
 
     def __init__(self, model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> None:
         self.model = model
         self.error: Exception | None = None
-        """Why the newest adapter was not taken; the one before computes on."""
         self._folder, self._check_every_s = StateFolder(Path(state_dir)), check_every_s
         self._adapted: AdaptedModel | None = None
         self._form: FfnUpdate = "weight"
-        self._running: tuple[Installed, DecodedStream] | None = None
+        self._running: tuple[InstalledAdapter, DecodedStream] | None = None
         self._fingerprints: dict[tuple[str, ...] | None, str] = {}
-        self._own_heads: dict[str, Tensor] = {}
-        self._failures = 0
-        self._passes, self._is_swapping, self._free = 0, False, threading.Condition()
-        self._thread = threading.local()
-        self._refreshing = threading.Lock()
+        self._base_head: dict[str, Tensor] = {}
+        self._num_failures = 0
+        self._gate, self._refresh_lock = _PassGate(), threading.Lock()
         self._seen: tuple[int, int] | None = None
         self._next_check_s = 0.0
         self.refresh()
         self._forward = model.forward
-        model.forward = self._watched(model.forward)
+        model.forward = self._wrap(model.forward)
 
     @property
     def version(self) -> int | None:
-        """Of the release that the model computes with; None: none, the base model alone."""
+        """Version of the release that the model computes with. None for the base model alone."""
         return None if self._running is None else self._running[0].version
 
     @property
     def num_bytes(self) -> int:
-        """Of the stream that the model computes with."""
+        """Size in bytes of the prefix that the model computes with. 0 for the base model alone."""
         return 0 if self._running is None else self._running[0].num_bytes
 
     def refresh(self) -> bool:
-        """Take what the device runs now, and return whether that was something else.
+        """Install the adapter that the device runs now, and return whether it is another one.
 
-        Forward passes that are under way end with what they began with; new ones wait.
+        Forward passes that have begun finish with the adapter that they began with. New passes wait.
 
         Raises:
-            AirloraError: The adapter cannot be used; the one before computes on.
+            AirloraError: The adapter cannot be used. The model keeps the one before.
         """
-        with self._refreshing:
+        with self._refresh_lock:
             stamp, found = self._stamp(), self._read()
             is_new = found is not None and (self._running is None or found[0] != self._running[0])
             if found is not None and is_new:
-                with self._alone():
+                with self._gate.exclusive():
                     self._swap(found)
-            # Only now: what could not be taken is tried again.
+                log.info("computing with release %d, %d bytes", found[0].version, found[0].num_bytes)
+            # After the installation, so that a failed one is repeated.
             self._seen = stamp
             return is_new
 
     def detach(self) -> nn.Module:
-        """Take the adapter out and return the model, with the head that it came with.
+        """Remove the adapter and return the model with its own classification head.
 
         Raises:
-            AdapterError: Called from within a forward pass.
+            AdapterError: The call comes from within a forward pass.
         """
-        with self._refreshing, self._alone():
+        with self._refresh_lock, self._gate.exclusive():
             self.model.forward = self._forward
             self._next_check_s = float("inf")
-            self._take_out()
+            self._eject()
             self._running = None
         return self.model
 
-    def _watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
-        def watched(*arguments: Any, **options: Any) -> Any:
-            self._look()
-            with self._passing():
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            self._refresh_if_due()
+            with self._gate.passing():
                 return forward(*arguments, **options)
 
-        return watched
+        return wrapped
 
-    @contextmanager
-    def _passing(self) -> Iterator[None]:
-        """Count a pass, and let one that has not begun wait for a swap."""
-        depth = self._depth
-        with self._free:
-            # A pass within a pass must not wait for what waits for the outer one.
-            self._free.wait_for(lambda: depth > 0 or not self._is_swapping)
-            self._passes += 1
-        self._thread.depth = depth + 1
-        try:
-            yield
-        finally:
-            self._thread.depth = depth
-            with self._free:
-                self._passes -= 1
-                self._free.notify_all()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold back new passes, and wait for those that are under way."""
-        if self._depth:
-            raise AdapterError("the adapter cannot be changed from within a forward pass")
-        with self._free:
-            self._is_swapping = True
-            try:
-                self._free.wait_for(lambda: self._passes == 0)
-                yield
-            finally:
-                self._is_swapping = False
-                self._free.notify_all()
-
-    @property
-    def _depth(self) -> int:
-        """Of passes within passes, in this thread."""
-        return int(getattr(self._thread, "depth", 0))
-
-    def _look(self) -> None:
-        """See whether there is something new, if it is time to and nobody else is looking."""
-        now = time.monotonic()
-        if now < self._next_check_s or self._depth or self._refreshing.locked():
+    def _refresh_if_due(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_check_s or self._gate.depth or self._refresh_lock.locked():
             return
-        self._next_check_s = now + self._check_every_s
+        self._next_check_s = now_s + self._check_every_s
         if self._stamp() == self._seen:
             return
         try:
             self.refresh()
         except Exception as error:
-            # A pass must not fail because of what comes over the air, whatever that is, nor for want of memory for it.
-            self.error, self._failures = error, self._failures + 1
-            wait_s = min(LONGEST_WAIT_S, self._check_every_s * 2.0 ** min(self._failures, 30))
-            self._next_check_s = now + max(self._check_every_s, wait_s)
+            # A forward pass must not fail because of a new adapter, whatever is wrong with it.
+            self.error, self._num_failures = error, self._num_failures + 1
+            wait_s = min(MAX_RETRY_S, self._check_every_s * 2.0 ** min(self._num_failures, 30))
+            self._next_check_s = now_s + max(self._check_every_s, wait_s)
+            log.warning("cannot install the adapter, next attempt in %.0f s: %s", wait_s, printable(error))
         else:
-            self.error, self._failures = None, 0
+            self.error, self._num_failures = None, 0
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -173,9 +162,8 @@ class Attached:
             return None
         return status.st_mtime_ns, status.st_ino
 
-    def _read(self) -> tuple[Installed, DecodedStream] | None:
-        """Return what the device runs; None: nothing yet."""
-        for _ in range(TRIES):
+    def _read(self) -> tuple[InstalledAdapter, DecodedStream] | None:
+        for _ in range(MAX_READ_ATTEMPTS):
             state = self._folder.load()
             if state.active is None or state.running is None:
                 return None
@@ -187,8 +175,7 @@ class Attached:
                 return state.running, decoded
         raise AdapterError(f"{self._folder.folder}: the adapter changes faster than it can be read")
 
-    def _swap(self, found: tuple[Installed, DecodedStream]) -> None:
-        """Compute with what was found, or on with what was there before."""
+    def _swap(self, found: tuple[InstalledAdapter, DecodedStream]) -> None:
         before = self._running
         try:
             self._install(found[1])
@@ -197,7 +184,7 @@ class Attached:
             if before is not None:
                 self._install(before[1])
             else:
-                self._take_out()
+                self._eject()
             self._running = before
             raise
         self._running = found
@@ -211,8 +198,8 @@ class Attached:
         form = _ffn_update(chosen)
         self._verify_base(header.base_fingerprint, heads)
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        if self._adapted is None or form != self._form or not _has_room(self._adapted, header):
-            self._take_out()
+        if self._adapted is None or form != self._form or not _fits(self._adapted, header):
+            self._eject()
             adapted = inject(
                 self.model,
                 r_max=header.r_max,
@@ -224,23 +211,21 @@ class Attached:
             )
             self._adapted, self._form = adapted, form
             adapted.set_ranks([0] * len(adapted.shapes))
-            self._own_heads = {name: value.detach().clone() for name, value in adapted.head_state().items()}
-        # What a release does not send is the model's own, not that of the release before.
-        own = {name: value.float().cpu().numpy() for name, value in self._own_heads.items()}
+            self._base_head = {name: value.detach().clone() for name, value in adapted.head_state().items()}
+        # A tensor that the release does not contain is the model's own, not that of the release before.
+        own = {name: value.float().cpu().numpy() for name, value in self._base_head.items()}
         install_updates(self._adapted, updates, {**own, **decoded.tensors})
 
-    def _take_out(self) -> None:
-        """Let the model compute as it did before it was attached."""
+    def _eject(self) -> None:
         if self._adapted is None:
             return
         with torch.no_grad():
             for name, value in self._adapted.head_state().items():
-                value.copy_(self._own_heads[name])
+                value.copy_(self._base_head[name])
         self._adapted.eject()
-        self._adapted, self._own_heads = None, {}
+        self._adapted, self._base_head = None, {}
 
     def _verify_base(self, wanted: str, heads: list[str] | None) -> None:
-        """Raise `AdapterError` unless the model is the one that the adapter was made for."""
         key = None if heads is None else tuple(heads)
         if key not in self._fingerprints:
             self._fingerprints[key] = base_fingerprint(self.model, head_modules=heads)
@@ -251,7 +236,6 @@ class Attached:
 
 
 def _ffn_update(chosen: Mapping[str, Any]) -> FfnUpdate:
-    """Return where a release's updates of the FFN are."""
     found = chosen.get("adapter.ffn_update", "weight")
     if found in get_args(FfnUpdate):
         return cast(FfnUpdate, found)
@@ -259,15 +243,13 @@ def _ffn_update(chosen: Mapping[str, Any]) -> FfnUpdate:
 
 
 def _module_names(chosen: Mapping[str, Any], name: str) -> list[str] | None:
-    """Return the endings of modules' names that a release was made with; None: those that are usual for the model."""
     found = chosen.get(f"adapter.{name}")
     if found is not None and not (isinstance(found, list) and all(isinstance(part, str) for part in found)):
         raise AdapterError(f"adapter: its header has {name} = {found!r}: allowed is a list of names")
     return found
 
 
-def _has_room(adapted: AdaptedModel, header: StreamHeader) -> bool:
-    """Whether a release fits the layers that are in the model already."""
+def _fits(adapted: AdaptedModel, header: StreamHeader) -> bool:
     return (
         adapted.r_max >= header.r_max
         and adapted.shapes == dict(header.modules)
@@ -275,6 +257,58 @@ def _has_room(adapted: AdaptedModel, header: StreamHeader) -> bool:
     )
 
 
-def attach(model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> Attached:
-    """Let a model compute with whatever the device runs, from now on; see `Attached`."""
-    return Attached(model, state_dir, check_every_s=check_every_s)
+class _PassGate:
+    """Gate that lets either any number of forward passes or one replacement through."""
+
+    def __init__(self) -> None:
+        self._changed, self._num_passes, self._is_closing = threading.Condition(), 0, False
+        self._local = threading.local()
+
+    @property
+    def depth(self) -> int:
+        """Number of nested passes of this thread."""
+        return int(getattr(self._local, "depth", 0))
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        depth = self.depth
+        with self._changed:
+            # A nested pass must not wait for a replacement that waits for the outer pass.
+            self._changed.wait_for(lambda: depth > 0 or not self._is_closing)
+            self._num_passes += 1
+        self._local.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._local.depth = depth
+            with self._changed:
+                self._num_passes -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        if self.depth:
+            raise AdapterError("the adapter cannot be replaced from within a forward pass")
+        with self._changed:
+            self._is_closing = True
+            try:
+                self._changed.wait_for(lambda: self._num_passes == 0)
+                yield
+            finally:
+                self._is_closing = False
+                self._changed.notify_all()
+
+
+def attach(model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> AttachedModel:
+    """Return a model that computes with the adapter that the device runs from now on.
+
+    Args:
+        model: Classifier of `transformers`. It is changed in place.
+        state_dir: State folder of the device.
+        check_every_s: Minimum seconds between two looks for a new adapter.
+
+    Raises:
+        AdapterError: The device's adapter belongs to another base model, or the model has other modules.
+        ModelError: The architecture of the model is unknown, or the model carries an adapter already.
+    """
+    return AttachedModel(model, state_dir, check_every_s=check_every_s)

@@ -1,8 +1,26 @@
-"""The Update Framework's client over a weak link."""
+"""Refresh of a device's trust in a repository with The Update Framework (TUF), over links that break.
+
+States of a refresh, and what changes them:
+
+| state | event | next state |
+|---|---|---|
+| download the bundle | it is unchanged (HTTP 304) | verify the kept bundle |
+| download the bundle | it arrives | verify it |
+| download the bundle | it is damaged, or the server has none | verify the single files |
+| download the bundle | the transfer fails | end with `NetworkError` |
+| verify a bundle | all metadata are valid | end with the manifest; the bundle is kept |
+| verify a bundle | something is not valid | verify the single files |
+| verify the single files | all metadata are valid | end with the manifest |
+| verify the single files | something is not valid | end with `TrustError` |
+
+The bundle is a cache: its files pass the same verification as the single files. Roots that a bundle does not contain,
+and manifests, are downloaded one by one in both states of verification.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,36 +29,37 @@ from pathlib import Path
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
-from airlora.delivery.device.answers import HttpError
-from airlora.delivery.device.link import HttpLink, Patience
+from airlora.delivery.device.transport import HttpError, RetryPolicy, Transport, fetch_file
 from airlora.delivery.repository.bundle import NEWEST_ROOT, bundle_name, unpack_bundle
 from airlora.delivery.repository.client import TrustedClient
 from airlora.delivery.repository.manifest import Manifest
 from airlora.errors import NetworkError, TrustError
 from airlora.files import seal, unseal, write_bytes
 
+__all__ = ["TransportFetcher", "fetch_first_root", "refresh_trust"]
+
+log = logging.getLogger(__name__)
+
 KEPT_BUNDLE = "newest.bundle"
-"""Where the last bundle lies, behind its tag: while it is the newest it need not come again."""
+"""File of the last bundle and its entity tag, below the folder of the metadata."""
 
-MAX_KEPT_BYTES = 256 * 1024
-
-__all__ = ["LinkFetcher", "first_root", "refresh_trust"]
+MAX_BUNDLE_BYTES = 256 * 1024
 
 
 @dataclass
-class LinkFetcher(FetcherInterface):
-    """Brings metadata, each file whole or not at all, however often the link breaks, within the limits of patience.
+class TransportFetcher(FetcherInterface):
+    """TUF fetcher that downloads complete metadata files through a transport.
 
     Args:
-        link: The server.
-        patience: With it.
-        max_bytes: Of any file; one that goes on is cut off.
+        transport: Transport of the visit.
+        retries: Retries of the visit.
+        max_bytes: Size after which a download stops.
         base: Address of the repository.
-        files: Of it, by their path, that have come already.
+        files: Files that have been downloaded already, by path below the repository.
     """
 
-    link: HttpLink
-    patience: Patience
+    transport: Transport
+    retries: RetryPolicy
     max_bytes: int = 512 * 1024
     base: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -50,110 +69,101 @@ class LinkFetcher(FetcherInterface):
         if path in self.files:
             yield self.files[path]
             return
-        if self._is_no_root_yet(path):
+        if self._is_future_root(path):
             raise DownloadHTTPError(f"{url}: no newer root in the bundle", 404)
-        # A file whose name has its version or digest never changes, and can be gone on with after a break.
-        never_changes = url.rpartition("/")[2].partition(".")[0] != "timestamp"
-        content = b""
-        while True:
-            content = content if never_changes else b""
-            try:
-                for chunk in self.link.get(url, start=len(content)):
-                    content += chunk
-                    if len(content) > self.max_bytes:
-                        break
-            except NetworkError as error:
-                if isinstance(error, HttpError) and not error.is_passing:
-                    raise DownloadHTTPError(str(error), error.status) from error
-                try:
-                    self.patience.failed(error)
-                except NetworkError as given_up:
-                    raise DownloadError(str(given_up)) from given_up
-                continue
-            self.patience.progress()
-            yield content
-            return
+        # A file whose name contains its version or digest never changes, so that a download can be resumed.
+        can_resume = url.rpartition("/")[2].partition(".")[0] != "timestamp"
+        try:
+            content, _ = fetch_file(self.transport, url, self.retries, max_bytes=self.max_bytes, can_resume=can_resume)
+        except HttpError as error:
+            if error.is_transient:
+                raise DownloadError(str(error)) from error
+            raise DownloadHTTPError(str(error), error.status) from error
+        except NetworkError as error:
+            raise DownloadError(str(error)) from error
+        yield content
 
-    def _is_no_root_yet(self, path: str) -> bool:
-        """Whether a root is asked for that is newer than the newest."""
+    def _is_future_root(self, path: str) -> bool:
         newest, asked = self.files.get(NEWEST_ROOT, b""), re.fullmatch(r"metadata/([0-9]{1,9})\.root\.json", path)
         return newest.isdigit() and asked is not None and int(asked[1]) > int(newest)
 
 
 def refresh_trust(
-    folder: Path, url: str, link: HttpLink, patience: Patience, *, root: bytes | None, tenant: str | None = None
+    folder: Path, url: str, transport: Transport, retries: RetryPolicy, *, root: bytes | None, tenant: str | None = None
 ) -> Manifest | None:
-    """Return the newest manifest of a repository, verified; None: nothing has been released.
+    """Return the newest verified manifest of a repository. None if nothing has been released.
 
     Args:
-        folder: Where metadata are kept.
-        url: Of the repository.
-        link: The server.
-        patience: With it.
-        root: To trust at first; later ones follow from it.
-        tenant: Whose release.
+        folder: Folder of the trusted metadata.
+        url: Address of the repository.
+        transport: Transport of the visit.
+        retries: Retries of the visit.
+        root: Root metadata to trust if the folder holds none. Newer roots follow from it.
+        tenant: Tenant whose manifest is returned. None for the manifest without a tenant.
 
     Raises:
-        TrustError: Something is not to be trusted, or a root that is older than the one that is trusted was given.
-        NetworkError: It did not come.
-        StorageError: It cannot be kept.
+        TrustError: Metadata are not valid, or older than those seen before.
+        NetworkError: A download failed.
+        StorageError: The folder cannot be written.
     """
     base = url.rstrip("/")
-    files, to_keep = _bundle(folder, f"{base}/metadata/{bundle_name(tenant)}", link, patience)
+    files, to_keep = _fetch_bundle(folder, f"{base}/metadata/{bundle_name(tenant)}", transport, retries)
 
-    def refreshed(files: Mapping[str, bytes]) -> Manifest | None:
-        fetcher = LinkFetcher(link, patience, base=base, files=files)
+    def verified_manifest(files: Mapping[str, bytes]) -> Manifest | None:
+        fetcher = TransportFetcher(transport, retries, base=base, files=files)
         client = TrustedClient(folder, f"{base}/metadata/", f"{base}/targets/", fetcher, root=root)
         client.refresh()
         return client.manifest(tenant)
 
     if files:
-        # What is wrong with a bundle is no more than what is wrong with a cache.
         with contextlib.suppress(TrustError):
-            manifest = refreshed(files)
+            manifest = verified_manifest(files)
             if to_keep is not None:
                 write_bytes(folder / KEPT_BUNDLE, to_keep)
             return manifest
-    return refreshed({})
+        log.info("the bundle of metadata is not valid, asking for single files")
+    return verified_manifest({})
 
 
-def _bundle(folder: Path, url: str, link: HttpLink, patience: Patience) -> tuple[dict[str, bytes], bytes | None]:
-    """Return the files of the repository's bundle, none if it has none, and what to keep of it for the next visit.
+def fetch_first_root(url: str, transport: Transport, retries: RetryPolicy) -> bytes:
+    """Return the first root of a repository, unverified. An attacker on the network can replace it.
 
-    Raises:
-        NetworkError: It did not come.
-    """
-    kept, tag, bundle = folder / KEPT_BUNDLE, None, b""
-    try:
-        first, _, bundle = unseal(kept, "bundle", 1, TrustError).partition(b"\n")
-        tag = first.decode("ascii") or None
-    except (TrustError, ValueError):
-        pass
-    try:
-        changed = link.get_if_changed(url, tag, patience, max_bytes=MAX_KEPT_BYTES)
-    except HttpError as error:
-        if error.is_passing:
-            raise
-        return {}, None
-    try:
-        if changed is None:
-            return unpack_bundle(bundle), None
-        bundle, tag = changed
-        files = unpack_bundle(bundle)
-    except TrustError:
-        return {}, None
-    is_known_again = tag is not None and tag.isascii() and tag.isprintable()
-    return files, seal((tag or "").encode() + b"\n" + bundle, "bundle", 1) if is_known_again else None
-
-
-def first_root(url: str, link: HttpLink, patience: Patience) -> bytes:
-    """Return the repository's first root, taken on trust: who is in between may give another one.
+    Args:
+        url: Address of the repository.
+        transport: Transport of the visit.
+        retries: Retries of the visit.
 
     Raises:
-        NetworkError: It did not come.
+        NetworkError: The download failed.
     """
     try:
-        fetcher = LinkFetcher(link, patience)
+        fetcher = TransportFetcher(transport, retries)
         return fetcher.download_bytes(f"{url.rstrip('/')}/metadata/1.root.json", fetcher.max_bytes)
     except DownloadError as error:
         raise NetworkError(str(error)) from error
+
+
+def _fetch_bundle(
+    folder: Path, url: str, transport: Transport, retries: RetryPolicy
+) -> tuple[dict[str, bytes], bytes | None]:
+    """Return the files of the newest bundle, and the content of the file to keep if the bundle is new."""
+    etag, bundle = None, b""
+    with contextlib.suppress(TrustError, ValueError):
+        first, _, bundle = unseal(folder / KEPT_BUNDLE, "bundle", 1, TrustError).partition(b"\n")
+        etag = first.decode("ascii") or None
+    is_new = True
+    try:
+        bundle, etag = fetch_file(transport, url, retries, max_bytes=MAX_BUNDLE_BYTES, etag=etag)
+    except HttpError as error:
+        if error.is_transient:
+            raise
+        if error.status != 304 or etag is None:
+            return {}, None
+        is_new = False
+    try:
+        files = unpack_bundle(bundle)
+    except TrustError:
+        return {}, None
+    if not is_new or etag is None or not (etag.isascii() and etag.isprintable()):
+        return files, None
+    return files, seal(etag.encode() + b"\n" + bundle, "bundle", 1)

@@ -33,8 +33,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
+from airlora.delivery.protocol import DEVICE_NAME, DEVICE_PATH, DEVICES_PATH, PROCEED_PATH, REPORTS_PATH, DeviceReport
 from airlora.delivery.server.access import CALLER, AccessMiddleware, Metrics, Tokens
-from airlora.delivery.server.reports import DEVICE_NAME, DeviceReport, ReportStore
+from airlora.delivery.server.reports import ReportStore
 from airlora.delivery.server.rollout import Rollout
 from airlora.errors import ReleaseError, SettingsError
 
@@ -122,10 +123,10 @@ def make_app(plan: ServerPlan, *, pages: Sequence[Route] = ()) -> ASGIApp:
         ),
         Route("/healthz", api.health),
         Route("/metrics", api.metrics),
-        Route("/v1/devices", api.devices),
-        Route("/v1/devices/{device}", api.device),
-        Route("/v1/devices/{device}/reports", api.report, methods=["POST"]),
-        Route("/v1/devices/{device}/proceed", api.proceed),
+        Route(DEVICES_PATH, api.devices),
+        Route(DEVICE_PATH, api.device),
+        Route(REPORTS_PATH, api.report, methods=["POST"]),
+        Route(PROCEED_PATH, api.proceed),
         *pages,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal})

@@ -7,63 +7,12 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from airlora.delivery.protocol import DeviceReport
 from airlora.errors import SettingsError, StorageError
 
-__all__ = ["DEVICE_NAME", "DeviceReport", "ReportStore"]
-
-DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class DeviceReport(BaseModel):
-    """Report of a device after a visit to the server.
-
-    Args:
-        version: Number of the release that the device runs.  None if it runs none.
-        wanted_version: Number of the newest release that the device saw.  None if it saw none.
-        wanted_stream: Digest of that release's stream.  It distinguishes releases of different tenants.
-        bytes_fetched: Bytes of the stream that were fetched in this visit.
-        bytes_reused: Bytes of the stream that the device held before.
-        seconds: Duration of the visit, s.
-        first_usable_s: Time from the start of the visit until the new release was installed, s.
-        complete: Whether the device holds the whole stream.
-        accuracy: Accuracy that the manifest states for the installed prefix, or that a probe measured, 0 to 1.
-        rate_bps: Observed rate of the transport, bit/s.
-        deadline_s: Deadline of the visit, s.  None if it had none.
-        failed: Whether the device rejected the release because of a health check.
-        note: Short free text.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    wanted_version: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    wanted_stream: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    bytes_fetched: Annotated[int, Field(ge=0, le=2**53)] = 0
-    bytes_reused: Annotated[int, Field(ge=0, le=2**53)] = 0
-    seconds: Amount = 0.0
-    first_usable_s: Amount | None = None
-    complete: bool = False
-    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    rate_bps: Amount | None = None
-    deadline_s: Amount | None = None
-    failed: bool = False
-    note: Annotated[str, Field(max_length=500)] = ""
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> DeviceReport:
-        """Return the report in the JSON body of a request; raises `SettingsError` if it is malformed."""
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "report"
-            raise SettingsError(f"report: {place}: {first['msg']}") from error
+__all__ = ["ReportStore"]
 
 
 class ReportStore:

@@ -1,4 +1,4 @@
-"""The attacks that The Update Framework is made against, each on the agent: the device runs on what it ran before."""
+"""Attacks that The Update Framework defends against: the device keeps its adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Targets
 
-from airlora.delivery import LinkLimits, SignedRepository, StateFolder, Visit, publish_stream, rotate_key
+from airlora.delivery import DownloadLimits, SignedRepository, StateFolder, VisitResult, publish_stream, rotate_key
 from airlora.errors import NetworkError, TrustError
 from delivery import STREAMS, Device, cuts_of, make_repository
 
@@ -23,17 +23,17 @@ def publish(device: Device, place: int) -> None:
     publish_stream(device.repository, STREAMS[place], cuts=cuts_of(STREAMS[place]))
 
 
-def attacked(device: Device, tamper: Tamper) -> Visit:
-    return device.visit(device.link(tamper=tamper))
+def attacked(device: Device, tamper: Tamper) -> VisitResult:
+    return device.visit(device.transport(tamper=tamper))
 
 
-def refused(device: Device, found: Visit, *, runs: int = 0) -> None:
+def refused(device: Device, found: VisitResult, *, runs: int = 0) -> None:
     assert isinstance(found.error, TrustError), found
     assert device.running() == STREAMS[runs]
     assert found.version == runs + 1
 
 
-def test_arbitrary_install_with_a_repository_of_other_keys(device: Device, tmp_path: Path) -> None:
+def test_arbitrary_install_from_a_repository_with_other_keys(device: Device, tmp_path: Path) -> None:
     device.visit()
     (tmp_path / "evil").mkdir()
     evil = make_repository(tmp_path / "evil")
@@ -66,7 +66,7 @@ def test_rollback_to_an_older_timestamp(device: Device) -> None:
     refused(device, attacked(device, lambda path, data: old if path.endswith("timestamp.json") else data), runs=1)
 
 
-def test_rollback_even_if_the_metadata_on_the_device_were_lost(device: Device, tmp_path: Path) -> None:
+def test_rollback_after_the_metadata_on_the_device_were_lost(device: Device, tmp_path: Path) -> None:
     shutil.copytree(device.repository.folder, tmp_path / "old")
     publish(device, 1)
     device.visit()
@@ -81,7 +81,7 @@ def test_rollback_of_the_snapshot_under_a_new_timestamp(device: Device) -> None:
     old = repository.open("targets")
     publish(device, 1)
     device.visit()
-    # A thief of the snapshot's and timestamp's keys says that an older version of the targets is the newest.
+    # A thief of the snapshot and timestamp keys declares an older version of the targets the newest.
     with repository.edit_snapshot() as snapshot:
         snapshot.meta["targets.json"] = MetaFile(old.signed.version)
     repository.do_timestamp()
@@ -89,9 +89,9 @@ def test_rollback_of_the_snapshot_under_a_new_timestamp(device: Device) -> None:
     refused(device, device.visit(), runs=1)
 
 
-def test_fast_forward_is_recovered_from_by_new_keys(device: Device) -> None:
+def test_fast_forward_ends_with_a_new_timestamp_key(device: Device) -> None:
     device.visit()
-    # A thief of the timestamp's key moves its version far on: honest ones look old from then on.
+    # A thief of the timestamp key signs a very high version, so that honest timestamps look old.
     honest = (device.repository.folder / "metadata" / "timestamp.json").read_bytes()
     md = Metadata.from_bytes(honest)
     md.signed.version = 10_000
@@ -106,7 +106,7 @@ def test_fast_forward_is_recovered_from_by_new_keys(device: Device) -> None:
     assert device.visit().version == 2
 
 
-def test_freeze_ends_with_the_timestamps_days(device: Device) -> None:
+def test_freeze_ends_when_the_timestamp_expires(device: Device) -> None:
     device.visit()
     with device.repository.edit_timestamp() as timestamp:
         timestamp.unrecognized_fields["x-airlora-days"] = -1
@@ -126,14 +126,14 @@ def endless(path: str, data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("what", ["timestamp.json", "snapshot.json", "targets.json", "latest.json", ".airs"])
-def test_endless_data_is_cut_off(device: Device, what: str) -> None:
+def test_endless_data_is_bounded(device: Device, what: str) -> None:
     device.visit()
     publish(device, 1)
-    link = device.link(tamper=lambda path, data: endless(path, data) if path.endswith(what) else data)
-    found = device.visit(link)
-    assert link.num_bytes < 2_000_000
+    transport = device.transport(tamper=lambda path, data: endless(path, data) if path.endswith(what) else data)
+    found = device.visit(transport)
+    assert transport.monitor.num_bytes < 2_000_000
     if what == ".airs":
-        # What is beyond the signed length is not even asked for.
+        # Bytes beyond the signed length are not requested.
         assert found.version == 2
     else:
         refused(device, found)
@@ -159,8 +159,7 @@ def test_mix_and_match_of_segments_of_two_releases(device: Device) -> None:
     assert found.bytes_fetched < 2000
 
 
-def test_wrong_software_another_targets_manifest(device: Device) -> None:
-    """A manifest that is signed, but for another name."""
+def test_wrong_software_under_another_signed_name(device: Device) -> None:
     device.visit()
     signed = device.repository.targets()
     other = signed.targets["latest.json"]
@@ -174,7 +173,7 @@ def test_wrong_software_another_targets_manifest(device: Device) -> None:
 
 
 def _evil_root(device: Device, num_stolen: int) -> bytes:
-    """Return a second root that gives the targets to a thief, signed by so many of the three root keys."""
+    """Return a second root that adds a thief's key to the targets, signed by `num_stolen` of the three root keys."""
     repository = device.repository
     md = repository.open("root")
     root: Root = md.signed
@@ -194,8 +193,7 @@ def test_root_keys_below_their_threshold_change_nothing(device: Device, num_stol
     refused(device, device.visit())
 
 
-def test_online_keys_alone_release_nothing(device: Device) -> None:
-    """A thief of the snapshot's and timestamp's keys cannot sign targets."""
+def test_online_keys_alone_cannot_release(device: Device) -> None:
     device.visit()
     repository = device.repository
     md = Metadata(Targets(version=repository.version_of("targets") + 1, expires=datetime.now(UTC) + timedelta(days=9)))
@@ -210,7 +208,7 @@ def test_online_keys_alone_release_nothing(device: Device) -> None:
     refused(device, device.visit())
 
 
-def test_a_tenant_cannot_release_for_others(device: Device) -> None:
+def test_a_tenant_cannot_release_for_other_tenants(device: Device) -> None:
     from airlora.delivery import add_tenant
 
     device.visit()
@@ -223,21 +221,21 @@ def test_a_tenant_cannot_release_for_others(device: Device) -> None:
     assert device.running() == STREAMS[0]
 
 
-def test_slow_retrieval_is_given_up(device: Device) -> None:
+def test_slow_retrieval_ends_the_visit(device: Device) -> None:
     device.visit()
     publish(device, 1)
 
     def drip(path: str, data: bytes) -> bytes | Iterator[bytes]:
         return (data[at : at + 1] for at in range(len(data))) if path.startswith("streams/") else data
 
-    link = device.link(tamper=drip, rate_bps=30, limits=LinkLimits(patience_s=20, max_attempts=3))
-    found = device.visit(link)
+    transport = device.transport(tamper=drip, rate_bps=30, limits=DownloadLimits(min_rate_grace_s=20, max_attempts=3))
+    found = device.visit(transport)
     assert isinstance(found.error, NetworkError)
-    assert link.time.now_s - 1000 < 600
+    assert transport.time.now_s - 1000 < 600
     assert device.running() == STREAMS[0]
 
 
-def test_a_first_root_that_is_not_the_repositorys(device: Device, tmp_path: Path) -> None:
+def test_a_first_root_of_another_repository_is_refused(device: Device, tmp_path: Path) -> None:
     (tmp_path / "evil").mkdir()
     evil = make_repository(tmp_path / "evil")
     root = (evil.folder / "metadata" / "1.root.json").read_bytes()
@@ -247,7 +245,6 @@ def test_a_first_root_that_is_not_the_repositorys(device: Device, tmp_path: Path
 
 
 @pytest.mark.parametrize("root", [b"", b"{}", b"\x00" * 100, b'{"signed": 3}', json.dumps({"signatures": []}).encode()])
-def test_a_root_that_is_none(device: Device, root: bytes) -> None:
+def test_an_invalid_root_is_refused_and_not_kept(device: Device, root: bytes) -> None:
     assert isinstance(device.visit(root=root).error, TrustError)
-    # What was refused leaves nothing behind that would be trusted later.
     assert device.visit().complete

@@ -1,4 +1,4 @@
-"""Power cuts at every write, and damage on the disk: afterwards the device runs the old or the new, never a mixture."""
+"""Power cuts at every write and damaged files: the device runs the old or the new release, never a mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airlora.delivery import StateFolder, Wish, current_manifest, publish_stream, rollback
+from airlora.delivery import DownloadTarget, StateFolder, current_manifest, publish_stream, rollback
 from airlora.delivery.device.download import PartialStream
 from delivery import STREAMS, Device, cuts_of
 
@@ -20,11 +20,11 @@ OPERATIONS = ("replace", "rename", "fsync", "unlink", "remove", "symlink", "trun
 
 
 class PowerCutError(BaseException):
-    """Nothing goes on after it."""
+    """Simulated power cut, which no code catches."""
 
 
 class Disk:
-    """Counts what changes the disk, and cuts the power at one of them: before it, after it, or with half of it lost."""
+    """Counter of disk operations that cuts the power before, after or in the middle of one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cut_at: int | None, how: str, seed: int) -> None:
         self.count, self.is_dead = 0, False
@@ -49,16 +49,16 @@ class Disk:
         return call
 
     def _tear(self, descriptor: int) -> None:
-        """Lose the end of what was to be synced, as a file system may that wrote the length before the content."""
+        """Truncate a file, as a file system may that writes the length before the content."""
         size = os.fstat(descriptor).st_size
         if os.path.isfile(f"/proc/self/fd/{descriptor}") and size:
-            # A file that is open for reading alone was written and synced before.
+            # A read-only file was synced before.
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, self._random.randrange(size))
 
 
 def prepared(device: Device) -> None:
-    """Let the device run the first release, and publish the second."""
+    """Install the first release and publish the second."""
     device.visit()
     publish_stream(device.repository, STREAMS[1], cuts=cuts_of(STREAMS[1], high=0.99))
 
@@ -72,7 +72,9 @@ def number_of_operations(device: Device, monkeypatch: pytest.MonkeyPatch, copy: 
 
 
 @pytest.mark.parametrize("how", ["before", "after", "torn"])
-def test_a_power_cut_anywhere(device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+def test_a_power_cut_at_any_write_is_recovered_from(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
     prepared(device)
     total = number_of_operations(device, monkeypatch, tmp_path / "copy")
     assert total > 60
@@ -85,22 +87,22 @@ def test_a_power_cut_anywhere(device: Device, monkeypatch: pytest.MonkeyPatch, t
             with pytest.raises(PowerCutError):
                 victim.visit()
         assert disk.is_dead
-        # What runs is the old adapter, or whole segments of the new one from its start.
+        # The device runs the old release or a prefix of the new one.
         running = Device(StateFolder(copy), device.repository).running()
         assert running == STREAMS[0] or STREAMS[1].startswith(running), (how, cut_at)
-        link = victim.link()
-        again = victim.visit(link)
+        transport = victim.transport()
+        again = victim.visit(transport)
         assert again.error is None, (how, cut_at)
         assert again.complete
         assert again.version == 2
         assert victim.running() == STREAMS[1]
-        # Nothing that was verified on the disk came over the link again.
-        fetched = sum(stop - start for path, start, stop in link.sent if path.startswith("streams/"))
+        # No verified byte is downloaded again.
+        fetched = sum(stop - start for path, start, stop in transport.sent if path.startswith("streams/"))
         assert fetched == len(STREAMS[1]) - again.bytes_reused
         shutil.rmtree(copy)
 
 
-def test_what_was_verified_before_a_power_cut_is_kept(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_verified_before_a_power_cut_are_kept(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(device)
     entry = current_manifest(device.repository).stream
     held = 0
@@ -109,16 +111,15 @@ def test_what_was_verified_before_a_power_cut_is_kept(device: Device, monkeypatc
             Disk(patched, 30, "before", 0)
             with pytest.raises(PowerCutError):
                 device.visit()
-        before, held = held, PartialStream(device.folder.part_path(entry.digest), entry).num_bytes
+        before, held = held, PartialStream(device.folder.partial_path(entry.digest), entry).num_bytes
         assert held > before
     assert device.visit().bytes_reused == held
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_flipped_byte_on_the_disk(device: Device, seed: int) -> None:
-    """Whatever file it is in: what runs afterwards is a release, and the newest can be got."""
+def test_a_flipped_bit_in_any_file_is_recovered_from(device: Device, seed: int) -> None:
     prepared(device)
-    device.visit(wish=Wish(max_bytes=len(STREAMS[1]) // 2))
+    device.visit(target=DownloadTarget(max_bytes=len(STREAMS[1]) // 2))
     generator = random.Random(seed)
     files = sorted(path for path in device.folder.folder.rglob("*") if path.is_file() and path.stat().st_size)
     path = generator.choice(files)
@@ -135,7 +136,7 @@ def test_a_flipped_byte_on_the_disk(device: Device, seed: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["duplicated", "reordered", "longer", "empty", "foreign"])
-def test_a_part_that_is_not_what_it_was(device: Device, what: str) -> None:
+def test_a_damaged_partial_download_is_completed(device: Device, what: str) -> None:
     prepared(device)
     entry = current_manifest(device.repository).stream
     good = STREAMS[1][: len(STREAMS[1]) // 2]
@@ -146,13 +147,13 @@ def test_a_part_that_is_not_what_it_was(device: Device, what: str) -> None:
         "empty": b"",
         "foreign": STREAMS[2],
     }[what]
-    device.folder.part_path(entry.digest).write_bytes(bad)
+    device.folder.partial_path(entry.digest).write_bytes(bad)
     found = device.visit()
     assert found.complete
     assert device.running() == STREAMS[1]
 
 
-def test_a_lost_switch_is_made_again_from_the_slots(device: Device) -> None:
+def test_a_lost_switch_is_rebuilt_from_its_copy_and_the_slots(device: Device) -> None:
     prepared(device)
     device.visit()
     (device.folder.folder / "state.json").write_bytes(b"nonsense")
@@ -161,7 +162,7 @@ def test_a_lost_switch_is_made_again_from_the_slots(device: Device) -> None:
     assert device.running() == STREAMS[1]
 
 
-def test_a_damaged_active_slot_gives_way_to_the_other(device: Device) -> None:
+def test_a_damaged_active_slot_activates_the_other(device: Device) -> None:
     prepared(device)
     active = device.visit().slot
     device.folder.slot_path(active).write_bytes(b"AIRS damaged")
@@ -180,7 +181,7 @@ def rollback_is_refused(device: Device) -> bool:
     return False
 
 
-def test_a_state_that_is_all_gone_starts_anew(device: Device) -> None:
+def test_a_lost_state_folder_starts_anew(device: Device) -> None:
     device.visit()
     shutil.rmtree(device.folder.folder)
     device.folder = StateFolder(device.folder.folder)
@@ -188,7 +189,7 @@ def test_a_state_that_is_all_gone_starts_anew(device: Device) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_flipped_bit_in_the_switch_forgets_nothing(device: Device, seed: int) -> None:
+def test_a_flipped_bit_in_the_switch_loses_nothing(device: Device, seed: int) -> None:
     prepared(device)
     device.visit()
     before = rollback(device.folder)

@@ -1,4 +1,4 @@
-"""A model that follows the device's state."""
+"""Models that follow the state of a device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from airlora.adapters import base_fingerprint, inject
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
-from airlora.delivery import AgentPlan, Attached, SignedRepository, StateFolder, Wish, attach, publish_stream, visit
+from airlora.delivery import (
+    AgentConfig,
+    AttachedModel,
+    DownloadTarget,
+    SignedRepository,
+    StateFolder,
+    attach,
+    publish_stream,
+    visit,
+)
 from airlora.delivery.device import runtime
 from airlora.errors import AdapterError
-from delivery import FakeLink, make_repository
+from delivery import FakeTransport, make_repository
 
 TOKENS = torch.tensor([[1, 5, 9, 3]])
 
@@ -64,7 +73,9 @@ def repository(tmp_path: Path) -> SignedRepository:
 
 
 def update(repository: SignedRepository, folder: StateFolder, **wish: int) -> None:
-    found = visit(folder, AgentPlan("http://x", wish=Wish(**wish)), FakeLink(repository.folder), seed=0)
+    found = visit(
+        folder, AgentConfig("http://x", target=DownloadTarget(**wish)), FakeTransport(repository.folder), seed=0
+    )
     assert found.error is None
 
 
@@ -74,7 +85,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def reference(stream: bytes) -> torch.Tensor:
-    """Return the logits with every update merged into its weight."""
+    """Return the logits of a model whose weights include the updates."""
     from airlora.codec import decode_stream
 
     model, decoded = make_model(), decode_stream(stream)
@@ -88,7 +99,7 @@ def reference(stream: bytes) -> torch.Tensor:
     return logits(model)
 
 
-def test_the_model_computes_with_what_the_device_runs(repository: SignedRepository, tmp_path: Path) -> None:
+def test_the_model_computes_with_the_adapter_of_the_device(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     model, base = make_model(), logits(make_model())
     attached = attach(model, folder.folder, check_every_s=0.0)
@@ -97,7 +108,7 @@ def test_the_model_computes_with_what_the_device_runs(repository: SignedReposito
     update(repository, folder)
     assert torch.allclose(logits(model), reference(make_stream(1)), atol=1e-5)
     assert attached.version == 1
-    # A release of more components than the first had room for.
+    # The second release has a higher rank.
     publish_stream(repository, make_stream(2, r_max=5))
     update(repository, folder)
     assert torch.allclose(logits(model), reference(make_stream(2, r_max=5)), atol=1e-5)
@@ -105,7 +116,7 @@ def test_the_model_computes_with_what_the_device_runs(repository: SignedReposito
     assert not attached.refresh()
 
 
-def test_a_growing_release_is_followed(repository: SignedRepository, tmp_path: Path) -> None:
+def test_the_model_follows_a_growing_prefix(repository: SignedRepository, tmp_path: Path) -> None:
     folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
     update(repository, folder, max_bytes=len(stream) * 2 // 3)
     model = make_model()
@@ -118,8 +129,7 @@ def test_a_growing_release_is_followed(repository: SignedRepository, tmp_path: P
     assert attached.num_bytes == len(stream)
 
 
-def test_passes_are_never_torn(repository: SignedRepository, tmp_path: Path) -> None:
-    """Four threads compute while releases change: each result is one of the releases', none a mixture."""
+def test_no_pass_mixes_two_releases(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)
     streams = [make_stream(seed) for seed in range(1, 6)]
@@ -150,20 +160,20 @@ def test_passes_are_never_torn(repository: SignedRepository, tmp_path: Path) -> 
     assert len(set(nearest.indices.tolist())) >= 3
 
 
-def test_another_base_model_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
+def test_an_adapter_for_another_base_model_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)
     with pytest.raises(AdapterError, match="made for the base model"):
         attach(make_model(seed=1), folder.folder)
 
 
-def test_a_pass_does_not_fail_because_of_a_bad_state(repository: SignedRepository, tmp_path: Path) -> None:
+def test_a_pass_does_not_fail_because_of_an_unusable_adapter(repository: SignedRepository, tmp_path: Path) -> None:
     folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
     update(repository, folder)
     model = make_model()
     attached = attach(model, folder.folder, check_every_s=0.0)
     state = folder.load()
-    # A device whose state is about another base model, as after a mix-up of folders.
+    # The state folder of a device with another base model.
     foreign = encode_foreign()
     folder.write_candidate("b", foreign)
     folder.accept_candidate("b")
@@ -175,10 +185,9 @@ def test_a_pass_does_not_fail_because_of_a_bad_state(repository: SignedRepositor
     assert isinstance(attached.error, AdapterError)
 
 
-def test_a_release_that_does_not_fit_leaves_the_one_before(
+def test_a_release_that_fails_to_install_leaves_the_one_before(
     repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has more components, so that the layers are made anew, and then there is no memory for it."""
     folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
     update(repository, folder)
     model = make_model()
@@ -199,14 +208,13 @@ def test_a_release_that_does_not_fit_leaves_the_one_before(
     assert "out of memory" in str(attached.error)
 
 
-def in_time(thread: threading.Thread) -> None:
-    """Fail rather than hang."""
+def assert_ends(thread: threading.Thread) -> None:
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
 
 
-def test_a_pass_that_is_broken_off_is_over(repository: SignedRepository, tmp_path: Path) -> None:
+def test_an_interrupted_pass_does_not_block_a_replacement(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     model = make_model()
     attached = attach(model, folder.folder)
@@ -219,14 +227,13 @@ def test_a_pass_that_is_broken_off_is_over(repository: SignedRepository, tmp_pat
         logits(model)
     hook.remove()
     update(repository, folder)
-    in_time(threading.Thread(target=attached.refresh, daemon=True))
+    assert_ends(threading.Thread(target=attached.refresh, daemon=True))
     assert attached.version == 1
-    in_time(threading.Thread(target=attached.detach, daemon=True))
+    assert_ends(threading.Thread(target=attached.detach, daemon=True))
     assert torch.isfinite(logits(model)).all()
 
 
-def test_passes_without_a_pause_do_not_keep_a_release_out(repository: SignedRepository, tmp_path: Path) -> None:
-    """Two threads whose passes overlap all the time: without a queue there would never be a moment without one."""
+def test_overlapping_passes_do_not_delay_a_replacement_for_ever(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     model = make_model()
     slow = model.bert.register_forward_pre_hook(lambda *_: time.sleep(0.05))
@@ -242,7 +249,7 @@ def test_passes_without_a_pause_do_not_keep_a_release_out(repository: SignedRepo
     for thread in threads:
         thread.start()
     update(repository, folder)
-    in_time(threading.Thread(target=attached.refresh, daemon=True))
+    assert_ends(threading.Thread(target=attached.refresh, daemon=True))
     stop.set()
     for thread in threads:
         thread.join(20)
@@ -250,7 +257,7 @@ def test_passes_without_a_pause_do_not_keep_a_release_out(repository: SignedRepo
     assert attached.version == 1
 
 
-def test_a_change_from_within_a_pass_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
+def test_a_replacement_from_within_a_pass_is_refused(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     model = make_model()
     attached = attach(model, folder.folder)
@@ -262,7 +269,7 @@ def test_a_change_from_within_a_pass_is_refused(repository: SignedRepository, tm
     assert attached.refresh()
 
 
-def test_a_state_that_cannot_be_read_is_told_and_passes_go_on(
+def test_an_unreadable_state_sets_the_error_and_passes_continue(
     repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StateFolder(tmp_path / "state")
@@ -294,7 +301,7 @@ def described(stream: bytes) -> dict[str, object]:
     return {"digest": value["digest"], "num_bytes": len(stream), "num_segments": value["num_segments"]}
 
 
-def test_detached_it_is_the_base_model_again(repository: SignedRepository, tmp_path: Path) -> None:
+def test_a_detached_model_is_the_base_model_again(repository: SignedRepository, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)
     model = make_model()
@@ -308,7 +315,9 @@ def test_detached_it_is_the_base_model_again(repository: SignedRepository, tmp_p
 
 
 @pytest.mark.parametrize("r_max", [3, 5])
-def test_a_head_that_is_not_sent_is_the_models_own(repository: SignedRepository, tmp_path: Path, r_max: int) -> None:
+def test_a_release_without_a_classification_head_uses_the_one_of_the_model(
+    repository: SignedRepository, tmp_path: Path, r_max: int
+) -> None:
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)
     model = make_model()
@@ -323,7 +332,7 @@ def test_a_head_that_is_not_sent_is_the_models_own(repository: SignedRepository,
     assert torch.allclose(logits(model), reference(make_stream(3)), atol=1e-5)
 
 
-def test_what_failed_for_a_moment_is_taken_later(
+def test_a_failed_installation_is_repeated(
     repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StateFolder(tmp_path / "state")
@@ -338,14 +347,14 @@ def test_what_failed_for_a_moment_is_taken_later(
 
     with monkeypatch.context() as patch:
         patch.setattr("airlora.delivery.device.runtime.install_updates", fails)
-        # Neither the new one nor the one before can be had: the pass computes with the model as it is.
+        # Neither the new adapter nor the one before can be installed.
         logits(model)
     assert isinstance(attached.error, MemoryError)
     assert torch.allclose(logits(model), reference(make_stream(2)), atol=1e-5)
     assert (attached.version, attached.error) == (2, None)
 
 
-def test_waits_grow_between_attempts_that_fail(
+def test_waits_between_failed_installations_double(
     repository: SignedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StateFolder(tmp_path / "state")
@@ -357,13 +366,13 @@ def test_waits_grow_between_attempts_that_fail(
     attached = attach(model, folder.folder, check_every_s=1.0)
     publish_stream(repository, make_stream(2, chosen=[]))
     update(repository, folder)
-    tries, read = [], Attached._read
+    tries, read = [], AttachedModel._read
 
-    def counted(self: Attached) -> object:
+    def counted(self: AttachedModel) -> object:
         tries.append(clock.now)
         return read(self)
 
-    monkeypatch.setattr(Attached, "_read", counted)
+    monkeypatch.setattr(AttachedModel, "_read", counted)
     for _ in range(300):
         clock.now += 1.0
         logits(model)
@@ -380,7 +389,7 @@ def test_waits_grow_between_attempts_that_fail(
     assert torch.allclose(logits(model), reference(make_stream(1)), atol=1e-5)
 
 
-def test_from_updates_of_weights_to_those_of_the_residual_stream_and_back(
+def test_releases_may_alternate_between_weight_and_residual_updates(
     repository: SignedRepository, tmp_path: Path
 ) -> None:
     folder, model = StateFolder(tmp_path / "state"), make_model()
@@ -394,7 +403,9 @@ def test_from_updates_of_weights_to_those_of_the_residual_stream_and_back(
 
 
 @pytest.mark.parametrize("form", ["both", "residual"])
-def test_a_release_that_says_a_wrong_form_is_not_taken(repository: SignedRepository, tmp_path: Path, form: str) -> None:
+def test_a_release_with_the_wrong_update_form_is_refused(
+    repository: SignedRepository, tmp_path: Path, form: str
+) -> None:
     folder, model = StateFolder(tmp_path / "state"), make_model()
     update(repository, folder)
     attached = attach(model, folder.folder, check_every_s=0.0)
@@ -416,7 +427,9 @@ def test_a_release_that_says_a_wrong_form_is_not_taken(repository: SignedReposit
         {"adapter.ffn_update": ["residual"]},
     ],
 )
-def test_signed_nonsense_in_a_header_is_named(repository: SignedRepository, tmp_path: Path, chosen: object) -> None:
+def test_invalid_settings_in_a_stream_header_are_named(
+    repository: SignedRepository, tmp_path: Path, chosen: object
+) -> None:
     publish_stream(repository, make_stream(2, chosen=chosen))
     folder = StateFolder(tmp_path / "state")
     update(repository, folder)

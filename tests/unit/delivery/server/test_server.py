@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from airlora.delivery import (
-    AgentPlan,
+    AgentConfig,
     DeviceReport,
-    HttpLink,
+    HttpTransport,
     ReportStore,
     Rollout,
     StateFolder,
@@ -57,16 +57,16 @@ def test_files_are_served_whole_and_in_ranges(serve: Serve) -> None:
 def test_the_bundle_is_requested_once(serve: Serve, tmp_path: Path) -> None:
     """A device that looks again is told in a header that nothing is new."""
     served = serve()
-    folder, plan = StateFolder(tmp_path / "state"), AgentPlan(served.url, base_fingerprint=FINGERPRINT)
-    first = visit(folder, plan, HttpLink(), seed=0)
-    link = HttpLink()
-    again = visit(folder, plan, link, seed=0)
+    folder, config = StateFolder(tmp_path / "state"), AgentConfig(served.url, base_fingerprint=FINGERPRINT)
+    first = visit(folder, config, HttpTransport(), seed=0)
+    transport = HttpTransport()
+    again = visit(folder, config, transport, seed=0)
     assert (first.complete, again.note) == (True, "release 1 is the newest")
-    assert link.num_bytes == 0
+    assert transport.monitor.num_bytes == 0
     publish_stream(served.repository, STREAMS[1])
-    assert visit(folder, plan, HttpLink(), seed=0).version == 2
+    assert visit(folder, config, HttpTransport(), seed=0).version == 2
     (folder.trust / "newest.bundle").write_bytes(b"nonsense")
-    assert visit(folder, plan, HttpLink(), seed=0).version == 2
+    assert visit(folder, config, HttpTransport(), seed=0).version == 2
 
 
 def test_immutable_files_are_cached_and_the_timestamp_is_revalidated(serve: Serve) -> None:
@@ -111,8 +111,8 @@ def test_health_and_metrics(serve: Serve) -> None:
 
 def test_a_report_of_a_device_is_listed(serve: Serve, tmp_path: Path) -> None:
     served = serve()
-    plan = AgentPlan(served.url, base_fingerprint=FINGERPRINT, device="pump-7")
-    found = visit(StateFolder(tmp_path / "state"), plan, HttpLink(), seed=0)
+    config = AgentConfig(served.url, base_fingerprint=FINGERPRINT, device="pump-7")
+    found = visit(StateFolder(tmp_path / "state"), config, HttpTransport(), seed=0)
     assert (found.error, found.complete) == (None, True)
     (device,) = json.loads(served.ask("/v1/devices").data)
     assert (device["device"], device["version"], device["complete"]) == ("pump-7", 1, True)
@@ -123,9 +123,8 @@ def test_a_report_of_a_device_is_listed(serve: Serve, tmp_path: Path) -> None:
 
 def test_a_visit_that_reached_its_deadline_still_reports(serve: Serve, tmp_path: Path) -> None:
     served = serve()
-    link = HttpLink()
-    link.end_s = link.clock.now_s() + 0.001
-    found = visit(StateFolder(tmp_path / "state"), AgentPlan(served.url, device="pump-7"), link, seed=0)
+    transport = HttpTransport(deadline_s=0.001)
+    found = visit(StateFolder(tmp_path / "state"), AgentConfig(served.url, device="pump-7"), transport, seed=0)
     assert isinstance(found.error, NetworkError)
     (device,) = json.loads(served.ask("/v1/devices").data)
     assert device["version"] is None
@@ -157,10 +156,10 @@ def test_requests_need_a_valid_token(serve: Serve, tokens: Path, tmp_path: Path)
     assert served.ask("/metadata/timestamp.json", headers=mine).status == 200
     assert served.ask("/v1/devices/pump-7/reports", "POST", body=b"{}", headers=mine).status == 204
     assert served.ask("/v1/devices/pump-8/reports", "POST", body=b"{}", headers=mine).status == 403
-    plan = AgentPlan(served.url, device="pump-7")
-    found = visit(StateFolder(tmp_path / "state"), plan, HttpLink(token=token), seed=0)
+    config = AgentConfig(served.url, device="pump-7")
+    found = visit(StateFolder(tmp_path / "state"), config, HttpTransport(token=token), seed=0)
     assert found.complete
-    found = visit(StateFolder(tmp_path / "other"), plan, HttpLink(), seed=0)
+    found = visit(StateFolder(tmp_path / "other"), config, HttpTransport(), seed=0)
     assert isinstance(found.error, NetworkError)
     assert "401" in str(found.error)
 
@@ -306,10 +305,12 @@ def test_groups_have_their_own_percentage(tmp_path: Path) -> None:
 
 def test_a_device_that_must_wait_keeps_its_release(serve: Serve, tmp_path: Path) -> None:
     served = serve(rollout=Rollout(percent=0.0, first=("pump-7",)))
-    waiting = visit(StateFolder(tmp_path / "a"), AgentPlan(served.url, device="pump-8"), HttpLink(), seed=0)
+    waiting = visit(StateFolder(tmp_path / "a"), AgentConfig(served.url, device="pump-8"), HttpTransport(), seed=0)
     assert (waiting.version, waiting.bytes_fetched) == (None, 0)
     assert "0 % of the devices" in str(waiting.error)
-    assert visit(StateFolder(tmp_path / "b"), AgentPlan(served.url, device="pump-7"), HttpLink(), seed=0).complete
+    assert visit(
+        StateFolder(tmp_path / "b"), AgentConfig(served.url, device="pump-7"), HttpTransport(), seed=0
+    ).complete
 
 
 @pytest.mark.parametrize("values", [{"percent": 101}, {"stop_share": -0.1}, {"least_tried": 0}])
