@@ -23,8 +23,8 @@ with atheris.instrument_imports(include=["airlora.codec"]):
     import numpy as np
 
     from airlora.codec import HeadTensor, Limits, ModuleUpdate, StreamHeader, decode_stream, describe, encode_stream
-    from airlora.codec.container import pack_head
-    from airlora.codec.header import pack_header
+    from airlora.codec.format.container import pack_head
+    from airlora.codec.format.header import pack_header
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 

@@ -6,16 +6,16 @@ an adapter, bit for bit the same on every machine; `StreamReader` does so segmen
 the stream that a device holds to a newer one.  The format is described in `container` and `segments`.
 """
 
-from airlora.codec.assembly import DecodedStream
-from airlora.codec.coding import Rounding
-from airlora.codec.container import FORMAT_VERSION, StreamHead
 from airlora.codec.delta import decode_delta, encode_delta, verify_earlier
-from airlora.codec.header import StreamHeader
-from airlora.codec.limits import Limits
-from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
-from airlora.codec.reader import StreamReader
-from airlora.codec.shaping import ErrorMetric
-from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.encoder.coding import Rounding
+from airlora.codec.encoder.preview import PreviewedItem, StreamPreview, preview_stream
+from airlora.codec.encoder.shaping import ErrorMetric
+from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.format.assembly import DecodedStream
+from airlora.codec.format.container import FORMAT_VERSION, StreamHead
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.reader import StreamReader
 from airlora.codec.stream import Bits, EncodeOptions, cut, decode_stream, describe, encode_stream, read_stream
 
 __all__ = [

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Unpack
 
-from airlora.codec.assembly import DecodedStream
-from airlora.codec.encode import pack_stream
-from airlora.codec.header import StreamHeader
-from airlora.codec.limits import Limits
-from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.encoder.plan import pack_stream
+from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.format.assembly import DecodedStream
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.limits import Limits
 from airlora.codec.stream import EncodeOptions, Encoding, decode_stream
 from airlora.errors import CodecError
 

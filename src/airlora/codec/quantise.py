@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.costs import MAX_COST_SYMBOL, code_lengths
-from airlora.codec.steps import step_sizes
+from airlora.codec.encoder.costs import MAX_COST_SYMBOL, code_lengths
+from airlora.codec.format.steps import step_sizes
 
 __all__ = [
     "MAX_SYMBOL",

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
-from airlora.codec.assembly import DecodedStream
-from airlora.codec.climb import Ladder, Unit
-from airlora.codec.coding import Rounding
-from airlora.codec.container import FORMAT_VERSION, unpack_head
-from airlora.codec.encode import encode_items, pack_stream
-from airlora.codec.header import StreamHeader
-from airlora.codec.items import Layout
-from airlora.codec.limits import Limits
-from airlora.codec.plan import Budgeted, find_price
-from airlora.codec.reader import StreamReader
-from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.encoder.coding import Rounding
+from airlora.codec.encoder.plan import encode_items, pack_stream
+from airlora.codec.encoder.precision import Budgeted, find_price
+from airlora.codec.encoder.refinement import Ladder, Unit
+from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.format.assembly import DecodedStream
+from airlora.codec.format.container import FORMAT_VERSION, unpack_head
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.items import Layout
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.reader import StreamReader
 from airlora.errors import CodecError
 from airlora.files import read_bytes
 

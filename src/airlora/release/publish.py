@@ -11,8 +11,8 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile
 
 from airlora.codec import decode_stream
-from airlora.codec.container import unpack_head
-from airlora.codec.limits import Limits
+from airlora.codec.format.container import unpack_head
+from airlora.codec.format.limits import Limits
 from airlora.errors import CodecError, ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.release.manifest import Cut, Manifest, StreamEntry

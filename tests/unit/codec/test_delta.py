@@ -15,7 +15,7 @@ from airlora.codec import (
     encode_delta,
     encode_stream,
 )
-from airlora.codec.container import unpack_head
+from airlora.codec.format.container import unpack_head
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 

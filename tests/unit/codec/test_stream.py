@@ -24,9 +24,9 @@ from airlora.codec import (
     encode_stream,
     read_stream,
 )
-from airlora.codec.container import pack_head, unpack_head
-from airlora.codec.items import Coding, Item, Kind, Layout, Part
-from airlora.codec.segments import pack_segment
+from airlora.codec.format.container import pack_head, unpack_head
+from airlora.codec.format.items import Coding, Item, Kind, Layout, Part
+from airlora.codec.format.segments import pack_segment
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.costs import MAX_COST_SYMBOL, code_lengths
+from airlora.codec.encoder.costs import MAX_COST_SYMBOL, code_lengths
+from airlora.codec.format.steps import step_sizes
 from airlora.codec.quantise import MAX_SYMBOL
-from airlora.codec.steps import step_sizes
 from airlora.errors import CodecError
 
 __all__ = ["DAMPING", "ErrorMetric", "round_shaped", "squared_norms"]

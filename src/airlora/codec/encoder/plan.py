@@ -8,17 +8,17 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.assembly import DecodedStream
-from airlora.codec.climb import Held, Ladder, Route, Unit, climb
-from airlora.codec.coding import Rounding
-from airlora.codec.container import pack_head, segment_target
-from airlora.codec.header import StreamHeader
-from airlora.codec.items import Item, Kind, Layout, split_lengths
-from airlora.codec.matching import match_components
-from airlora.codec.plan import respect_order
-from airlora.codec.segments import item_header_bits, pack_segment
-from airlora.codec.shaping import ErrorMetric, squared_norms
-from airlora.codec.sources import HeadTensor, ModuleUpdate
+from airlora.codec.encoder.coding import Rounding
+from airlora.codec.encoder.matching import match_components
+from airlora.codec.encoder.precision import respect_order
+from airlora.codec.encoder.refinement import Held, Ladder, Route, Unit, climb
+from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.format.assembly import DecodedStream
+from airlora.codec.format.container import pack_head, segment_target
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.items import Item, Kind, Layout, split_lengths
+from airlora.codec.format.segments import item_header_bits, pack_segment
 
 __all__ = ["encode_items", "pack_stream"]
 

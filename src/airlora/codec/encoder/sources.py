@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
 from airlora.errors import CodecError
 
 __all__ = ["HeadTensor", "ModuleUpdate"]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.coding import Rounding, code_rows
-from airlora.codec.items import Coding, Item, Kind, Part
-from airlora.codec.plan import nominal_steps, priced_steps
+from airlora.codec.encoder.coding import Rounding, code_rows
+from airlora.codec.encoder.precision import nominal_steps, priced_steps
+from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.format.items import Coding, Item, Kind, Part
 from airlora.codec.quantise import dequantise
-from airlora.codec.shaping import ErrorMetric, squared_norms
 
 __all__ = ["COPY_BYTES", "PRICE_RATIO", "Held", "Ladder", "Route", "Unit", "climb"]
 

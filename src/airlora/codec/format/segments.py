@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.entropy import BlockReader, BlockWriter
-from airlora.codec.items import Coding, Item, Kind, Layout, Part
-from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX
-from airlora.codec.tables import NUM_SHAPES, NUM_WIDTHS
+from airlora.codec.format.entropy import BlockReader, BlockWriter
+from airlora.codec.format.items import Coding, Item, Kind, Layout, Part
+from airlora.codec.format.steps import MAX_STEP_INDEX, MIN_STEP_INDEX
+from airlora.codec.format.tables import NUM_SHAPES, NUM_WIDTHS
 from airlora.errors import CodecError
 
 __all__ = ["item_header_bits", "pack_segment", "unpack_segment"]

@@ -3,8 +3,15 @@ import numpy as np
 import pytest
 from scipy.stats import gennorm
 
-from airlora.codec.costs import choose_tables, code_lengths, row_histograms
-from airlora.codec.tables import NUM_TABLES, NUM_WIDTHS, PRECISION_BITS, frequencies, largest_symbol, tables_digest
+from airlora.codec.encoder.costs import choose_tables, code_lengths, row_histograms
+from airlora.codec.format.tables import (
+    NUM_TABLES,
+    NUM_WIDTHS,
+    PRECISION_BITS,
+    frequencies,
+    largest_symbol,
+    tables_digest,
+)
 
 DIGEST = "cf7fcedbc9be078f8826768b9afe72244676ca70b06868e39d34e1f6359e3025"
 

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.costs import code_lengths
-from airlora.codec.entropy import BlockReader, BlockWriter
+from airlora.codec.encoder.costs import code_lengths
+from airlora.codec.format.entropy import BlockReader, BlockWriter
+from airlora.codec.format.tables import NUM_TABLES
+from airlora.codec.format.varint import ByteReader, varint
 from airlora.codec.quantise import MAX_SYMBOL
-from airlora.codec.tables import NUM_TABLES
-from airlora.codec.varint import ByteReader, varint
 from airlora.errors import CodecError
 
 SYMBOLS = st.lists(st.one_of(st.integers(-4, 4), st.integers(-MAX_SYMBOL, MAX_SYMBOL)), max_size=60)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.costs import choose_tables, row_histograms
+from airlora.codec.encoder.costs import choose_tables, row_histograms
+from airlora.codec.encoder.shaping import ErrorMetric, round_shaped, squared_norms
 from airlora.codec.quantise import dequantise, round_nearest, round_rate_distortion, round_stochastic
-from airlora.codec.shaping import ErrorMetric, round_shaped, squared_norms
 
 __all__ = ["TRADEOFF", "CodedRows", "Rounding", "code_rows"]
 

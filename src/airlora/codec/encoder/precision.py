@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.coding import TRADEOFF, Rounding, code_rows
-from airlora.codec.shaping import ErrorMetric, squared_norms
-from airlora.codec.sources import HeadTensor, ModuleUpdate
-from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
+from airlora.codec.encoder.coding import TRADEOFF, Rounding, code_rows
+from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.format.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
 
 __all__ = ["Budgeted", "find_price", "nominal_steps", "priced_steps", "respect_order"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from airlora.codec.assembly import Assembly, DecodedStream
-from airlora.codec.container import StreamHead, unpack_head, verify_segment
-from airlora.codec.limits import Limits
-from airlora.codec.segments import unpack_segment
+from airlora.codec.format.assembly import Assembly, DecodedStream
+from airlora.codec.format.container import StreamHead, unpack_head, verify_segment
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.segments import unpack_segment
 from airlora.errors import CodecError
 
 __all__ = ["StreamReader"]

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airlora.codec.limits import Limits
-from airlora.codec.varint import ByteReader, varint
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.varint import ByteReader, varint
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 

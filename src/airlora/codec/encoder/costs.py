@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.tables import NUM_SHAPES, NUM_WIDTHS, PRECISION_BITS, frequencies, largest_symbol
+from airlora.codec.format.tables import NUM_SHAPES, NUM_WIDTHS, PRECISION_BITS, frequencies, largest_symbol
 
 __all__ = ["MAX_COST_SYMBOL", "choose_tables", "code_lengths", "row_histograms"]
 

@@ -24,10 +24,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airlora.codec.header import StreamHeader, pack_header, unpack_header
-from airlora.codec.limits import Limits
-from airlora.codec.tables import TABLES_VERSION
-from airlora.codec.varint import ByteReader, varint
+from airlora.codec.format.header import StreamHeader, pack_header, unpack_header
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.tables import TABLES_VERSION
+from airlora.codec.format.varint import ByteReader, varint
 from airlora.errors import CodecError
 
 __all__ = ["FORMAT_VERSION", "MAGIC", "StreamHead", "pack_head", "segment_target", "unpack_head", "verify_segment"]

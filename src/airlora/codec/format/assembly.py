@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.header import StreamHeader
-from airlora.codec.items import Item, Kind, Layout
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.items import Item, Kind, Layout
 from airlora.errors import CodecError
 from airlora.ranks import RankPattern
 

@@ -1,0 +1,1 @@
+"""Writing streams: precision, rounding, entropy coding and order."""

@@ -1,0 +1,1 @@
+"""Reading streams: the byte format and its decoder."""
