@@ -6,17 +6,17 @@ an adapter, bit for bit the same on every machine; `StreamReader` does so segmen
 the stream that a device holds to a newer one.  The format is described in `container` and `segments`.
 """
 
-from airlora.codec.delta import decode_delta, encode_delta, verify_earlier
-from airlora.codec.encoder.coding import Rounding
+from airlora.codec.encoder.metric import ErrorMetric
+from airlora.codec.encoder.precision import Bits
 from airlora.codec.encoder.preview import PreviewedItem, StreamPreview, preview_stream
-from airlora.codec.encoder.shaping import ErrorMetric
+from airlora.codec.encoder.rounding import Rounding
 from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.format.assembly import DecodedStream
+from airlora.codec.encoder.stream import EncodeOptions, encode_delta, encode_stream, verify_earlier
 from airlora.codec.format.container import FORMAT_VERSION, StreamHead
+from airlora.codec.format.decode import cut, decode_delta, decode_stream, describe, read_stream
 from airlora.codec.format.header import StreamHeader
 from airlora.codec.format.limits import Limits
-from airlora.codec.format.reader import StreamReader
-from airlora.codec.stream import Bits, EncodeOptions, cut, decode_stream, describe, encode_stream, read_stream
+from airlora.codec.format.reader import DecodedStream, StreamReader
 
 __all__ = [
     "FORMAT_VERSION",

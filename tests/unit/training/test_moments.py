@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.codec.encoder.shaping import squared_norms
+from airlora.codec.encoder.metric import squared_norms
 from airlora.config import Settings
 from airlora.training import Workbench, assemble
 from airlora.training.moments import measure_metrics

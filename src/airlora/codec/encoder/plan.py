@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.coding import Rounding
-from airlora.codec.encoder.matching import match_components
-from airlora.codec.encoder.precision import respect_order
-from airlora.codec.encoder.refinement import Held, Ladder, Route, Unit, climb
-from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.metric import ErrorMetric, squared_norms
+from airlora.codec.encoder.precision import Ladder, respect_order
+from airlora.codec.encoder.refinement import Held, Route, Unit, climb
+from airlora.codec.encoder.rounding import Rounding
 from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.format.assembly import DecodedStream
-from airlora.codec.format.container import pack_head, segment_target
+from airlora.codec.format.container import pack_head
 from airlora.codec.format.header import StreamHeader
 from airlora.codec.format.items import Item, Kind, Layout, split_lengths
-from airlora.codec.format.segments import item_header_bits, pack_segment
+from airlora.codec.format.reader import DecodedStream
+from airlora.codec.format.segments import pack_segment
+from airlora.codec.format.tables import NUM_SHAPES
 
-__all__ = ["encode_items", "pack_stream"]
+__all__ = ["encode_items", "pack_stream", "segment_target"]
 
 _MAX_ROW_GROUPS = 64
 _Array = NDArray[np.float32]
@@ -30,6 +32,11 @@ class _ClimbOptions(TypedDict):
     rounding: Rounding
     metrics: Sequence[ErrorMetric | None]
     overhead_bytes: float
+
+
+_MIN_SEGMENT_BYTES = 512
+_MAX_SEGMENT_BYTES = 1 << 20
+_GROWTH = 8
 
 
 def encode_items(
@@ -80,6 +87,15 @@ def pack_stream(header: StreamHeader, layout: Layout, units: Sequence[Unit]) -> 
     return pack_head(header, segments) + b"".join(segments)
 
 
+def segment_target(bytes_before: float) -> int:
+    """Return how many bytes the next segment should have: 512 first, then an eighth of all before, 1 MiB at most.
+
+    >>> segment_target(0), segment_target(80_000)
+    (512, 10000)
+    """
+    return min(max(int(bytes_before / _GROWTH), _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
+
+
 def _module_routes(
     layout: Layout,
     target: int,
@@ -106,6 +122,45 @@ def _module_routes(
         nearer = climb(target, signed, energies, weights, ladder, held=held, **options)
         routes = [_cheapest(pair, ladder) for pair in zip(routes, nearer, strict=True)]
     return routes
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The nearest earlier components.
+
+    Args:
+        indices: Of the earlier component for each new one, shape [r].
+        signs: 1 or -1 for each new one: times u and v it is nearer to the earlier one, shape [r].
+        held_u: The earlier u, as rows, shape [r, d_out].
+        held_v: The earlier v, shape [r, d_in].
+    """
+
+    indices: NDArray[np.int64]
+    signs: _Array
+    held_u: _Array
+    held_v: _Array
+
+
+def match_components(u: _Array, v: _Array, earlier: tuple[_Array, _Array]) -> Match | None:
+    """Return the earlier component nearest to each new one, or None if there are none.
+
+    The pair (-u, -v) is the same component as (u, v); the sign nearer to the earlier one is taken.
+
+    Args:
+        u: Rows of the new adapter, shape [r, d_out], balanced.
+        v: Shape [r, d_in].
+        earlier: U [d_out, s] and V [s, d_in] that the device holds.
+    """
+    U, V = earlier
+    if V.shape[0] == 0 or len(u) == 0:
+        return None
+    along_u, along_v = u @ U, v @ V.T
+    signs = np.where(along_u + along_v < 0, -1, 1).astype(np.float32)
+    # |u - s U|^2 + |v - s V|^2 without forming it
+    energies = np.einsum("dk,dk->k", U, U) + np.einsum("kd,kd->k", V, V)
+    gaps = energies[None] - 2 * np.abs(along_u + along_v)
+    indices = np.argmin(gaps, axis=1).astype(np.int64)
+    return Match(indices, signs[np.arange(len(u)), indices], U.T[indices], V[indices])
 
 
 def _tensor_route(
@@ -139,6 +194,11 @@ def _tensor_route(
                 held=start,
             )
     return _cheapest(routes, ladder)
+
+
+def item_header_bits(layout: Layout, parts: int) -> float:
+    """Return about how many bits an item costs beside its numbers."""
+    return 3.0 + math.log2(max(len(layout.names), 1)) + parts * (math.log2(NUM_SHAPES + 2) + 6.5)
 
 
 def _cheapest(routes: Sequence[Route], ladder: Ladder) -> Route:

@@ -21,17 +21,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.coding import TRADEOFF, Rounding, code_rows
-from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.metric import ErrorMetric, squared_norms
+from airlora.codec.encoder.rounding import TRADEOFF, Rounding, code_rows
 from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.format.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
+from airlora.codec.format.quantiser import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
+from airlora.errors import CodecError
 
-__all__ = ["Budgeted", "find_price", "nominal_steps", "priced_steps", "respect_order"]
+__all__ = [
+    "PRICE_RATIO",
+    "Bits",
+    "Budgeted",
+    "Ladder",
+    "find_price",
+    "nominal_steps",
+    "priced_steps",
+    "resolve_precision",
+    "respect_order",
+]
 
 _SAMPLE = 256
 _CORRECTIONS = 3
@@ -93,6 +104,74 @@ def nominal_steps(norms: NDArray[Any], lengths: int, bits: float) -> NDArray[np.
     indices = np.nan_to_num(np.rint(STEPS_PER_OCTAVE * octaves), neginf=MIN_STEP_INDEX)
     result: NDArray[np.int64] = np.clip(indices, MIN_STEP_INDEX, MAX_STEP_INDEX).astype(np.int64)
     return result
+
+
+Bits = Literal["auto", 32, 16, 8, 4]
+PRICE_RATIO = 9.0
+"""R: a layer has a third of the step of the one before."""
+# Digests and fields beside the numbers, and the header; only to aim at `max_bytes`.
+_OVERHEAD = 1.03
+_HEAD_BYTES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """How fine numbers are sent.
+
+    Args:
+        price: μ, loss per byte: steps follow from it, and what is not worth its bytes is left out.
+        bits: Used if `price` is None; the same for every number and all are sent: 32 and 16 as floats, others as about
+            that many bits a number.
+        layers: L, prices on the ladder; 1 sends everything once.
+    """
+
+    price: float | None = None
+    bits: int = 8
+    layers: int = 1
+
+    @property
+    def prices(self) -> list[float | None]:
+        """The prices from high to low; a single None for a precision in bits."""
+        if self.price is None:
+            return [None]
+        return [self.price * PRICE_RATIO**layer for layer in reversed(range(self.layers))]
+
+
+def resolve_precision(
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, HeadTensor],
+    *,
+    bits: Bits = "auto",
+    price: float | None = None,
+    max_distortion: float = 0.1,
+    max_bytes: int | None = None,
+    layers: int = 1,
+    rounding: Rounding = Rounding.RATE_DISTORTION,
+) -> Ladder:
+    """Return how fine `EncodeOptions` ask for."""
+    if rounding not in list(Rounding):
+        raise CodecError.of("rounding", str(rounding), ", ".join(Rounding))
+    if type(layers) is not int or not 1 <= layers <= 8:
+        raise CodecError.of("layers", layers, "1 to 8")
+    if bits not in get_args(Bits):
+        raise CodecError.of("bits", bits, "auto, 32, 16, 8 or 4")
+    if bits != "auto":
+        return Ladder(bits=bits)
+    if price is not None:
+        if not 0 < price < float("inf"):
+            raise CodecError.of("price", price, "a number above 0")
+        return Ladder(price, layers=layers)
+    if not 0 < max_distortion < 1:
+        raise CodecError.of("max_distortion", max_distortion, "a number above 0 and below 1")
+    if max_bytes is not None and not 1 <= max_bytes < 2**63:
+        raise CodecError.of("max_bytes", max_bytes, "a whole number, 1 or more and below 2^63")
+
+    def is_enough(bought: Budgeted) -> bool:
+        if max_bytes is not None:
+            return bought.num_bytes * _OVERHEAD + _HEAD_BYTES >= max_bytes
+        return bought.loss <= max_distortion * bought.total
+
+    return Ladder(find_price(updates, tensors, is_enough=is_enough, rounding=Rounding(rounding)).price, layers=layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
+from airlora.codec.encoder.stream import EncodeOptions, Encoding
 from airlora.codec.format.header import StreamHeader
 from airlora.codec.format.items import Kind
-from airlora.codec.stream import EncodeOptions, Encoding
 
 __all__ = ["PreviewedItem", "StreamPreview", "preview_stream"]
 

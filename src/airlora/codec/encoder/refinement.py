@@ -15,46 +15,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.coding import Rounding, code_rows
-from airlora.codec.encoder.precision import nominal_steps, priced_steps
-from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.metric import ErrorMetric, squared_norms
+from airlora.codec.encoder.precision import Ladder, nominal_steps, priced_steps
+from airlora.codec.encoder.rounding import Rounding, code_rows
 from airlora.codec.format.items import Coding, Item, Kind, Part
-from airlora.codec.quantise import dequantise
+from airlora.codec.format.quantiser import dequantise
 
-__all__ = ["COPY_BYTES", "PRICE_RATIO", "Held", "Ladder", "Route", "Unit", "climb"]
+__all__ = ["COPY_BYTES", "Held", "Route", "Unit", "climb"]
 
 COPY_BYTES = 2.0
-PRICE_RATIO = 9.0
-"""R: a layer has a third of the step of the one before."""
 
 _FLOATS: dict[int, tuple[Coding, type[np.float16] | type[np.float32]]] = {
     16: (Coding.FLOAT16, np.float16),
     32: (Coding.FLOAT32, np.float32),
 }
 _Rows = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Ladder:
-    """How fine numbers are sent.
-
-    Args:
-        price: μ, loss per byte: steps follow from it, and what is not worth its bytes is left out.
-        bits: Used if `price` is None; the same for every number and all are sent: 32 and 16 as floats, others as about
-            that many bits a number.
-        layers: L, prices on the ladder; 1 sends everything once.
-    """
-
-    price: float | None = None
-    bits: int = 8
-    layers: int = 1
-
-    @property
-    def prices(self) -> list[float | None]:
-        """The prices from high to low; a single None for a precision in bits."""
-        if self.price is None:
-            return [None]
-        return [self.price * PRICE_RATIO**layer for layer in reversed(range(self.layers))]
 
 
 @dataclass(slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.shaping import ErrorMetric, squared_norms
+from airlora.codec.encoder.metric import ErrorMetric, squared_norms
+from airlora.codec.format.header import StreamHeader
 from airlora.errors import CodecError
 
-__all__ = ["HeadTensor", "ModuleUpdate"]
+__all__ = ["HeadTensor", "ModuleUpdate", "verify_sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,23 @@ class HeadTensor:
             raise CodecError("a tensor of the head: is empty or holds values that are not finite")
         if not 0 <= self.weight < float("inf"):
             raise CodecError.of("weight", self.weight, "a number of 0 or more")
+
+
+def verify_sources(
+    header: StreamHeader, updates: Mapping[str, ModuleUpdate], tensors: Mapping[str, HeadTensor]
+) -> None:
+    """Raise `CodecError` unless every source is in the header, of its shape and within r_max."""
+    for name, update in updates.items():
+        shape = header.modules.get(name)
+        if shape is None:
+            raise CodecError.of("module", name, "one of the header's")
+        found = (update.U.shape[0], update.V.shape[1])
+        if found != (shape.d_out, shape.d_in):
+            raise CodecError.of(f"d_out and d_in of {name}", found, str((shape.d_out, shape.d_in)))
+        if update.V.shape[0] > header.r_max:
+            raise CodecError.of(f"components of {name}", update.V.shape[0], f"at most r_max = {header.r_max}")
+    for name, tensor in tensors.items():
+        if tensor.values.shape != header.tensors.get(name):
+            raise CodecError.of(
+                f"shape of {name}", tensor.values.shape, str(header.tensors.get(name, "no such tensor"))
+            )

@@ -30,17 +30,13 @@ from airlora.codec.format.tables import TABLES_VERSION
 from airlora.codec.format.varint import ByteReader, varint
 from airlora.errors import CodecError
 
-__all__ = ["FORMAT_VERSION", "MAGIC", "StreamHead", "pack_head", "segment_target", "unpack_head", "verify_segment"]
+__all__ = ["FORMAT_VERSION", "MAGIC", "StreamHead", "pack_head", "unpack_head", "verify_segment"]
 
 MAGIC = b"AIRS"
 FORMAT_VERSION = 1
 _FIXED = struct.Struct("<4sBBII")
 _DIGEST_BYTES = 32
 _MIN_HEAD_BYTES = _FIXED.size + _DIGEST_BYTES
-
-_MIN_SEGMENT_BYTES = 512
-_MAX_SEGMENT_BYTES = 1 << 20
-_GROWTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +61,6 @@ class StreamHead:
     def total_bytes(self) -> int:
         """Bytes of the whole stream."""
         return self.num_bytes + sum(self.lengths)
-
-
-def segment_target(bytes_before: float) -> int:
-    """Return how many bytes the next segment should have: 512 first, then an eighth of all before, 1 MiB at most.
-
-    >>> segment_target(0), segment_target(80_000)
-    (512, 10000)
-    """
-    return min(max(int(bytes_before / _GROWTH), _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
 
 
 def pack_head(header: StreamHeader, segments: Sequence[bytes]) -> bytes:

@@ -19,9 +19,9 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from airlora.codec.format.quantiser import MAX_SYMBOL
 from airlora.codec.format.tables import NUM_TABLES, frequencies, largest_symbol
 from airlora.codec.format.varint import ByteReader, varint
-from airlora.codec.quantise import MAX_SYMBOL
 from airlora.errors import CodecError
 
 __all__ = ["BlockReader", "BlockWriter"]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.quantise import dequantise
+from airlora.codec.format.quantiser import dequantise
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 

@@ -18,7 +18,6 @@ kind, then every target, ...), because like things beside each other cost least;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,11 +26,11 @@ from numpy.typing import NDArray
 
 from airlora.codec.format.entropy import BlockReader, BlockWriter
 from airlora.codec.format.items import Coding, Item, Kind, Layout, Part
-from airlora.codec.format.steps import MAX_STEP_INDEX, MIN_STEP_INDEX
+from airlora.codec.format.quantiser import MAX_STEP_INDEX, MIN_STEP_INDEX
 from airlora.codec.format.tables import NUM_SHAPES, NUM_WIDTHS
 from airlora.errors import CodecError
 
-__all__ = ["item_header_bits", "pack_segment", "unpack_segment"]
+__all__ = ["pack_segment", "unpack_segment"]
 
 _KIND_TABLE = 2 * NUM_WIDTHS + 8  # shape 2 (Laplace), σ = 1/4: nearly always NEW
 _GROUP_TABLE = 2 * NUM_WIDTHS + 8
@@ -44,11 +43,6 @@ _FLOAT_TYPES: dict[Coding, np.dtype[Any]] = {Coding.FLOAT16: np.dtype("<f2"), Co
 _PARTS_PER_BYTE = 16
 _NUMBERS_PER_BYTE = 1 << 12
 _LAYERS = 16  # items per component or tensor at most
-
-
-def item_header_bits(layout: Layout, parts: int) -> float:
-    """Return about how many bits an item costs beside its numbers."""
-    return 3.0 + math.log2(max(len(layout.names), 1)) + parts * (math.log2(_NUM_CODINGS) + 6.5)
 
 
 def pack_segment(items: Sequence[Item], layout: Layout) -> bytes:

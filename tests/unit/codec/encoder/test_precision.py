@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.encoder.coding import TRADEOFF
 from airlora.codec.encoder.precision import find_price, nominal_steps, priced_steps, respect_order
+from airlora.codec.encoder.rounding import TRADEOFF
 from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.format.steps import step_sizes
+from airlora.codec.format.quantiser import step_sizes
 
 PAIRS = st.lists(st.tuples(st.floats(0, 1e3), st.floats(0.1, 1e3)), min_size=1, max_size=20)
 

@@ -3,9 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.encoder.coding import Rounding, code_rows
-from airlora.codec.format.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, step_size, step_sizes
-from airlora.codec.quantise import MAX_SYMBOL, dequantise, round_nearest, round_rate_distortion, round_stochastic
+from airlora.codec.encoder.rounding import Rounding, code_rows, round_nearest, round_rate_distortion, round_stochastic
+from airlora.codec.format.quantiser import MAX_STEP_INDEX, MAX_SYMBOL, MIN_STEP_INDEX, dequantise, step_size, step_sizes
 from airlora.errors import CodecError
 
 

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from airlora.codec import ErrorMetric, ModuleUpdate, cut, decode_stream, encode_stream
-from airlora.codec.encoder.coding import Rounding, code_rows
-from airlora.codec.encoder.shaping import DAMPING, round_shaped, squared_norms
-from airlora.codec.quantise import MAX_SYMBOL, round_nearest, round_rate_distortion
+from airlora.codec.encoder.metric import DAMPING, squared_norms
+from airlora.codec.encoder.rounding import Rounding, code_rows, round_nearest, round_rate_distortion, round_shaped
+from airlora.codec.format.quantiser import MAX_SYMBOL
 from airlora.errors import CodecError
 
 

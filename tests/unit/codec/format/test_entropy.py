@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from airlora.codec.encoder.costs import code_lengths
 from airlora.codec.format.entropy import BlockReader, BlockWriter
+from airlora.codec.format.quantiser import MAX_SYMBOL
 from airlora.codec.format.tables import NUM_TABLES
 from airlora.codec.format.varint import ByteReader, varint
-from airlora.codec.quantise import MAX_SYMBOL
 from airlora.errors import CodecError
 
 SYMBOLS = st.lists(st.one_of(st.integers(-4, 4), st.integers(-MAX_SYMBOL, MAX_SYMBOL)), max_size=60)

@@ -28,17 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.costs import MAX_COST_SYMBOL, code_lengths
-from airlora.codec.format.steps import step_sizes
-from airlora.codec.quantise import MAX_SYMBOL
 from airlora.errors import CodecError
 
-__all__ = ["DAMPING", "ErrorMetric", "round_shaped", "squared_norms"]
+__all__ = ["DAMPING", "ErrorMetric", "squared_norms"]
 
 DAMPING = 0.1
 """Share of its mean that is added to a second moment's diagonal: it comes from few samples."""
-
-_PANEL = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,71 +92,11 @@ class ErrorMetric:
         return [(slice(end - len(factor), end), factor) for end, factor in zip(ends, self.factors, strict=True)]
 
 
-def round_shaped(
-    values: NDArray[Any],
-    step_indices: NDArray[Any],
-    tables: NDArray[Any],
-    metric: ErrorMetric,
-    *,
-    tradeoff: float,
-) -> NDArray[np.int32]:
-    r"""Return whole numbers whose errors are small in the metric, at few bits.
-
-    Number by number, z_i of the module's equation becomes the cheapest of its nearest and the one next to that on the
-    side of 0,
-
-    $$\min_k W_{ii}^2\,(z_i / \Delta - k)^2 + \lambda\, \ell(k)$$
-
-    Args:
-        values: Finite, shape [rows, d].
-        step_indices: Δ, one per row.
-        tables: The entropy table of each row, for ℓ.
-        metric: Over d numbers.
-        tradeoff: λ, squared steps per bit, >= 0; 0 rounds z_i to its nearest.
-    """
-    scaled = values.T.astype(np.float64) / step_sizes(np.asarray(step_indices)).astype(np.float64)
-    lengths = code_lengths()[tables].astype(np.float64)
-    # Half of the bits of k above those of k - 1, times λ: how far from the middle between them k begins.
-    shift = tradeoff / 2 * np.diff(lengths, axis=1, prepend=lengths[:, :1])
-    symbols = np.empty(scaled.shape, dtype=np.int32)
-    start = 0
-    for factor in metric.factors:
-        _round_block(scaled[start : start + len(factor)], symbols[start : start + len(factor)], factor, shift)
-        start += len(factor)
-    return np.ascontiguousarray(symbols.T)
-
-
 def squared_norms(rows: NDArray[Any], metric: ErrorMetric | None) -> NDArray[np.float64]:
     """Return the squared norm of each row, [r, d] to [r], in the metric; None: the Euclidean one."""
     weighed = rows if metric is None else metric.weigh(rows)
     result: NDArray[np.float64] = np.einsum("rk,rk->r", weighed, weighed, dtype=np.float64)
     return result
-
-
-def _round_block(
-    scaled: NDArray[np.float64], symbols: NDArray[np.int32], factor: NDArray[np.float32], shift: NDArray[np.float64]
-) -> None:
-    """Fill `symbols`, [n, rows], from `scaled`, likewise, in units of the step."""
-    diagonal = np.diagonal(factor).astype(np.float64)
-    feedback = (factor.astype(np.float64) / diagonal).T
-    energies = np.square(diagonal)
-    errors = np.zeros(scaled.shape)
-    rows = np.arange(scaled.shape[1])
-    for first in range(0, len(scaled), _PANEL):
-        panel = slice(first, first + _PANEL)
-        targets = scaled[panel] + feedback[panel, :first] @ errors[:first]
-        for i in range(first, min(first + _PANEL, len(scaled))):
-            wanted = targets[i - first]
-            if i > first:
-                wanted = wanted + feedback[i, first:i] @ errors[first:i]
-            magnitude = np.abs(wanted)
-            nearest = np.minimum(np.rint(magnitude), MAX_SYMBOL)
-            place = np.minimum(nearest, MAX_COST_SYMBOL).astype(np.intp)
-            # Of two neighbours the outer one is taken beyond the middle plus its shift.
-            nearest -= (nearest > 0) & (magnitude - nearest + 0.5 < shift[rows, place] / energies[i])
-            chosen = np.copysign(nearest, wanted)
-            symbols[i] = chosen
-            errors[i] = scaled[i] - chosen
 
 
 def _upper_factor(moment: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 
 from airlora.errors import CodecError
 
-__all__ = ["MAX_STEP_INDEX", "MIN_STEP_INDEX", "STEPS_PER_OCTAVE", "step_size", "step_sizes"]
+__all__ = [
+    "MAX_STEP_INDEX",
+    "MAX_SYMBOL",
+    "MIN_STEP_INDEX",
+    "STEPS_PER_OCTAVE",
+    "dequantise",
+    "step_size",
+    "step_sizes",
+]
 
 STEPS_PER_OCTAVE = 16
 MIN_STEP_INDEX = -1024
 MAX_STEP_INDEX = 1023
+MAX_SYMBOL = (1 << 18) - 1
+"""Largest |k|; it fits a float32 exactly, with bits to spare."""
+
 
 # 2^(i/16), rounded to float32, which float64 holds exactly.
 _MANTISSAS = np.array(
@@ -69,3 +80,13 @@ def step_size(index: int) -> float:
     if not MIN_STEP_INDEX <= index <= MAX_STEP_INDEX:
         raise CodecError.of("step index", index, f"{MIN_STEP_INDEX} to {MAX_STEP_INDEX}")
     return float(step_sizes(np.array([index]))[0])
+
+
+def dequantise(symbols: NDArray[np.int32], step_indices: NDArray[Any]) -> NDArray[np.float32]:
+    """Return k Δ, bit for bit the same everywhere: k is exact in float32, so the one rounding is that of the product.
+
+    Args:
+        symbols: k, |k| <= `MAX_SYMBOL`, shape [rows, length].
+        step_indices: One per row.
+    """
+    return symbols.astype(np.float32) * step_sizes(np.asarray(step_indices))[:, None]
