@@ -10,9 +10,7 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from airlora.codec import decode_stream
-from airlora.codec.format.container import unpack_head
-from airlora.codec.format.limits import Limits
+from airlora.codec.format import Limits, decode_stream, unpack_head
 from airlora.errors import CodecError, ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.release.manifest import Cut, Manifest, StreamEntry
