@@ -16,19 +16,17 @@ from airlora.codec.format import (
     Limits,
     StreamHeader,
     StreamReader,
-    cut,
-    decode_delta,
     decode_stream,
     describe,
-    read_stream,
+    truncate,
 )
 
 if TYPE_CHECKING:
     from airlora.codec.encoder import (
-        Bits,
+        BitWidth,
+        DenseTensor,
         EncodeOptions,
         ErrorMetric,
-        HeadTensor,
         ModuleUpdate,
         PreviewedItem,
         Rounding,
@@ -36,15 +34,15 @@ if TYPE_CHECKING:
         encode_delta,
         encode_stream,
         preview_stream,
-        verify_earlier,
+        verify_base_stream,
     )
 
 __all__ = [
-    "Bits",
+    "BitWidth",
     "DecodedStream",
+    "DenseTensor",
     "EncodeOptions",
     "ErrorMetric",
-    "HeadTensor",
     "Limits",
     "ModuleUpdate",
     "PreviewedItem",
@@ -52,15 +50,13 @@ __all__ = [
     "StreamHeader",
     "StreamPreview",
     "StreamReader",
-    "cut",
-    "decode_delta",
     "decode_stream",
     "describe",
     "encode_delta",
     "encode_stream",
     "preview_stream",
-    "read_stream",
-    "verify_earlier",
+    "truncate",
+    "verify_base_stream",
 ]
 
 

@@ -68,7 +68,7 @@ class PartialStream:
         if self.reader is None:
             return []
         ends = [self._entry.head_bytes]
-        for length in self.reader.head.lengths:
+        for length in self.reader.index.lengths:
             ends.append(ends[-1] + length)
         return ends
 
@@ -109,7 +109,7 @@ class PartialStream:
         try:
             if self.reader is None:
                 reader = StreamReader(piece, limits=Limits())
-                head, entry = reader.head, self._entry
+                head, entry = reader.index, self._entry
                 found = (head.digest, head.num_bytes, head.total_bytes, len(head.lengths))
                 if found != (entry.digest, entry.head_bytes, entry.total_bytes, entry.num_segments):
                     raise TrustError(f"stream {entry.digest[:12]}: its head is not the one that was signed")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from airlora.adapters import LowRankUpdate, install_updates, load_adapter
-from airlora.codec import Bits, cut, decode_stream, describe, encode_stream
+from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
 from airlora.config import Settings, with_values
 from airlora.experiments.curve_plan import PEFT_METHODS, CurvePlan, CurvePoint
 from airlora.ranks import RankPattern
@@ -37,7 +37,7 @@ SMALLEST_CUT_BYTES = 1000
 FINEST_DISTORTION = 0.002
 """Of the streams that go up to the whole adapter."""
 
-FIXED_BITS: tuple[Bits, ...] = (32, 8, 4)
+FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
 
 
 def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
@@ -131,7 +131,7 @@ class _Measured:
         points, size = [], float(SMALLEST_CUT_BYTES)
         while size < len(data):
             if describe(data)["head_bytes"] <= size:
-                points += self._point(self.job, f"{size:.0f} B", cut(data, int(size)))
+                points += self._point(self.job, f"{size:.0f} B", truncate(data, int(size)))
             size *= CUT_RATIO
         return points + self._point(self.job, "whole", data)
 

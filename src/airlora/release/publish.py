@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from airlora.codec.format import Limits, decode_stream, unpack_head
+from airlora.codec.format import Limits, decode_stream, unpack_index
 from airlora.errors import CodecError, ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.release.manifest import Cut, Manifest, StreamEntry
@@ -38,7 +38,7 @@ def publish_stream(
     decoded = decode_stream(stream, strict=True)
     if decoded.header.base_stream is not None:
         raise ReleaseError(f"stream: is a delta of {decoded.header.base_stream[:12]}; a release is a whole stream")
-    head = unpack_head(stream, Limits())
+    head = unpack_index(stream, Limits())
     entry = StreamEntry(
         digest=head.digest, head_bytes=head.num_bytes, total_bytes=len(stream), num_segments=len(head.lengths)
     )

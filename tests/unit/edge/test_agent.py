@@ -458,7 +458,7 @@ def test_a_piece_is_begun_if_the_rest_of_it_comes_in_time(device: Device, missin
 
 def pieces(stream: bytes) -> Iterator[tuple[int, int]]:
     reader = StreamReader(stream)
-    yield 0, reader.head.num_bytes
+    yield 0, reader.index.num_bytes
     while (place := reader.next_range) is not None:
         yield place
         reader.feed(stream[place[0] : place[1]])

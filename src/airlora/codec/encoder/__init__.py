@@ -1,17 +1,17 @@
-"""Encoder of streams: precision, rounding, choice of entropy tables, order of items, QAT preview and deltas."""
+"""Encoder of streams: precision, rounding, choice of entropy tables, order of items, deltas and QAT preview."""
 
 from airlora.codec.encoder.metric import ErrorMetric
-from airlora.codec.encoder.precision import Bits
+from airlora.codec.encoder.precision import BitWidth
 from airlora.codec.encoder.preview import PreviewedItem, StreamPreview, preview_stream
 from airlora.codec.encoder.rounding import Rounding
-from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.encoder.stream import EncodeOptions, encode_delta, encode_stream, verify_earlier
+from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate
+from airlora.codec.encoder.stream import EncodeOptions, encode_delta, encode_stream, verify_base_stream
 
 __all__ = [
-    "Bits",
+    "BitWidth",
+    "DenseTensor",
     "EncodeOptions",
     "ErrorMetric",
-    "HeadTensor",
     "ModuleUpdate",
     "PreviewedItem",
     "Rounding",
@@ -19,5 +19,5 @@ __all__ = [
     "encode_delta",
     "encode_stream",
     "preview_stream",
-    "verify_earlier",
+    "verify_base_stream",
 ]

@@ -1,6 +1,6 @@
-"""What a number costs in bits under each table, and which table suits a vector; for encoders only.
+"""Size of symbols in bits under every entropy table, and choice of the best table for a vector.
 
-Nothing here touches decoding, so floating point is free to differ between machines in its last bit.
+Only the encoder uses these sizes. They may differ between machines in the last bit without affecting the decoder.
 """
 
 from __future__ import annotations
@@ -11,24 +11,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.format.tables import NUM_SHAPES, NUM_WIDTHS, PRECISION_BITS, frequencies, largest_symbol
+from airlora.codec.format.tables import (
+    NUM_SHAPES,
+    NUM_TABLES,
+    NUM_WIDTHS,
+    PRECISION_BITS,
+    frequencies,
+    largest_symbol,
+)
 
 __all__ = ["MAX_COST_SYMBOL", "choose_tables", "code_lengths", "row_histograms"]
 
 MAX_COST_SYMBOL = 2303
+"""Largest magnitude in the table of code lengths. Larger symbols are treated as this one."""
+
 _NEIGHBOURS = 1
 
 
 @functools.cache
 def code_lengths() -> NDArray[np.float32]:
-    """Return the bits of |k| under every table, shape [tables, MAX_COST_SYMBOL + 1]; escapes with their number."""
+    """Return the code length in bits of every magnitude under every table.
+
+    Returns:
+        Code lengths, float32 [NUM_TABLES, MAX_COST_SYMBOL + 1]. An escaped symbol includes its varint.
+    """
     magnitudes = np.arange(MAX_COST_SYMBOL + 1)
-    lengths = np.empty((NUM_SHAPES * NUM_WIDTHS, len(magnitudes)), dtype=np.float32)
+    lengths = np.empty((NUM_TABLES, len(magnitudes)), dtype=np.float32)
     for table, row in enumerate(lengths):
         counts, largest = frequencies(table), largest_symbol(table)
         bits = PRECISION_BITS - np.log2(counts)
         row[: largest + 1] = bits[largest:-1]
-        # An escape carries its excess, sign in the lowest bit, as a number of seven bits to the byte.
+        # The varint of an escaped symbol holds the excess of its magnitude, with the sign in the lowest bit.
         excess = 2 * np.maximum(magnitudes[largest + 1 :] - largest - 1, 0) + 1
         row[largest + 1 :] = bits[-1] + 8 * (1 + np.floor(np.log2(excess) / 7))
     return lengths
@@ -36,22 +49,22 @@ def code_lengths() -> NDArray[np.float32]:
 
 @functools.cache
 def _mean_magnitudes() -> NDArray[np.float64]:
-    """Return the mean |k| of each table, shape [shapes, widths]; it rises with the width."""
-    means = np.empty(NUM_SHAPES * NUM_WIDTHS)
-    for table in range(len(means)):
+    """Return the mean |k| under each table, [shapes, widths]; it does not decrease with the width."""
+    means = np.empty(NUM_TABLES)
+    for table in range(NUM_TABLES):
         counts, largest = frequencies(table)[:-1], largest_symbol(table)
         means[table] = np.abs(np.arange(-largest, largest + 1)) @ counts / counts.sum()
     return np.maximum.accumulate(means.reshape(NUM_SHAPES, NUM_WIDTHS), axis=1)
 
 
 def row_histograms(symbols: NDArray[Any]) -> NDArray[np.float32]:
-    """Return how often each magnitude occurs in each row.
+    """Return the number of occurrences of each magnitude in each row.
 
     Args:
-        symbols: Whole numbers, shape [rows, length].
+        symbols: Symbols, integers [rows, length].
 
     Returns:
-        Shape [rows, largest magnitude + 1]; larger than `MAX_COST_SYMBOL` counts as that.
+        Counts, float32 [rows, largest magnitude + 1]. Magnitudes above `MAX_COST_SYMBOL` count as `MAX_COST_SYMBOL`.
     """
     magnitudes = np.minimum(np.abs(symbols), MAX_COST_SYMBOL)
     width = int(magnitudes.max(initial=0)) + 1
@@ -61,16 +74,17 @@ def row_histograms(symbols: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def choose_tables(histograms: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the cheapest table of each row and its bits.
+    """Return the table with the smallest code length for each row, and that code length in bits.
 
-    The mean magnitude picks a width for each shape; that width and its neighbours are tried exactly.
+    The mean magnitude of a row selects a width for each shape. The code lengths of this width and its neighbours are
+    compared exactly.
 
     Args:
-        histograms: Of `row_histograms`, shape [rows, magnitudes].
+        histograms: Counts from `row_histograms`, [rows, magnitudes].
     """
     rows, width = histograms.shape
     totals = np.maximum(histograms.sum(axis=1), 1)
-    # Not `@`, which was once seen to warn here, where all numbers are counts and so finite.
+    # `@` has raised spurious floating-point warnings here, although all counts are finite; einsum has not.
     means = np.einsum("rw,w->r", histograms, np.arange(width, dtype=np.float32)) / totals
     lengths = code_lengths()[:, :width]
     best = np.zeros(rows, dtype=np.int64)

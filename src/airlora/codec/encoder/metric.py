@@ -1,22 +1,14 @@
-r"""Errors weighed by what they do: a metric over a vector's numbers, and rounding that steers its errors by it.
+r"""Error metric of a vector: squared errors weighted by their effect on the loss.
 
 $$\|e\|_H^2 = e^\top H e, \qquad H = W W^\top, \qquad \|e\|_H^2 = \sum_i W_{ii}^2
   \Big(e_i + \sum_{j<i} \frac{W_{ji}}{W_{ii}} e_j\Big)^2$$
 
-W is upper triangular, so number i answers for the part of the errors before it that it can undo: what is rounded is not
-x_i but
+H is a second moment, and W is its upper triangular factor. For a right factor (the rows of V), H is the second moment
+of the layer's inputs. For a left factor (the columns of U), it is the second moment of the gradients of the layer's
+outputs. H is divided by its mean diagonal, and `DAMPING` times the identity is added. It is block-diagonal, so that the
+factors of wide layers fit into memory. The scale of H makes the geometric mean of W_ii^2 equal to 1.
 
-$$z_i = x_i + \sum_{j<i} \frac{W_{ji}}{W_{ii}} e_j, \qquad e_j = x_j - q_j$$
-
-With numbers that act alike on the loss, as a layer's inputs do that rise and fall together, the errors then cancel in
-what the layer computes.  Only the encoder does so: what is sent are whole numbers and steps as ever.
-
-H is a second moment, of a layer's inputs for the rows of the right factor and of its outputs' gradients for the columns
-of the left one, over its mean diagonal, plus `DAMPING` times the identity; in blocks along the diagonal, so that wide
-layers fit into memory.  It is scaled so that the geometric mean of W_ii^2 is 1, so a step does as much harm as without.
-
-Source: Frantar et al. 2023 (GPTQ) and Chee et al. 2023 (QuIP, LDLQ) for rounding with feedback; Martens and Grosse 2015
-(K-FAC) for the two second moments.
+Source: Martens and Grosse 2015 (K-FAC) for the two second moments.
 """
 
 from __future__ import annotations
@@ -33,35 +25,36 @@ from airlora.errors import CodecError
 __all__ = ["DAMPING", "ErrorMetric", "squared_norms"]
 
 DAMPING = 0.1
-"""Share of its mean that is added to a second moment's diagonal: it comes from few samples."""
+"""Multiple of the identity that is added to a second moment of mean diagonal 1, because few samples estimate it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorMetric:
-    """A metric over vectors of d numbers.
+    """Quadratic form that measures the error of vectors of length d.
 
     Args:
-        factors: W of each block, upper triangular with a positive diagonal, float32; together they cover d numbers.
+        factors: W of each diagonal block, upper triangular with a positive diagonal, float32 [n, n]. The block sizes n
+            add up to d.
     """
 
     factors: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def of(cls, moments: Sequence[NDArray[Any]]) -> ErrorMetric:
-        """Return the metric of a second moment, which need not be scaled.
+    def from_moments(cls, moments: Sequence[NDArray[Any]]) -> ErrorMetric:
+        """Return the metric of a second moment.
 
         Args:
-            moments: Its blocks along the diagonal, symmetric, positive semidefinite.  All zero: every error counts
-                alike.
+            moments: Diagonal blocks of the second moment, each [n, n], symmetric and positive semidefinite, in any
+                scale. If all are zero, the metric is the Euclidean norm.
 
         Raises:
-            CodecError: There is no block, or one is not square, finite and positive semidefinite.
+            CodecError: There is no block, or a block is not square, finite and positive semidefinite.
         """
         for block in moments:
             if block.ndim != 2 or block.shape[0] != block.shape[1] or not len(block):
                 raise CodecError.of("shape of a second moment", block.shape, "square, one row or more")
             if not np.isfinite(block).all():
-                raise CodecError("second moment: holds values that are not finite")
+                raise CodecError("second moment: contains values that are not finite")
         size = sum(len(block) for block in moments)
         if not size:
             raise CodecError.of("second moment: blocks", 0, "one or more")
@@ -74,33 +67,46 @@ class ErrorMetric:
 
     @property
     def size(self) -> int:
-        """D."""
+        """Length d of the vectors."""
         return sum(len(factor) for factor in self.factors)
 
     @property
-    def mean_energy(self) -> float:
-        """Mean of W_ii^2, at least 1: what an error of one step adds on the mean if no other error undoes it."""
+    def mean_squared_diagonal(self) -> float:
+        """Mean of W_ii^2, 1 or more.
+
+        It is the expected ratio of the squared error in the metric to the squared Euclidean error of fine rounding,
+        if the former uses error feedback and the latter does not.
+        """
         return sum(float(np.square(np.diagonal(factor), dtype=np.float64).sum()) for factor in self.factors) / self.size
 
-    def weigh(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Return W^T x of each row x, whose Euclidean norm is the norm of x in the metric; [r, d] to [r, d]."""
-        parts = [rows[:, place].astype(np.float64) @ factor.astype(np.float64) for place, factor in self._blocks()]
-        return np.concatenate(parts, axis=1)
+    def transform(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return W^T x for each row x. Its Euclidean norm is the norm of x in the metric.
 
-    def _blocks(self) -> list[tuple[slice, NDArray[np.float32]]]:
+        Args:
+            rows: Vectors, [r, d].
+        """
         ends = np.cumsum([len(factor) for factor in self.factors]).tolist()
-        return [(slice(end - len(factor), end), factor) for end, factor in zip(ends, self.factors, strict=True)]
+        blocks = [
+            rows[:, end - len(factor) : end].astype(np.float64) @ factor.astype(np.float64)
+            for end, factor in zip(ends, self.factors, strict=True)
+        ]
+        return np.concatenate(blocks, axis=1)
 
 
 def squared_norms(rows: NDArray[Any], metric: ErrorMetric | None) -> NDArray[np.float64]:
-    """Return the squared norm of each row, [r, d] to [r], in the metric; None: the Euclidean one."""
-    weighed = rows if metric is None else metric.weigh(rows)
-    result: NDArray[np.float64] = np.einsum("rk,rk->r", weighed, weighed, dtype=np.float64)
+    """Return the squared norm of each row, float [r].
+
+    Args:
+        rows: Vectors, [r, d].
+        metric: Metric of the norm. None uses the Euclidean norm.
+    """
+    transformed = rows if metric is None else metric.transform(rows)
+    result: NDArray[np.float64] = np.einsum("rk,rk->r", transformed, transformed, dtype=np.float64)
     return result
 
 
 def _upper_factor(moment: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return W of W W^T = moment + damping, upper triangular: Cholesky's lower factor from the last number back."""
+    """Return the upper triangular W with W W^T = moment + damping: a Cholesky factorisation in reversed order."""
     damped = (moment + moment.T) / 2 + DAMPING * np.eye(len(moment))
     try:
         lower = np.linalg.cholesky(damped[::-1, ::-1])

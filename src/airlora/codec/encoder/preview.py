@@ -1,4 +1,4 @@
-"""What a stream would hold, before it is made: for whoever prepares its components."""
+"""Preview of the decoded content of a stream, for quantisation-aware fine-tuning (QAT)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.codec.encoder.sources import HeadTensor, ModuleUpdate
-from airlora.codec.encoder.stream import EncodeOptions, Encoding
+from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate
+from airlora.codec.encoder.stream import EncodeOptions, StreamEncoder
 from airlora.codec.format.header import StreamHeader
 from airlora.codec.format.items import Kind
 
@@ -21,15 +21,14 @@ _Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PreviewedItem:
-    """A component that would be sent, or a layer that would refine it.
+    """Component after an item of the stream has created or refined it.
 
     Args:
-        module: Name of its module.
-        index: Its place in the module.
-        u: What it is decoded to once the item is there, up to a factor that v makes up for: scaled as its source,
-            [d_out].
-        v: Likewise, [d_in].
-        num_bytes: About what the item would take.
+        module: Name of the module.
+        index: Position of the component in the module.
+        u: Left singular vector after decoding, float [d_out]. It is scaled like the source.
+        v: Right singular vector after decoding, float [d_in]. It is scaled like the source.
+        num_bytes: Expected size of the item in bytes.
     """
 
     module: str
@@ -41,44 +40,46 @@ class PreviewedItem:
 
 @dataclass(frozen=True, slots=True)
 class StreamPreview:
-    """What a stream would hold.
+    """Decoded content of a stream.
 
     Args:
-        items: Components and their refinements, in the order of sending.
-        tensors: The head's tensors that would be sent, as they are decoded from the whole stream.
-        price: Loss per byte that the plan was made at; None with a fixed number of bits.
+        items: Created and refined components, in stream order.
+        tensors: Dense tensors after decoding the complete stream. A tensor that is not sent is missing.
+        lagrange_multiplier: Lagrange multiplier of the stream, loss per byte. None for a fixed bit width.
     """
 
     items: tuple[PreviewedItem, ...]
     tensors: dict[str, _Array]
-    price: float | None
+    lagrange_multiplier: float | None
 
 
 def preview_stream(
     header: StreamHeader,
     updates: Mapping[str, ModuleUpdate],
-    tensors: Mapping[str, HeadTensor] | None = None,
+    tensors: Mapping[str, DenseTensor] | None = None,
     **options: Unpack[EncodeOptions],
 ) -> StreamPreview:
-    """Return what `encode_stream` would send for the same arguments; raises as it does."""
-    encoding = Encoding(header, updates, tensors, **options)
-    layout = encoding.layout
+    """Return the decoded content of the stream that `encode_stream` returns for the same arguments.
+
+    Raises:
+        CodecError: `encode_stream` refuses an argument.
+    """
+    encoder = StreamEncoder(header, updates, tensors, **options)
+    layout = encoder.layout
     scales = {name: update.balance().astype(np.float32) for name, update in updates.items()}
     items: list[PreviewedItem] = []
-    # What each component, or tensor, is decoded to so far.
-    sent: dict[str, list[_Array]] = {name: [] for name in layout.names}
-    for unit in encoding.units():
-        for item in unit.items:
-            name, own = layout.names[item.target], sent[layout.names[item.target]]
-            if item.kind == Kind.NEW:
-                own.append(item.values())
-                index = len(own) - 1
-            else:
-                index = item.index
-                own[index] = own[index] + item.values()
-            if layout.is_module(item.target):
-                u, v = np.split(own[index], [header.modules[name].d_out])
-                c = scales[name][index]
-                items.append(PreviewedItem(name, index, u / c, v * c, unit.num_bytes / len(unit.items)))
-    heads = {name: sent[name][0].reshape(shape) for name, shape in header.tensors.items() if sent[name]}
-    return StreamPreview(tuple(items), heads, encoding.ladder.price)
+    decoded: dict[str, list[_Array]] = {name: [] for name in layout.names}
+    for planned in encoder.plan():
+        item, name = planned.item, layout.names[planned.item.target]
+        own, index = decoded[name], item.index
+        if item.kind == Kind.NEW:
+            index = len(own)
+            own.append(item.values())
+        else:
+            own[index] = own[index] + item.values()
+        if layout.is_module(item.target):
+            u, v = np.split(own[index], [header.modules[name].d_out])
+            c = scales[name][index]
+            items.append(PreviewedItem(name, index, u / c, v * c, planned.num_bytes))
+    dense = {name: decoded[name][0].reshape(shape) for name, shape in header.tensors.items() if decoded[name]}
+    return StreamPreview(tuple(items), dense, encoder.schedule.multiplier)

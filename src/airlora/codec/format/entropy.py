@@ -1,13 +1,13 @@
-"""Whole numbers to bytes and back under the fixed tables, one self-contained block per segment.
+"""Entropy coding of symbols with the fixed tables. Each segment is one self-contained block.
 
-| bytes | hold |
+| bytes | content |
 |---|---|
 | varint n | number of 32-bit words |
-| 4 n | the words of an ANS coder (`constriction`), little-endian |
-| rest | the tail: escaped numbers and raw values, in the order they are met |
+| 4 n | words of an ANS coder (`constriction`), little-endian |
+| rest | tail: escaped symbols, varints and raw bytes, in the order in which they are read |
 
-ANS gives back what was put in last, so a block is written in reverse and read forward.  A block costs 4 bytes more
-than the information in it, on average.
+ANS is last in, first out. The writer therefore encodes in reverse, and the reader decodes in order. A block is on
+average 4 bytes longer than its information content.
 """
 
 from __future__ import annotations
@@ -20,124 +20,125 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airlora.codec.format.quantiser import MAX_SYMBOL
-from airlora.codec.format.tables import NUM_TABLES, frequencies, largest_symbol
-from airlora.codec.format.varint import ByteReader, varint
+from airlora.codec.format.tables import frequencies, largest_symbol
+from airlora.codec.format.varint import ByteReader, encode_varint
 from airlora.errors import CodecError
 
 __all__ = ["BlockReader", "BlockWriter"]
 
 
-@functools.lru_cache(maxsize=NUM_TABLES)
-def _model(table: int) -> Any:
-    # constriction gives symbol i the frequency 1 + floor(p_i (2^24 - n) / sum p).  With p_i = f_i - 1 the quotient is 1
-    # and every number a small integer: the frequencies are exactly f_i, whatever the machine.
+@functools.cache
+def _table_model(table: int) -> Any:
+    # constriction gives symbol i the frequency 1 + floor(p_i (2^24 - n) / sum p). With p_i = f_i - 1 the quotient is 1
+    # and all terms are small integers. The frequencies are therefore exactly f_i on every machine.
     return constriction.stream.model.Categorical((frequencies(table) - 1).astype(np.float64), perfect=False)
 
 
 @functools.lru_cache(maxsize=4096)
-def _uniform(size: int) -> Any:
+def _uniform_model(size: int) -> Any:
     return constriction.stream.model.Uniform(size)
 
 
 class BlockWriter:
-    """Collects whole numbers and raw values of a block."""
+    """Writer of one block.
+
+    Attributes:
+        tail: Varints and raw bytes of the tail so far. The caller may append to it.
+    """
 
     def __init__(self) -> None:
-        self._pushes: list[tuple[NDArray[np.int32], Any]] = []
-        self._tail = bytearray()
+        self._columns: list[tuple[NDArray[np.int32], Any]] = []
+        self.tail = bytearray()
 
     def put(self, symbols: NDArray[Any], table: int) -> None:
-        """Append numbers coded under `table`.
+        """Append symbols encoded with a table.
+
+        Args:
+            symbols: Integers, [length].
+            table: Table index, see `frequencies`.
 
         Raises:
-            CodecError: A magnitude is above `MAX_SYMBOL`.
+            CodecError: The magnitude of a symbol exceeds `MAX_SYMBOL`.
         """
         largest = largest_symbol(table)
         codes = np.asarray(symbols, dtype=np.int32) + np.int32(largest)
-        outside = np.flatnonzero((codes < 0) | (codes > 2 * largest))
-        for place in outside:
-            value = int(symbols[place])
-            if abs(value) > MAX_SYMBOL:
-                raise CodecError.of("a quantised number", value, f"-{MAX_SYMBOL} to {MAX_SYMBOL}")
-            self._tail += varint(2 * (abs(value) - largest - 1) + (value < 0))
-        codes[outside] = 2 * largest + 1
-        self._pushes.append((codes, _model(table)))
+        escaped = np.flatnonzero((codes < 0) | (codes > 2 * largest))
+        for position in escaped:
+            symbol = int(symbols[position])
+            if abs(symbol) > MAX_SYMBOL:
+                raise CodecError.of("quantised value", symbol, f"-{MAX_SYMBOL} to {MAX_SYMBOL}")
+            self.tail += encode_varint(2 * (abs(symbol) - largest - 1) + (symbol < 0))
+        codes[escaped] = 2 * largest + 1
+        self._columns.append((codes, _table_model(table)))
 
     def put_uniform(self, values: NDArray[Any], size: int) -> None:
-        """Append numbers from 0 to `size` - 1, each as likely as another."""
+        """Append integers from 0 to `size` - 1, encoded with equal probabilities."""
         if size > 1:
-            self._pushes.append((np.asarray(values, dtype=np.int32), _uniform(size)))
-
-    def put_number(self, value: int) -> None:
-        """Append a number >= 0 as it is."""
-        self._tail += varint(value)
-
-    def put_raw(self, data: bytes) -> None:
-        """Append bytes as they are."""
-        self._tail += data
+            self._columns.append((np.asarray(values, dtype=np.int32), _uniform_model(size)))
 
     def finish(self) -> bytes:
         """Return the block."""
         coder = constriction.stream.stack.AnsCoder()
-        for symbols, model in reversed(self._pushes):
+        for symbols, model in reversed(self._columns):
             if len(symbols):
                 coder.encode_reverse(symbols, model)
         words: NDArray[np.uint32] = coder.get_compressed()
-        return varint(len(words)) + words.astype("<u4").tobytes() + bytes(self._tail)
+        return encode_varint(len(words)) + words.astype("<u4").tobytes() + bytes(self.tail)
 
 
 class BlockReader:
-    """Reads a block of `BlockWriter`; sizes come from the caller, who must bound them.
+    """Reader of a block that `BlockWriter` wrote.
+
+    The caller passes the number of symbols to each method and must bound it.
 
     Args:
-        data: The block.
-        what: Its name in errors.
+        data: Bytes of the block.
+        name: Name of the block in error messages.
+
+    Attributes:
+        tail: Reader of the varints and raw bytes in the tail.
 
     Raises:
         CodecError: The block is damaged.
     """
 
-    def __init__(self, data: bytes | memoryview, what: str) -> None:
-        self._what = what
-        self._tail = ByteReader(data, what)
-        count = self._tail.number("number of words", len(data) // 4)
-        words = np.frombuffer(self._tail.take(4 * count), dtype="<u4").astype(np.uint32)
+    def __init__(self, data: bytes | memoryview, name: str) -> None:
+        self._name = name
+        self.tail = ByteReader(data, name)
+        count = self.tail.read_varint("number of words", len(data) // 4)
+        words = np.frombuffer(self.tail.take(4 * count), dtype="<u4").astype(np.uint32)
         if count and words[-1] == 0:
-            raise CodecError(f"{what}: damaged (its coded words end in zero)")
+            raise CodecError(f"{name}: damaged (its last coded word is zero)")
         self._coder = constriction.stream.stack.AnsCoder(words)
 
-    def get(self, count: int, table: int) -> NDArray[np.int32]:
-        """Return the next `count` numbers coded under `table`."""
+    def take(self, count: int, table: int) -> NDArray[np.int32]:
+        """Return the next `count` symbols, which are encoded with a table.
+
+        Raises:
+            CodecError: An escaped symbol is damaged.
+        """
         largest = largest_symbol(table)
-        symbols: NDArray[np.int32] = self._coder.decode(_model(table), count)
+        symbols: NDArray[np.int32] = self._coder.decode(_table_model(table), count)
         symbols -= np.int32(largest)
         escape = largest + 1
         if count and symbols.max() == escape:
-            for place in np.flatnonzero(symbols == escape):
-                excess, negative = divmod(self._tail.number("escaped number", 2 * MAX_SYMBOL + 1), 2)
+            for position in np.flatnonzero(symbols == escape):
+                excess, negative = divmod(self.tail.read_varint("escaped symbol", 2 * MAX_SYMBOL + 1), 2)
                 magnitude = excess + largest + 1
                 if magnitude > MAX_SYMBOL:
-                    raise CodecError.of(f"{self._what}: escaped number", magnitude, f"at most {MAX_SYMBOL}")
-                symbols[place] = -magnitude if negative else magnitude
+                    raise CodecError.of(f"{self._name}: escaped symbol", magnitude, f"at most {MAX_SYMBOL}")
+                symbols[position] = -magnitude if negative else magnitude
         return symbols
 
-    def get_uniform(self, count: int, size: int) -> NDArray[np.int32]:
-        """Return the next `count` numbers from 0 to `size` - 1."""
+    def take_uniform(self, count: int, size: int) -> NDArray[np.int32]:
+        """Return the next `count` integers from 0 to `size` - 1."""
         if size <= 1:
             return np.zeros(count, dtype=np.int32)
-        symbols: NDArray[np.int32] = self._coder.decode(_uniform(size), count)
+        symbols: NDArray[np.int32] = self._coder.decode(_uniform_model(size), count)
         return symbols
 
-    def get_raw(self, count: int) -> bytes:
-        """Return the next `count` raw bytes."""
-        return self._tail.take(count)
-
-    def number(self, name: str, limit: int) -> int:
-        """Return the next plain number."""
-        return self._tail.number(name, limit)
-
     def finish(self) -> None:
-        """Raise `CodecError` if anything is left in the block."""
+        """Raise `CodecError` if unread words or bytes are left."""
         if not self._coder.is_empty():
-            raise CodecError(f"{self._what}: damaged (coded words are left over)")
-        self._tail.finish()
+            raise CodecError(f"{self._name}: damaged (coded words are left over)")
+        self.tail.finish()

@@ -1,72 +1,71 @@
-"""What a stream is made of: items that make a thing, add to it or copy it.
+"""Items: the instructions of a stream that create, refine or copy components and tensors.
 
-| item | means |
+| item | effect |
 |---|---|
-| `NEW` | the next rank-one component u v^T of a module (all scales inside), or a tensor of the head |
-| `REFINE` | a further layer of u and v, or of a tensor, that is added to what an earlier item made |
-| `COPY` | the next component of a module is component `index` of the stream that the device holds; or its tensor |
+| `NEW` | appends a rank-one component u v^T to a module (all scales included), or creates a dense tensor |
+| `REFINE` | adds a correction to u and v of an existing component, or to an existing tensor |
+| `COPY` | appends component `index` of the base stream to a module, or copies a tensor of the base stream |
 
-The numbers of an item come in parts: `groups` for u and as many for v, or `groups` for a tensor, nearly equal in
-length.  Each part has a coding, a step and a table of its own.
+The values of an item are split into groups of nearly equal length: `num_groups` groups for u and as many for v, or
+`num_groups` groups for a tensor. Each group has its own value format, step and entropy table.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from airlora.codec.format.header import StreamHeader
 from airlora.codec.format.quantiser import dequantise
 from airlora.errors import CodecError
-from airlora.ranks import ModuleShape
 
-__all__ = ["Coding", "Item", "Kind", "Layout", "Part", "split_lengths"]
+__all__ = ["Item", "Kind", "Layout", "ValueFormat", "ValueGroup", "split_lengths"]
 
 
 class Kind(enum.IntEnum):
-    """What an item does."""
+    """Effect of an item."""
 
     NEW = 0
     REFINE = 1
     COPY = 2
 
 
-class Coding(enum.IntEnum):
-    """How the numbers of a part are written."""
+class ValueFormat(enum.IntEnum):
+    """Representation of the values of a group."""
 
-    UNIFORM = 0
+    QUANTISED = 0
     FLOAT16 = 1
     FLOAT32 = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A run of numbers that share a step and a table.
+class ValueGroup:
+    """Consecutive values that share a value format, a step and an entropy table.
 
     Args:
-        coding: How they are written.
-        data: Quantised (int32) or, for the two float codings, the numbers themselves (float32); shape [length].
-        step_index: Of `step_size`; 0 for floats.
-        table: Of `frequencies`; 0 for floats.
+        format: Representation of the values.
+        data: Symbols (int32) if quantised, values (float32) otherwise, [length].
+        step_index: Step index of the quantiser; 0 for floats.
+        table: Entropy table of the symbols; 0 for floats.
     """
 
-    coding: Coding
+    format: ValueFormat
     data: NDArray[Any]
     step_index: int = 0
     table: int = 0
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the numbers are coded as whole numbers."""
-        return self.coding == Coding.UNIFORM
+        """Whether the values are stored as symbols of the quantiser."""
+        return self.format == ValueFormat.QUANTISED
 
     def values(self) -> NDArray[np.float32]:
-        """Return the numbers that the part stands for, shape [length]."""
+        """Return the decoded values, [length]."""
         if self.is_quantised:
             decoded: NDArray[np.float32] = dequantise(self.data[None], np.array([self.step_index]))[0]
             return decoded
@@ -76,69 +75,73 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One step of making an adapter.
+    """One instruction for building an adapter.
 
     Args:
-        kind: What it does.
-        target: Place of the module, or number of modules plus place of the tensor, in the header.
-        index: Component that is refined, or copied from the earlier stream; 0 for new ones and for tensors.
-        groups: Parts per vector.
-        parts: Of u then v, or of the tensor; none for a copy.
+        kind: Effect of the item.
+        target: Position of the module in the header, or number of modules plus position of the tensor.
+        index: Component to refine, or component of the base stream to copy; 0 for new components and for tensors.
+        num_groups: Number of groups per vector or tensor.
+        groups: Groups of u followed by those of v, or groups of the tensor. Empty for a copy.
     """
 
     kind: Kind
     target: int
     index: int = 0
-    groups: int = 1
-    parts: tuple[Part, ...] = ()
+    num_groups: int = 1
+    groups: tuple[ValueGroup, ...] = ()
 
     def values(self) -> NDArray[np.float32]:
-        """Return all numbers of the item, one part after the other."""
-        values: NDArray[np.float32] = np.concatenate([part.values() for part in self.parts])
+        """Return the decoded values of all groups, concatenated."""
+        values: NDArray[np.float32] = np.concatenate([group.values() for group in self.groups])
         return values
 
 
-def split_lengths(length: int, groups: int) -> list[int]:
-    """Return nearly equal lengths that add up to `length`, the longer ones first.
+def split_lengths(length: int, num_groups: int) -> list[int]:
+    """Return nearly equal group lengths that add up to `length`, longer groups first.
 
     >>> split_lengths(10, 3)
     [4, 3, 3]
     """
-    short, longer = divmod(length, groups)
-    return [short + (place < longer) for place in range(groups)]
+    short, longer = divmod(length, num_groups)
+    return [short + (position < longer) for position in range(num_groups)]
 
 
 class Layout:
-    """How long the vectors of every target are.
+    """Targets of the items of a stream: its modules, followed by its dense tensors.
 
     Args:
-        modules: As in the header.
-        tensors: As in the header.
-        r_max: Components per module at most.
+        header: Header fields of the stream.
+
+    Attributes:
+        names: Name of every target.
+        vectors: Vector lengths of every target: (d_out, d_in) of a module, (size,) of a tensor.
+        num_modules: Number of modules.
+        r_max: Largest number of components per module.
     """
 
-    def __init__(self, modules: Mapping[str, ModuleShape], tensors: Mapping[str, tuple[int, ...]], r_max: int) -> None:
-        self.num_modules = len(modules)
-        self.r_max = r_max
-        self.vectors: list[tuple[int, ...]] = [(shape.d_out, shape.d_in) for shape in modules.values()]
-        self.vectors += [(math.prod(shape),) for shape in tensors.values()]
-        self.names = [*modules, *tensors]
+    def __init__(self, header: StreamHeader) -> None:
+        self.names = [*header.modules, *header.tensors]
+        self.vectors: list[tuple[int, ...]] = [(shape.d_out, shape.d_in) for shape in header.modules.values()]
+        self.vectors += [(math.prod(shape),) for shape in header.tensors.values()]
+        self.num_modules = len(header.modules)
+        self.r_max = header.r_max
 
     def is_module(self, target: int) -> bool:
-        """Whether a target is a module; the others are tensors."""
+        """Whether a target is a module rather than a tensor."""
         return target < self.num_modules
 
-    def num_numbers(self, target: int) -> int:
-        """Return the numbers of one item of a target."""
+    def num_values(self, target: int) -> int:
+        """Return the number of values of one item of a target."""
         return sum(self.vectors[target])
 
-    def part_lengths(self, target: int, groups: int) -> list[int]:
-        """Return the length of every part of an item.
+    def group_lengths(self, target: int, num_groups: int) -> list[int]:
+        """Return the length of every group of an item.
 
         Raises:
-            CodecError: `groups` is not from 1 to the length of the shortest vector.
+            CodecError: `num_groups` is not between 1 and the length of the target's shortest vector.
         """
         shortest = min(self.vectors[target])
-        if not 1 <= groups <= shortest:
-            raise CodecError.of(f"groups of {self.names[target]}", groups, f"1 to {shortest}")
-        return [length for vector in self.vectors[target] for length in split_lengths(vector, groups)]
+        if not 1 <= num_groups <= shortest:
+            raise CodecError.of(f"groups of {self.names[target]}", num_groups, f"1 to {shortest}")
+        return [length for vector in self.vectors[target] for length in split_lengths(vector, num_groups)]

@@ -1,4 +1,4 @@
-"""How much a stream may claim before it is refused."""
+"""Upper bounds that a decoder enforces before it allocates memory."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that a decoder checks before it allocates; the numbers it makes are 4 bytes each.
+    """Upper bounds on what a stream may declare.
 
     Args:
-        max_modules: Adapted modules.
-        max_tensors: Tensors of the head.
-        max_dim: Length of a vector, or of one side of a tensor.
-        max_rank: Components per module.
-        max_numbers: Numbers decoded in all, refinements included.
-        max_header_bytes: The header, unpacked.
-        max_segments: Segments.
-        max_segment_bytes: One segment.
+        max_modules: Largest number of adapted modules.
+        max_tensors: Largest number of dense tensors.
+        max_dim: Largest length of a vector or of one axis of a tensor.
+        max_rank: Largest number of components per module.
+        max_values: Largest number of decoded values, refinements included. Each takes 4 bytes of memory.
+        max_header_bytes: Largest size of the stream header's fields, compressed and decompressed, in bytes.
+        max_segments: Largest number of segments.
+        max_segment_bytes: Largest size of one segment in bytes.
 
     Raises:
-        SettingsError: A bound is below 1.
+        SettingsError: A bound is not a whole number of 1 or more.
     """
 
     max_modules: int = 8192
     max_tensors: int = 1024
     max_dim: int = 1 << 22
     max_rank: int = 4096
-    max_numbers: int = 1 << 28
+    max_values: int = 1 << 28
     max_header_bytes: int = 1 << 20
     max_segments: int = 1 << 16
     max_segment_bytes: int = 1 << 26

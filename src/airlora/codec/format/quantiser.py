@@ -1,10 +1,11 @@
-r"""Quantiser steps on a logarithmic grid that is the same on every machine.
+r"""Uniform mid-tread quantiser with steps on a logarithmic grid.
 
-$$\Delta_e = 2^{e/16}$$
+$$\hat x = k \Delta_e, \qquad \Delta_e = 2^{e/16}$$
 
-A step is coded as the integer e.  The sixteen mantissas are literals and the power of two is exact, so no logarithm or
-power of a C library, which may differ in its last bit, takes part in decoding.  Sixteen steps an octave are 0.38 dB
-apart.
+Notation: k symbol, an integer; e step index, an integer; Δ_e step.
+
+Decoding is bit-identical on every machine. The 16 mantissas of the steps are float32 literals and are scaled by exact
+powers of two, so no library function with platform-dependent rounding takes part. Neighbouring steps differ by 0.38 dB.
 """
 
 from __future__ import annotations
@@ -14,24 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airlora.errors import CodecError
-
-__all__ = [
-    "MAX_STEP_INDEX",
-    "MAX_SYMBOL",
-    "MIN_STEP_INDEX",
-    "STEPS_PER_OCTAVE",
-    "dequantise",
-    "step_size",
-    "step_sizes",
-]
+__all__ = ["MAX_STEP_INDEX", "MAX_SYMBOL", "MIN_STEP_INDEX", "STEPS_PER_OCTAVE", "dequantise", "step_sizes"]
 
 STEPS_PER_OCTAVE = 16
 MIN_STEP_INDEX = -1024
 MAX_STEP_INDEX = 1023
 MAX_SYMBOL = (1 << 18) - 1
-"""Largest |k|; it fits a float32 exactly, with bits to spare."""
-
+"""Largest magnitude of a symbol. Every symbol is exact in float32."""
 
 # 2^(i/16), rounded to float32, which float64 holds exactly.
 _MANTISSAS = np.array(
@@ -58,35 +48,23 @@ _MANTISSAS = np.array(
 
 
 def step_sizes(indices: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the steps Δ_e of an array of indices e; each is exact, a float32 literal times a power of two.
+    """Return the steps Δ_e of step indices e. Each step is exact: a float32 literal times a power of two.
 
     Args:
-        indices: Integers from -1024 to 1023.
+        indices: Step indices, integers from -1024 to 1023, any shape.
+
+    >>> step_sizes(np.array([0, -32, 24])).tolist()
+    [1.0, 0.25, 2.8284270763397217]
     """
-    indices = np.asarray(indices, dtype=np.int64)
-    octave, place = np.divmod(indices, STEPS_PER_OCTAVE)
-    return np.ldexp(_MANTISSAS[place], octave.astype(np.int32)).astype(np.float32)
-
-
-def step_size(index: int) -> float:
-    """Return the step Δ_e of one index.
-
-    Raises:
-        CodecError: The index is outside -1024 to 1023.
-
-    >>> step_size(0), step_size(-32), step_size(24)
-    (1.0, 0.25, 2.8284270763397217)
-    """
-    if not MIN_STEP_INDEX <= index <= MAX_STEP_INDEX:
-        raise CodecError.of("step index", index, f"{MIN_STEP_INDEX} to {MAX_STEP_INDEX}")
-    return float(step_sizes(np.array([index]))[0])
+    octave, mantissa = np.divmod(np.asarray(indices, dtype=np.int64), STEPS_PER_OCTAVE)
+    return np.ldexp(_MANTISSAS[mantissa], octave.astype(np.int32)).astype(np.float32)
 
 
 def dequantise(symbols: NDArray[np.int32], step_indices: NDArray[Any]) -> NDArray[np.float32]:
-    """Return k Δ, bit for bit the same everywhere: k is exact in float32, so the one rounding is that of the product.
+    """Return the decoded values k Δ. The product is the only operation that rounds.
 
     Args:
-        symbols: k, |k| <= `MAX_SYMBOL`, shape [rows, length].
-        step_indices: One per row.
+        symbols: Symbols k with |k| <= `MAX_SYMBOL`, int32 [rows, length].
+        step_indices: Step index of each row, [rows].
     """
     return symbols.astype(np.float32) * step_sizes(np.asarray(step_indices))[:, None]

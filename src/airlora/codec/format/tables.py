@@ -1,24 +1,23 @@
-r"""The entropy models: a fixed family of integer frequency tables.
+r"""Entropy models of the format: a fixed family of integer frequency tables.
 
-A table says how often each whole number k occurs among the quantised numbers of a vector.  The family are discretised
-generalised Gaussians
+A table gives the frequency of every symbol k among the quantised values of a vector. The tables are discretised
+generalised Gaussian densities with mean 0,
 
-$$f(k) \propto \int_{|k| - 1/2 + \delta}^{|k| + 1/2 + \delta} e^{-(x / a)^\beta} dx$$
+$$f(k) \propto \int_{|k| - 1/2 + \delta}^{|k| + 1/2 + \delta} e^{-(x / a)^\beta} dx \quad (k \neq 0), \qquad
+  f(0) \propto \int_{-1/2 - \delta}^{1/2 + \delta} e^{-(|x| / a)^\beta} dx$$
 
-for four shapes (β, δ) and 89 widths σ = 2^{(i - 24) / 8} steps, with a fitting each σ.  The shift δ of every
-threshold away from zero is what rate-distortion rounding does to a vector.  What falls outside -K..K is coded as
-`ESCAPE` and follows as a plain number.
+There are four shapes (β, δ) and 89 widths σ = 2^{(i - 24) / 8} steps. The scale a follows from σ and β. The shift δ
+moves every decision threshold away from zero, as rate-distortion rounding does. Each table covers the symbols from -K
+to K. A symbol outside this range is encoded as an escape symbol followed by a varint.
 
-The tables are part of the format, so every one is computed in whole numbers alone: Python's own integers, with fixed
-point where a fraction is needed.  Their digest is pinned by a test.
+The tables are part of the format. They are computed with integers only, so every machine computes the same tables.
+A test compares their SHA-256 digest with a constant.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from math import isqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +30,13 @@ __all__ = [
     "TABLES_VERSION",
     "frequencies",
     "largest_symbol",
-    "tables_digest",
 ]
 
 TABLES_VERSION = 1
 PRECISION_BITS = 24
-"""The frequencies of a table add up to 2^24, the precision of the entropy coder."""
+"""Binary logarithm of the sum of the frequencies of a table; the precision of the entropy coder."""
 
-# (twice β, δ in 1/64 of a step, a / σ in 1/2^32): a = σ sqrt(Γ(1/β) / Γ(3/β)).
+# (2 β, 64 δ, 2^32 a / σ) per shape, with a = σ sqrt(Γ(1/β) / Γ(3/β)).
 _SHAPES = (
     (4, 6, 6074001000),
     (3, 6, 4997906269),
@@ -53,9 +51,9 @@ _WIDTHS_PER_OCTAVE = 8
 _NARROWEST_OCTAVE = -3
 _LARGEST_SYMBOL = 2047
 _ESCAPE_FREQUENCY = 1 << (PRECISION_BITS - 14)
-_TAIL = 11  # in nats: a table ends where its density is e^-11 of its top
+_TAIL = 11  # nats: a table ends where the density falls below e^-11 of its maximum
 
-# Fixed point with 32 fractional bits; 2^(i/8) and ln 2.
+# Fixed-point constants with 32 fractional bits: 1, 2^(i/8), ln 2 and 1/64.
 _ONE = 1 << 32
 _EIGHTHS = (4294967296, 4683695048, 5107605667, 5569883475, 6074001000, 6623745059, 7223245206, 7877004752)
 _LN2 = 2977044472
@@ -63,7 +61,7 @@ _SIXTYFOURTH = _ONE >> 6
 
 
 def _exp_of_minus(y: int) -> int:
-    """Return e^-y, in and out with 32 fractional bits; y >= 0."""
+    """Return e^-y for y >= 0; argument and result have 32 fractional bits."""
     halvings, rest = divmod(y, _LN2)
     if halvings > 40:
         return 0
@@ -75,24 +73,20 @@ def _exp_of_minus(y: int) -> int:
 
 
 def _power(t: int, twice_beta: int) -> int:
-    """Return t^β with 32 fractional bits."""
+    """Return t^β; argument and result have 32 fractional bits."""
     root = isqrt(t << 32)
     return (root, t, t * root >> 32, t * t >> 32)[twice_beta - 1]
 
 
-def _sub_points(width: int) -> int:
-    """Return into how many parts a bin is cut to integrate over it: narrow densities need many."""
-    return max(1, min(64, 8 * _ONE // width))
-
-
 def _masses(shape: int, width_index: int) -> list[int]:
-    """Return the mass of the bins 0, 1, ..., K of one table, in any unit."""
+    """Return the unnormalised probability masses of the symbols 0, 1, ..., K of one table."""
     twice_beta, shift, ratio = _SHAPES[shape]
-    octave, place = divmod(width_index, _WIDTHS_PER_OCTAVE)
+    octave, eighth = divmod(width_index, _WIDTHS_PER_OCTAVE)
     octave += _NARROWEST_OCTAVE
-    width = _EIGHTHS[place] << octave if octave >= 0 else _EIGHTHS[place] >> -octave
+    width = _EIGHTHS[eighth] << octave if octave >= 0 else _EIGHTHS[eighth] >> -octave
     scale = width * ratio >> 32
-    parts = _sub_points(width)
+    # Midpoints per bin of the numerical integral; narrow densities need more of them.
+    num_points = max(1, min(64, 8 * _ONE // width))
     delta = shift * _SIXTYFOURTH
     half = _ONE // 2
 
@@ -101,8 +95,8 @@ def _masses(shape: int, width_index: int) -> list[int]:
 
     def integral(low: int, high: int) -> int:
         length = high - low
-        values = (density(low + length * (2 * i + 1) // (2 * parts)) for i in range(parts))
-        return sum(values) * length // parts
+        values = (density(low + length * (2 * i + 1) // (2 * num_points)) for i in range(num_points))
+        return sum(values) * length // num_points
 
     masses = [2 * integral(0, half + delta)]
     for k in range(1, _LARGEST_SYMBOL + 1):
@@ -113,12 +107,23 @@ def _masses(shape: int, width_index: int) -> list[int]:
     return masses
 
 
-@functools.lru_cache(maxsize=NUM_TABLES)
-def _frequencies(table: int) -> NDArray[np.int64]:
-    masses = _masses(*divmod(table, NUM_WIDTHS))
+@functools.cache
+def frequencies(table: int) -> NDArray[np.int64]:
+    """Return the frequencies of one table.
+
+    Args:
+        table: Table index, shape times `NUM_WIDTHS` plus width, from 0 to `NUM_TABLES` - 1.
+
+    Returns:
+        Frequencies of the symbols -K, ..., 0, ..., K and of the escape symbol, int64 [2 K + 2]. Their sum is 2^24.
+
+    >>> counts = frequencies(24)
+    >>> int(counts.sum()) == 2**24, len(counts) == 2 * largest_symbol(24) + 2, bool((counts > 0).all())
+    (True, True, True)
+    """
+    masses = _masses(*divmod(int(table), NUM_WIDTHS))
     total = masses[0] + 2 * sum(masses[1:])
-    num_symbols = 2 * len(masses)
-    free = (1 << PRECISION_BITS) - num_symbols - _ESCAPE_FREQUENCY
+    free = (1 << PRECISION_BITS) - 2 * len(masses) - _ESCAPE_FREQUENCY
     half = [1 + mass * free // total for mass in masses]
     counts = [*half[:0:-1], *half, 1 + _ESCAPE_FREQUENCY]
     counts[len(half) - 1] += (1 << PRECISION_BITS) - sum(counts)
@@ -127,28 +132,6 @@ def _frequencies(table: int) -> NDArray[np.int64]:
     return result
 
 
-def frequencies(table: int) -> NDArray[np.int64]:
-    """Return the frequencies of one table: of -K, ..., 0, ..., K and, last, of the escape; they add up to 2^24.
-
-    Args:
-        table: Shape times `NUM_WIDTHS` plus width, from 0 to `NUM_TABLES` - 1.
-
-    >>> counts = frequencies(24)
-    >>> int(counts.sum()) == 2**24, len(counts) == 2 * largest_symbol(24) + 2, bool((counts > 0).all())
-    (True, True, True)
-    """
-    return _frequencies(int(table))
-
-
 def largest_symbol(table: int) -> int:
-    """Return K: what is larger in magnitude is escaped."""
+    """Return K, the largest magnitude that a table encodes without an escape symbol."""
     return len(frequencies(table)) // 2 - 1
-
-
-def tables_digest() -> str:
-    """Return the SHA-256 over all tables, 64 hexadecimal digits; a change of it is a change of the format."""
-    digest = hashlib.sha256()
-    for table in range(NUM_TABLES):
-        counts: NDArray[Any] = frequencies(table).astype("<u4")
-        digest.update(len(counts).to_bytes(4, "little") + counts.tobytes())
-    return digest.hexdigest()

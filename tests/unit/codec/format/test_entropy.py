@@ -7,30 +7,29 @@ from airlora.codec.encoder.costs import code_lengths
 from airlora.codec.format.entropy import BlockReader, BlockWriter
 from airlora.codec.format.quantiser import MAX_SYMBOL
 from airlora.codec.format.tables import NUM_TABLES
-from airlora.codec.format.varint import ByteReader, varint
+from airlora.codec.format.varint import ByteReader, encode_varint
 from airlora.errors import CodecError
 
 SYMBOLS = st.lists(st.one_of(st.integers(-4, 4), st.integers(-MAX_SYMBOL, MAX_SYMBOL)), max_size=60)
 
 
 @given(st.lists(st.tuples(SYMBOLS, st.integers(0, NUM_TABLES - 1)), max_size=5), st.binary(max_size=9))
-def test_a_block_gives_back_what_was_put_in(columns: list[tuple[list[int], int]], raw: bytes) -> None:
+def test_a_block_returns_its_symbols_varints_and_bytes(columns: list[tuple[list[int], int]], raw: bytes) -> None:
     writer = BlockWriter()
     for symbols, table in columns:
         writer.put(np.array(symbols, dtype=np.int32), table)
     writer.put_uniform(np.arange(7), 7)
-    writer.put_number(300)
-    writer.put_raw(raw)
+    writer.tail += encode_varint(300) + raw
     reader = BlockReader(writer.finish(), "block")
     for symbols, table in columns:
-        assert reader.get(len(symbols), table).tolist() == symbols
-    assert reader.get_uniform(7, 7).tolist() == list(range(7))
-    assert reader.number("n", 300) == 300
-    assert reader.get_raw(len(raw)) == raw
+        assert reader.take(len(symbols), table).tolist() == symbols
+    assert reader.take_uniform(7, 7).tolist() == list(range(7))
+    assert reader.tail.read_varint("n", 300) == 300
+    assert reader.tail.take(len(raw)) == raw
     reader.finish()
 
 
-def test_a_block_is_as_long_as_the_code_lengths_say() -> None:
+def test_the_size_of_a_block_matches_the_code_lengths() -> None:
     symbols = np.rint(np.random.default_rng(0).laplace(0, 2, 5000)).astype(np.int32)
     table = 2 * 89 + 24 + 12
     writer = BlockWriter()
@@ -39,8 +38,8 @@ def test_a_block_is_as_long_as_the_code_lengths_say() -> None:
     assert expected <= len(writer.finish()) <= expected + 11
 
 
-def test_a_number_that_is_too_large_is_refused() -> None:
-    with pytest.raises(CodecError, match="a quantised number"):
+def test_a_symbol_above_the_largest_magnitude_is_refused() -> None:
+    with pytest.raises(CodecError, match="quantised value"):
         BlockWriter().put(np.array([MAX_SYMBOL + 1], dtype=np.int32), 0)
 
 
@@ -49,12 +48,12 @@ def test_leftover_words_and_bytes_are_refused() -> None:
     writer.put(np.arange(40, dtype=np.int32), 40)
     block = writer.finish()
     reader = BlockReader(block, "block")
-    reader.get(20, 40)
+    reader.take(20, 40)
     with pytest.raises(CodecError, match="left over"):
         reader.finish()
     reader = BlockReader(block + b"\0", "block")
-    reader.get(40, 40)
-    with pytest.raises(CodecError, match="1 bytes too many"):
+    reader.take(40, 40)
+    with pytest.raises(CodecError, match="1 unexpected bytes"):
         reader.finish()
 
 
@@ -65,9 +64,9 @@ def test_damaged_blocks_are_refused(block: bytes) -> None:
 
 
 @given(st.binary(max_size=80), st.integers(0, NUM_TABLES - 1), st.integers(0, 500))
-def test_any_bytes_decode_to_bounded_numbers_or_are_refused(data: bytes, table: int, count: int) -> None:
+def test_any_bytes_decode_to_bounded_symbols_or_are_refused(data: bytes, table: int, count: int) -> None:
     try:
-        symbols = BlockReader(data, "block").get(count, table)
+        symbols = BlockReader(data, "block").take(count, table)
     except CodecError:
         return
     assert len(symbols) == count
@@ -75,9 +74,9 @@ def test_any_bytes_decode_to_bounded_numbers_or_are_refused(data: bytes, table: 
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_varints_round_trip(value: int) -> None:
-    reader = ByteReader(varint(value), "bytes")
-    assert reader.number("n", 2**63 - 1) == value
+def test_a_varint_survives_encoding(value: int) -> None:
+    reader = ByteReader(encode_varint(value), "bytes")
+    assert reader.read_varint("n", 2**63 - 1) == value
     reader.finish()
 
 
@@ -90,6 +89,6 @@ def test_varints_round_trip(value: int) -> None:
         (b"\xff" * 11, "more than 63 bits"),
     ],
 )
-def test_bad_varints_are_refused(data: bytes, message: str) -> None:
+def test_invalid_varints_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(CodecError, match=message):
-        ByteReader(data, "bytes").number("n", 4)
+        ByteReader(data, "bytes").read_varint("n", 4)

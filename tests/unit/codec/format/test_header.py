@@ -37,14 +37,14 @@ def transformer(layers: int) -> dict[str, ModuleShape]:
     st.none() | st.just("cd" * 32),
     st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5), max_size=3),
 )
-def test_a_header_comes_back(modules, tensors, r_max, scale, base_stream, metadata) -> None:  # type: ignore[no-untyped-def]
+def test_a_header_survives_packing(modules, tensors, r_max, scale, base_stream, metadata) -> None:  # type: ignore[no-untyped-def]
     header = StreamHeader(FINGERPRINT, modules, tensors, r_max, scale, base_stream, metadata)
     again = unpack_header(pack_header(header), Limits())
     assert again == header
     assert list(again.modules) == list(modules)
 
 
-def test_a_header_of_36_modules_takes_about_a_hundred_bytes_and_grows_slowly() -> None:
+def test_a_header_of_36_modules_takes_at_most_120_bytes_and_grows_slowly() -> None:
     small, large = (len(pack_header(StreamHeader(FINGERPRINT, transformer(layers)))) for layers in (6, 48))
     assert small <= 120
     assert large <= small + 20
@@ -67,18 +67,18 @@ def test_a_header_of_36_modules_takes_about_a_hundred_bytes_and_grows_slowly() -
         ("scale", float("nan")),
     ],
 )
-def test_bad_fields_are_refused(field: str, value: object) -> None:
+def test_invalid_fields_are_refused(field: str, value: object) -> None:
     header = StreamHeader(FINGERPRINT, {"a": ModuleShape(1, 1)})
     with pytest.raises(CodecError):
         dataclasses.replace(header, **{field: value})  # type: ignore[arg-type]
 
 
-def test_metadata_must_be_json() -> None:
+def test_metadata_that_json_cannot_represent_is_refused() -> None:
     with pytest.raises(CodecError, match="metadata"):
         pack_header(StreamHeader(FINGERPRINT, {"a": ModuleShape(1, 1)}, metadata={"a": {1, 2}}))
 
 
-def test_a_bomb_is_refused_before_it_unpacks() -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decompressed() -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = deflate.compress(bytes(200_000_000)) + deflate.flush()
     with pytest.raises(CodecError, match="more than 1048576 bytes"):
@@ -89,21 +89,21 @@ def test_a_bomb_is_refused_before_it_unpacks() -> None:
     ("limits", "message"),
     [
         (Limits(max_modules=35), "number of modules = 36: allowed is 0 to 35"),
-        (Limits(max_tensors=1), "number of tensors of the head"),
+        (Limits(max_tensors=1), "number of dense tensors"),
         (Limits(max_dim=1535), "shape of"),
         (Limits(max_rank=63), "r_max = 64: allowed is 0 to 63"),
-        (Limits(max_numbers=700), "at most 700 numbers"),
+        (Limits(max_values=700), "at most 700 values"),
         (Limits(max_header_bytes=50), "more than 50 bytes"),
     ],
 )
-def test_absurd_claims_are_refused(limits: Limits, message: str) -> None:
+def test_a_header_that_exceeds_a_limit_is_refused(limits: Limits, message: str) -> None:
     header = StreamHeader(FINGERPRINT, transformer(6), {"weight": (2, 384), "bias": (2,)})
     with pytest.raises(CodecError, match=message):
         unpack_header(pack_header(header), limits)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_or_a_header(data: bytes) -> None:
+def test_any_bytes_are_a_valid_header_or_refused(data: bytes) -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     for candidate in (data, deflate.compress(data) + deflate.flush()):
         try:
@@ -114,12 +114,12 @@ def test_any_bytes_are_refused_or_a_header(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
-def test_bad_limits_are_refused(value: object) -> None:
+def test_limits_below_one_are_refused(value: object) -> None:
     with pytest.raises(SettingsError, match="max_rank"):
         Limits(max_rank=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", [b'{"a":NaN}', b'{"a":[Infinity]}', b"[]", b"{"])
-def test_metadata_that_are_no_json_object_are_refused(text: bytes) -> None:
+def test_metadata_that_is_not_a_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(CodecError, match="metadata"):
         _unpack_metadata(text)
