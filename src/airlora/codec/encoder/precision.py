@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from airlora.codec.encoder.metric import ErrorMetric, squared_norms
 from airlora.codec.encoder.rounding import TRADEOFF, Rounding, quantise_rows
@@ -175,14 +176,8 @@ def monotone_densities(loss_reductions: NDArray[Any], sizes: NDArray[Any]) -> ND
     >>> monotone_densities(np.array([2.0, 1.0, 4.0]), np.array([1.0, 1.0, 1.0])).round(3).tolist()
     [2.333, 2.333, 2.333]
     """
-    pools: list[tuple[float, float, int]] = []
-    for reduction, size in zip(loss_reductions, sizes, strict=True):
-        pool = (float(reduction), float(size), 1)
-        while pools and pools[-1][0] * pool[1] < pool[0] * pools[-1][1]:
-            last = pools.pop()
-            pool = (last[0] + pool[0], last[1] + pool[1], last[2] + pool[2])
-        pools.append(pool)
-    return np.array([reduction / size for reduction, size, count in pools for _ in range(count)], dtype=np.float64)
+    result: NDArray[np.float64] = isotonic_regression(loss_reductions / sizes, weights=sizes, increasing=False).x
+    return result
 
 
 @dataclass(frozen=True, slots=True)
