@@ -2,10 +2,10 @@
 
 python tests/fuzz/fuzz_codec.py [CORPUS] [-max_total_time=300] [-runs=1000000]
 
-The decoder must decode any bytes or refuse them with `CodecError`, quickly and with little memory. A fuzzer cannot guess
-SHA-256 digests. The first byte of an input therefore selects the part of a stream that the rest is used as: the whole
-stream, the header fields before or after compression, the manifest, the segment of a full stream, or the segment of a
-delta stream. All parts but the whole stream get valid digests. Requires `pip install atheris`.
+The decoder must decode any bytes or refuse them with `CodecError`, quickly and with little memory. A fuzzer cannot
+guess SHA-256 digests. The first byte of an input therefore selects what the rest is used as: the whole stream, the
+header fields before or after compression, the manifest, the segment of a full stream, or the segment of a delta stream.
+All but the whole stream get valid digests. Requires `pip install atheris`.
 """
 
 from __future__ import annotations
