@@ -125,8 +125,7 @@ def encode_layers(
         for k in np.flatnonzero(is_sent).tolist():
             kind, index = (Kind.REFINE, k) if is_started[k] else (Kind.NEW, 0)
             item = Item(kind, target, index, num_groups, tuple(own.groups[k] for own in encoded))
-            reduction = float(importance[k] * ((errors[k] if is_started[k] else 1) - after[k]))
-            planned[k].append(PlannedItem(item, reduction, float(num_bytes[k])))
+            planned[k].append(PlannedItem(item, float(reductions[k]), float(num_bytes[k])))
         for rows, new in zip(residuals, remaining, strict=True):
             rows[is_sent] = new[is_sent]
         errors = np.where(is_sent, after, errors)
