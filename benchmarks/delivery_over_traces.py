@@ -22,9 +22,17 @@ import numpy as np
 from rich.progress import track
 
 from airlora.codec import describe
-from airlora.edge import AgentPlan, LinkLimits, StateFolder, visit
-from airlora.edge.simulated import SimulatedLink, VirtualTime
-from airlora.release import Cut, KeyFolder, create_repository, publish_stream
+from airlora.delivery import (
+    AgentPlan,
+    KeyFolder,
+    LinkLimits,
+    PrefixScore,
+    StateFolder,
+    create_repository,
+    publish_stream,
+    visit,
+)
+from airlora.testing.simulated import SimulatedLink, VirtualTime
 from random_streams import random_stream
 
 
@@ -71,7 +79,7 @@ def main() -> None:
     at_bps = rate_at(times, rates)
     generator = np.random.default_rng(arguments.seed)
     stream = arguments.stream.read_bytes() if arguments.stream else random_stream(60_000)
-    cuts = [Cut(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
+    cuts = [PrefixScore(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
     fingerprint = describe(stream)["base_fingerprint"]
     found = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,7 +16,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def settings_tables() -> str:
     """Return one Markdown table of settings per section."""
-    from airlora.config import Settings
+    from airlora.training import Settings
 
     sections: dict[str, type[BaseModel]] = {"": Settings}
     for name, field in Settings.model_fields.items():

@@ -52,8 +52,8 @@ def train(
     The reference link is the middle of the settings' SNRs and bandwidths. Accuracy, loss and numbers are those of the
     pattern that the policy sends over it.
     """
-    from airlora.config import load_settings
-    from airlora.training import LiveProgress, train
+    from airlora.progress import LiveProgress
+    from airlora.training import RunFolder, load_settings, train
 
     flags = {
         "data.train": train_file,
@@ -64,9 +64,13 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
-    if resume and (given or preset or config):
+    if resume and (given.keys() - {"channel.process"} or preset or config):
         raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
-    resolved = load_settings(preset, config, given)
+    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
+    if given.get("channel.process", resolved.channel.process) != resolved.channel.process:
+        raise SettingsError.of(
+            "channel.process", given["channel.process"], f"the run's own, {resolved.channel.process!r}"
+        )
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, watcher=progress)
     result = {
@@ -116,7 +120,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run at its own rank pattern or at another one, or a stream as far as it came."""
-    from airlora.experiments import evaluate_run, parse_size
+    from airlora.workflows.inspect import evaluate_run
+    from airlora.workflows.pack import parse_size
 
     max_bytes = None if upto is None else parse_size(upto)
     result = evaluate_run(
@@ -148,7 +153,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a run decided: the rank of every layer and projection, and what that costs."""
-    from airlora.experiments import inspect_run, rank_table
+    from airlora.reports.tables import rank_table
+    from airlora.workflows.inspect import inspect_run
 
     result = inspect_run(run)
     if as_json:
@@ -185,10 +191,11 @@ def demo(
 
     Takes a few minutes on two cores and no network. An interrupted demo goes on where it was.
     """
-    from airlora.experiments import deliver as deliver_run
-    from airlora.experiments import delivery_table, demo_settings, run_demo
-    from airlora.experiments.tables import comparison_table
-    from airlora.training import LiveProgress
+    from airlora.progress import LiveProgress
+    from airlora.reports.tables import comparison_table
+    from airlora.workflows.delivery_demo import deliver as deliver_run
+    from airlora.workflows.delivery_demo import delivery_table
+    from airlora.workflows.demo import demo_settings, run_demo
 
     resolved = demo_settings(parse_settings(settings))
     command = " ".join(["airlora demo", f"--out {out}", *(f"--set {item}" for item in settings or [])])

@@ -59,8 +59,9 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
-    from airlora.experiments import pack_run
-    from airlora.training import LiveProgress, Packing
+    from airlora.packing import Packing
+    from airlora.progress import LiveProgress
+    from airlora.workflows.pack import pack_run
 
     packing = Packing(
         **precision(bits, distortion, size),
@@ -82,7 +83,7 @@ def unpack(
     as_json: Json = False,
 ) -> None:
     """Read a stream, or as much of it as there is, back into an adapter."""
-    from airlora.experiments import parse_size, unpack_stream
+    from airlora.workflows.pack import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
     _show(unpack_stream(stream, out, max_bytes=max_bytes, model=model, since=since), str(stream), as_json=as_json)
@@ -103,7 +104,7 @@ def export(
     PEFT gets mixed ranks and the head. vLLM and llama.cpp know one rank for all modules and no head: they get the
     modules filled up with zeros, and no head.
     """
-    from airlora.experiments import export_adapter, parse_size
+    from airlora.workflows.pack import export_adapter, parse_size
 
     max_bytes = None if upto is None else parse_size(upto)
     result = export_adapter(source, out, target, max_bytes=max_bytes, model=model, since=since)
@@ -131,8 +132,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make an adapter from elsewhere a stream, without training it again."""
-    from airlora.experiments import import_peft
-    from airlora.training import Packing
+    from airlora.packing import Packing
+    from airlora.workflows.import_adapter import import_peft
 
     packing = Packing(
         **precision(bits, distortion, size),
@@ -144,7 +145,7 @@ def import_(
 
 def precision(bits: str, distortion: float | None, size: str | None) -> dict[str, Any]:
     """Return the arguments of `Packing` that say how fine; raises `SettingsError` for more than one of them."""
-    from airlora.experiments import parse_size
+    from airlora.workflows.pack import parse_size
 
     values: dict[str, Any] = {"bits": parse_bits(bits)}
     if distortion is not None:

@@ -1,9 +1,8 @@
-"""What a rank pattern is worth: closed forms, a trained adapter, or fine-tuning itself."""
+"""Objectives: the loss of a rank pattern in closed form, by measuring a trained adapter, or by fine-tuning."""
 
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
 from airlora.env.objectives.frozen import FrozenObjective
 from airlora.env.objectives.live import LiveObjective, Stepper
-from airlora.env.objectives.synthetic import SyntheticObjective
 
-__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper", "SyntheticObjective"]
+__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper"]
