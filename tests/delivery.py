@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
+from airlora.codec import DenseTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
 from airlora.delivery import (
     AgentConfig,
     KeyFolder,
@@ -41,7 +41,7 @@ def make_stream(
         )
         for name in shapes
     }
-    tensors = {"classifier.weight": HeadTensor(generator.standard_normal((2, size)), 1.0)}
+    tensors = {"classifier.weight": DenseTensor(generator.standard_normal((2, size)), 1.0)}
     header = StreamHeader(fingerprint, shapes, {name: tensor.values.shape for name, tensor in tensors.items()}, r_max=4)
     return encode_stream(header, updates, tensors, max_distortion=max_distortion, layers=2)
 

@@ -2,9 +2,10 @@
 
 python tests/fuzz/fuzz_codec.py [CORPUS] [-max_total_time=300] [-runs=1000000]
 
-Any bytes must decode or be refused with `CodecError`, quickly and in little memory.  As no fuzzer guesses a SHA-256,
-the first byte of an input says what the rest is: a whole stream as it is, a header or a segment that is given right
-digests, or a delta's segment.  `pip install atheris` first.
+The decoder must decode any bytes or refuse them with `CodecError`, quickly and with little memory. A fuzzer cannot
+guess SHA-256 digests. The first byte of an input therefore selects what the rest is used as: the whole stream, the
+header fields before or after compression, the manifest, the segment of a full stream, or the segment of a delta stream.
+All but the whole stream get valid digests. Requires `pip install atheris`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ except ImportError:
 with atheris.instrument_imports(include=["airlora.codec"]):
     import numpy as np
 
-    from airlora.codec import HeadTensor, Limits, ModuleUpdate, StreamHeader, decode_stream, describe, encode_stream
-    from airlora.codec.container import pack_head
-    from airlora.codec.header import pack_header
+    from airlora.codec import DenseTensor, Limits, ModuleUpdate, StreamHeader, decode_stream, describe, encode_stream
+    from airlora.codec.format.container import pack_index
+    from airlora.codec.format.header import pack_header
 from airlora.errors import CodecError
 from airlora.ranks import ModuleShape
 
-LIMITS = Limits(max_numbers=1 << 18)
+LIMITS = Limits(max_values=1 << 18)
 HEADER = StreamHeader("0" * 64, {"a.0": ModuleShape(12, 9), "a.1": ModuleShape(12, 9)}, {"w": (3, 4)}, r_max=6)
 
 
@@ -38,7 +39,7 @@ def small_stream() -> bytes:
         name: ModuleUpdate(generator.standard_normal((9, 6)), generator.standard_normal((6, 12)), np.ones(6))
         for name in HEADER.modules
     }
-    return encode_stream(HEADER, updates, {"w": HeadTensor(generator.standard_normal((3, 4)), 5.0)}, bits=4)
+    return encode_stream(HEADER, updates, {"w": DenseTensor(generator.standard_normal((3, 4)), 5.0)}, bits=4)
 
 
 STREAM = small_stream()
@@ -47,7 +48,7 @@ DELTA = StreamHeader("0" * 64, HEADER.modules, HEADER.tensors, r_max=6, base_str
 _FIXED = struct.Struct("<4sBBII")
 
 
-def sealed(header: bytes, manifest: bytes, rest: bytes) -> bytes:
+def with_digest(header: bytes, manifest: bytes, rest: bytes) -> bytes:
     fixed = _FIXED.pack(b"AIRS", 1, 1, len(header), len(manifest))
     return fixed + hashlib.sha256(fixed + header + manifest).digest() + header + manifest + rest
 
@@ -63,26 +64,26 @@ def test_one_input(data: bytes) -> None:
     if kind == 0:
         stream = rest
     elif kind == 1:
-        stream = sealed(deflated(rest), b"\0", b"")
+        stream = with_digest(deflated(rest), b"\0", b"")
     elif kind == 2:
-        stream = sealed(rest, b"\0", b"")
+        stream = with_digest(rest, b"\0", b"")
     elif kind == 3:
-        stream = sealed(pack_header(HEADER), rest, b"")
+        stream = with_digest(pack_header(HEADER), rest, b"")
     elif kind == 4:
-        stream = pack_head(HEADER, [rest or b"\0"]) + (rest or b"\0")
+        stream = pack_index(HEADER, [rest or b"\0"]) + (rest or b"\0")
     else:
         base = BASE
-        stream = pack_head(DELTA, [rest or b"\0"]) + (rest or b"\0")
+        stream = pack_index(DELTA, [rest or b"\0"]) + (rest or b"\0")
     try:
         decoded = decode_stream(stream, limits=LIMITS, base=base)
         describe(stream, limits=LIMITS, base=base)
     except CodecError as error:
         if "\n" in str(error):
-            raise AssertionError("an error of more than one line") from error
+            raise AssertionError("an error message has more than one line") from error
         return
-    numbers = sum(u.size + v.size for u, v in decoded.modules.values())
-    if numbers > LIMITS.max_numbers or decoded.bytes_used > len(stream):
-        raise AssertionError("a bound is not kept")
+    num_values = sum(u.size + v.size for u, v in decoded.modules.values())
+    if num_values > LIMITS.max_values or decoded.bytes_used > len(stream):
+        raise AssertionError("a limit is exceeded")
 
 
 def main() -> None:

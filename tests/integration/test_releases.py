@@ -86,7 +86,7 @@ def test_bad_input_is_one_line(repo: Path, stream: Path, tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
     damaged = tmp_path / "damaged.airs"
     damaged.write_bytes(stream.read_bytes()[:-1])
-    refused(airlora("publish", damaged, repo), "cut")
+    refused(airlora("publish", damaged, repo), "truncated")
 
 
 def test_a_repository_that_devices_would_refuse_exits_with_four(repo: Path, stream: Path) -> None:

@@ -185,7 +185,7 @@ def test_bad_input_is_one_line(
         assert json.loads(made.stdout)["num_components"] == 0
     assert (tmp_path / "s0").read_bytes() == (tmp_path / "s3").read_bytes()
     refused(airlora("pack", run, tmp_path / "s", "--since", damaged, "--polish", "3"), "segment")
-    refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "head")
+    refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "header")
     refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
     refused(airlora("evaluate", stream, *data, "--rank", 1), "--upto", "--rank")
     refused(airlora("evaluate", stream, *data, "--upto", "many"), "size = 'many'", "20kB")
@@ -258,5 +258,5 @@ def test_a_delta_takes_a_device_to_the_newer_adapter(
     )
     half = tmp_path / "half.airs"
     half.write_bytes(old.read_bytes()[: old.stat().st_size // 2])
-    refused(airlora("pack", run, delta, "--since", half), "stream", "cut")
+    refused(airlora("pack", run, delta, "--since", half), "stream", "truncated")
     refused(airlora("evaluate", run, "--since", old), "since", "stream")

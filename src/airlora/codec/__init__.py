@@ -1,45 +1,68 @@
-"""An adapter as one stream of bytes, best bytes first, valid wherever the link cuts it.
+"""Codec for adapters: one stream of bytes, most important bytes first, of which every prefix decodes.
 
-`encode_stream` takes rank-one components and the tensors of the head, plans how fine each is worth being sent and in
-which order, rounds, codes and packs them into segments.  `decode_stream` turns any prefix of whole segments back into
-an adapter, bit for bit the same on every machine; `StreamReader` does so segment by segment.  `encode_delta` leads from
-the stream that a device holds to a newer one.  The format is described in `container` and `segments`.
+`encode_stream` turns rank-one components and dense tensors into a stream. It chooses the precision and the order of
+the components, rounds them, entropy-codes them and packs them into segments. `decode_stream` turns any prefix of whole
+segments into an adapter that is bit-identical on every machine. `StreamReader` does the same segment by segment.
+`encode_delta` encodes the difference to a stream that the device already holds.
+
+`airlora.codec.format` defines the bytes and holds the decoder; a device needs nothing else. The names of
+`airlora.codec.encoder` are loaded when they are first used.
 """
 
-from airlora.codec.assembly import DecodedStream
-from airlora.codec.coding import Rounding
-from airlora.codec.container import FORMAT_VERSION, StreamHead
-from airlora.codec.delta import decode_delta, encode_delta, verify_earlier
-from airlora.codec.header import StreamHeader
-from airlora.codec.limits import Limits
-from airlora.codec.preview import PreviewedItem, StreamPreview, preview_stream
-from airlora.codec.reader import StreamReader
-from airlora.codec.shaping import ErrorMetric
-from airlora.codec.sources import HeadTensor, ModuleUpdate
-from airlora.codec.stream import Bits, EncodeOptions, cut, decode_stream, describe, encode_stream, read_stream
+from typing import TYPE_CHECKING, Any
+
+from airlora.codec.format import (
+    DecodedStream,
+    Limits,
+    StreamHeader,
+    StreamReader,
+    decode_stream,
+    describe,
+    truncate,
+)
+
+if TYPE_CHECKING:
+    from airlora.codec.encoder import (
+        BitWidth,
+        DenseTensor,
+        EncodeOptions,
+        ErrorMetric,
+        ModuleUpdate,
+        PreviewedItem,
+        Rounding,
+        StreamPreview,
+        encode_delta,
+        encode_stream,
+        preview_stream,
+        verify_base_stream,
+    )
 
 __all__ = [
-    "FORMAT_VERSION",
-    "Bits",
+    "BitWidth",
     "DecodedStream",
+    "DenseTensor",
     "EncodeOptions",
     "ErrorMetric",
-    "HeadTensor",
     "Limits",
     "ModuleUpdate",
     "PreviewedItem",
     "Rounding",
-    "StreamHead",
     "StreamHeader",
     "StreamPreview",
     "StreamReader",
-    "cut",
-    "decode_delta",
     "decode_stream",
     "describe",
     "encode_delta",
     "encode_stream",
     "preview_stream",
-    "read_stream",
-    "verify_earlier",
+    "truncate",
+    "verify_base_stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from airlora.codec import encoder
+
+        return getattr(encoder, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, install_updates
-from airlora.codec import DecodedStream, EncodeOptions, StreamHeader, cut, decode_stream, describe, encode_stream
+from airlora.codec import DecodedStream, EncodeOptions, StreamHeader, decode_stream, describe, encode_stream, truncate
 from airlora.packing.sources import StreamSources
 from airlora.tasks import ComputeOptions, EncodedData, Predictions, predict
 
@@ -79,7 +79,7 @@ class Judge:
         data = encode_stream(self.header, sources.updates, sources.head, **sources.rounded(options))
         smallest = describe(data)["head_bytes"]
         sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
-        found = [self._predict(cut(data, size)) for size in sizes]
+        found = [self._predict(truncate(data, size)) for size in sizes]
         names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, found[0].logits.shape[1])
         temperature = find_temperature(found) if names else 1.0
         return _mean_loss(found, temperature), sources.tempered(names, temperature)

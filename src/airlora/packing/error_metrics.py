@@ -104,7 +104,7 @@ class _Moment:
         blocks: list[npt.NDArray[np.float64]] = [block.double().cpu().numpy() for block in self._blocks]
         if not all(np.isfinite(block).all() for block in blocks):
             raise TrainingError(f"second moments in {name} are not finite: allowed are finite numbers")
-        return ErrorMetric.of(blocks)
+        return ErrorMetric.from_moments(blocks)
 
 
 def _gatherer(left: _Moment, right: _Moment, present: _Present) -> Any:

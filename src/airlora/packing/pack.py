@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 from airlora.adapters import AdaptedModel, ModuleComponents, components_of
 from airlora.codec import (
-    Bits,
+    BitWidth,
+    DenseTensor,
     EncodeOptions,
     ErrorMetric,
-    HeadTensor,
     ModuleUpdate,
     StreamHeader,
     StreamPreview,
     encode_delta,
     encode_stream,
     preview_stream,
-    verify_earlier,
+    verify_base_stream,
 )
 from airlora.errors import SettingsError
 from airlora.packing.comparison import Judge
@@ -87,7 +87,7 @@ class Packing:
             other streams, whose beginnings have to do with few components as they are.
     """
 
-    bits: Bits = "auto"
+    bits: BitWidth = "auto"
     max_distortion: float = 0.1
     max_bytes: int | None = None
     layers: int = 4
@@ -207,7 +207,7 @@ def pack_adapter(
     """
     told = watcher or SilentWatcher()
     if since is not None:
-        verify_earlier(since, header)
+        verify_base_stream(since, header)
     sources = stream_sources(adapted, packing.weighed_by, compute, calibration=calibration)
     asked = options = packing.options(has_head=bool(sources.head))
     if packing.polish_steps:
@@ -216,7 +216,7 @@ def pack_adapter(
         plan = preview_stream(header, sources.updates, sources.head, **options)
         if packing.max_bytes is None:
             # At the price that the components were planned at: what was left out stays out.
-            options = {"price": plan.price, "layers": packing.num_layers}
+            options = {"lagrange_multiplier": plan.lagrange_multiplier, "layers": packing.num_layers}
         # Where nothing but the head is worth its bytes there is nothing to polish.
         if plan.items:
             if sources.has_metrics:
@@ -278,9 +278,9 @@ class _Coder:
         own = self.sources.replaced(polished)
         options = self.options
         if self._num_calls % AIM_EVERY:
-            options = {"price": self._price, "layers": options["layers"]}
+            options = {"lagrange_multiplier": self._price, "layers": options["layers"]}
         found = preview_stream(self.header, own.updates, own.head, **own.rounded(options))
-        self._num_calls, self._price = self._num_calls + 1, found.price
+        self._num_calls, self._price = self._num_calls + 1, found.lagrange_multiplier
         return found
 
 
@@ -313,7 +313,7 @@ def stream_sources(
     head = adapted.head_state()
     return StreamSources(
         updates,
-        {name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
+        {name: DenseTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from airlora.codec import EncodeOptions, HeadTensor, ModuleUpdate, Rounding
+from airlora.codec import DenseTensor, EncodeOptions, ModuleUpdate, Rounding
 from airlora.packing.qat import Polished
 from airlora.ranks import RankPattern
 
@@ -23,7 +23,7 @@ class StreamSources:
     """
 
     updates: dict[str, ModuleUpdate]
-    head: dict[str, HeadTensor]
+    head: dict[str, DenseTensor]
     is_polished: bool = False
 
     @property
@@ -53,7 +53,7 @@ class StreamSources:
             name: replace(self.updates[name].first(own.rank), U=own.left, V=own.right)
             for name, own in polished.updates.items()
         }
-        head = {name: HeadTensor(polished.head[name], own.weight) for name, own in self.head.items()}
+        head = {name: DenseTensor(polished.head[name], own.importance) for name, own in self.head.items()}
         return StreamSources(updates, head, is_polished=True)
 
     def tempered(self, names: Sequence[str], temperature: float) -> StreamSources:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from airlora.adapters import EMBEDDED_MODEL, AdaptedModel, LowRankUpdate, install_updates
-from airlora.codec import DecodedStream, cut, decode_stream
+from airlora.codec import DecodedStream, decode_stream, truncate
 from airlora.errors import AdapterError, CodecError, ModelError
 from airlora.files import read_bytes
 from airlora.ranks import RankPattern
@@ -59,7 +59,7 @@ def read_stream_bytes(path: Path | str, *, max_bytes: int | None = None) -> byte
         CodecError: The file is missing or no stream, or its head alone is larger than `max_bytes`.
     """
     data = read_bytes(path, "stream", CodecError)
-    return data if max_bytes is None else cut(data, max_bytes)
+    return data if max_bytes is None else truncate(data, max_bytes)
 
 
 def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | None = None) -> OpenStream:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from airlora.adapters import LowRankUpdate, install_updates, load_adapter
-from airlora.codec import Bits, cut, decode_stream, describe, encode_stream
+from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
 from airlora.packing import Packing, pack_adapter, stream_sources
@@ -225,7 +225,7 @@ SMALLEST_CUT_BYTES = 1000
 FINEST_DISTORTION = 0.002
 """Of the streams that go up to the whole adapter."""
 
-FIXED_BITS: tuple[Bits, ...] = (32, 8, 4)
+FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
 
 
 def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
@@ -319,7 +319,7 @@ class _Measured:
         points, size = [], float(SMALLEST_CUT_BYTES)
         while size < len(data):
             if describe(data)["head_bytes"] <= size:
-                points += self._point(self.job, f"{size:.0f} B", cut(data, int(size)))
+                points += self._point(self.job, f"{size:.0f} B", truncate(data, int(size)))
             size *= CUT_RATIO
         return points + self._point(self.job, "whole", data)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from airlora.adapters import LowRankUpdate, install_updates, load_adapter
-from airlora.codec import Bits, DecodedStream, cut, decode_stream, describe, encode_stream
+from airlora.codec import BitWidth, DecodedStream, decode_stream, describe, encode_stream, truncate
 from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
 from airlora.packing import Packing, stream_sources
@@ -75,7 +75,7 @@ class PlannedPayload:
     """
 
     policy: str
-    bits: Bits
+    bits: BitWidth
     rank_pattern: dict[str, int]
     payload_bytes: int
     airtime_s: float
@@ -120,7 +120,7 @@ def plan_link(
     *,
     deadline_s: float,
     rate_model: str | None = None,
-    bits: Bits = "auto",
+    bits: BitWidth = "auto",
     policy: str | None = None,
     data: str | None = None,
     adalora: bool = False,
@@ -151,7 +151,7 @@ def plan_link(
         import_policy(policy, others=[STREAM])
     planner = _Planner(Path(run), link, deadline_s, rate_model, data, on_eval=adalora)
     asked = policy or (STREAM if bits == "auto" else "greedy")
-    wanted: list[tuple[str, Bits]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
+    wanted: list[tuple[str, BitWidth]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
     wanted = list(dict.fromkeys(wanted))
     watcher.phase("planning", len(wanted))
     found = []
@@ -213,7 +213,7 @@ class _Planner:
         kind = "evaluation" if on_eval else "calibration"
         self.measured_on = f"{len(self._data)} " + (f"{kind} samples" if data is None else f"samples of {data}")
 
-    def payload(self, policy: str, bits: Bits) -> PlannedPayload | None:
+    def payload(self, policy: str, bits: BitWidth) -> PlannedPayload | None:
         """Return what that comes to; None if the link does not carry it."""
         if policy == STREAM:
             data = self._encode(RankPattern.constant(self._header.modules, self._header.r_max), bits)
@@ -254,7 +254,7 @@ class _Planner:
         num_bytes = BYTES_PER_FLOAT * (found.num_params + num_head)
         return self._payload(ADALORA, 32, found.rank_pattern.to_dict(), num_bytes, found.evaluation, b"")
 
-    def _decide(self, name: str, bits: Bits, share: float) -> RankPattern:
+    def _decide(self, name: str, bits: BitWidth, share: float) -> RankPattern:
         number = NOMINAL_BITS if bits == "auto" else float(bits)
         channel = self._settings.channel.model_copy(
             update={"bits_per_param": number, "deadline_s": max(share * self._deadline_s, 1e-9)}
@@ -270,7 +270,7 @@ class _Planner:
             policy = learn_on_frozen(name, self._bench, settings, evaluations=settings.policy.steps)
         return decide_for_link(policy, env, self._link, self._bench.calibration.complexity())
 
-    def _encode(self, pattern: RankPattern, bits: Bits) -> bytes:
+    def _encode(self, pattern: RankPattern, bits: BitWidth) -> bytes:
         sources = self._sources.cut(pattern)
 
         def encoded(packing: Packing) -> bytes:
@@ -291,17 +291,17 @@ class _Planner:
             return data
         if describe(data)["head_bytes"] > self.budget_bytes:
             return None
-        prefix = cut(data, self.budget_bytes)
+        prefix = truncate(data, self.budget_bytes)
         return prefix if set(decode_stream(prefix).tensors) == set(self._sources.head) else None
 
-    def _measured(self, policy: str, bits: Bits, data: bytes) -> PlannedPayload:
+    def _measured(self, policy: str, bits: BitWidth, data: bytes) -> PlannedPayload:
         decoded = decode_stream(data)
         return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), self._evaluate(decoded), data)
 
     def _payload(
         self,
         policy: str,
-        bits: Bits,
+        bits: BitWidth,
         rank_pattern: dict[str, int],
         num_bytes: int,
         evaluation: Evaluation,

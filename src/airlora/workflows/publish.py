@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from airlora.adapters import LowRankUpdate, install_updates
-from airlora.codec import StreamReader, cut, decode_stream
+from airlora.codec import StreamReader, decode_stream, truncate
 from airlora.delivery.repository.manifest import PrefixScore
 from airlora.errors import SettingsError
 from airlora.packing import Packing
@@ -75,7 +75,7 @@ def measure_cuts(
     sizes = _sizes(stream)
     watcher.phase("measuring prefixes", len(sizes))
     for place, size in enumerate(sizes):
-        part = decode_stream(cut(stream, size))
+        part = decode_stream(truncate(stream, size))
         install_updates(
             opened.adapted, {name: LowRankUpdate(U, V) for name, (U, V) in part.modules.items()}, part.tensors
         )
@@ -96,7 +96,7 @@ def _sizes(stream: bytes) -> list[int]:
     """Return ends of segments, about evenly spaced by ratio, from the first with the whole head to the last."""
     reader = StreamReader(stream)
     ends: list[int] = []
-    wanted = set(reader.head.header.tensors)
+    wanted = set(reader.index.header.tensors)
     while (place := reader.next_range) is not None:
         reader.feed(stream[place[0] : place[1]])
         if ends or set(reader.result().tensors) == wanted:

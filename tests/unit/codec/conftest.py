@@ -1,4 +1,4 @@
-"""Small adapters to code."""
+"""Fixtures with small random adapters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader
+from airlora.codec import DenseTensor, ModuleUpdate, StreamHeader
 from airlora.ranks import ModuleShape
 
-Source = tuple[StreamHeader, dict[str, ModuleUpdate], dict[str, HeadTensor]]
+Source = tuple[StreamHeader, dict[str, ModuleUpdate], dict[str, DenseTensor]]
 
 
 def make_source(
     *, layers: int = 2, rank: int = 4, d: int = 24, seed: int = 0, num_labels: int = 2, noise: float = 0.0
 ) -> Source:
-    """Return header, components and head of a random adapter; `noise` moves it a little, relative to each vector."""
+    """Return header, components and dense tensors of a random adapter.
+
+    Args:
+        layers: Number of layers with two modules each.
+        rank: Number of components per module.
+        d: Width of the layers.
+        seed: Seed of the random values.
+        num_labels: Number of rows of the classification head.
+        noise: Relative size of a random change of every vector.
+    """
     generator = np.random.default_rng(seed)
     other = np.random.default_rng(seed + 1)
     shapes = {
@@ -33,8 +42,8 @@ def make_source(
         V += noise * other.standard_normal(V.shape)
         updates[name] = ModuleUpdate(U.astype(np.float32), V.astype(np.float32), singular**2)
     tensors = {
-        "classifier.weight": HeadTensor(generator.standard_normal((num_labels, d)).astype(np.float32), 3.0),
-        "classifier.bias": HeadTensor(generator.standard_normal(num_labels).astype(np.float32), 0.5),
+        "classifier.weight": DenseTensor(generator.standard_normal((num_labels, d)).astype(np.float32), 3.0),
+        "classifier.bias": DenseTensor(generator.standard_normal(num_labels).astype(np.float32), 0.5),
     }
     header = StreamHeader(
         "0123456789abcdef" * 4,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.codec.shaping import squared_norms
+from airlora.codec.encoder.metric import squared_norms
 from airlora.packing.error_metrics import measure_metrics
 from airlora.training import Settings, Workbench, assemble
 

@@ -92,7 +92,7 @@ def test_polishing_asks_the_encoder_for_what_it_will_send(
     aims = packing.AIM_EVERY
     packed(trained, polish_steps=aims + 2, whole=True, **options)
     # Before: the stream as it would be, and the roomier one, whose components are trained.
-    prices = [plan.price for plan in seen[2:]]
+    prices = [plan.lagrange_multiplier for plan in seen[2:]]
     assert len(prices) == aims + 2
     assert set(prices[:aims]) == {prices[0]}
     assert prices[aims] == prices[aims + 1]
@@ -136,7 +136,7 @@ def test_what_polishing_has_not_helped_is_coded_as_if_there_had_been_none(
     how = settings_of_encoding(trained, monkeypatch, max_bytes=None, max_distortion=0.4, polish_steps=2)
     if has_helped:
         assert how["rounding"] == Rounding.RATE_DISTORTION
-        assert "price" in how
+        assert "lagrange_multiplier" in how
     else:
         assert how == asked
 

@@ -105,8 +105,8 @@ class PartialStream:
         try:
             if self.reader is None:
                 reader = StreamReader(segment, limits=Limits())
-                head, entry = reader.head, self._entry
-                found = (head.digest, head.num_bytes, head.total_bytes, len(head.lengths))
+                index, entry = reader.index, self._entry
+                found = (index.digest, index.num_bytes, index.total_bytes, len(index.lengths))
                 if found != (entry.digest, entry.head_bytes, entry.total_bytes, entry.num_segments):
                     raise TrustError(f"stream {entry.digest[:12]}: its header differs from the signed manifest")
                 self.reader = reader

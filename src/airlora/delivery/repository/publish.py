@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from airlora.codec import Limits, decode_stream
-from airlora.codec.container import unpack_head
+from airlora.codec.format import Limits, decode_stream, unpack_index
 from airlora.delivery.repository.manifest import Manifest, PrefixScore, StreamEntry
 from airlora.delivery.repository.repository import SignedRepository, target_path
 from airlora.errors import CodecError, ReleaseError, StorageError
@@ -41,7 +40,7 @@ def publish_stream(
         raise ReleaseError(
             f"stream: a delta of stream {decoded.header.base_stream[:12]}; publish a complete stream instead"
         )
-    head = unpack_head(stream, Limits())
+    head = unpack_index(stream, Limits())
     entry = StreamEntry(
         digest=head.digest, head_bytes=head.num_bytes, total_bytes=len(stream), num_segments=len(head.lengths)
     )

@@ -453,7 +453,7 @@ def test_the_end_is_chosen_before_a_segment_and_after_an_interruption(device: De
 
 def segment_ranges(stream: bytes) -> Iterator[tuple[int, int]]:
     reader = StreamReader(stream)
-    yield 0, reader.head.num_bytes
+    yield 0, reader.index.num_bytes
     while (place := reader.next_range) is not None:
         yield place
         reader.feed(stream[place[0] : place[1]])

@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from airlora.adapters import base_fingerprint, inject
-from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, encode_stream
+from airlora.codec import DenseTensor, ModuleUpdate, StreamHeader, encode_stream
 from airlora.delivery import (
     AgentConfig,
     AttachedModel,
@@ -55,7 +55,7 @@ def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: An
         for name, shape in adapted.shapes.items()
     }
     head = {
-        name: HeadTensor(generator.standard_normal(tuple(value.shape)), 1.0)
+        name: DenseTensor(generator.standard_normal(tuple(value.shape)), 1.0)
         for name, value in adapted.head_state().items()
         if with_head
     }

@@ -1,0 +1,176 @@
+"""Encoding of an adapter into a full stream or a delta stream.
+
+A delta stream encodes only the difference to a base stream that the device holds. Equal components are copied. Similar
+components are copied and refined, if this is cheaper than to send them anew at the same Lagrange multiplier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypedDict, Unpack
+
+from airlora.codec.encoder.plan import pack_stream, plan_items
+from airlora.codec.encoder.precision import BitWidth, choose_schedule
+from airlora.codec.encoder.refinement import PlannedItem
+from airlora.codec.encoder.rounding import Rounding
+from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate, verify_sources
+from airlora.codec.format.decode import decode_stream
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.items import Layout
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.reader import DecodedStream
+from airlora.errors import CodecError
+
+__all__ = ["EncodeOptions", "StreamEncoder", "encode_delta", "encode_stream", "verify_base_stream"]
+
+_MAX_SIZE_CORRECTIONS = 3
+_SIZE_TOLERANCE = 0.03
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Options of the encoder. An option that is left out has its default value.
+
+    Args:
+        bits: Bits per value. "auto" (default) optimises the precision and the selection of the components; a number
+            sends all components with that precision. The other options except `rounding` apply to "auto" only.
+        lagrange_multiplier: Lagrange multiplier of the optimisation, loss per byte. None (default) searches for the
+            value that satisfies `max_bytes` or `max_distortion`.
+        max_distortion: Largest share of the total importance that rounding and unsent components may lose; default 0.1.
+        max_bytes: Approximate size of the stream in bytes. It overrides `max_distortion`. `truncate` limits the size
+            exactly.
+        layers: Number of times that a value may be sent, from coarse to fine, 1 (default) to 8. More layers improve
+            the prefixes of the stream and make the complete stream a little larger.
+        rounding: Rounding method; default `Rounding.RATE_DISTORTION`.
+    """
+
+    bits: BitWidth
+    lagrange_multiplier: float | None
+    max_distortion: float
+    max_bytes: int | None
+    layers: int
+    rounding: Rounding
+
+
+def encode_stream(
+    header: StreamHeader,
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, DenseTensor] | None = None,
+    **options: Unpack[EncodeOptions],
+) -> bytes:
+    """Return the full stream of an adapter.
+
+    The result is deterministic on one machine. Other machines may return different bytes, but all machines decode the
+    same bytes to the same adapter.
+
+    Args:
+        header: Header fields, which list all modules and tensors that may be sent.
+        updates: Components by module name. Modules may be left out.
+        tensors: Dense tensors by parameter name. Tensors may be left out.
+        **options: Options of the encoder, see `EncodeOptions`.
+
+    Raises:
+        CodecError: A module or tensor does not match the header, or the value of an option is not allowed.
+    """
+    encoder = StreamEncoder(header, updates, tensors, **options)
+    return pack_stream(header, encoder.layout, encoder.plan())
+
+
+def encode_delta(
+    old: bytes,
+    header: StreamHeader,
+    updates: Mapping[str, ModuleUpdate],
+    tensors: Mapping[str, DenseTensor] | None = None,
+    *,
+    limits: Limits | None = None,
+    **options: Unpack[EncodeOptions],
+) -> bytes:
+    """Return the delta stream or the full stream of an adapter, whichever is smaller.
+
+    `describe` tells which one it is: `base_stream` is None for a full stream.
+
+    Args:
+        old: Complete full stream that the device holds.
+        header: Header fields of the new adapter. The base model must be that of `old`; `base_stream` is ignored.
+        updates: Components by module name. Modules may be left out.
+        tensors: Dense tensors by parameter name. Tensors may be left out.
+        limits: Upper bounds on what `old` may declare. None uses the defaults of `Limits`.
+        **options: Options of the encoder, see `EncodeOptions`.
+
+    Raises:
+        CodecError: `old` is damaged, truncated, a delta stream or for another base model, or `encode_stream` refuses an
+            argument.
+    """
+    base = verify_base_stream(old, header, limits=limits)
+    encoder = StreamEncoder(header, updates, tensors, **options)
+    full = pack_stream(replace(header, base_stream=None), encoder.layout, encoder.plan())
+    delta = pack_stream(replace(header, base_stream=base.digest), encoder.layout, encoder.plan(_matching(base, header)))
+    return min(full, delta, key=len)
+
+
+def verify_base_stream(old: bytes, header: StreamHeader, *, limits: Limits | None = None) -> DecodedStream:
+    """Verify that a stream can be the base of a delta stream with the given header, and return it decoded.
+
+    Raises:
+        CodecError: The stream is damaged, truncated, a delta stream or for another base model.
+    """
+    base = decode_stream(old, limits=limits, strict=True)
+    if base.header.base_fingerprint != header.base_fingerprint:
+        raise CodecError(
+            f"delta: the base stream belongs to base model {base.header.base_fingerprint[:12]},"
+            f" the new adapter to {header.base_fingerprint[:12]}"
+        )
+    return base
+
+
+class StreamEncoder:
+    """Adapter together with the precision that the options ask for.
+
+    The arguments and errors are those of `encode_stream`.
+
+    Attributes:
+        layout: Targets of the stream's items.
+        schedule: Precision of every layer.
+    """
+
+    def __init__(
+        self,
+        header: StreamHeader,
+        updates: Mapping[str, ModuleUpdate],
+        tensors: Mapping[str, DenseTensor] | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> None:
+        self._updates, self._tensors = updates, {} if tensors is None else tensors
+        verify_sources(header, self._updates, self._tensors)
+        self.layout = Layout(header)
+        self.schedule = choose_schedule(self._updates, self._tensors, **options)
+        self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
+        max_bytes = options.get("max_bytes")
+        if max_bytes is not None and len(self.schedule.multipliers) > 1:
+            self._correct_size(header, max_bytes, options)
+
+    def plan(self, base: DecodedStream | None = None) -> list[PlannedItem]:
+        """Return the items to send to a device that holds `base`, in stream order."""
+        return plan_items(self.layout, self._updates, self._tensors, self.schedule, rounding=self._rounding, base=base)
+
+    def _correct_size(self, header: StreamHeader, max_bytes: int, options: EncodeOptions) -> None:
+        """Correct the schedule by the size of the stream, which `choose_schedule` estimates for a single layer."""
+        target = float(max_bytes)
+        for _ in range(_MAX_SIZE_CORRECTIONS):
+            ratio = len(pack_stream(header, self.layout, self.plan())) / max_bytes
+            if abs(ratio - 1) < _SIZE_TOLERANCE:
+                break
+            target /= ratio
+            corrected: EncodeOptions = {**options, "max_bytes": min(max(1, round(target)), 2**63 - 1)}
+            before, self.schedule = self.schedule, choose_schedule(self._updates, self._tensors, **corrected)
+            if self.schedule == before:  # everything or nothing is sent
+                break
+
+
+def _matching(base: DecodedStream, header: StreamHeader) -> DecodedStream:
+    """Return `base` without the modules and tensors whose shape differs from that in the header."""
+    modules = {
+        name: factors for name, factors in base.modules.items() if header.modules.get(name) == base.header.modules[name]
+    }
+    tensors = {name: tensor for name, tensor in base.tensors.items() if header.tensors.get(name) == tensor.shape}
+    return replace(base, modules=modules, tensors=tensors)
