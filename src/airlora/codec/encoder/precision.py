@@ -35,6 +35,7 @@ from airlora.errors import CodecError
 __all__ = [
     "MULTIPLIER_RATIO",
     "BitWidth",
+    "LossModelCache",
     "OperatingPoint",
     "PrecisionSchedule",
     "choose_schedule",
@@ -94,8 +95,20 @@ def choose_schedule(
     max_bytes: int | None = None,
     layers: int = 1,
     rounding: Rounding = Rounding.RATE_DISTORTION,
+    cache: LossModelCache | None = None,
 ) -> PrecisionSchedule:
     """Return the precision schedule that satisfies the options, which `EncodeOptions` describes.
+
+    Args:
+        updates: Components of each module.
+        tensors: Dense tensors.
+        bits: See `EncodeOptions`, like the following arguments.
+        lagrange_multiplier: See `EncodeOptions`.
+        max_distortion: See `EncodeOptions`.
+        max_bytes: See `EncodeOptions`.
+        layers: See `EncodeOptions`.
+        rounding: See `EncodeOptions`.
+        cache: Loss models of earlier calls with the same components, tensors and rounding.  None uses none.
 
     Raises:
         CodecError: The value of an option is not allowed.
@@ -122,7 +135,7 @@ def choose_schedule(
             return point.num_bytes * _OVERHEAD_FACTOR + _HEADER_BYTES >= max_bytes
         return point.loss <= max_distortion * point.total_loss
 
-    found = find_multiplier(updates, tensors, is_sufficient=is_sufficient, rounding=Rounding(rounding))
+    found = find_multiplier(updates, tensors, is_sufficient=is_sufficient, rounding=Rounding(rounding), cache=cache)
     return PrecisionSchedule(found.multiplier, layers=layers)
 
 
@@ -203,6 +216,7 @@ def find_multiplier(
     *,
     is_sufficient: Callable[[OperatingPoint], bool],
     rounding: Rounding = Rounding.RATE_DISTORTION,
+    cache: LossModelCache | None = None,
 ) -> OperatingPoint:
     """Return the operating point with the largest Lagrange multiplier that is sufficient.
 
@@ -215,12 +229,19 @@ def find_multiplier(
         is_sufficient: Whether an operating point satisfies the constraint. If it is true for a multiplier, it must be
             true for all smaller ones.
         rounding: Rounding method.
+        cache: Loss models of earlier calls with the same components, tensors and rounding.  None uses none.
     """
-    sample = _LossModel(updates, tensors, rounding, sample_size=_SAMPLE_SIZE)
+    cache = {} if cache is None else cache
+    if not cache:
+        cache["sample"] = _LossModel(updates, tensors, rounding, sample_size=_SAMPLE_SIZE)
+    sample = cache["sample"]
+    sample.byte_scale = sample.loss_scale = 1.0
     found = _largest_multiplier(sample, is_sufficient)
     if all(update.metrics is None for update in updates.values()):
         return found
-    full = _LossModel(updates, tensors, rounding)
+    if "full" not in cache:
+        cache["full"] = _LossModel(updates, tensors, rounding)
+    full = cache["full"]
     for _ in range(_MAX_CORRECTIONS):
         exact, estimate = full.operating_point(found.multiplier), sample.operating_point(found.multiplier)
         if not estimate.num_bytes or not estimate.loss:
@@ -260,6 +281,9 @@ class _Vectors:
 class _LossModel:
     """Expected size and loss as functions of the Lagrange multiplier.
 
+    Vectors of one length without an error metric are quantised together: with short vectors, calls cost more than the
+    rounding.  Results are kept by their steps, since nearby multipliers lead to the same steps.
+
     Args:
         updates: Components of each module.
         tensors: Dense tensors.
@@ -289,6 +313,13 @@ class _LossModel:
             vectors = [self._vectors(tensor.values.astype(np.float32).reshape(1, -1), None)]
             self._targets.append((np.array([tensor.importance], dtype=np.float64), 0.0, vectors))
         self.total_loss = float(sum(importance.sum() for importance, _, _ in self._targets))
+        groups: dict[object, list[_Vectors]] = {}
+        for own in (own for _, _, vectors in self._targets for own in vectors):
+            is_shared = own.metric is None and rounding is not Rounding.STOCHASTIC
+            groups.setdefault(own.rows.shape[1] if is_shared else id(own), []).append(own)
+        self._groups = [(np.concatenate([own.rows for own in group]), group) for group in groups.values()]
+        self._quantised: dict[tuple[int, bytes], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        self._points: dict[float, tuple[float, float]] = {}
 
     def _vectors(self, rows: NDArray[np.float32], metric: ErrorMetric | None) -> _Vectors:
         energies = squared_norms(rows, metric)
@@ -302,15 +333,45 @@ class _LossModel:
         return _Vectors(sample, None, norms, scales, rows.shape[1] / sample.shape[1])
 
     def operating_point(self, multiplier: float) -> OperatingPoint:
+        if multiplier not in self._points:
+            self._points[multiplier] = self._measure(multiplier)
+        num_bytes, loss = self._points[multiplier]
+        return OperatingPoint(multiplier, self.byte_scale * num_bytes, self.loss_scale * loss, self.total_loss)
+
+    def _measure(self, multiplier: float) -> tuple[float, float]:
+        """Return size and loss at a multiplier, without the correction factors."""
         num_bytes = loss = 0.0
+        quantised = self._quantise(multiplier)
         for importance, overhead_bytes, vectors in self._targets:
             sizes, losses = np.full(len(importance), overhead_bytes), np.zeros(len(importance))
             for own in vectors:
-                steps = steps_for_multiplier(own.norms, importance, multiplier)
-                quantised = quantise_rows(own.rows, steps, rounding=self._rounding, metric=own.metric)
-                sizes += quantised.bits * own.size_scale / 8
-                losses += importance * np.minimum(quantised.squared_errors * own.error_scales, 1)
+                bits, squared_errors = quantised[id(own)]
+                sizes += bits * own.size_scale / 8
+                losses += importance * np.minimum(squared_errors * own.error_scales, 1)
             is_sent = monotone_densities(importance - losses, sizes) > multiplier
             num_bytes += float(sizes[is_sent].sum())
             loss += float(losses[is_sent].sum() + importance[~is_sent].sum())
-        return OperatingPoint(multiplier, self.byte_scale * num_bytes, self.loss_scale * loss, self.total_loss)
+        return num_bytes, loss
+
+    def _quantise(self, multiplier: float) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Return the bits and the squared errors of the vectors by `id`."""
+        steps = {
+            id(own): steps_for_multiplier(own.norms, importance, multiplier)
+            for importance, _, vectors in self._targets
+            for own in vectors
+        }
+        measured = {}
+        for index, (rows, group) in enumerate(self._groups):
+            joint = np.concatenate([steps[id(own)] for own in group])
+            key = index, joint.tobytes()
+            if key not in self._quantised:
+                quantised = quantise_rows(rows, joint, rounding=self._rounding, metric=group[0].metric)
+                self._quantised[key] = quantised.bits, quantised.squared_errors
+            ends = np.cumsum([len(own.rows) for own in group])[:-1]
+            pairs = zip(*(np.split(values, ends) for values in self._quantised[key]), strict=True)
+            measured.update({id(own): pair for own, pair in zip(group, pairs, strict=True)})
+        return measured
+
+
+LossModelCache = dict[str, _LossModel]
+"""Loss models by name, filled by `find_multiplier`."""

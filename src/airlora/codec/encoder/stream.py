@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypedDict, Unpack
 
 from airlora.codec.encoder.plan import pack_stream, plan_items
-from airlora.codec.encoder.precision import BitWidth, choose_schedule
+from airlora.codec.encoder.precision import BitWidth, LossModelCache, choose_schedule
 from airlora.codec.encoder.refinement import PlannedItem
 from airlora.codec.encoder.rounding import Rounding
 from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate, verify_sources
@@ -143,7 +143,8 @@ class StreamEncoder:
         self._updates, self._tensors = updates, {} if tensors is None else tensors
         verify_sources(header, self._updates, self._tensors)
         self.layout = Layout(header)
-        self.schedule = choose_schedule(self._updates, self._tensors, **options)
+        self._cache: LossModelCache = {}
+        self.schedule = choose_schedule(self._updates, self._tensors, **options, cache=self._cache)
         self._rounding = Rounding(options.get("rounding", Rounding.RATE_DISTORTION))
         max_bytes = options.get("max_bytes")
         if max_bytes is not None and len(self.schedule.multipliers) > 1:
@@ -162,7 +163,10 @@ class StreamEncoder:
                 break
             target /= ratio
             corrected: EncodeOptions = {**options, "max_bytes": min(max(1, round(target)), 2**63 - 1)}
-            before, self.schedule = self.schedule, choose_schedule(self._updates, self._tensors, **corrected)
+            before, self.schedule = (
+                self.schedule,
+                choose_schedule(self._updates, self._tensors, **corrected, cache=self._cache),
+            )
             if self.schedule == before:  # everything or nothing is sent
                 break
 
