@@ -23,7 +23,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class DeviceReport(BaseModel):
     """What a device tells after a visit.
 
-    Args:
+    Attributes:
         version: Of the release that it runs; None: none.
         wanted_version: The newest that it saw; None: it saw none.
         wanted_stream: Its digest, which tells releases of the same number of different tenants apart.

@@ -39,7 +39,7 @@ Bits = Literal["auto", 32, 16, 8, 4]
 class EncodeOptions(TypedDict, total=False):
     """How an adapter is coded; what is left out has its default.
 
-    Args:
+    Attributes:
         bits: "auto" (the default) plans precision and what is sent; a number sends all at that many bits a number.
         price: For "auto": the loss that a byte is worth; by default found from the two below.
         max_distortion: For "auto": share of the weights that may be lost by rounding and by what is not sent; 0.1.

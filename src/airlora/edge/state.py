@@ -58,7 +58,7 @@ class _Part(BaseModel):
 class Installed(_Part):
     """What lies in a slot.
 
-    Args:
+    Attributes:
         version: Of the release.
         digest: Of the stream.
         num_bytes: Verified bytes of it.
@@ -78,7 +78,7 @@ class Installed(_Part):
 class DeviceState(_Part):
     """The switch, and what must not be forgotten.
 
-    Args:
+    Attributes:
         active: The slot that the device runs.
         slots: What lies in them.
         newest_version: No older release is ever taken.

@@ -30,7 +30,7 @@ class _Part(BaseModel):
 class StreamEntry(_Part):
     """A stream of the release.
 
-    Args:
+    Attributes:
         digest: SHA-256 that the stream's head carries, 64 hexadecimal digits.
         head_bytes: Bytes of the head.
         total_bytes: Bytes of the whole stream.
@@ -57,7 +57,7 @@ class StreamEntry(_Part):
 class Cut(_Part):
     """What a prefix of the stream was measured to be worth.
 
-    Args:
+    Attributes:
         num_bytes: Bytes from the start of the stream.
         num_components: Rank-one components in them.
         accuracy: Share of right answers on held-out data, 0 to 1.
@@ -73,7 +73,7 @@ class Cut(_Part):
 class Manifest(_Part):
     """What a release is.
 
-    Args:
+    Attributes:
         version: 1 for a repository's (or tenant's) first release, one more for each.
         created: When, in UTC, such as `2026-01-31T12:00:00Z`.
         base_fingerprint: Digest of the base model that the adapter belongs to.
