@@ -25,6 +25,7 @@ check: install-dev
 
 # Without --quiet: it hides warnings from --strict, and a build with dead links then passes.
 docs: install-dev
+	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
 format: install-dev

@@ -31,24 +31,33 @@ LONGEST_WAIT_S = 60.0
 def cast(
     repository: Repo,
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Where to: an address, or a group such as 239.1.2.3:9000.")
+        str,
+        typer.Argument(metavar="HOST:PORT", help="Address of a host, or of a multicast group such as 239.1.2.3:9000."),
     ],
-    rate_bps: Annotated[float, typer.Option(metavar="R", help="Bit/s of packets at most.")] = 1e6,
+    rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of the packets, bit/s.")] = 1e6,
     rounds: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Send everything so many times; none: until interrupted."),
+        typer.Option(metavar="N", help="Number of times to send everything.", show_default="until interrupted"),
     ] = None,
     packet_bytes: Annotated[
-        int, typer.Option(metavar="B", help="Of a packet at most, such as 222 for LoRaWAN at its fastest.")
+        int,
+        typer.Option(
+            metavar="B", help="Largest size of a packet, bytes, such as 222 for the fastest LoRaWAN data rate."
+        ),
     ] = 1200,
-    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")] = None,  # noqa: UP045
-    hops: Annotated[int, typer.Option(metavar="H", help="Routers that packets to a group may pass.")] = 1,
+    tenant: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="T", help="Tenant whose release is sent.", show_default="none"),
+    ] = None,
+    hops: Annotated[
+        int, typer.Option(metavar="H", help="Number of routers that packets to a multicast group may pass.")
+    ] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Send the newest release to whoever listens, again and again: no way back is needed.
+    """Broadcast the newest release repeatedly over a one-way link.
 
-    Each packet is signed by the timestamp key. The metadata and the part that makes a first adapter are protected most.
+    Each packet is signed with the timestamp key. The metadata and the shortest usable prefix get the most redundancy.
     A release that is published meanwhile is sent from the next round on.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -81,16 +90,25 @@ def cast(
 @app.command()
 def listen(
     address: Annotated[
-        str, typer.Argument(metavar="[HOST]:PORT", help="Where packets come: an address of this machine, or a group.")
+        str,
+        typer.Argument(
+            metavar="[HOST]:PORT", help="Address of this machine, or multicast group, on which packets arrive."
+        ),
     ],
     state: State,
     root: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="ROOT.json", help="The repository's newest root, to trust from; needed once."),
+        typer.Option(
+            metavar="ROOT.json",
+            help="Newest root metadata of the repository, needed for the first visit.",
+            show_default="that of an earlier visit",
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after one visit.")] = False,
     deadline_s: Deadline = None,
-    stall_s: Annotated[float, typer.Option(metavar="X", help="Give a visit up after so long without a packet.")] = 60.0,
+    stall_s: Annotated[
+        float, typer.Option(metavar="X", help="Time without a packet after which a visit ends, s.")
+    ] = 60.0,
     max_bytes: MaxBytes = None,
     least_gain: LeastGain = None,
     tenant: Tenant = None,
@@ -98,9 +116,10 @@ def listen(
     health: Health = None,
     as_json: Json = False,
 ) -> None:
-    """Take what `airlora cast` sends: verify, install as it comes, go on where it broke off.
+    """Receive what `airlora cast` sends, verify it and install it as it arrives.
 
-    Exit codes as of `airlora edge run`; `airlora edge status`, `rollback` and `history` show the same state.
+    Continues an earlier visit. Exit codes are those of `airlora edge run`. `airlora edge status`, `rollback` and
+    `history` work on the same state.
     """
     from airlora.edge import AgentPlan, LinkLimits, StateFolder, Wish, command_check, visit
     from airlora.edge.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys

@@ -37,43 +37,68 @@ __all__ = [
 ROLLBACK_WAIT_S = 10.0
 """For an agent that is at work."""
 
-edge = typer.Typer(help="Run and look after the adapter of this device.", no_args_is_help=True)
+edge = typer.Typer(help="Fetch, inspect and roll back the adapter of this device.", no_args_is_help=True)
 app.add_typer(edge, name="edge")
 
-State = Annotated[Path, typer.Option(metavar="DIR", help="Folder that the device keeps its adapters in.")]
+State = Annotated[Path, typer.Option(metavar="DIR", help="Folder in which the device keeps its adapters.")]
 Deadline = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="X", help="Seconds that a visit may take; what has come by then is used."),
+    typer.Option(metavar="X", help="Time for one visit, s. What has arrived by then is used.", show_default="no limit"),
 ]
 MaxBytes = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="N", help="Of a stream, take only whole segments within so much, such as 20kB."),
+    typer.Option(
+        metavar="SIZE", help="Fetch only whole segments within SIZE, such as 20kB.", show_default="the whole stream"
+    ),
 ]
 LeastGain = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="G", help="Stop where no longer prefix promises so much more accuracy, such as 0.005."),
+    typer.Option(
+        metavar="G",
+        help="Stop at the prefix beyond which the measured accuracy rises by less than G, such as 0.005.",
+        show_default="the whole stream",
+    ),
 ]
-Tenant = Annotated[Optional[str], typer.Option(metavar="T", help="Whose releases.")]  # noqa: UP045
+Tenant = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="T", help="Tenant whose releases the device installs.", show_default="none"),
+]
 Base = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="HEX", help="Fingerprint of this device's base model; releases for another are refused."),
+    typer.Option(
+        metavar="HEX",
+        help="Fingerprint of this device's base model. Releases for another model are refused.",
+        show_default="any",
+    ),
 ]
 Health = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option(metavar="CMD", help="Must exit with 0 for a candidate, whose file is in AIRLORA_ADAPTER."),
+    typer.Option(
+        metavar="CMD",
+        help="Command that accepts a candidate by exit code 0; its file is in AIRLORA_ADAPTER. Repeatable.",
+        show_default="none",
+    ),
 ]
 
 
 @edge.command()
 def run(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Of the repository, such as https://example.org/adapters.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Address of the repository, such as https://example.org/adapters.")
+    ],
     state: State,
     root: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="ROOT.json", help="The repository's first root, to trust from; needed once."),
+        typer.Option(
+            metavar="ROOT.json",
+            help="First root metadata of the repository, needed for the first visit.",
+            show_default="that of an earlier visit, else the repository's, unverified",
+        ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Visit the repository once.")] = False,
-    every_s: Annotated[float, typer.Option(metavar="X", help="Seconds between visits, give or take a fifth.")] = 3600.0,
+    once: Annotated[bool, typer.Option("--once", help="Stop after one visit.")] = False,
+    every_s: Annotated[
+        float, typer.Option(metavar="X", help="Time between visits, s, varied at random by a fifth.")
+    ] = 3600.0,
     deadline_s: Deadline = None,
     max_bytes: MaxBytes = None,
     least_gain: LeastGain = None,
@@ -82,33 +107,48 @@ def run(
     health: Health = None,
     probe: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Labelled samples: a candidate has to answer them with the base model."),
+        typer.Option(
+            metavar="FILE",
+            help="Labelled samples on which a candidate is measured with the base model.",
+            show_default="none",
+        ),
     ] = None,
-    probe_least: Annotated[float, typer.Option(metavar="A", help="Share of right answers that it needs there.")] = 0.5,
+    probe_least: Annotated[
+        float, typer.Option(metavar="A", help="Accuracy that a candidate must reach on --probe.")
+    ] = 0.5,
     model: Model = None,
     max_rate_bps: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(metavar="R", help="Leave the rest of the link to others: bit/s."),
+        typer.Option(metavar="R", help="Largest download rate, bit/s.", show_default="no limit"),
     ] = None,
     token_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Its first line is sent as bearer token."),
+        typer.Option(metavar="FILE", help="File whose first line is the bearer token.", show_default="none"),
     ] = None,
     ca: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--ca", metavar="FILE", help="Certificates to trust for https, in the place of the system's."),
+        typer.Option(
+            "--ca", metavar="FILE", help="Certificates to trust for https.", show_default="those of the system"
+        ),
     ] = None,
     device: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Report to the server by this name, and wait for this device's turn."),
+        typer.Option(
+            metavar="NAME",
+            help="Name of this device, for reports and the staged rollout.",
+            show_default="none: no reports, no rollout",
+        ),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Of the waits between attempts.")] = None,  # noqa: UP045
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="S", help="Seed of the random waits between attempts.", show_default="random"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Visit a repository: verify, take as much of the newest adapter as is wanted, install it.
+    """Visit a repository: verify its metadata, fetch the newest adapter as far as wanted, and install it.
 
-    Exit code 0: a verified adapter runs. 2: a mistake in what was asked. 3: the network gave up. 4: trust was refused.
-    Whatever the code, what ran before runs on, unless something better came.
+    Exit codes: 0, a verified adapter is installed; 2, an option is wrong; 3, the network failed; 4, the metadata or
+    the stream cannot be trusted. In every case the adapter from before stays installed unless a better one arrived.
     """
     from airlora.edge import AccuracyProbe, AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
 
@@ -153,7 +193,7 @@ def run(
 
 @edge.command()
 def status(state: State, as_json: Json = False) -> None:
-    """Show what this device runs, and what it could go back to."""
+    """Show the installed adapter, and the one that `rollback` would install."""
     folder, found = _load(state)
     running = found.running
     value: dict[str, Any] = {
@@ -186,9 +226,9 @@ def status(state: State, as_json: Json = False) -> None:
 
 @edge.command()
 def rollback(state: State, as_json: Json = False) -> None:
-    """Run what lies in the other slot, and do not install again what ran before.
+    """Install the adapter of the other slot, and never again the one that was installed.
 
-    While an agent fetches a release it is waited for, 10 seconds at most; stop the agent if that is not enough.
+    Waits at most 10 seconds for an agent that is fetching a release. Stop the agent if that is not enough.
     """
     from airlora.edge import rollback
 
@@ -204,7 +244,7 @@ def rollback(state: State, as_json: Json = False) -> None:
 
 @edge.command()
 def history(state: State, as_json: Json = False) -> None:
-    """Show what happened on this device, oldest first."""
+    """Show the events on this device, oldest first."""
     _, found = _load(state)
     if as_json:
         print(json.dumps(found.history))

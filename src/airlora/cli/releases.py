@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Keys", "Repo", "open_with_keys", "publish", "repo"]
 
-repo = typer.Typer(help="Make, look after and check a signed repository of releases.", no_args_is_help=True)
+repo = typer.Typer(help="Create, maintain and verify a signed repository of releases.", no_args_is_help=True)
 app.add_typer(repo, name="repo")
 
-Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository, static files for a web server.")]
+Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository: static files for a web server.")]
 Keys = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--keys", metavar="DIR", help="Folder of its private keys; none: `<REPO>-keys` beside it."),
+    typer.Option("--keys", metavar="DIR", help="Folder of the private keys.", show_default="REPO-keys beside REPO"),
 ]
 
 
@@ -34,23 +34,28 @@ def publish(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     repository: Repo,
     tenant: Annotated[
-        Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")  # noqa: UP045
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="T", help="Tenant that the release is for.", show_default="none: for all devices"),
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Measure prefixes on these samples; none: a run's evaluation data."),
+        typer.Option(
+            metavar="FILE",
+            help="Data that the accuracy of the prefixes is measured on.",
+            show_default="the run's evaluation data; for a stream nothing is measured",
+        ),
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = None,
+    polish: Polish = 0,
     importance: Importance = None,
     model: Model = None,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign an adapter and what to expect of its prefixes, and make it the newest release.
+    """Sign an adapter and the measured accuracy of its prefixes, and make it the newest release.
 
-    A run is packed as by `airlora pack`; a stream is taken as it is.
+    A run is packed as by `airlora pack`. A stream is published unchanged.
     """
     from airlora.experiments import prepare_release
     from airlora.release import publish_stream
@@ -60,7 +65,7 @@ def publish(
     packing = None
     if not source.is_file() or distortion is not None or size is not None or polish:
         packing = Packing(
-            **precision("auto", distortion, size), polish_steps=polish or 0, importance=_importance(importance)
+            **precision("auto", distortion, size), polish_steps=polish, importance=_importance(importance)
         )
     with LiveProgress(make_console(stderr=True)) as progress:
         stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
@@ -77,15 +82,19 @@ def publish(
 def init(
     repository: Repo,
     keys: Keys = None,
-    root_keys: Annotated[int, typer.Option(metavar="N", help="How many root keys.")] = 3,
-    root_threshold: Annotated[int, typer.Option(metavar="N", help="How many of them sign a change of keys.")] = 2,
-    root_days: Annotated[int, typer.Option(metavar="D", help="Days that the list of keys is valid.")] = 365,
-    targets_days: Annotated[int, typer.Option(metavar="D", help="Days that a release is valid.")] = 180,
-    snapshot_days: Annotated[int, typer.Option(metavar="D", help="Days that a snapshot is valid.")] = 30,
-    timestamp_days: Annotated[int, typer.Option(metavar="D", help="Days until `repo renew` is due.")] = 7,
+    root_keys: Annotated[int, typer.Option(metavar="N", help="Number of root keys.")] = 3,
+    root_threshold: Annotated[
+        int, typer.Option(metavar="N", help="Number of root keys that must sign a change of keys.")
+    ] = 2,
+    root_days: Annotated[int, typer.Option(metavar="D", help="Validity of the list of keys, days.")] = 365,
+    targets_days: Annotated[int, typer.Option(metavar="D", help="Validity of a release, days.")] = 180,
+    snapshot_days: Annotated[int, typer.Option(metavar="D", help="Validity of a snapshot, days.")] = 30,
+    timestamp_days: Annotated[
+        int, typer.Option(metavar="D", help="Validity of a timestamp, days. Run `airlora repo renew` more often.")
+    ] = 7,
     as_json: Json = False,
 ) -> None:
-    """Make an empty repository and its keys."""
+    """Create an empty repository and its keys."""
     from airlora.release import KeyFolder, create_repository, default_keys
 
     folder = keys or default_keys(repository)
@@ -113,7 +122,7 @@ def tenant(
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Give a tenant a key of its own, good for its releases alone."""
+    """Create a key that signs releases of one tenant only."""
     from airlora.release import add_tenant
 
     opened = open_with_keys(repository, keys)
@@ -124,11 +133,16 @@ def tenant(
 @repo.command()
 def rotate(
     repository: Repo,
-    role: Annotated[str, typer.Option(metavar="R", help="root, targets, snapshot, timestamp, or a tenant.")],
+    role: Annotated[
+        str, typer.Option(metavar="R", help="`root`, `targets`, `snapshot`, `timestamp`, or the name of a tenant.")
+    ],
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Replace a key by a new one; of `root` the oldest one. Needs the root keys, of a tenant the targets key."""
+    """Replace the key of a role by a new one; for `root`, the oldest key.
+
+    Needs the root keys. For a tenant, needs the targets key.
+    """
     from airlora.release import rotate_key
 
     gone, new = rotate_key(open_with_keys(repository, keys), role)
@@ -141,12 +155,12 @@ def renew(
     repository: Repo,
     roles: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--role", metavar="R", help="Sign this again too; repeatable."),
+        typer.Option("--role", metavar="R", help="Also sign this role again; repeatable.", show_default="none"),
     ] = None,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign snapshot and timestamp again, so that devices see that nobody holds news back."""
+    """Sign snapshot and timestamp again, which proves to devices that no newer release is withheld."""
     from airlora.release import renew, verify_repository
 
     opened = open_with_keys(repository, keys)
@@ -157,7 +171,7 @@ def renew(
 
 @repo.command()
 def verify(repository: Repo, as_json: Json = False) -> None:
-    """Look at a repository as a device would that starts from its first root: every signature, digest and segment."""
+    """Verify every signature, digest and segment, as a device does that starts from the first root."""
     from airlora.release import verify_repository
 
     report = verify_repository(open_with_keys(repository, None))
@@ -182,11 +196,11 @@ def verify(repository: Repo, as_json: Json = False) -> None:
 @repo.command()
 def gc(
     repository: Repo,
-    keep: Annotated[int, typer.Option(metavar="N", help="Releases before the newest that stay.")] = 1,
+    keep: Annotated[int, typer.Option(metavar="N", help="Number of releases to keep beside the newest.")] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Remove releases and metadata that no device needs any more."""
+    """Remove releases and metadata that devices no longer need."""
     from airlora.release import collect_garbage
 
     removed = collect_garbage(open_with_keys(repository, keys), keep=keep)

@@ -19,42 +19,61 @@ __all__ = ["listening", "serve"]
 def serve(
     repository: Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository.")],
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="P", help="Port; 0: any that is free.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="P", help="Port to listen on. 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     reports: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Database of devices' reports; none: `<REPO>-reports.sqlite` beside it."),
+        typer.Option(
+            metavar="FILE", help="SQLite database of device reports.", show_default="REPO-reports.sqlite beside REPO"
+        ),
     ] = None,
     tokens: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Lines of `DEVICE TOKEN` and `@OPERATOR TOKEN`: nobody else may ask."),
+        typer.Option(
+            metavar="FILE",
+            help="File of lines `DEVICE TOKEN` and `@OPERATOR TOKEN`. Requests without a token are refused.",
+            show_default="none: no token is needed",
+        ),
     ] = None,
     rate: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="N/TIME", help="Requests that one device may make, such as 600/minute."),
+        typer.Option(
+            metavar="N/TIME", help="Limit of requests per device, such as 600/minute.", show_default="no limit"
+        ),
     ] = None,
     certificate: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Certificate chain (PEM), for https."),
+        typer.Option(metavar="FILE", help="Certificate chain for https (PEM).", show_default="none: http"),
     ] = None,
     private_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Its private key."),
+        typer.Option(metavar="FILE", help="Private key of the certificate (PEM).", show_default="none"),
     ] = None,
-    rollout_percent: Annotated[float, typer.Option(metavar="P", help="Of the devices that may take a release.")] = 100,
+    rollout_percent: Annotated[
+        float, typer.Option(metavar="P", help="Percentage of the devices that may install a release.")
+    ] = 100,
     rollout_first: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="DEVICE", help="Always among them; repeatable."),
+        typer.Option(metavar="DEVICE", help="Device that may always install it; repeatable.", show_default="none"),
     ] = None,
     rollout_group: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="PATTERN=P", help="Of the devices of such names, such as 'lab-*=100'; repeatable."),
+        typer.Option(
+            metavar="PATTERN=P",
+            help="Percentage for the devices whose names match, such as 'lab-*=100'; repeatable.",
+            show_default="none",
+        ),
     ] = None,
     rollout_stop: Annotated[
-        float, typer.Option(metavar="S", help="Stop a release that fails on a larger share of those that tried it.")
+        float, typer.Option(metavar="S", help="Share of failed installations above which a release is stopped.")
     ] = 0.1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line per request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
 ) -> None:
-    """Serve a repository: files with ranges, devices' reports, rollout, a dashboard at /, /healthz and /metrics."""
+    """Serve a repository over HTTP.
+
+    Supports range requests, device reports and a staged rollout, with a dashboard at /, and /healthz and /metrics.
+    """
     import uvicorn
 
     from airlora.cloud import (

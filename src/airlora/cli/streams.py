@@ -16,29 +16,47 @@ __all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "p
 
 Upto = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--upto", metavar="SIZE", help="Use only the first whole segments within SIZE, such as 20kB."),
+    typer.Option(
+        "--upto",
+        metavar="SIZE",
+        help="Use only the first whole segments of the stream within SIZE, such as 20kB.",
+        show_default="the whole stream",
+    ),
 ]
 Bits = Annotated[
-    str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
+    str,
+    typer.Option(
+        metavar="B", help="Bits per parameter: `auto` chooses the precision of each component; or 32, 16, 8 or 4."
+    ),
 ]
 Distortion = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="D", help="With `auto`: share of the components' weights that may be lost; 0.02."),
+    typer.Option(
+        metavar="D",
+        help="Share of the components' importance that may be lost. Excludes --size.",
+        show_default="0.1",
+    ),
 ]
 Size = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--size", metavar="SIZE", help="With `auto`: about how large to make the stream, instead."),
+    typer.Option(
+        "--size",
+        metavar="SIZE",
+        help="Approximate size of the stream, such as 12kB. Excludes --distortion.",
+        show_default="none",
+    ),
 ]
 Polish = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--polish", metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all."),
+    int,
+    typer.Option("--polish", metavar="N", help="Steps of quantisation-aware fine-tuning of the components to send."),
 ]
 Importance = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         metavar="I",
-        help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`; none: "
-        "`balanced` with `--polish` or `--whole`, else `path`.",
+        help="Measure of a component's importance: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or "
+        "`singular`.",
+        show_default="path; balanced with quantisation-aware fine-tuning or --whole",
     ),
 ]
 
@@ -50,21 +68,21 @@ def pack(
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = None,
+    polish: Polish = 0,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
+        bool, typer.Option("--whole", help="Optimise for receivers of the whole stream. Its prefixes get worse.")
     ] = False,
     importance: Importance = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
+    """Write a run's adapter as a stream, most important components first; its prefixes are usable, too."""
     from airlora.experiments import pack_run
     from airlora.training import LiveProgress, Packing
 
     packing = Packing(
         **precision(bits, distortion, size),
-        polish_steps=polish or 0,
+        polish_steps=polish,
         whole=whole,
         importance=cast("Any", importance),
     )
@@ -74,14 +92,14 @@ def pack(
 
 @app.command()
 def unpack(
-    stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream, whole or cut.")],
+    stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream or of its prefix.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for adapter.safetensors and stream.json.")],
     upto: Upto = None,
     model: Model = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Read a stream, or as much of it as there is, back into an adapter."""
+    """Decode a stream or its prefix into an adapter."""
     from airlora.experiments import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
@@ -92,16 +110,18 @@ def unpack(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for PEFT's two files.")],
-    target: Annotated[str, typer.Option("--for", metavar="LIB", help="`peft`, `vllm` or `llama.cpp`.")] = "peft",
+    target: Annotated[
+        str, typer.Option("--for", metavar="LIB", help="Target library: `peft`, `vllm` or `llama.cpp`.")
+    ] = "peft",
     upto: Upto = None,
     model: Model = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter so that PEFT, vLLM or llama.cpp load it.
+    """Write an adapter in the format of PEFT, vLLM or llama.cpp.
 
-    PEFT gets mixed ranks and the head. vLLM and llama.cpp know one rank for all modules and no head: they get the
-    modules filled up with zeros, and no head.
+    For PEFT, each module keeps its rank and the classification head is included. vLLM and llama.cpp need one rank for
+    all modules and load no head: the modules are padded with zeros, and the head is left out.
     """
     from airlora.experiments import export_adapter, parse_size
 
@@ -119,18 +139,19 @@ def import_(
     folder: Annotated[Path, typer.Argument(metavar="PEFT_DIR", help="Folder of a PEFT LoRA or AdaLoRA adapter.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream.")],
     model: Annotated[
-        Optional[str], typer.Option(metavar="NAME|DIR", help="Base model; none: what the adapter says.")  # noqa: UP045
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME|DIR", help="Base model of the adapter.", show_default="that of adapter_config.json"),
     ] = None,
     labels: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="A,B,...", help="Names of the classes, in order; none: 0, 1, ..."),
+        typer.Option(metavar="A,B,...", help="Names of the classes, in order.", show_default="0,1,..."),
     ] = None,
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Make an adapter from elsewhere a stream, without training it again."""
+    """Convert a PEFT LoRA or AdaLoRA adapter into a stream, without training."""
     from airlora.experiments import import_peft
     from airlora.training import Packing
 

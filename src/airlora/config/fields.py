@@ -1,4 +1,4 @@
-"""What sections of settings are made of."""
+"""Base class and field types of the sections of settings."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ BandwidthHz = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are refused, and it does not change."""
+    """An immutable group of settings that refuses unknown keys. The docstring of a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)

@@ -36,11 +36,18 @@ class Settings(Section):
     """Every setting of a run."""
 
     preset: Literal["paper", "standard", "quick"] = "quick"
+    """Preset whose values the TOML file, the options and `--set` override."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    num_threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: all cores")
-    device: str = Field("auto", description="`auto`: CUDA where there is one, else CPU")
-    checkpoint_every: PositiveInt = Field(100, description="fine-tuning steps between two checkpoints")
+    """Seed of the data split, the initial weights, the order of the batches, the links and the policies."""
+    num_threads: NonNegativeInt = 0
+    """CPU threads that PyTorch uses. 0 uses every core that the process may use."""
+    device: str = "auto"
+    """PyTorch device: `auto`, `cpu`, or a name such as `cuda:0`. `auto` takes CUDA where there is a GPU, else the
+    CPU."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between two checkpoints, both while fine-tuning and while the policy learns."""
     tensorboard: bool = True
+    """Also write the metrics for TensorBoard, beside `metrics.jsonl`."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
