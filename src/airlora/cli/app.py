@@ -6,7 +6,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,28 +27,16 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set one setting, such as `--set adapter.r_max=16`; repeatable.",
-        show_default="none",
-    ),
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one setting, such as `--set adapter.r_max=16`; repeatable."),
 ]
 
 Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="NAME|DIR", help="Base model of the stream.", show_default="the embedded model"),
+    str | None, typer.Option(metavar="NAME|DIR", help="Base model of the stream.", show_default="the embedded model")
 ]
 
 Since = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--since",
-        metavar="STREAM",
-        help="Complete earlier stream that a delta refers to.",
-        show_default="none",
-    ),
+    Path | None, typer.Option("--since", metavar="STREAM", help="Complete earlier stream that a delta refers to.")
 ]
 
 

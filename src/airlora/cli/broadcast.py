@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -36,7 +36,7 @@ def cast(
     ],
     rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of the packets, bit/s.")] = 1e6,
     rounds: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(metavar="N", help="Number of times to send everything.", show_default="until interrupted"),
     ] = None,
     packet_bytes: Annotated[
@@ -45,10 +45,7 @@ def cast(
             metavar="B", help="Largest size of a packet, bytes, such as 222 for the fastest LoRaWAN data rate."
         ),
     ] = 1200,
-    tenant: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="T", help="Tenant whose release is sent.", show_default="none"),
-    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="T", help="Tenant whose release is sent.")] = None,
     hops: Annotated[
         int, typer.Option(metavar="H", help="Number of routers that packets to a multicast group may pass.")
     ] = 1,
@@ -97,7 +94,7 @@ def listen(
     ],
     state: State,
     root: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="ROOT.json",
             help="Newest root metadata of the repository, needed for the first visit.",

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -29,8 +29,7 @@ def curve(
         ),
     ] = Path("runs/curve"),
     data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Data to measure on.", show_default="the runs' evaluation data"),
+        str | None, typer.Option(metavar="FILE", help="Data to measure on.", show_default="the runs' evaluation data")
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
@@ -40,7 +39,7 @@ def curve(
         str, typer.Option(metavar="R,R,...", help="Ranks at which PEFT's LoRA and AdaLoRA are trained.")
     ] = "1,2,4,8",
     sizes: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--for",
             metavar="SIZE",
@@ -49,7 +48,7 @@ def curve(
         ),
     ] = None,
     methods: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--method",
             metavar="M",
@@ -59,7 +58,7 @@ def curve(
         ),
     ] = None,
     baseline_steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             metavar="N",
             help="Training steps of PEFT's LoRA and AdaLoRA.",
@@ -87,11 +86,7 @@ def curve(
     from airlora.training import LiveProgress, Packing
 
     plan = CurvePlan(
-        packing=Packing(
-            **precision("auto", distortion, size),
-            polish_steps=polish,
-            importance=cast("Any", importance),
-        ),
+        packing=Packing(**precision("auto", distortion, size), polish_steps=polish, importance=cast("Any", importance)),
         ranks=_parse_ranks(ranks),
         **({"sizes": tuple(parse_size(text) for text in sizes)} if sizes else {}),
         methods=tuple(methods or CURVE_METHODS),

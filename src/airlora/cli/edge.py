@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -42,29 +42,26 @@ app.add_typer(edge, name="edge")
 
 State = Annotated[Path, typer.Option(metavar="DIR", help="Folder in which the device keeps its adapters.")]
 Deadline = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(metavar="X", help="Time for one visit, s. What has arrived by then is used.", show_default="no limit"),
 ]
 MaxBytes = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         metavar="SIZE", help="Fetch only whole segments within SIZE, such as 20kB.", show_default="the whole stream"
     ),
 ]
 LeastGain = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         metavar="G",
         help="Stop at the prefix beyond which the measured accuracy rises by less than G, such as 0.005.",
         show_default="the whole stream",
     ),
 ]
-Tenant = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="T", help="Tenant whose releases the device installs.", show_default="none"),
-]
+Tenant = Annotated[str | None, typer.Option(metavar="T", help="Tenant whose releases the device installs.")]
 Base = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         metavar="HEX",
         help="Fingerprint of this device's base model. Releases for another model are refused.",
@@ -72,11 +69,10 @@ Base = Annotated[
     ),
 ]
 Health = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         metavar="CMD",
         help="Command that accepts a candidate by exit code 0; its file is in AIRLORA_ADAPTER. Repeatable.",
-        show_default="none",
     ),
 ]
 
@@ -88,7 +84,7 @@ def run(
     ],
     state: State,
     root: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="ROOT.json",
             help="First root metadata of the repository, needed for the first visit.",
@@ -106,33 +102,27 @@ def run(
     base: Base = None,
     health: Health = None,
     probe: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="FILE",
-            help="Labelled samples on which a candidate is measured with the base model.",
-            show_default="none",
-        ),
+        Path | None,
+        typer.Option(metavar="FILE", help="Labelled samples on which a candidate is measured with the base model."),
     ] = None,
     probe_least: Annotated[
         float, typer.Option(metavar="A", help="Accuracy that a candidate must reach on --probe.")
     ] = 0.5,
     model: Model = None,
     max_rate_bps: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="R", help="Largest download rate, bit/s.", show_default="no limit"),
+        float | None, typer.Option(metavar="R", help="Largest download rate, bit/s.", show_default="no limit")
     ] = None,
     token_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="File whose first line is the bearer token.", show_default="none"),
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the bearer token.")
     ] = None,
     ca: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--ca", metavar="FILE", help="Certificates to trust for https.", show_default="those of the system"
         ),
     ] = None,
     device: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="NAME",
             help="Name of this device, for reports and the staged rollout.",
@@ -140,8 +130,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="S", help="Seed of the random waits between attempts.", show_default="random"),
+        int | None, typer.Option(metavar="S", help="Seed of the random waits between attempts.", show_default="random")
     ] = None,
     as_json: Json = False,
 ) -> None:

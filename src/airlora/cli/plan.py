@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -23,7 +23,7 @@ def plan(
     bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth of the link, Hz, such as 1e6.")],
     deadline_s: Annotated[float, typer.Option(metavar="S", help="Time for the transfer, s.")] = 1.0,
     rate_model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="M",
             help="Rate model of the link: `shannon`, `ergodic` or `outage`.",
@@ -37,7 +37,7 @@ def plan(
         ),
     ] = "auto",
     policy: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="NAME",
             help="Policy that chooses the ranks.",
@@ -45,25 +45,19 @@ def plan(
         ),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="FILE",
             help="Data to measure on.",
             show_default="calibration samples; with --adalora the evaluation data",
         ),
     ] = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the planned stream to FILE.", show_default="none"),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the planned stream to FILE.")] = None,
     adalora: Annotated[
         bool, typer.Option("--adalora", help="Also train PEFT AdaLoRA for the link's budget. Takes minutes.")
     ] = False,
     picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="FILE", help="Draw ranks, bytes and accuracies of the options as SVG.", show_default="none"
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of the options as SVG.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -32,7 +32,7 @@ def policies(
         ),
     ] = Path("runs/policies"),
     names: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--policy",
             metavar="NAME",
@@ -41,7 +41,7 @@ def policies(
         ),
     ] = None,
     problems: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--problem",
             metavar="KEY",
@@ -50,7 +50,7 @@ def policies(
         ),
     ] = None,
     evaluations: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             metavar="N",
             help="Loss measurements of each policy that learns.",
@@ -58,16 +58,15 @@ def policies(
         ),
     ] = None,
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(metavar="N", help="Number of seeds, one problem instance each.", show_default="3; with --quick 2"),
     ] = None,
     runs: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
             "--run",
             metavar="RUN",
             help="Benchmark on the adapter of this finished run instead; repeatable, one run per seed.",
-            show_default="none",
         ),
     ] = None,
     as_json: Json = False,

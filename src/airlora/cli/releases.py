@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,7 +24,7 @@ app.add_typer(repo, name="repo")
 
 Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository: static files for a web server.")]
 Keys = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--keys", metavar="DIR", help="Folder of the private keys.", show_default="REPO-keys beside REPO"),
 ]
 
@@ -34,11 +34,11 @@ def publish(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     repository: Repo,
     tenant: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="T", help="Tenant that the release is for.", show_default="none: for all devices"),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="FILE",
             help="Data that the accuracy of the prefixes is measured on.",
@@ -154,8 +154,7 @@ def rotate(
 def renew(
     repository: Repo,
     roles: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--role", metavar="R", help="Also sign this role again; repeatable.", show_default="none"),
+        list[str] | None, typer.Option("--role", metavar="R", help="Also sign this role again; repeatable.")
     ] = None,
     keys: Keys = None,
     as_json: Json = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -19,7 +19,7 @@ __all__ = ["demo", "evaluate", "inspect", "train"]
 def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     train_file: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--train",
             metavar="FILE",
@@ -28,7 +28,7 @@ def train(
         ),
     ] = None,
     eval_file: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--eval",
             metavar="FILE",
@@ -37,7 +37,7 @@ def train(
         ),
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="NAME|DIR",
             help="Base model: `embedded-minilm`, a folder, or a Hugging Face id.",
@@ -45,7 +45,7 @@ def train(
         ),
     ] = None,
     policy: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="NAME",
             help="Policy that decides the ranks, one of `airlora policies --list`.",
@@ -53,7 +53,7 @@ def train(
         ),
     ] = None,
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="P",
             help="`quick` for two CPU cores, `standard` for a workstation, `paper` for Table II of the paper.",
@@ -61,16 +61,12 @@ def train(
         ),
     ] = None,
     steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(metavar="N", help="Fine-tuning steps.", show_default="quick: 600; standard: 3000; paper: 15000"),
     ] = None,
-    seed: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="S", help="Seed of everything random.", show_default="42"),
-    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of everything random.", show_default="42")] = None,
     config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="TOML", help="File of settings that override the preset.", show_default="none"),
+        Path | None, typer.Option(metavar="TOML", help="File of settings that override the preset.")
     ] = None,
     settings: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")] = False,
@@ -126,19 +122,16 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="Data to measure on. Required for a stream.",
-            show_default="the run's evaluation data",
+            metavar="FILE", help="Data to measure on. Required for a stream.", show_default="the run's evaluation data"
         ),
     ] = None,
     rank: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Rank of every module.", show_default="the run's rank pattern"),
+        int | None, typer.Option(metavar="N", help="Rank of every module.", show_default="the run's rank pattern")
     ] = None,
     rank_pattern: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="JSON",
             help="Rank of each module: a JSON object with every module's name, or a file that holds one.",
@@ -146,7 +139,7 @@ def evaluate(
         ),
     ] = None,
     upto: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--upto",
             metavar="SIZE",
@@ -157,10 +150,7 @@ def evaluate(
     model: Model = None,
     since: Since = None,
     predictions: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="FILE", help="Write the label and logits of every sample to FILE (JSONL).", show_default="none"
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Write the label and logits of every sample to FILE (JSONL).")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -193,8 +183,7 @@ def evaluate(
 
 @app.command()
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    as_json: Json = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")], as_json: Json = False
 ) -> None:
     """Show the rank of every layer and projection that a run chose, and its size."""
     from airlora.experiments import inspect_run, rank_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -23,13 +23,13 @@ def serve(
         int, typer.Option(metavar="P", help="Port to listen on. 0 takes a free one.", min=0, max=65535)
     ] = 8000,
     reports: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="FILE", help="SQLite database of device reports.", show_default="REPO-reports.sqlite beside REPO"
         ),
     ] = None,
     tokens: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="FILE",
             help="File of lines `DEVICE TOKEN` and `@OPERATOR TOKEN`. Requests without a token are refused.",
@@ -37,32 +37,27 @@ def serve(
         ),
     ] = None,
     rate: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="N/TIME", help="Limit of requests per device, such as 600/minute.", show_default="no limit"
         ),
     ] = None,
     certificate: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Certificate chain for https (PEM).", show_default="none: http"),
+        Path | None, typer.Option(metavar="FILE", help="Certificate chain for https (PEM).", show_default="none: http")
     ] = None,
     private_key: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Private key of the certificate (PEM).", show_default="none"),
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")
     ] = None,
     rollout_percent: Annotated[
         float, typer.Option(metavar="P", help="Percentage of the devices that may install a release.")
     ] = 100,
     rollout_first: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="DEVICE", help="Device that may always install it; repeatable.", show_default="none"),
+        list[str] | None, typer.Option(metavar="DEVICE", help="Device that may always install it; repeatable.")
     ] = None,
     rollout_group: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
-            metavar="PATTERN=P",
-            help="Percentage for the devices whose names match, such as 'lab-*=100'; repeatable.",
-            show_default="none",
+            metavar="PATTERN=P", help="Percentage for the devices whose names match, such as 'lab-*=100'; repeatable."
         ),
     ] = None,
     rollout_stop: Annotated[
@@ -76,15 +71,7 @@ def serve(
     """
     import uvicorn
 
-    from airlora.cloud import (
-        ReportStore,
-        Rollout,
-        ServerPlan,
-        Tokens,
-        make_app,
-        parse_rate,
-        verify_repository_folder,
-    )
+    from airlora.cloud import ReportStore, Rollout, ServerPlan, Tokens, make_app, parse_rate, verify_repository_folder
     from airlora.dashboard import dashboard_routes
 
     if (certificate is None) != (private_key is None):

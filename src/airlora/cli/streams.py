@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -15,7 +15,7 @@ from airlora.errors import SettingsError
 __all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
 
 Upto = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--upto",
         metavar="SIZE",
@@ -30,28 +30,21 @@ Bits = Annotated[
     ),
 ]
 Distortion = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
-        metavar="D",
-        help="Share of the components' importance that may be lost. Excludes --size.",
-        show_default="0.1",
+        metavar="D", help="Share of the components' importance that may be lost. Excludes --size.", show_default="0.1"
     ),
 ]
 Size = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--size",
-        metavar="SIZE",
-        help="Approximate size of the stream, such as 12kB. Excludes --distortion.",
-        show_default="none",
-    ),
+    str | None,
+    typer.Option("--size", metavar="SIZE", help="Approximate size of the stream, such as 12kB. Excludes --distortion."),
 ]
 Polish = Annotated[
     int,
     typer.Option("--polish", metavar="N", help="Steps of quantisation-aware fine-tuning of the components to send."),
 ]
 Importance = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         metavar="I",
         help="Measure of a component's importance: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or "
@@ -81,10 +74,7 @@ def pack(
     from airlora.training import LiveProgress, Packing
 
     packing = Packing(
-        **precision(bits, distortion, size),
-        polish_steps=polish,
-        whole=whole,
-        importance=cast("Any", importance),
+        **precision(bits, distortion, size), polish_steps=polish, whole=whole, importance=cast("Any", importance)
     )
     with LiveProgress(make_console(stderr=True)) as progress:
         _show(pack_run(run, out, packing, since=since, watcher=progress), str(out), as_json=as_json)
@@ -139,12 +129,11 @@ def import_(
     folder: Annotated[Path, typer.Argument(metavar="PEFT_DIR", help="Folder of a PEFT LoRA or AdaLoRA adapter.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream.")],
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="NAME|DIR", help="Base model of the adapter.", show_default="that of adapter_config.json"),
     ] = None,
     labels: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="A,B,...", help="Names of the classes, in order.", show_default="0,1,..."),
+        str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in order.", show_default="0,1,...")
     ] = None,
     bits: Bits = "auto",
     distortion: Distortion = None,
@@ -155,10 +144,7 @@ def import_(
     from airlora.experiments import import_peft
     from airlora.training import Packing
 
-    packing = Packing(
-        **precision(bits, distortion, size),
-        importance="singular",
-    )
+    packing = Packing(**precision(bits, distortion, size), importance="singular")
     names = [name.strip() for name in labels.split(",")] if labels else []
     _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
 
