@@ -21,11 +21,19 @@ from pathlib import Path
 import numpy as np
 
 from airlora.codec import StreamReader
-from airlora.edge import AgentPlan, StateFolder, visit
-from airlora.edge.listen import AIR_URL, BroadcastLink
-from airlora.edge.simulated import VirtualTime
-from airlora.release import KeyFolder, create_repository, open_carousel, packet_keys, publish_stream
-from airlora.release.packets import PACKET_OVERHEAD
+from airlora.delivery import (
+    AgentPlan,
+    KeyFolder,
+    StateFolder,
+    create_repository,
+    open_carousel,
+    packet_keys,
+    publish_stream,
+    visit,
+)
+from airlora.delivery.broadcast.listen import AIR_URL, BroadcastLink
+from airlora.delivery.broadcast.packets import PACKET_OVERHEAD
+from airlora.testing.simulated import VirtualTime
 from random_streams import random_stream
 
 

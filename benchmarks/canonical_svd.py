@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from airlora.adapters.canonical import canonical_svd
+from airlora.adapters import canonical_svd
 
 HIDDEN, FEED_FORWARD = 2048, 8192
 PROJECTIONS = {

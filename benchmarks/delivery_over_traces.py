@@ -22,9 +22,17 @@ import numpy as np
 from rich.progress import track
 
 from airlora.codec import describe
-from airlora.edge import AgentPlan, LinkLimits, StateFolder, visit
-from airlora.edge.simulated import SimulatedLink, VirtualTime
-from airlora.release import Cut, KeyFolder, create_repository, publish_stream
+from airlora.delivery import (
+    AgentPlan,
+    Cut,
+    KeyFolder,
+    LinkLimits,
+    StateFolder,
+    create_repository,
+    publish_stream,
+    visit,
+)
+from airlora.testing.simulated import SimulatedLink, VirtualTime
 from random_streams import random_stream
 
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from airlora.env import Judge, SyntheticObjective
-from airlora.experiments import PROBLEMS
-from airlora.policy.solver import fill_exactly
-from airlora.policy.utility import UtilityModel, plan_ranks
+from airlora.bench.problems import PROBLEMS
+from airlora.bench.regret import Judge
+from airlora.bench.synthetic.objective import SyntheticObjective
+from airlora.policy import UtilityModel, fill_exactly, plan_ranks
 
 SEPARABLE = tuple(key for key, problem in PROBLEMS.items() if not problem.interacting)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.release import KeyFolder, create_repository, publish_stream
+from airlora.delivery import KeyFolder, create_repository, publish_stream
 from random_streams import random_stream
 
 RANGE_BYTES = 64 * 1024

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airlora.release import Cut, KeyFolder, create_repository, publish_stream
+from airlora.delivery import Cut, KeyFolder, create_repository, publish_stream
 from random_streams import random_stream
 
 SPACE = "airlora-device"

@@ -11,7 +11,7 @@ import peft
 import torch
 
 from airlora.adapters import load_base_model
-from airlora.cli import main
+from airlora.cli.app import main
 
 TINY = {
     "data.max_length": 16,

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
-from airlora.edge import AgentPlan, StateFolder, Visit, visit
-from airlora.edge.answers import HttpError
-from airlora.edge.simulated import SimulatedLink, VirtualTime
+from airlora.delivery import AgentPlan, Cut, KeyFolder, SignedRepository, StateFolder, Visit, create_repository, visit
+from airlora.delivery.device.answers import HttpError
 from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape
-from airlora.release import Cut, KeyFolder, SignedRepository, create_repository
+from airlora.testing.simulated import SimulatedLink, VirtualTime
 
 FINGERPRINT = "0123456789abcdef" * 4
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airlora import load_settings
-from airlora.training import Packing
+from airlora.packing import Packing
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airlora.release import publish_stream
+from airlora.delivery import publish_stream
 from commands import airlora, refused
 from delivery import STREAMS, cuts_of, make_repository
 

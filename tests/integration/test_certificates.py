@@ -18,9 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from airlora.edge import AgentPlan, HttpLink, LinkLimits, StateFolder, Visit, visit
+from airlora.delivery import AgentPlan, HttpLink, LinkLimits, StateFolder, Visit, publish_stream, visit
 from airlora.errors import NetworkError
-from airlora.release import publish_stream
 from delivery import STREAMS, make_repository
 
 

@@ -267,7 +267,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
 
 
 def test_policies_are_listed() -> None:
-    from airlora.config import RECIPES
+    from airlora.policy import RECIPES
 
     shown = airlora("policies")
     assert shown.returncode == 0, shown.stderr

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from airlora.cloud import ReportStore, ServerPlan, make_app
-from airlora.cloud.local import LinkShape, serving, shaped_link
-from airlora.edge import AgentPlan, HttpLink, StateFolder, visit
+from airlora.delivery import AgentPlan, HttpLink, ReportStore, ServerPlan, StateFolder, make_app, publish_stream, visit
 from airlora.errors import SettingsError
-from airlora.experiments import deliver, delivery_table
-from airlora.release import publish_stream
+from airlora.testing.local_server import LinkShape, serving, shaped_link
+from airlora.workflows.delivery_demo import deliver, delivery_table
 from commands import airlora
 from delivery import STREAMS, Device, make_repository
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from airlora.edge import StateFolder
-from airlora.release import KeyFolder, open_repository, publish_stream
+from airlora.delivery import KeyFolder, StateFolder, open_repository, publish_stream
 from commands import airlora, refused
 from delivery import FINGERPRINT, STREAMS, cuts_of, make_repository, make_stream
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from airlora.config import Settings, load_settings
 from airlora.errors import CheckpointError
-from airlora.experiments import run_demo
-from airlora.training import SilentWatcher
+from airlora.progress import SilentWatcher
+from airlora.training import Settings, load_settings
+from airlora.workflows.demo import run_demo
 
 
 def settings(model: Path, data: tuple[Path, Path], seed: int = 42) -> Settings:

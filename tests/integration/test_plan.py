@@ -10,8 +10,8 @@ import pytest
 
 from airlora.codec import decode_stream
 from airlora.ranks import RankPattern
-from airlora.training import Evaluation
-from airlora.training.adalora import AdaLoraResult
+from airlora.tasks import Evaluation
+from airlora.training import AdaLoraResult
 from commands import airlora, refused
 
 KEYS = {
@@ -124,7 +124,7 @@ def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest
     def keeps_nothing(settings: Any, train: Any, held_out: Any, **_: Any) -> AdaLoraResult:
         return AdaLoraResult(RankPattern({"a": 0}), 0, Evaluation(accuracy=0.5, loss=0.7, num_samples=9))
 
-    monkeypatch.setattr("airlora.experiments.link_plan.train_adalora", keeps_nothing)
+    monkeypatch.setattr("airlora.workflows.plan.train_adalora", keeps_nothing)
     value = plan(run, "--snr-db", 5, "--bandwidth-hz", 1e4, "--adalora")
     assert "adalora" not in {row["policy"] for row in value["others"]}
 

@@ -9,7 +9,7 @@ import pytest
 from airlora.adapters import read_adapter_metadata
 from airlora.codec import decode_stream
 from airlora.errors import SettingsError
-from airlora.experiments import parse_size
+from airlora.workflows.pack import parse_size
 from commands import airlora, logits_by_peft, refused, tiny_flags
 
 

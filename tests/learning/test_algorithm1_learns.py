@@ -5,9 +5,9 @@ Regret is 0 at the optimum of Eq. 9 for each link, 1 at the best constant rank f
 
 import numpy as np
 
-from airlora.config import ChannelSettings, DiffusionSettings, EnvSettings, PPOSettings
-from airlora.env import AnalyticObjective, Link, RankAllocationEnv
-from airlora.policy import RankPolicy, make_policy
+from airlora.channel import ChannelSettings
+from airlora.env import AnalyticObjective, EnvSettings, Link, RankAllocationEnv
+from airlora.policy import DiffusionSettings, PPOSettings, RankPolicy, make_policy
 from airlora.text import TextComplexity
 from airlora.training import Algorithm1, problem_of
 

@@ -6,21 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings, load_settings
 from airlora.observation import IntArray, Observation, ObservationSpec
 from airlora.policy import (
     AllocatePolicy,
+    AllocateSettings,
     Buffer,
     CmaPolicy,
+    CmaSettings,
     ConstantPolicy,
     DiffusionPolicy,
+    DiffusionSettings,
     HierarchicalPolicy,
     Learner,
     PolicyProblem,
     PPOPolicy,
+    PPOSettings,
     RankPolicy,
     Transition,
 )
+from airlora.training import load_settings
 
 NUM_MODULES, R_MAX, EPISODE_STEPS, ROLLOUT_STEPS = 6, 4, 16, 64
 SNRS_DB = (-5.0, 5.0, 15.0)

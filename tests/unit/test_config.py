@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from airlora.config import Settings, load_settings, save_settings, with_values
 from airlora.errors import SettingsError
-from airlora.presets import PRESETS, TABLE_II
+from airlora.training import Settings, load_settings, save_settings, with_values
+from airlora.training.presets import PRESETS, TABLE_II
 
 
 def value_of(settings: Settings, key: str) -> Any:

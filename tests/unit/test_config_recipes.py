@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from airlora.config import RECIPES, Settings, load_settings, save_settings, with_policy
 from airlora.errors import SettingsError
-from airlora.policy import POLICIES
+from airlora.policy import POLICIES, RECIPES
 from airlora.policy.diffusion.losses import LOSSES
-from airlora.presets import PRESETS
+from airlora.training import Settings, load_settings, save_settings, with_policy
+from airlora.training.presets import PRESETS
 
 SETTING = [(name, key) for name, recipe in RECIPES.items() for key in recipe.settings]
 

@@ -20,6 +20,7 @@ from airlora.adapters.optim import keep_inactive
 from airlora.adapters.peft_export import PeftExport, export_peft, export_uniform
 from airlora.adapters.peft_import import PeftAdapter, PeftRequirements, load_peft, peft_requirements, read_peft
 from airlora.adapters.projections import ROLES, FfnUpdate, ProjectionSite, find_head, find_projections, on_residual_side
+from airlora.adapters.settings import AdapterSettings
 from airlora.adapters.start import align_to_gradient
 from airlora.adapters.state import AdapterMetadata, load_adapter, read_adapter_metadata, save_adapter
 from airlora.adapters.svd import (
@@ -36,6 +37,7 @@ __all__ = [
     "ROLES",
     "AdaptedModel",
     "AdapterMetadata",
+    "AdapterSettings",
     "FfnUpdate",
     "ImportanceAccumulator",
     "LowRankUpdate",

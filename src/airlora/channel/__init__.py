@@ -5,15 +5,7 @@ turns bit/s into time, cost and a count of numbers (Eq. 6 to 8); `deadline` cuts
 draws all of it per block for the environment; `limits` says which values are allowed.
 """
 
-from airlora.channel.awgn import (
-    ComplexArray,
-    average_power,
-    equalise,
-    scale_to_power,
-    snr,
-    transmit,
-    verify_power,
-)
+from airlora.channel.awgn import ComplexArray, average_power, equalise, scale_to_power, snr, transmit, verify_power
 from airlora.channel.budget import (
     budget_params,
     communication_cost,
@@ -39,10 +31,12 @@ from airlora.channel.limits import (
 from airlora.channel.link import LinkProcess, LinkState, Range
 from airlora.channel.qpsk import demodulate_qpsk, modulate_qpsk, qpsk_bit_error_rate
 from airlora.channel.rates import RateModel, capacity_bps, ergodic_bps, outage_bps, shannon_bps
+from airlora.channel.settings import ChannelSettings
 
 __all__ = [
     "MAX_SNR_DB",
     "MIN_SNR_DB",
+    "ChannelSettings",
     "ComplexArray",
     "DeadlineMode",
     "FadingKind",

@@ -16,7 +16,7 @@ from airlora.cli.edge import Base, Deadline, Health, LeastGain, MaxBytes, State,
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import read_bytes
-from airlora.sizes import parse_size
+from airlora.settings.sizes import parse_size
 
 __all__ = ["cast", "listen"]
 
@@ -59,8 +59,8 @@ def cast(
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from airlora.cloud.cast import CastPlan
-    from airlora.cloud.cast import cast as send
+    from airlora.delivery.broadcast.cast import CastPlan
+    from airlora.delivery.broadcast.cast import cast as send
 
     host, port = parse_address(address)
     plan = CastPlan(host, port, rate_bps, rounds, packet_bytes, tenant, hops)
@@ -118,8 +118,13 @@ def listen(
     Continues an earlier visit. Exit codes are those of `airlora edge run`. `airlora edge status`, `rollback` and
     `history` work on the same state.
     """
-    from airlora.edge import AgentPlan, LinkLimits, StateFolder, Wish, command_check, visit
-    from airlora.edge.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
+    from airlora.delivery.broadcast.listen import AIR_URL, BroadcastLink, known_version, listen_at, trusted_keys
+    from airlora.delivery.device.agent import visit
+    from airlora.delivery.device.decide import Wish
+    from airlora.delivery.device.health import command_check
+    from airlora.delivery.device.limits import LinkLimits
+    from airlora.delivery.device.plan import AgentPlan
+    from airlora.delivery.device.state import StateFolder
 
     if deadline_s is not None:
         verify_seconds("deadline_s", deadline_s)

@@ -72,18 +72,18 @@ def curve(
 
     `--set` changes settings of PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
     """
-    from airlora.experiments import (
+    from airlora.packing import Packing
+    from airlora.progress import LiveProgress
+    from airlora.reports.curve import (
         CURVE_METHODS,
-        CurvePlan,
         curve_findings,
         curve_results,
         curve_table,
-        parse_size,
-        run_curve,
         summarise_curve,
         write_curve_report,
     )
-    from airlora.training import LiveProgress, Packing
+    from airlora.workflows.curve import CurvePlan, run_curve
+    from airlora.workflows.pack import parse_size
 
     plan = CurvePlan(
         packing=Packing(**precision("auto", distortion, size), polish_steps=polish, importance=cast("Any", importance)),

@@ -15,10 +15,11 @@ from rich.table import Table
 from airlora.cli.app import Json, Model, app, make_console
 from airlora.errors import AirloraError, SettingsError, TrustError
 from airlora.files import read_bytes
-from airlora.sizes import parse_size
+from airlora.settings.sizes import parse_size
 
 if TYPE_CHECKING:
-    from airlora.edge import HealthCheck, Visit
+    from airlora.delivery.device.health import HealthCheck
+    from airlora.delivery.device.plan import Visit
 
 __all__ = [
     "Base",
@@ -139,7 +140,13 @@ def run(
     Exit codes: 0, a verified adapter is installed; 2, an option is wrong; 3, the network failed; 4, the metadata or
     the stream cannot be trusted. In every case the adapter from before stays installed unless a better one arrived.
     """
-    from airlora.edge import AccuracyProbe, AgentPlan, HttpLink, LinkLimits, StateFolder, Wish, command_check, visit
+    from airlora.delivery.device.agent import visit
+    from airlora.delivery.device.decide import Wish
+    from airlora.delivery.device.health import AccuracyProbe, command_check
+    from airlora.delivery.device.limits import LinkLimits
+    from airlora.delivery.device.link import HttpLink
+    from airlora.delivery.device.plan import AgentPlan
+    from airlora.delivery.device.state import StateFolder
 
     verify_url(url)
     verify_seconds("every_s", every_s)
@@ -219,7 +226,7 @@ def rollback(state: State, as_json: Json = False) -> None:
 
     Waits at most 10 seconds for an agent that is fetching a release. Stop the agent if that is not enough.
     """
-    from airlora.edge import rollback
+    from airlora.delivery.device.rollback import rollback
 
     folder, _ = _load(state)
     found = rollback(folder, wait_s=ROLLBACK_WAIT_S)
@@ -257,7 +264,7 @@ def verify_url(url: str) -> None:
 
 
 def _load(state: Path) -> tuple[Any, Any]:
-    from airlora.edge import StateFolder
+    from airlora.delivery.device.state import StateFolder
 
     if not state.is_dir():
         raise SettingsError(f"state {state}: no such folder")

@@ -66,8 +66,9 @@ def plan(
     Shows ranks, precision, bytes, seconds and the measured loss of each option.
     """
     from airlora.env import Link
-    from airlora.experiments import plan_figure, plan_link
-    from airlora.training import LiveProgress, RunFolder
+    from airlora.progress import LiveProgress
+    from airlora.training import RunFolder
+    from airlora.workflows.plan import plan_figure, plan_link
 
     if not deadline_s > 0:
         raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")

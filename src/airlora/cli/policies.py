@@ -75,8 +75,8 @@ def policies(
 
     The benchmark uses problems with a known optimum, or with `--run` the adapters of finished runs.
     """
-    from airlora.config import RECIPES
-    from airlora.experiments.tables import policy_table
+    from airlora.policy import RECIPES
+    from airlora.reports.tables import policy_table
 
     numbers_given = evaluations is not None or seeds is not None
     if not bench:
@@ -92,17 +92,11 @@ def policies(
             raise SettingsError("--run judges on finished runs: leave --problem, --seeds and --quick out")
         _bench_on_runs(runs, names, out, evaluations, as_json=as_json)
         return
-    from airlora.experiments import (
-        BENCH_POLICIES,
-        PROBLEMS,
-        BenchPlan,
-        bench_findings,
-        bench_tables,
-        run_bench,
-        summarise,
-        write_bench_report,
-    )
-    from airlora.training import LiveProgress, available_threads
+    from airlora.bench.policies import BENCH_POLICIES, BenchPlan, run_bench, summarise
+    from airlora.bench.problems import PROBLEMS
+    from airlora.bench.report import bench_findings, bench_tables, write_bench_report
+    from airlora.progress import LiveProgress
+    from airlora.tasks import available_threads
 
     plan = BenchPlan(
         problems=tuple(problems or (tuple(PROBLEMS)[:1] if quick else PROBLEMS)),
@@ -127,8 +121,8 @@ def policies(
 def _bench_on_runs(
     runs: list[Path], names: list[str] | None, out: Path, evaluations: int | None, *, as_json: bool
 ) -> None:
-    from airlora.experiments import FROZEN_POLICIES, frozen_table, run_frozen_bench
-    from airlora.training import LiveProgress
+    from airlora.bench.frozen import FROZEN_POLICIES, frozen_table, run_frozen_bench
+    from airlora.progress import LiveProgress
 
     with LiveProgress(make_console(stderr=True)) as progress:
         summary = run_frozen_bench(

@@ -15,7 +15,7 @@ from airlora.cli.app import Json, Model, app, make_console
 from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
 
 if TYPE_CHECKING:
-    from airlora.release import SignedRepository
+    from airlora.delivery.repository.repository import SignedRepository
 
 __all__ = ["Keys", "Repo", "open_with_keys", "publish", "repo"]
 
@@ -57,9 +57,10 @@ def publish(
 
     A run is packed as by `airlora pack`. A stream is published unchanged.
     """
-    from airlora.experiments import prepare_release
-    from airlora.release import publish_stream
-    from airlora.training import LiveProgress, Packing
+    from airlora.delivery.repository.publish import publish_stream
+    from airlora.packing import Packing
+    from airlora.progress import LiveProgress
+    from airlora.workflows.publish import prepare_release
 
     opened = open_with_keys(repository, keys)
     packing = None
@@ -95,7 +96,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create an empty repository and its keys."""
-    from airlora.release import KeyFolder, create_repository, default_keys
+    from airlora.delivery.repository.create import create_repository, default_keys
+    from airlora.delivery.repository.keys import KeyFolder
 
     folder = keys or default_keys(repository)
     days = {"root": root_days, "targets": targets_days, "snapshot": snapshot_days, "timestamp": timestamp_days}
@@ -123,7 +125,7 @@ def tenant(
     as_json: Json = False,
 ) -> None:
     """Create a key that signs releases of one tenant only."""
-    from airlora.release import add_tenant
+    from airlora.delivery.repository.roles import add_tenant
 
     opened = open_with_keys(repository, keys)
     key = add_tenant(opened, name)
@@ -143,7 +145,7 @@ def rotate(
 
     Needs the root keys. For a tenant, needs the targets key.
     """
-    from airlora.release import rotate_key
+    from airlora.delivery.repository.roles import rotate_key
 
     gone, new = rotate_key(open_with_keys(repository, keys), role)
     text = f"{role}: {', '.join(keyid[:12] for keyid in gone)} sign no longer, {new[:12]} does"
@@ -160,7 +162,8 @@ def renew(
     as_json: Json = False,
 ) -> None:
     """Sign snapshot and timestamp again, which proves to devices that no newer release is withheld."""
-    from airlora.release import renew, verify_repository
+    from airlora.delivery.repository.roles import renew
+    from airlora.delivery.repository.verify import verify_repository
 
     opened = open_with_keys(repository, keys)
     renew(opened, roles=("snapshot", "timestamp", *(roles or ())))
@@ -171,7 +174,7 @@ def renew(
 @repo.command()
 def verify(repository: Repo, as_json: Json = False) -> None:
     """Verify every signature, digest and segment, as a device does that starts from the first root."""
-    from airlora.release import verify_repository
+    from airlora.delivery.repository.verify import verify_repository
 
     report = verify_repository(open_with_keys(repository, None))
     if as_json:
@@ -200,7 +203,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove releases and metadata that devices no longer need."""
-    from airlora.release import collect_garbage
+    from airlora.delivery.repository.publish import collect_garbage
 
     removed = collect_garbage(open_with_keys(repository, keys), keep=keep)
     text = f"{repository}: {removed['num_files']} files, {removed['num_bytes']:,} bytes removed"
@@ -209,7 +212,8 @@ def gc(
 
 def open_with_keys(repository: Path, keys: Path | None) -> SignedRepository:
     """Return a repository with its keys, by default those beside it; raises `ReleaseError`."""
-    from airlora.release import KeyFolder, default_keys, open_repository
+    from airlora.delivery.repository.create import default_keys, open_repository
+    from airlora.delivery.repository.keys import KeyFolder
 
     return open_repository(repository, KeyFolder(keys or default_keys(repository), repository))
 

@@ -79,8 +79,8 @@ def train(
 
     `--set` overrides the other options, which override `--config`, which overrides the preset.
     """
-    from airlora.config import load_settings
-    from airlora.training import LiveProgress, train
+    from airlora.progress import LiveProgress
+    from airlora.training import load_settings, train
 
     flags = {
         "data.train": train_file,
@@ -155,7 +155,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss of a run at its own or another rank pattern, or of a stream or its prefix."""
-    from airlora.experiments import evaluate_run, parse_size
+    from airlora.workflows.inspect import evaluate_run
+    from airlora.workflows.pack import parse_size
 
     max_bytes = None if upto is None else parse_size(upto)
     result = evaluate_run(
@@ -186,7 +187,8 @@ def inspect(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")], as_json: Json = False
 ) -> None:
     """Show the rank of every layer and projection that a run chose, and its size."""
-    from airlora.experiments import inspect_run, rank_table
+    from airlora.reports.tables import rank_table
+    from airlora.workflows.inspect import inspect_run
 
     result = inspect_run(run)
     if as_json:
@@ -223,10 +225,11 @@ def demo(
 
     Takes about nine minutes on two cores and needs no network. The same command continues an interrupted demo.
     """
-    from airlora.experiments import deliver as deliver_run
-    from airlora.experiments import delivery_table, demo_settings, run_demo
-    from airlora.experiments.tables import comparison_table
-    from airlora.training import LiveProgress
+    from airlora.progress import LiveProgress
+    from airlora.reports.tables import comparison_table
+    from airlora.workflows.delivery_demo import deliver as deliver_run
+    from airlora.workflows.delivery_demo import delivery_table
+    from airlora.workflows.demo import demo_settings, run_demo
 
     resolved = demo_settings(parse_settings(settings))
     command = " ".join(["airlora demo", f"--out {out}", *(f"--set {item}" for item in settings or [])])

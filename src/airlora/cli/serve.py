@@ -71,8 +71,11 @@ def serve(
     """
     import uvicorn
 
-    from airlora.cloud import ReportStore, Rollout, ServerPlan, Tokens, make_app, parse_rate, verify_repository_folder
-    from airlora.dashboard import dashboard_routes
+    from airlora.delivery.server.app import ServerPlan, make_app, verify_repository_folder
+    from airlora.delivery.server.dashboard.pages import dashboard_routes
+    from airlora.delivery.server.gate import Tokens, parse_rate
+    from airlora.delivery.server.reports import ReportStore
+    from airlora.delivery.server.rollout import Rollout
 
     if (certificate is None) != (private_key is None):
         raise SettingsError("give --certificate and --private-key, or neither")

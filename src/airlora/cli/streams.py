@@ -70,8 +70,9 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write a run's adapter as a stream, most important components first; its prefixes are usable, too."""
-    from airlora.experiments import pack_run
-    from airlora.training import LiveProgress, Packing
+    from airlora.packing import Packing
+    from airlora.progress import LiveProgress
+    from airlora.workflows.pack import pack_run
 
     packing = Packing(
         **precision(bits, distortion, size), polish_steps=polish, whole=whole, importance=cast("Any", importance)
@@ -90,7 +91,7 @@ def unpack(
     as_json: Json = False,
 ) -> None:
     """Decode a stream or its prefix into an adapter."""
-    from airlora.experiments import parse_size, unpack_stream
+    from airlora.workflows.pack import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
     _show(unpack_stream(stream, out, max_bytes=max_bytes, model=model, since=since), str(stream), as_json=as_json)
@@ -113,7 +114,7 @@ def export(
     For PEFT, each module keeps its rank and the classification head is included. vLLM and llama.cpp need one rank for
     all modules and load no head: the modules are padded with zeros, and the head is left out.
     """
-    from airlora.experiments import export_adapter, parse_size
+    from airlora.workflows.pack import export_adapter, parse_size
 
     max_bytes = None if upto is None else parse_size(upto)
     result = export_adapter(source, out, target, max_bytes=max_bytes, model=model, since=since)
@@ -141,8 +142,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Convert a PEFT LoRA or AdaLoRA adapter into a stream, without training."""
-    from airlora.experiments import import_peft
-    from airlora.training import Packing
+    from airlora.packing import Packing
+    from airlora.workflows.import_adapter import import_peft
 
     packing = Packing(**precision(bits, distortion, size), importance="singular")
     names = [name.strip() for name in labels.split(",")] if labels else []
@@ -151,7 +152,7 @@ def import_(
 
 def precision(bits: str, distortion: float | None, size: str | None) -> dict[str, Any]:
     """Return the arguments of `Packing` that say how fine; raises `SettingsError` for more than one of them."""
-    from airlora.experiments import parse_size
+    from airlora.workflows.pack import parse_size
 
     values: dict[str, Any] = {"bits": parse_bits(bits)}
     if distortion is not None:

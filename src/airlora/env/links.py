@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airlora.channel import FadingModel, capacity_bps
-from airlora.config import ChannelSettings
+from airlora.channel import ChannelSettings, FadingModel, capacity_bps
 
 __all__ = ["Link"]
 

@@ -17,30 +17,42 @@ from airlora.policy.greedy import GreedyPolicy
 from airlora.policy.hierarchical import HierarchicalPolicy
 from airlora.policy.ppo import PPOPolicy
 from airlora.policy.random import RandomPolicy
+from airlora.policy.recipes import RECIPES, Recipe
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
+from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.policy.solver import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.table import TablePolicy
-from airlora.policy.utility import Advisor, Measurements, UtilityFit, UtilityModel, fit_utility, plan_ranks
+from airlora.policy.utility.advisor import Advisor
+from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
+from airlora.policy.utility.model import UtilityModel
+from airlora.policy.utility.plan import plan_ranks
 
 __all__ = [
     "POLICIES",
+    "RECIPES",
     "Advisor",
     "AllocatePolicy",
+    "AllocateSettings",
     "Batch",
     "Buffer",
     "CmaPolicy",
+    "CmaSettings",
     "ConstantPolicy",
     "Decision",
     "DiffusionPolicy",
+    "DiffusionSettings",
     "EvaPolicy",
     "GreedyPolicy",
     "HierarchicalPolicy",
     "Learner",
     "Measurements",
     "PPOPolicy",
+    "PPOSettings",
     "PolicyProblem",
+    "PolicySettings",
     "RandomPolicy",
     "RankPolicy",
+    "Recipe",
     "Stage",
     "TablePolicy",
     "Transition",

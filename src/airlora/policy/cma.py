@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from cmaes import SepCMA
 
-from airlora.config import CmaSettings
 from airlora.errors import PolicyError
 from airlora.observation import FloatArray, IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
-from airlora.policy.utility import Advisor
+from airlora.policy.settings import CmaSettings
+from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["CmaPolicy", "link_bin"]
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airlora.config import PPOSettings
 from airlora.errors import PolicyError, TrainingError
 from airlora.observation import FloatArray
 from airlora.policy.actor_critic import ActorCritic
@@ -19,6 +18,7 @@ from airlora.policy.gae import gae
 from airlora.policy.gaussian import gaussian_entropy, gaussian_log_prob, gaussian_sample
 from airlora.policy.ppo_loss import clipped_objective, ppo_loss
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
+from airlora.policy.settings import PPOSettings
 
 __all__ = ["CoarsePolicy"]
 

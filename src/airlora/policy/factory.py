@@ -10,7 +10,6 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from airlora.config import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.files import seal, unseal, write_bytes
 from airlora.policy.allocate import AllocatePolicy
@@ -23,6 +22,8 @@ from airlora.policy.greedy import GreedyPolicy
 from airlora.policy.hierarchical import HierarchicalPolicy
 from airlora.policy.ppo import PPOPolicy
 from airlora.policy.random import RandomPolicy
+from airlora.policy.recipes import RECIPES
+from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings
 from airlora.policy.table import TablePolicy
 
 __all__ = ["POLICIES", "load_policy", "make_policy", "save_policy"]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
@@ -19,7 +18,8 @@ from airlora.policy.diffusion.fine import FinePolicy
 from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds
-from airlora.policy.utility import Advisor
+from airlora.policy.settings import AllocateSettings, DiffusionSettings, PPOSettings
+from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["HierarchicalPolicy"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from airlora.config import PPOSettings
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.coarse import CoarsePolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
-from airlora.policy.utility import Advisor
+from airlora.policy.settings import PPOSettings
+from airlora.policy.utility.advisor import Advisor
 
 __all__ = ["PPOPolicy"]
 

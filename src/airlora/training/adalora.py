@@ -13,13 +13,10 @@ from peft import AdaLoraConfig, PeftConfig, get_peft_model
 from transformers import get_scheduler
 
 from airlora.adapters import ProjectionSite, find_head, find_projections, on_residual_side
-from airlora.config import Settings
 from airlora.errors import ModelError, SettingsError, TrainingError
 from airlora.ranks import RankPattern
-from airlora.training.assemble import load_base
-from airlora.training.batches import BatchOrder, EncodedData
-from airlora.training.finetune import Evaluation, evaluate
-from airlora.training.precision import pick_autocast, pick_device
+from airlora.tasks import BatchOrder, EncodedData, Evaluation, evaluate, load_base, pick_autocast, pick_device
+from airlora.training.settings import Settings
 
 __all__ = ["AdaLoraResult", "fit_adalora", "fit_peft", "load_sites", "train_adalora"]
 

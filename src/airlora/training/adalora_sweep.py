@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from airlora.config import Settings
+from airlora.tasks import EncodedData
 from airlora.training.adalora import AdaLoraResult, train_adalora
-from airlora.training.batches import EncodedData
-from airlora.training.precision import num_processes
-from airlora.training.processes import run_jobs
+from airlora.training.processes import num_processes, run_jobs
+from airlora.training.settings import Settings
 
 __all__ = ["train_adalora_sweep"]
 

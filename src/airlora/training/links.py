@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from airlora.channel import project_ranks
-from airlora.config import ChannelSettings
+from airlora.channel import ChannelSettings, project_ranks
 from airlora.env import Link, RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.ranks import RankPattern

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from airlora.adapters import AdaptedModel, load_adapter
-from airlora.config import Settings
 from airlora.errors import AdapterError
 from airlora.ranks import RankPattern
+from airlora.tasks import Predictions, encode, load_adapted, make_vocabulary, predict
 from airlora.text import TextDataset
-from airlora.training.assemble import load_adapted, make_vocabulary
-from airlora.training.batches import encode
-from airlora.training.finetune import Predictions, predict
 from airlora.training.run import RunFolder, RunRecord
+from airlora.training.settings import Settings
 
 __all__ = ["OpenRun", "open_run"]
 

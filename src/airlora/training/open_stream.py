@@ -10,14 +10,12 @@ import torch
 
 from airlora.adapters import EMBEDDED_MODEL, AdaptedModel, LowRankUpdate, install_updates
 from airlora.codec import DecodedStream, cut, decode_stream
-from airlora.config import Settings, with_values
 from airlora.errors import AdapterError, CodecError, ModelError
 from airlora.files import read_bytes
 from airlora.ranks import RankPattern
+from airlora.tasks import EncodedData, Predictions, encode, load_adapted, make_vocabulary, predict
 from airlora.text import TextDataset
-from airlora.training.assemble import load_adapted, make_vocabulary
-from airlora.training.batches import EncodedData, encode
-from airlora.training.finetune import Predictions, predict
+from airlora.training.settings import Settings, with_values
 from airlora.training.stream_metadata import settings_of_stream
 
 __all__ = ["OpenStream", "open_stream", "read_stream_bytes"]

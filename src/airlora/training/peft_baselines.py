@@ -12,12 +12,10 @@ from peft import LoraConfig
 from torch import Tensor
 
 from airlora.adapters import find_head
-from airlora.config import Settings, with_values
 from airlora.errors import SettingsError
+from airlora.tasks import EncodedData, evaluate, pick_device
 from airlora.training.adalora import fit_adalora, fit_peft, load_sites
-from airlora.training.batches import EncodedData
-from airlora.training.finetune import evaluate
-from airlora.training.precision import pick_device
+from airlora.training.settings import Settings, with_values
 
 __all__ = ["BASELINE_BITS", "BaselinePoint", "PeftMethod", "measure_peft_baseline"]
 

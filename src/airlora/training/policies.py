@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from airlora.config import Settings
 from airlora.env import RankAllocationEnv
+from airlora.packing import measure_explained_variance, measure_importance
 from airlora.policy import EvaPolicy, GreedyPolicy, PolicyProblem, RankPolicy, make_policy
 from airlora.ranks import params_per_rank
-from airlora.training.assemble import Workbench
-from airlora.training.importance import measure_explained_variance, measure_importance
+from airlora.training.context import Workbench
+from airlora.training.settings import Settings
 
 __all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
 

@@ -15,9 +15,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from airlora.errors import TrainingError
-from airlora.training.precision import set_threads
+from airlora.tasks import available_threads, pick_device, set_threads
+from airlora.training.settings import Settings
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "num_processes", "run_jobs"]
 
 POLL_S = 1.0
 
@@ -25,6 +26,13 @@ T = TypeVar("T")
 
 Job = Callable[[Callable[[], None]], T]
 """Something to run: it calls its argument after every step and returns its result; picklable."""
+
+
+def num_processes(settings: Settings) -> int:
+    """Return how many jobs of one thread run at once: as many as the settings allow threads; on a GPU one."""
+    if pick_device(settings.device).type != "cpu":
+        return 1
+    return settings.num_threads or available_threads()
 
 
 def run_jobs(

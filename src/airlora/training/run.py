@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airlora.config import Settings, load_settings, save_settings
 from airlora.errors import CheckpointError
 from airlora.files import make_folder, read_json, write_json
 from airlora.ranks import ModuleShape, RankPattern
+from airlora.training.settings import Settings, load_settings, save_settings
 
 __all__ = ["RunFolder", "RunRecord"]
 

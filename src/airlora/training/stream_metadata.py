@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airlora.config import Settings, load_settings
+from airlora.adapters import AdaptedModel
+from airlora.codec import StreamHeader
 from airlora.errors import CodecError, SettingsError
+from airlora.training.settings import Settings, load_settings
 
-__all__ = ["settings_of_stream", "stream_metadata"]
+__all__ = ["settings_of_stream", "stream_header", "stream_metadata"]
 
 _KEYS = (
     "model.name",
@@ -35,6 +37,18 @@ def stream_metadata(settings: Settings, labels: tuple[str, ...]) -> dict[str, An
         # Where it lies is nobody else's business.
         changed["model.name"] = Path(settings.model.name).resolve().name
     return {"labels": list(labels)} | ({"set": changed} if changed else {})
+
+
+def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, labels: tuple[str, ...]) -> StreamHeader:
+    """Return what a stream of this adapter says of itself."""
+    return StreamHeader(
+        base_fingerprint=fingerprint,
+        modules=adapted.shapes,
+        tensors={name: tuple(value.shape) for name, value in adapted.head_state().items()},
+        r_max=adapted.r_max,
+        scale=adapted.scale,
+        metadata=stream_metadata(settings, labels),
+    )
 
 
 def settings_of_stream(metadata: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from airlora.adapters import canonicalise, save_adapter
-from airlora.config import Settings
 from airlora.env import FrozenObjective, LiveObjective, Objective, RankAllocationEnv
 from airlora.errors import CheckpointError, SettingsError
 from airlora.policy import RankPolicy, save_policy
+from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern, paper_num_params
+from airlora.tasks import evaluate, pick_autocast
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
-from airlora.training.assemble import Workbench, assemble
 from airlora.training.checkpoint import load_checkpoint, save_checkpoint
+from airlora.training.context import Workbench, assemble
 from airlora.training.early_stopping import EarlyStopping
-from airlora.training.finetune import FineTuner, evaluate
+from airlora.training.finetune import FineTuner
 from airlora.training.interrupts import Interrupted, Interrupts
 from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog
 from airlora.training.policies import build_policy, policy_needs_trained_adapter, verify_policy
-from airlora.training.precision import pick_autocast
-from airlora.training.progress import SilentWatcher, Watcher
 from airlora.training.run import RunFolder, RunRecord
+from airlora.training.settings import Settings
 
 __all__ = ["Trainer", "frozen_objective", "train"]
 

@@ -11,14 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from airlora.adapters import (
-    AdaptedModel,
-    base_fingerprint,
-    inject,
-    load_adapter,
-    read_adapter_metadata,
-    save_adapter,
-)
+from airlora.adapters import AdaptedModel, base_fingerprint, inject, load_adapter, read_adapter_metadata, save_adapter
 from airlora.errors import AdapterError, SettingsError, StorageError
 from airlora.version import __version__
 

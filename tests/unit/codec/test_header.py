@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.header import StreamHeader, _unpack_metadata, pack_header, unpack_header
-from airlora.codec.limits import Limits
+from airlora.codec import Limits, StreamHeader
+from airlora.codec.header import _unpack_metadata, pack_header, unpack_header
 from airlora.errors import CodecError, SettingsError
 from airlora.ranks import ModuleShape
 

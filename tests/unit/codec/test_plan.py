@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airlora.codec import HeadTensor, ModuleUpdate
 from airlora.codec.coding import TRADEOFF
 from airlora.codec.plan import find_price, nominal_steps, priced_steps, respect_order
-from airlora.codec.sources import HeadTensor, ModuleUpdate
 from airlora.codec.steps import step_sizes
 
 PAIRS = st.lists(st.tuples(st.floats(0, 1e3), st.floats(0.1, 1e3)), min_size=1, max_size=20)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.codec.coding import Rounding, code_rows
+from airlora.codec import Rounding
+from airlora.codec.coding import code_rows
 from airlora.codec.quantise import MAX_SYMBOL, dequantise, round_nearest, round_rate_distortion, round_stochastic
 from airlora.codec.steps import MAX_STEP_INDEX, MIN_STEP_INDEX, step_size, step_sizes
 from airlora.errors import CodecError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from airlora.codec import ErrorMetric, ModuleUpdate, cut, decode_stream, encode_stream
-from airlora.codec.coding import Rounding, code_rows
+from airlora.codec import ErrorMetric, ModuleUpdate, Rounding, cut, decode_stream, encode_stream
+from airlora.codec.coding import code_rows
 from airlora.codec.quantise import MAX_SYMBOL, round_nearest, round_rate_distortion
 from airlora.codec.shaping import DAMPING, round_shaped, squared_norms
 from airlora.errors import CodecError

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import CmaSettings
 from airlora.errors import PolicyError, SettingsError
 from airlora.observation import IntArray, Observation, ObservationSpec
-from airlora.policy import Buffer, CmaPolicy, Decision, PolicyProblem, Transition, link_bin
+from airlora.policy import Buffer, CmaPolicy, CmaSettings, Decision, PolicyProblem, Transition, link_bin
 
 R_MAX = 7
 TARGETS = {200: np.asarray([1, 0, 2, 0, 1, 0]), 3000: np.asarray([6, 2, 7, 1, 4, 5])}
@@ -197,7 +196,7 @@ def test_refuses_a_single_module() -> None:
     ("key", "value"), [("population_size", 1), ("initial_std", 0.0), ("initial_rank_fraction", 1.5)]
 )
 def test_refuses_settings_out_of_range(key: str, value: float) -> None:
-    from airlora.config import load_settings
+    from airlora.training import load_settings
 
     with pytest.raises(SettingsError, match=f"cma.{key} = {value}"):
         load_settings(overrides={f"cma.{key}": value})

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
     POLICIES,
     Buffer,
+    DiffusionSettings,
     EvaPolicy,
     GreedyPolicy,
     PolicyProblem,
+    PPOSettings,
     RankPolicy,
     TablePolicy,
     load_policy,

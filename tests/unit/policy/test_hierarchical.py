@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import DiffusionSettings, PPOSettings
 from airlora.errors import PolicyError
 from airlora.observation import Observation
-from airlora.policy import Buffer, HierarchicalPolicy, Learner, PolicyProblem, RandomPolicy, Transition
+from airlora.policy import (
+    Buffer,
+    DiffusionSettings,
+    HierarchicalPolicy,
+    Learner,
+    PolicyProblem,
+    PPOSettings,
+    RandomPolicy,
+    Transition,
+)
 
 Observe = Callable[..., Observation]
 Explored = Callable[[Learner, int], Buffer]

@@ -7,10 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.config import AllocateSettings, CmaSettings, DiffusionSettings, PPOSettings, load_settings
 from airlora.errors import PolicyError
 from airlora.observation import Observation
-from airlora.policy import Buffer, DiffusionPolicy, Learner, PolicyProblem, make_policy, unit_to_ranks
+from airlora.policy import (
+    AllocateSettings,
+    Buffer,
+    CmaSettings,
+    DiffusionPolicy,
+    DiffusionSettings,
+    Learner,
+    PolicyProblem,
+    PPOSettings,
+    make_policy,
+    unit_to_ranks,
+)
+from airlora.training import load_settings
 
 Observe = Callable[..., Observation]
 Explored = Callable[[Learner, int], Buffer]

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.config import AllocateSettings
 from airlora.errors import PolicyError
 from airlora.observation import Observation, ObservationSpec
 from airlora.policy import (
     AllocatePolicy,
+    AllocateSettings,
     Buffer,
     ConstantPolicy,
     GreedyPolicy,

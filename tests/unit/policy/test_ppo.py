@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import PPOSettings
 from airlora.errors import PolicyError, TrainingError
 from airlora.observation import Observation
-from airlora.policy import Buffer, Learner, PolicyProblem, PPOPolicy, RandomPolicy, Transition
+from airlora.policy import Buffer, Learner, PolicyProblem, PPOPolicy, PPOSettings, RandomPolicy, Transition
 
 Observe = Callable[..., Observation]
 Explored = Callable[[Learner, int], Buffer]

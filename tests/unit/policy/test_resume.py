@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import AllocateSettings, DiffusionSettings, PPOSettings
 from airlora.observation import Observation
-from airlora.policy import Buffer, Learner, PolicyProblem, RankPolicy, load_policy, make_policy, save_policy
+from airlora.policy import (
+    AllocateSettings,
+    Buffer,
+    DiffusionSettings,
+    Learner,
+    PolicyProblem,
+    PPOSettings,
+    RankPolicy,
+    load_policy,
+    make_policy,
+    save_policy,
+)
 from airlora.policy.diffusion.losses import LOSSES
 
 Observe = Callable[..., Observation]

@@ -1,6 +1,7 @@
 import pytest
 
-from airlora.text.lexicon import ADJECTIVES, DOMAINS, FALLING, FAULTS, MERITS, RISING, Domain
+from airlora.text import DOMAINS, Domain
+from airlora.text.lexicon import ADJECTIVES, FALLING, FAULTS, MERITS, RISING
 
 
 def test_adjectives_are_balanced_in_number_and_strength() -> None:

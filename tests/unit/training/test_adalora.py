@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import Settings
 from airlora.ranks import RankPattern
-from airlora.training import assemble, train_adalora
+from airlora.training import Settings, assemble, train_adalora
 from airlora.training.adalora import _prune_to
 
 

@@ -1,8 +1,7 @@
 import pytest
 
-from airlora.config import Settings
 from airlora.errors import TrainingError
-from airlora.training import assemble, train_adalora, train_adalora_sweep
+from airlora.training import Settings, assemble, train_adalora, train_adalora_sweep
 
 BUDGETS = [150, 900]
 

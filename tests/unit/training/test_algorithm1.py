@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.config import EnvSettings
-from airlora.env import RankAllocationEnv
+from airlora.env import EnvSettings, RankAllocationEnv
 from airlora.observation import IntArray, Observation
 from airlora.policy import Buffer, ConstantPolicy, Decision
 from airlora.training import Algorithm1, is_learner, problem_of

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from airlora.adapters import dense_reference
-from airlora.config import Settings
 from airlora.errors import TrainingError
 from airlora.ranks import RankPattern
-from airlora.training import FineTuner, Workbench, assemble, evaluate, predict
+from airlora.tasks import evaluate, predict
+from airlora.training import FineTuner, Settings, Workbench, assemble
 
 
 def make(settings: Settings, **overrides: Any) -> tuple[Workbench, FineTuner]:

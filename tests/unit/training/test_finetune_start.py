@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from airlora.config import Settings
 from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
-from airlora.training import FineTuner, Workbench, assemble, evaluate, train
+from airlora.tasks import evaluate
+from airlora.training import FineTuner, Settings, Workbench, assemble, train
 
 HEAD_STEPS, ALIGN_STEPS, STEPS = 3, 5, 14
 START_CALLS = HEAD_STEPS + 1

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from airlora.channel import FadingModel, ergodic_bps
-from airlora.config import ChannelSettings
+from airlora.channel import ChannelSettings, FadingModel, ergodic_bps
 from airlora.env import ANALYTIC_CHANNEL, Link, RankAllocationEnv
 from airlora.policy import ConstantPolicy
 from airlora.text import TextComplexity

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from airlora.config import Settings
 from airlora.errors import SettingsError
-from airlora.training import assemble, measure_peft_baseline
+from airlora.training import Settings, assemble, measure_peft_baseline
 from airlora.training.peft_baselines import BASELINE_BITS, _rounded
 
 

@@ -4,18 +4,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from airlora.config import RECIPES, Settings, with_policy
 from airlora.env import RankAllocationEnv
 from airlora.observation import Observation
-from airlora.policy import EvaPolicy, load_policy, save_policy
+from airlora.packing import measure_explained_variance
+from airlora.policy import RECIPES, EvaPolicy, load_policy, save_policy
 from airlora.training import (
+    Settings,
     Workbench,
     assemble,
     build_policy,
     frozen_objective,
     is_learner,
-    measure_explained_variance,
     problem_of,
+    with_policy,
 )
 from airlora.training.policies import policy_needs_trained_adapter
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from airlora.adapters import dense_reference, read_adapter_metadata
-from airlora.config import Settings, load_settings
 from airlora.errors import AdapterError, CheckpointError, SettingsError
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
+from airlora.tasks import encode, predict
 from airlora.text import TokenizerVocabulary, load_dataset
-from airlora.training import Interrupted, RunFolder, Trainer, encode, open_run, predict, read_metrics, train
+from airlora.training import Interrupted, RunFolder, Settings, Trainer, load_settings, open_run, read_metrics, train
 
 
 def with_(settings: Settings, **overrides: Any) -> Settings:

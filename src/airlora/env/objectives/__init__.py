@@ -4,6 +4,5 @@ from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
 from airlora.env.objectives.frozen import FrozenObjective
 from airlora.env.objectives.live import LiveObjective, Stepper
-from airlora.env.objectives.synthetic import SyntheticObjective
 
-__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper", "SyntheticObjective"]
+__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper"]

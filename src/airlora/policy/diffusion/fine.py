@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from airlora.config import DiffusionSettings
 from airlora.errors import TrainingError
 from airlora.policy.diffusion.losses import LOSSES, LossContext
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["FinePolicy", "Pairs"]
 

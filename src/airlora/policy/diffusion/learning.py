@@ -12,7 +12,7 @@ from airlora.policy.buffer import Batch, Buffer
 from airlora.policy.diffusion.advantage import contextual_advantage
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 from airlora.policy.scaling import ranks_to_unit
-from airlora.policy.utility import TEXT, Advisor
+from airlora.policy.utility.advisor import TEXT, Advisor
 
 __all__ = ["loss_context"]
 

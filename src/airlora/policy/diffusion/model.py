@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.backbones import BACKBONES
 from airlora.policy.diffusion.guidance import drop_condition, guide, with_presence
 from airlora.policy.diffusion.predictions import PREDICTIONS
 from airlora.policy.diffusion.process import NoiseSchedule, add_noise
 from airlora.policy.diffusion.samplers import SAMPLERS, Denoise
 from airlora.policy.gaussian import gaussian_log_prob
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["DiffusionModel"]
 

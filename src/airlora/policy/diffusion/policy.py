@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from airlora.config import AllocateSettings, DiffusionSettings
 from airlora.observation import NUM_CONTEXT, IntArray, Observation, ObservationSpec
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
@@ -18,7 +17,8 @@ from airlora.policy.diffusion.fine import FinePolicy
 from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.seeding import child_seeds, numpy_state, restore_numpy
-from airlora.policy.utility import TEXT, Advisor
+from airlora.policy.settings import AllocateSettings, DiffusionSettings
+from airlora.policy.utility.advisor import TEXT, Advisor
 
 __all__ = ["DiffusionPolicy"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from airlora.config import DiffusionSettings
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.guidance import with_presence
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import seeded_init

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import TrainingError
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.fine import FinePolicy
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 

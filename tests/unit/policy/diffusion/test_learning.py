@@ -3,8 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from airlora.config import DiffusionSettings
-from airlora.policy import Advisor, Buffer, DiffusionPolicy, Learner, PolicyProblem, ranks_to_unit
+from airlora.policy import Advisor, Buffer, DiffusionPolicy, DiffusionSettings, Learner, PolicyProblem, ranks_to_unit
 from airlora.policy.diffusion.learning import loss_context
 from airlora.policy.diffusion.losses import LossContext
 

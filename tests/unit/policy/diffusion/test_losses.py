@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch
 from airlora.policy.diffusion.losses.advantage_weighted import MAX_WEIGHT, advantage_weights
 from airlora.policy.diffusion.model import DiffusionModel

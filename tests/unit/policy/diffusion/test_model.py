@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.backbones import BACKBONES
 from airlora.policy.diffusion.guidance import with_presence
 from airlora.policy.diffusion.model import DiffusionModel

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
 from airlora.observation import Observation
-from airlora.policy import Buffer, DiffusionPolicy, Learner, PolicyProblem
+from airlora.policy import Buffer, DiffusionPolicy, DiffusionSettings, Learner, PolicyProblem
 
 Observe = Callable[..., Observation]
 Explored = Callable[[Learner, int], Buffer]

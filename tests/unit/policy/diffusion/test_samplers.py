@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise, predict_x0
 from airlora.policy.diffusion.samplers import SAMPLERS, Denoise, Sampler
 from airlora.policy.diffusion.samplers.ddim import DDIMSampler

@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.backbones import BACKBONES, Backbone
 from airlora.policy.diffusion.backbones.unet1d import num_levels
 from airlora.policy.diffusion.model import DiffusionModel

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from airlora.policy.utility import Measurements, UtilityModel
+from airlora.policy import Measurements, UtilityModel
 
 
 def _model(

@@ -4,11 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.config import AllocateSettings
 from airlora.errors import PolicyError
 from airlora.observation import Observation, ObservationSpec
-from airlora.policy import Buffer, PolicyProblem, Transition, fit_to_budget
-from airlora.policy.utility import Advisor
+from airlora.policy import Advisor, AllocateSettings, Buffer, PolicyProblem, Transition, fit_to_budget
 
 COSTS = (10, 10, 30, 30)
 PROBLEM = PolicyProblem(("a", "b", "c", "d"), COSTS, ObservationSpec(num_modules=4, r_max=4), cost_weight=0.5)

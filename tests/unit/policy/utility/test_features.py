@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.policy.utility import rank_knots
 from airlora.policy.utility.features import (
     MAX_COUPLED,
     MAX_LEVELS,
@@ -11,6 +10,7 @@ from airlora.policy.utility.features import (
     coupled_pairs,
     curve_columns,
     level_columns,
+    rank_knots,
     saturating_basis,
 )
 

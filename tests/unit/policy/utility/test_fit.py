@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlora.errors import PolicyError
-from airlora.policy.utility import FORMS, Measurements, UtilityFit, UtilityModel, fit_utility
+from airlora.policy import Measurements, UtilityFit, UtilityModel, fit_utility
 from airlora.policy.utility.fit import NOTICEABLE
+from airlora.policy.utility.forms import FORMS
 
 True_ = Callable[..., UtilityModel]
 Measure = Callable[..., Measurements]

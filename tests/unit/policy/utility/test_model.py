@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from airlora.policy.utility import UtilityModel
+from airlora.policy import UtilityModel
 
 True_ = Callable[..., UtilityModel]
 

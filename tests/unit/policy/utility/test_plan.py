@@ -4,8 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from airlora.policy import fill_greedily
-from airlora.policy.utility import UtilityModel, improve_plan, plan_ranks
+from airlora.policy import UtilityModel, fill_greedily, plan_ranks
+from airlora.policy.utility.plan import improve_plan
 
 True_ = Callable[..., UtilityModel]
 NUM_DRAWS = 100

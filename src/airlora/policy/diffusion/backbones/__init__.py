@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from airlora.config import DiffusionSettings
 from airlora.policy.registry import Registry
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["BACKBONES", "Backbone"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.backbones import BACKBONES, Backbone
 from airlora.policy.diffusion.time_embedding import time_embedding
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["UNet1D", "num_levels"]
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.observation import Observation
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.registry import Registry
+from airlora.policy.settings import DiffusionSettings
 from airlora.policy.utility import Advisor
 
 __all__ = ["LOSSES", "DiffusionBatch", "DiffusionLoss", "LossContext"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch, DiffusionLoss
 from airlora.policy.diffusion.model import DiffusionModel
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["MAX_WEIGHT", "AdvantageWeightedLoss", "advantage_weights"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch, DiffusionLoss, LossContext
 from airlora.policy.diffusion.losses.advantage_weighted import advantage_weights
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.scaling import ranks_to_unit
 from airlora.policy.seeding import numpy_state, restore_numpy
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["ExpertLoss"]
 

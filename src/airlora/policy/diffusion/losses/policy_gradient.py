@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
 from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch, DiffusionLoss, LossContext
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.ppo_loss import clipped_objective
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["PolicyGradientLoss"]
 

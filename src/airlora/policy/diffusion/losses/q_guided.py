@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
-from airlora.policy.diffusion.critics import Critic, LearnedCritic, UtilityCritic
 from airlora.policy.diffusion.losses import LOSSES, DiffusionBatch, DiffusionLoss, LossContext
+from airlora.policy.diffusion.losses.critics import Critic, LearnedCritic, UtilityCritic
 from airlora.policy.diffusion.model import DiffusionModel
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["QGuidedLoss"]
 

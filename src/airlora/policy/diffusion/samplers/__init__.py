@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.process import NoiseSchedule
 from airlora.policy.registry import Registry
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["SAMPLERS", "Denoise", "Sampler"]
 

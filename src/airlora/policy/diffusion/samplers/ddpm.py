@@ -8,10 +8,10 @@ from typing import Self
 
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.policy.diffusion.process import NoiseSchedule
 from airlora.policy.diffusion.samplers import SAMPLERS, Sampler
 from airlora.policy.diffusion.samplers.spacing import spaced_timesteps
+from airlora.policy.settings import DiffusionSettings
 
 __all__ = ["DDPMSampler"]
 

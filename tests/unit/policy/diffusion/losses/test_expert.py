@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from airlora.config import AllocateSettings, DiffusionSettings
 from airlora.observation import IntArray, Observation
-from airlora.policy import Advisor, Buffer, PolicyProblem, Transition, unit_to_ranks
+from airlora.policy import (
+    Advisor,
+    AllocateSettings,
+    Buffer,
+    DiffusionSettings,
+    PolicyProblem,
+    Transition,
+    unit_to_ranks,
+)
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 from airlora.policy.diffusion.losses.expert import BUDGET_MARGIN, ExpertLoss
 from airlora.policy.diffusion.model import DiffusionModel

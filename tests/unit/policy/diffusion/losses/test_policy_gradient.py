@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
 from airlora.errors import PolicyError
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
 from airlora.policy.diffusion.losses.policy_gradient import PolicyGradientLoss
 from airlora.policy.diffusion.model import DiffusionModel

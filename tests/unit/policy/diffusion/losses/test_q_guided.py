@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from airlora.config import DiffusionSettings
-from airlora.policy.diffusion.critics import Critic, LearnedCritic, UtilityCritic
+from airlora.policy import DiffusionSettings
 from airlora.policy.diffusion.losses import DiffusionBatch, LossContext
+from airlora.policy.diffusion.losses.critics import Critic, LearnedCritic, UtilityCritic
 from airlora.policy.diffusion.losses.q_guided import QGuidedLoss
 from airlora.policy.diffusion.model import DiffusionModel
 from airlora.policy.seeding import seeded_init

@@ -1,0 +1,37 @@
+"""Settings of the SVD adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from airlora.settings.fields import Fraction, NonNegative, Positive, PositiveInt, Section
+
+__all__ = ["AdapterSettings"]
+
+
+class AdapterSettings(Section):
+    """Settings of the SVD adapter (Eq. 2 and 3)."""
+
+    r_max: PositiveInt = 8
+    """Largest rank of a module: the number of components that are trained for it."""
+    scale: Positive = 4.0
+    """Factor s of every update, the same at every rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability on the inputs of the updates while training."""
+    orthogonality_weight: NonNegative = 0.0
+    """Weight of the orthogonality penalty (Eq. 3) in the training loss. 0 skips its computation."""
+    target_modules: list[str] | None = None
+    """Endings of the names of the modules to adapt. None adapts the six projections of each layer (Eq. 1)."""
+    head_modules: list[str] | None = None
+    """Endings of the names of the modules of the classification head. None finds the names that transformers uses."""
+    ffn_update: Literal["weight", "residual"] = "weight"
+    """Where the update of an FFN projection acts: on its weight, or on the residual stream beside it. The second
+    takes 2.5 times fewer parameters where the FFN is four times as wide as the model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the adapter's parameters."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass. Saves memory and costs time."""
+    nested_probability: Fraction = 0.0
+    """Share of fine-tuning steps that train at random ranks instead of the requested ones."""

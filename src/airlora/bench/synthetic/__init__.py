@@ -1,0 +1,1 @@
+"""Synthetic objectives whose optimum is known by dynamic programming."""

@@ -1,0 +1,8 @@
+"""Delivery of signed releases: repository, server, device, broadcast.
+
+Names are loaded at first use; `__init__.pyi` lists them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Broadcast of releases as signed RaptorQ symbols over UDP."""

@@ -1,0 +1,180 @@
+"""What a broadcast sends, and in which order: over and over, the first segments with the most protection.
+
+A round begins with the signed metadata and the part of the stream that makes a device's first adapter; what it adds to
+protect them is spread over the rest of the round, so that a burst of losses does not take it all, and who comes late
+need not wait for the next round.  Each round sends other symbols than the one before: what a device has heard of an
+object always helps, however little it was.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from securesystemslib.signer import Signer
+
+from airlora.codec import StreamReader
+from airlora.delivery.broadcast.packets import BUNDLE, MAX_OBJECT_BYTES, PACKET_OVERHEAD, ObjectId, seal_packet
+from airlora.delivery.repository.bundle import pack_bundle
+from airlora.delivery.repository.manifest import Manifest
+from airlora.delivery.repository.publish import current_manifest
+from airlora.delivery.repository.repository import SignedRepository
+from airlora.errors import MissingDependencyError, ReleaseError
+from airlora.files import read_bytes
+
+__all__ = ["MIN_PACKET_BYTES", "Carousel", "fountain", "open_carousel"]
+
+MIN_PACKET_BYTES = PACKET_OVERHEAD + 8
+MAX_PACKET_BYTES = 65_000
+
+FIRST_PROTECTION = 1.0
+"""Repair symbols over source symbols, of the metadata and of the first usable part."""
+
+LEAST_PROTECTION = 0.1
+
+MAX_REPAIR = 1024
+"""Repair symbols of an object beyond as many as it has source symbols: they are all kept in memory."""
+
+FIRST_GROUP_BYTES = 4 * 1024
+"""Of the stream behind the first usable part; each group is twice as large as the one before."""
+
+
+def fountain() -> Any:
+    """Return the module `raptorq`; raises `MissingDependencyError`."""
+    try:
+        return importlib.import_module("raptorq")
+    except ImportError as error:
+        raise MissingDependencyError("a broadcast needs raptorq: pip install 'airlora[broadcast]'") from error
+
+
+@dataclass(frozen=True)
+class _Object:
+    what: ObjectId
+    num_source: int
+    protection: float
+    symbols: list[bytes]
+
+    def of_round(self, number: int) -> list[bytes]:
+        """Return the symbols of one round; the next one goes on where it ended."""
+        count = self.num_source + max(1, round(self.protection * self.num_source))
+        first = number * count
+        return [self.symbols[place % len(self.symbols)] for place in range(first, first + count)]
+
+
+class Carousel:
+    """The packets of one release.
+
+    Args:
+        manifest: Of the release.
+        objects: What is sent, the most important first.
+        signer: The timestamp key.
+    """
+
+    def __init__(self, manifest: Manifest, objects: list[_Object], signer: Signer) -> None:
+        self.manifest = manifest
+        self._objects, self._signer = objects, signer
+
+    @property
+    def num_objects(self) -> int:
+        """How many there are."""
+        return len(self._objects)
+
+    def round(self, number: int) -> Iterator[bytes]:
+        """Yield the packets of a round, 0 for the first."""
+        placed: list[tuple[float, int, bytes]] = []
+        position = 0.0
+        late: list[tuple[int, float, list[bytes]]] = []
+        for place, item in enumerate(self._objects):
+            symbols = item.of_round(number)
+            # Enough for a link with few losses, at once.
+            num_now = item.num_source + max(1, round(LEAST_PROTECTION * item.num_source))
+            for symbol in symbols[:num_now]:
+                placed.append((position, place, symbol))
+                position += 1.0
+            late.append((place, position, symbols[num_now:]))
+        for place, begins, symbols in late:
+            step = (position - begins) / (len(symbols) + 1)
+            placed += [(begins + step * (count + 1), place, symbol) for count, symbol in enumerate(symbols)]
+        for _, place, symbol in sorted(placed, key=lambda entry: entry[:2]):
+            yield seal_packet(self._signer, self._objects[place].what, symbol)
+
+
+def open_carousel(repository: SignedRepository, *, tenant: str | None = None, packet_bytes: int = 1200) -> Carousel:
+    """Return what to send of the newest release.
+
+    Args:
+        repository: The repository; its timestamp key is needed.
+        tenant: Whose release.
+        packet_bytes: Of each packet, at most.
+
+    Raises:
+        ReleaseError: There is no release, a file of it or the key is missing, or packets are too small or too large.
+        MissingDependencyError: `raptorq` is not installed.
+    """
+    if not MIN_PACKET_BYTES <= packet_bytes <= MAX_PACKET_BYTES:
+        raise ReleaseError.of("packet bytes", packet_bytes, f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES}")
+    manifest = current_manifest(repository, tenant)
+    if manifest is None:
+        raise ReleaseError(f"{repository.folder}: nothing has been released")
+    root = repository.root()
+    keyids = [keyid for keyid in root.roles["timestamp"].keyids if repository.keys.has("timestamp", keyid)]
+    if not keyids:
+        raise ReleaseError(f"timestamp key in {repository.keys.folder}: missing; a broadcast is signed by it")
+    signer = repository.signer("timestamp", keyids[0])
+    room = packet_bytes - PACKET_OVERHEAD
+    bundle, name = pack_bundle(_metadata(repository, tenant))
+    objects = [_object(name, BUNDLE, bundle, room, FIRST_PROTECTION)]
+    stream = read_bytes(repository.folder / manifest.stream.path, "stream", ReleaseError)
+    digest = bytes.fromhex(manifest.stream.digest)[:16]
+    for place, (start, stop) in enumerate(_groups(stream)):
+        protection = FIRST_PROTECTION if place == 0 else max(LEAST_PROTECTION, 0.5 / place)
+        objects.append(_object(digest, start, stream[start:stop], room, protection))
+    return Carousel(manifest, objects, signer)
+
+
+def _metadata(repository: SignedRepository, tenant: str | None) -> dict[str, bytes]:
+    """Return every file that a device asks for before the stream, and all roots, for nobody can ask for one."""
+    names = [f"metadata/{version}.root.json" for version in range(1, repository.version_of("root") + 1)]
+    roots = {name: read_bytes(repository.folder / name, "metadata", ReleaseError) for name in names}
+    return roots | repository.newest_files(tenant)
+
+
+def _groups(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Yield from where to where objects go: what makes the first adapter, and then ever larger groups of segments."""
+    reader, start, size = StreamReader(stream), 0, 0
+    is_usable = False
+    ends = []
+    while (place := reader.next_range) is not None:
+        reader.feed(stream[place[0] : place[1]])
+        ends.append(place[1])
+        if not is_usable:
+            decoded = reader.result()
+            is_usable = len(decoded.tensors) == len(decoded.header.tensors)
+            size = place[1]
+    if not ends:
+        ends = [len(stream)]
+    for end in ends:
+        if end - start >= size or end == ends[-1]:
+            yield from _split(start, end)
+            size = FIRST_GROUP_BYTES if start == 0 else min(2 * size, MAX_OBJECT_BYTES // 2)
+            start = end
+
+
+def _split(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a range in parts that an object may have, for the sake of segments of a megabyte."""
+    for at in range(start, end, MAX_OBJECT_BYTES):
+        yield at, min(end, at + MAX_OBJECT_BYTES)
+
+
+def _object(stream: bytes, start: int, content: bytes, room: int, protection: float) -> _Object:
+    symbol_bytes = min(room - room % 8, -(-len(content) // 8) * 8)
+    num_source = -(-len(content) // symbol_bytes)
+    # Enough for several rounds; what comes round again is still of use to who lost it.
+    num_repair = max(64, min(4 * num_source, MAX_REPAIR), num_source)
+    symbols = fountain().Encoder.with_defaults(content, symbol_bytes).get_encoded_packets(num_repair)
+    if len(symbols) != num_source + num_repair or any(symbol[0] for symbol in itertools.islice(symbols, 1)):
+        raise ReleaseError(f"{len(content)} bytes in symbols of {symbol_bytes}: more than one block of RaptorQ")
+    return _Object(ObjectId(stream, start, len(content), symbol_bytes), num_source, protection, symbols)

@@ -1,0 +1,1 @@
+"""The device: fetch, verify, install and roll back releases."""

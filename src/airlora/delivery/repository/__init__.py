@@ -1,0 +1,1 @@
+"""Repositories of signed releases, trusted through The Update Framework."""

@@ -1,0 +1,1 @@
+"""Comparisons, statistics, figures, tables and HTML reports."""

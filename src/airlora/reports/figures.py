@@ -1,0 +1,234 @@
+"""The report's pictures, as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from airlora.reports.compare import ComparisonRow
+from airlora.reports.tables import projection_column
+
+__all__ = [
+    "accuracy_by_params",
+    "accuracy_by_snr",
+    "draw_heat_maps",
+    "new_figure",
+    "rank_heat_maps",
+    "reward_curve",
+    "styled",
+]
+
+_COLOURS = {
+    "airllm": "#D55E00",
+    "ppo": "#E69F00",
+    "ddim": "#CC79A7",
+    "allocate": "#0072B2",
+    "greedy": "#56B4E9",
+    "adalora": "#009E73",
+    "adalora-ranks": "#8FD4BC",
+    "constant": "#555555",
+    "random": "#AAAAAA",
+    "distilled": "#332288",
+    "eva": "#882255",
+    "cmaes": "#117733",
+}
+"""Okabe and Ito's palette, which people with colour vision deficiencies can tell apart."""
+
+_MARKERS = {"airllm": "o", "ppo": "P", "ddim": "X", "allocate": "s", "greedy": "D", "adalora": "^", "constant": "v"}
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "airlora",
+    "text.parse_math": False,  # a file's name may hold dollars
+}
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure of that many inches and its axes, row by row."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = np.atleast_1d(np.asarray(figure.subplots(rows, columns))).ravel().tolist()
+    return figure, axes
+
+
+def styled(draw: Callable[[], Figure]) -> str:
+    """Return what `draw` draws in the report's style, as SVG."""
+    with matplotlib.rc_context(_STYLE):
+        return _svg(draw())
+
+
+def reward_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Return how a run went: the reward of every decision, or the loss where nothing was decided, and the accuracy.
+
+    Args:
+        metrics: Lines of `metrics.jsonl`.
+    """
+    return styled(lambda: _draw_rewards(metrics))
+
+
+_PHASES = (("finetune", "while fine-tuning"), ("learn", "on the frozen adapter"))
+
+
+def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    by_kind = {kind: [line for line in metrics if line["kind"] == kind] for kind in ("finetune", "learn", "eval")}
+    phases = [(kind, title) for kind, title in _PHASES if by_kind[kind]]
+    figure, axes = new_figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
+    for axis, (kind, title) in zip(axes, phases, strict=False):
+        lines = by_kind[kind]
+        quantity = "reward" if "reward" in lines[0] else "loss"
+        _noisy_line(axis, [line["step"] for line in lines], [line[quantity] for line in lines], quantity)
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xlabel("step")
+        axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
+        if kind == "finetune" and by_kind["eval"]:
+            _accuracy_line(axis, by_kind["eval"])
+        # Above the axes: wherever it stood inside, one of the lines would go through it.
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
+    return figure
+
+
+def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name: str) -> None:
+    """Draw every value faintly and their running mean."""
+    window = max(1, len(values) // 10)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    axis.plot(steps, values, color=_COLOURS["airllm"], alpha=0.18, linewidth=0.7)
+    axis.plot(steps[window - 1 :], smooth, color=_COLOURS["airllm"], label=f"{name}, mean of {window} steps")
+
+
+def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the accuracy of every evaluation on an axis of its own."""
+    other = axis.twinx()
+    other.plot(
+        [line["step"] for line in evaluations],
+        [line["accuracy"] for line in evaluations],
+        color=_COLOURS["allocate"],
+        marker="o",
+        markersize=4,
+    )
+    other.set_ylabel("accuracy", color=_COLOURS["allocate"])
+    other.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    other.grid(visible=False)
+    other.spines["right"].set_visible(True)
+
+
+def rank_heat_maps(
+    patterns: Mapping[str, Mapping[str, int]], modules: Mapping[str, Mapping[str, Any]], r_max: int
+) -> str:
+    """Return one heat map of ranks, layers by projections, per pattern.
+
+    Args:
+        patterns: Title to rank per module name.
+        modules: `role` and `layer` per module name, in order.
+        r_max: Largest rank, the top of the colour scale.
+    """
+    return styled(lambda: _draw_heat_maps(patterns, modules, r_max))
+
+
+def _draw_heat_maps(
+    patterns: Mapping[str, Mapping[str, int]], modules: Mapping[str, Mapping[str, Any]], r_max: int
+) -> Figure:
+    layers = {module["layer"] for module in modules.values()}
+    figure, axes = new_figure(2.6 * len(patterns) + 0.6, 1.2 + 0.34 * len(layers), 1, len(patterns))
+    draw_heat_maps(figure, axes, patterns, modules, r_max)
+    return figure
+
+
+def draw_heat_maps(
+    figure: Figure,
+    axes: Sequence[Axes],
+    patterns: Mapping[str, Mapping[str, int]],
+    modules: Mapping[str, Mapping[str, Any]],
+    r_max: int,
+) -> None:
+    """Draw a heat map of ranks per pattern on axes that are there; arguments as of `rank_heat_maps`."""
+    columns = _heat_map_columns(modules)
+    layers = sorted({module["layer"] for module in modules.values()})
+    largest = max(1, max(max(ranks.values()) for ranks in patterns.values()))
+    image = None
+    for index, (axis, (title, ranks)) in enumerate(zip(axes, patterns.items(), strict=True)):
+        grid = np.full((len(layers), len(columns)), np.nan)
+        for name, module in modules.items():
+            grid[layers.index(module["layer"]), columns.index(projection_column(name, module))] = ranks[name]
+        image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=largest, aspect="auto", origin="lower")
+        for row, column in np.argwhere(np.isfinite(grid)):
+            value = int(grid[row, column])
+            shade = "black" if value > 0.6 * largest else "white"
+            axis.text(column, row, str(value), ha="center", va="center", fontsize=7, color=shade)
+        axis.set_title(f"{title}\nmean {np.nanmean(grid):.2f}", loc="left", fontsize=10)
+        axis.set_xticks(range(len(columns)), columns, fontsize=8)
+        axis.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=8)
+        axis.grid(visible=False)
+        if index == 0:
+            axis.set_ylabel("layer")
+    if image is not None:
+        figure.colorbar(image, ax=axes, label=f"rank (r_max {r_max})", shrink=0.9, pad=0.01)
+
+
+def _heat_map_columns(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(projection_column(name, module) for name, module in modules.items()))
+
+
+def accuracy_by_snr(rows: Sequence[ComparisonRow]) -> str:
+    """Return accuracy against SNR, a line per policy (the paper's Fig. 4)."""
+
+    def draw() -> Figure:
+        figure, (axis,) = new_figure(5.4, 3.5)
+        _lines(axis, rows, lambda row: row.snr_db)
+        axis.set_xlabel("mean SNR, dB")
+        axis.set_xticks(sorted({row.snr_db for row in rows}))
+        return figure
+
+    return styled(draw)
+
+
+def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
+    """Return accuracy against numbers sent, head included, a line per policy."""
+
+    def draw() -> Figure:
+        figure, (axis,) = new_figure(5.4, 3.5)
+        _lines(axis, rows, lambda row: row.num_params + row.num_head_params)
+        axis.set_xscale("log")
+        axis.set_xlabel("numbers sent, head included")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        return figure
+
+    return styled(draw)
+
+
+def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:
+    for name in dict.fromkeys(row.policy for row in rows):
+        points = sorted((x(row), row.accuracy) for row in rows if row.policy == name)
+        axis.plot(
+            [point[0] for point in points],
+            [point[1] for point in points],
+            label=name,
+            color=_COLOURS.get(name, "black"),
+            marker=_MARKERS.get(name, "x"),
+            markersize=5,
+            linewidth=1.6,
+        )
+    axis.set_ylabel("accuracy")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.legend(frameon=False, fontsize=8, loc="best")

@@ -1,0 +1,74 @@
+"""Results as tables in the terminal."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from airlora.policy import RECIPES
+from airlora.reports.compare import ComparisonRow
+
+__all__ = ["comparison_table", "marked", "policy_table", "projection_column", "rank_table"]
+
+
+def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
+    """Return accuracy and numbers sent, a line per policy and a column per SNR; the best of a column is bold."""
+    snrs = sorted({row.snr_db for row in rows})
+    table = Table(title="accuracy and adapter numbers sent, by mean SNR", title_justify="left")
+    table.add_column("policy")
+    for snr_db in snrs:
+        table.add_column(f"{snr_db:g} dB", justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("deadline", justify="right")
+    for name in dict.fromkeys(row.policy for row in rows):
+        own = {row.snr_db: row for row in rows if row.policy == name}
+        cells = []
+        for snr_db in snrs:
+            best = max(row.accuracy for row in rows if row.snr_db == snr_db)
+            text = f"{own[snr_db].accuracy:.1%} {own[snr_db].num_params / 1000:5.1f}k"
+            cells.append(marked(text, is_best=own[snr_db].accuracy == best))
+        accuracy = statistics.fmean(row.accuracy for row in own.values())
+        kept = "kept" if all(row.deadline_share <= 1.0 for row in own.values()) else "broken"
+        table.add_row(name, *cells, f"{accuracy:.2%}", kept)
+    return table
+
+
+def policy_table() -> Table:
+    """Return every policy that can be asked for, a line each."""
+    table = Table(title="policies", title_justify="left")
+    table.add_column("name")
+    table.add_column("learns")
+    table.add_column("what it is")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, "yes" if recipe.learns else "no", recipe.summary)
+    return table
+
+
+def rank_table(result: Mapping[str, Any]) -> Table:
+    """Return the rank of every layer and projection of an inspected run."""
+    modules, ranks = result["modules"], result["rank_pattern"]
+    columns = list(dict.fromkeys(projection_column(name, module) for name, module in modules.items()))
+    table = Table(title="rank by layer and projection", title_justify="left")
+    table.add_column("layer", justify="right")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for layer in sorted({module["layer"] for module in modules.values()}):
+        own = {
+            projection_column(name, module): ranks[name] for name, module in modules.items() if module["layer"] == layer
+        }
+        table.add_row(str(layer), *(str(own.get(column, "")) for column in columns))
+    return table
+
+
+def projection_column(name: str, module: Mapping[str, Any]) -> str:
+    """Return the column of a module: its role; a gated FFN has two of role fc1, and the gate goes by its own name."""
+    return "gate" if name.removesuffix(".in").endswith("gate_proj") else str(module["role"])
+
+
+def marked(text: str, *, is_best: bool) -> Text:
+    """Return a cell; the best of its column is bold."""
+    return Text(text, style="bold" if is_best else "")

@@ -1,0 +1,80 @@
+"""Where the numbers live: device, threads and reduced precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from airlora.errors import SettingsError
+
+__all__ = ["Autocast", "ComputeOptions", "available_threads", "pick_autocast", "pick_device", "set_threads"]
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        SettingsError: The name is no device, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError.of("device", name, "`auto`, `cpu`, or a device that torch has, such as `cuda:0`") from error
+    return device
+
+
+def pick_autocast(precision: str, device: torch.device) -> Autocast:
+    """Return a maker of the context for forward passes.
+
+    Args:
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively.
+        device: Where the model is.
+    """
+    fast = (
+        torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+    if precision == "bfloat16" or (precision == "auto" and fast):
+        return partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """Device, batch sizes and precision of passes over a data set.
+
+    Args:
+        device: Device of the model.
+        seed: Seed of the order of batches and of random numbers.
+        batch_size: Samples in a batch of a forward and backward pass.
+        eval_batch_size: Samples in a batch of a forward pass without gradients.
+        precision: `float32`, `bfloat16` or `auto`, see `pick_autocast`.
+    """
+
+    device: torch.device
+    seed: int = 0
+    batch_size: int = 32
+    eval_batch_size: int = 128
+    precision: str = "auto"
+
+
+def set_threads(num_threads: int) -> None:
+    """Let torch use `num_threads` CPU threads; 0 means every core that this process may use."""
+    torch.set_num_threads(num_threads or available_threads())
+
+
+def available_threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

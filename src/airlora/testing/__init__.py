@@ -1,0 +1,1 @@
+"""Simulated transports and links for tests and experiments."""

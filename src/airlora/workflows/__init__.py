@@ -1,0 +1,8 @@
+"""What the commands of `airlora` do, one module each.
+
+Names are loaded at first use; `__init__.pyi` lists them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,380 @@
+"""Accuracy against bytes: streams, cuts at fixed precision, and PEFT's adapters trained at every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from airlora.adapters import LowRankUpdate, install_updates, load_adapter
+from airlora.codec import Bits, cut, decode_stream, describe, encode_stream
+from airlora.errors import CheckpointError, SettingsError
+from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
+from airlora.packing import Packing, pack_adapter, stream_sources
+from airlora.progress import SilentWatcher, Watcher
+from airlora.ranks import RankPattern
+from airlora.reports.curve import CURVE_METHODS, CurvePoint
+from airlora.tasks import EncodedData, evaluate
+from airlora.training import (
+    PeftMethod,
+    RunFolder,
+    Settings,
+    Workbench,
+    assemble,
+    measure_peft_baseline,
+    num_processes,
+    read_held_out,
+    run_jobs,
+    stream_header,
+    with_values,
+)
+from airlora.version import __version__
+
+__all__ = ["PEFT_METHODS", "CurvePlan", "measure_job", "run_curve"]
+
+_POINT = TypeAdapter(CurvePoint)
+_NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
+"""Settings of the adapter that PEFT's baselines are trained without."""
+
+
+def run_curve(
+    runs: Sequence[Path | str], plan: CurvePlan, out: Path | str, *, watcher: Watcher | None = None
+) -> list[CurvePoint]:
+    """Return the points of all runs; what `out` holds of an earlier call is not measured again.
+
+    Args:
+        runs: Folders of finished runs of one model and data, such as three seeds; their data must still be there.
+        plan: What is measured.
+        out: Folder of `points.jsonl`.
+        watcher: Is told of the progress.
+
+    Raises:
+        AirloraError: A run is not finished, its data are gone, or `points.jsonl` is damaged.
+    """
+    watcher = watcher or SilentWatcher()
+    jobs: list[tuple[str, str, str]] = []
+    for run in map(str, runs):
+        folder = RunFolder(run)
+        folder.record()
+        with_values(folder.settings(), plan.overrides)
+        jobs += [(run, job, _fingerprint(folder, plan, job)) for job in _jobs(plan)]
+    _verify_alike([str(run) for run in runs])
+    path = make_folder(out) / "points.jsonl"
+    current = {(run, job): fingerprint for run, job, fingerprint in jobs}
+    # What another call measured stays; what was measured with other settings goes.
+    points = [p for p in _read(path) if current.get((p.run, p.job), p.fingerprint) == p.fingerprint]
+    done = {(point.run, point.job) for point in points}
+    todo = [job for job in jobs if (job[0], job[1]) not in done]
+    watcher.phase("measuring", sum(_num_steps(run, plan, job) for run, job, _ in todo))
+
+    def keep(index: int, found: list[CurvePoint]) -> None:
+        points.extend(replace(point, fingerprint=todo[index][2]) for point in found)
+        write_bytes(path, "".join(json.dumps(asdict(point)) + "\n" for point in points).encode())
+        watcher.show({"last": f"{todo[index][1]} of {todo[index][0]}"})
+
+    run_jobs(
+        [partial(measure_job, run, plan, job) for run, job, _ in todo],
+        num_processes(RunFolder(runs[0]).settings()),
+        on_step=lambda step: watcher.step(step, {}),
+        on_result=keep,
+    )
+    order = {(run, job): place for place, (run, job, _) in enumerate(jobs)}
+    wanted = [point for point in points if (point.run, point.job) in current]
+    return sorted(wanted, key=lambda point: (order[point.run, point.job], point.payload_bytes))
+
+
+def _jobs(plan: CurvePlan) -> list[str]:
+    """Return the jobs of a run, the longest first."""
+    trained = [f"{name} {rank}" for rank in sorted(plan.ranks, reverse=True) for name in ("adalora", "lora")]
+    return [job for job in [*trained, *CURVE_METHODS] if job.split()[0] in plan.methods and job not in PEFT_METHODS]
+
+
+def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
+    if job.split()[0] in PEFT_METHODS:
+        return plan.steps(run)
+    return {"stream": 1, "sized": len(plan.sizes)}.get(job, 0) * plan.packing.polish_steps or 1
+
+
+def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
+    settings, name = folder.settings(), job.split()[0]
+    relevant: list[Any] = [__version__, _content(plan.data or settings.data.eval), job]
+    if name in PEFT_METHODS:
+        # Trained anew: whatever became of the run's adapter, and whatever is for the run's own training alone.
+        other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
+        tuned = with_values(settings, plan.overrides)
+        relevant += [
+            tuned.model_dump(mode="json", include={"seed", "model", "data"}),
+            tuned.adapter.model_dump(mode="json", exclude=_NOT_FOR_PEFT),
+            tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
+            plan.steps(str(folder.path)),
+            # How many samples are kept from training.
+            [settings.env.frozen_batches, settings.env.frozen_batch_size],
+        ]
+    else:
+        relevant += [
+            settings.model_dump(mode="json", exclude={"num_threads"}),
+            hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
+        ]
+    if name not in ("full", "constant", "singular"):
+        relevant.append(_content(settings.data.train))
+    if name in ("stream", "sized"):
+        relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
+    elif name in ("unpolished", "singular"):
+        relevant.append(plan.packing.layers)
+    if name == "unpolished":
+        relevant.append(plan.packing.weighed_by)
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _content(source: str | None) -> list[str | None]:
+    """Return what a data set is known by: its name, and of a file what is in it."""
+    return [source, sha256_of(source) if source is not None and Path(source).is_file() else None]
+
+
+def _verify_alike(runs: list[str]) -> None:
+    """Raise `SettingsError` unless the runs are several, each once, of one model, data and rank."""
+    if not runs or len(set(runs)) < len(runs):
+        raise SettingsError.of("runs", runs, "one or more, each once")
+    first, *others = [RunFolder(run).settings() for run in runs]
+    for run, settings in zip(runs[1:], others, strict=True):
+        for name, own, wanted in (
+            ("model", settings.model, first.model),
+            ("data", settings.data, first.data),
+            ("adapter.r_max", settings.adapter.r_max, first.adapter.r_max),
+            ("adapter.ffn_update", settings.adapter.ffn_update, first.adapter.ffn_update),
+        ):
+            if own != wanted:
+                raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: a mean is over runs of one kind")
+
+
+def _read(path: Path) -> list[CurvePoint]:
+    if not path.exists():
+        return []
+    points = []
+    for number, line in enumerate(read_bytes(path, "points of a curve", CheckpointError).splitlines(), 1):
+        try:
+            points.append(_POINT.validate_json(line))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: line {number} is no point of a curve: delete the file") from error
+    return points
+
+
+PEFT_METHODS = ("adalora", "lora")
+"""Of them those that are trained anew."""
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """What is measured.
+
+    Args:
+        packing: Of the polished stream.
+        ranks: At which PEFT's adapters are trained.
+        sizes: Bytes of the streams that are made for their size.
+        methods: Of `CURVE_METHODS`.
+        data: To measure on; none: the run's evaluation data.
+        baseline_steps: Training steps of PEFT's adapters; none: the run's, and those of polishing.
+        overrides: Settings of PEFT's adapters that differ from the run's.
+
+    Raises:
+        SettingsError: An unknown method, or a rank below 1.
+    """
+
+    packing: Packing
+    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    sizes: tuple[int, ...] = (3000, 6000, 10_000)
+    methods: tuple[str, ...] = tuple(CURVE_METHODS)
+    data: str | None = None
+    baseline_steps: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def steps(self, run: str) -> int:
+        """Return the training steps of PEFT's adapters beside a run."""
+        if self.baseline_steps is not None:
+            return self.baseline_steps
+        return RunFolder(run).record().steps + self.packing.polish_steps
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in CURVE_METHODS:
+                raise SettingsError.of("method", name, f"one of {', '.join(CURVE_METHODS)}")
+        if not self.ranks or min(self.ranks) < 1:
+            raise SettingsError.of("ranks", self.ranks, "whole numbers, 1 or more")
+        object.__setattr__(self, "sizes", tuple(dict.fromkeys(self.sizes)))
+        if min(self.sizes, default=1) < 1:
+            raise SettingsError.of("sizes", self.sizes, "bytes, 1 or more")
+        if "finetune.steps" in self.overrides:
+            raise SettingsError.of(
+                "finetune.steps", self.overrides["finetune.steps"], "left out: baseline steps are given on their own"
+            )
+        if self.baseline_steps is not None and self.baseline_steps < 1:
+            raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
+
+
+CUT_RATIO = 2.0**0.5
+"""Between neighbouring sizes that a stream is cut to."""
+
+SMALLEST_CUT_BYTES = 1000
+
+FINEST_DISTORTION = 0.002
+"""Of the streams that go up to the whole adapter."""
+
+FIXED_BITS: tuple[Bits, ...] = (32, 8, 4)
+
+
+def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
+    """Return the points of one job of a run; see `CurvePoint`."""
+    folder = RunFolder(run)
+    settings = with_values(folder.settings(), {"num_threads": 1})
+    name, _, rank = job.partition(" ")
+    if name in PEFT_METHODS:
+        settings = with_values(settings, plan.overrides)
+    bench = assemble(settings)
+    held_out = read_held_out(bench, settings, plan.data) or bench.eval
+    if name in PEFT_METHODS:
+        found = measure_peft_baseline(
+            settings,
+            bench.train,
+            held_out,
+            method=cast("PeftMethod", name),
+            rank=int(rank),
+            num_labels=len(bench.label_names),
+            steps=plan.steps(run),
+            on_step=lambda step: count_step(),
+        )
+        return [
+            CurvePoint(
+                run,
+                job,
+                f"{name} {point.bits} bit",
+                f"rank {rank}",
+                point.payload_bytes,
+                point.num_components,
+                point.accuracy,
+                point.loss,
+            )
+            for point in found
+        ]
+    load_adapter(bench.adapted, folder.adapter_path)
+    measured = _Measured(run, job, bench, settings, held_out)
+    if name == "stream":
+        points = measured.cuts(plan.packing, count_step)
+    elif name == "sized":
+        points = measured.sized(plan.packing, plan.sizes, count_step)
+    elif name in ("unpolished", "singular"):
+        importance = "singular" if name == "singular" else plan.packing.importance
+        finest = Packing(max_distortion=FINEST_DISTORTION, layers=plan.packing.layers, importance=importance)
+        points = measured.cuts(finest, count_step)
+    else:
+        points = measured.ranks(
+            name, _doubling(settings.adapter.r_max) if name == "constant" else [settings.adapter.r_max]
+        )
+    if name not in ("stream", "sized"):
+        count_step()
+    return points
+
+
+def _doubling(r_max: int) -> list[int]:
+    """Return 1, 2, 4, ... and r_max.
+
+    >>> _doubling(12)
+    [1, 2, 4, 8, 12]
+    """
+    return [2**power for power in range(r_max.bit_length()) if 2**power < r_max] + [r_max]
+
+
+class _StepWatcher(SilentWatcher):
+    """Counts the steps of polishing."""
+
+    def __init__(self, count_step: Callable[[], None]) -> None:
+        self._count_step = count_step
+
+    def step(self, step: int, values: Any) -> None:  # noqa: ARG002 (the watcher's signature)
+        self._count_step()
+
+
+@dataclass
+class _Measured:
+    """A run's adapter, coded in some way and measured."""
+
+    run: str
+    job: str
+    bench: Workbench
+    settings: Settings
+    held_out: EncodedData
+
+    def __post_init__(self) -> None:
+        bench = self.bench
+        self._header = stream_header(bench.adapted, self.settings, bench.fingerprint, bench.label_names)
+
+    def cuts(self, packing: Packing, count_step: Callable[[], None]) -> list[CurvePoint]:
+        """Return a point per size that the stream is cut to, and the whole of it."""
+        data = self._packed(packing, count_step)
+        points, size = [], float(SMALLEST_CUT_BYTES)
+        while size < len(data):
+            if describe(data)["head_bytes"] <= size:
+                points += self._point(self.job, f"{size:.0f} B", cut(data, int(size)))
+            size *= CUT_RATIO
+        return points + self._point(self.job, "whole", data)
+
+    def sized(self, packing: Packing, sizes: Sequence[int], count_step: Callable[[], None]) -> list[CurvePoint]:
+        """Return a point per size that a stream is made for; below the head's there is the head alone."""
+        points = []
+        for size in sizes:
+            data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
+            points += self._point("sized", f"{size} B", data)
+            # What was measured is in the model: the next one starts from the run's adapter again.
+            load_adapter(self.bench.adapted, RunFolder(self.run).adapter_path)
+        return points
+
+    def _packed(self, packing: Packing, count_step: Callable[[], None]) -> bytes:
+        return pack_adapter(
+            self.bench.adapted,
+            self._header,
+            packing,
+            self.settings.compute_options(self.bench.device),
+            calibration=self.bench.calibration,
+            train=self.bench.train,
+            watcher=_StepWatcher(count_step),
+        )
+
+    def ranks(self, name: str, ranks: Sequence[int]) -> list[CurvePoint]:
+        """Return a point per rank of all modules and fixed precision."""
+        compute = self.settings.compute_options(self.bench.device)
+        sources = stream_sources(self.bench.adapted, "singular", compute, calibration=self.bench.calibration)
+        points = []
+        for rank in ranks:
+            own = sources.cut(RankPattern.constant(self._header.modules, rank))
+            for bits in FIXED_BITS if name == "constant" else FIXED_BITS[:1]:
+                packing = Packing(bits=bits, layers=1)
+                data = encode_stream(self._header, own.updates, own.head, **packing.options(has_head=bool(own.head)))
+                points += self._point(f"{name} {bits} bit", f"rank {rank}" if name == "constant" else "whole", data)
+        return points
+
+    def _point(self, series: str, label: str, data: bytes) -> list[CurvePoint]:
+        """Return what the data come to; nothing if the model's head is not whole, without which it says nothing."""
+        decoded = decode_stream(data)
+        if set(decoded.tensors) != set(self._header.tensors):
+            return []
+        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+        adapted = self.bench.adapted
+        install_updates(adapted, updates, decoded.tensors)
+        found = evaluate(adapted.model, self.held_out, self.bench.device, self.settings.finetune.eval_batch_size)
+        return [
+            CurvePoint(
+                self.run,
+                self.job,
+                series,
+                label,
+                len(data),
+                sum(update.rank for update in updates.values()),
+                found.accuracy,
+                found.loss,
+            )
+        ]

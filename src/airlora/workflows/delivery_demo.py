@@ -1,0 +1,198 @@
+"""A release over links of very different rates: what each device got, and when it could use it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from airlora.delivery.device.agent import visit
+from airlora.delivery.device.limits import LinkLimits
+from airlora.delivery.device.link import HttpLink
+from airlora.delivery.device.plan import AgentPlan, Visit
+from airlora.delivery.device.state import StateFolder
+from airlora.delivery.repository.create import create_repository
+from airlora.delivery.repository.keys import KeyFolder
+from airlora.delivery.repository.publish import publish_stream
+from airlora.delivery.server.app import ServerPlan, make_app
+from airlora.delivery.server.reports import ReportStore
+from airlora.errors import AirloraError, SettingsError
+from airlora.files import make_folder, write_json
+from airlora.packing import Packing
+from airlora.progress import SilentWatcher, Watcher
+from airlora.testing.local_server import LinkShape, serving, shaped_link
+from airlora.training import open_run, open_stream
+from airlora.workflows.inspect import read_data
+from airlora.workflows.pack import pack_bytes
+from airlora.workflows.publish import measure_cuts
+
+__all__ = ["DEMO_LINKS", "DeviceOutcome", "deliver", "delivery_table"]
+
+DEMO_LINKS = {
+    "LoRaWAN 5 kbit/s": LinkShape(5e3, loss=0.05, break_share=0.1, retry_s=1.0, delay_s=0.3),
+    "NB-IoT 200 kbit/s": LinkShape(2e5, loss=0.05, break_share=0.1, retry_s=0.3, delay_s=0.05),
+    "LTE 20 Mbit/s": LinkShape(2e7, loss=0.01, retry_s=0.1, delay_s=0.02),
+}
+"""Names and shapes; the rates are those of the names, the rest is plausible."""
+
+
+@dataclass(frozen=True)
+class DeviceOutcome:
+    """What one device came to.
+
+    Args:
+        link: Name of its link.
+        seconds: Of its visit.
+        first_usable_s: Until it ran an adapter.
+        bytes_fetched: Of the stream.
+        metadata_bytes: Beside it.
+        wire_bytes: That went over the link: answers with their headers, lost packets included.
+        num_breaks: Times that the connection broke.
+        complete: Whether it runs the whole release.
+        first_accuracy: Promised for what it ran first.
+        accuracy: Measured, of what it runs.
+        note: Why it stopped early, if it did.
+    """
+
+    link: str
+    seconds: float
+    first_usable_s: float | None
+    bytes_fetched: int
+    metadata_bytes: int
+    wire_bytes: int
+    num_breaks: int
+    complete: bool
+    first_accuracy: float | None
+    accuracy: float | None
+    note: str
+
+
+def deliver(
+    run: Path | str,
+    out: Path | str,
+    *,
+    links: dict[str, LinkShape] | None = None,
+    deadline_s: float = 120.0,
+    packing: Packing | None = None,
+    seed: int = 0,
+    watcher: Watcher | None = None,
+) -> list[DeviceOutcome]:
+    """Return what devices got of a run's adapter, published, signed and served, each over a link of its own.
+
+    Args:
+        run: Folder of a finished run.
+        out: Folder that gets `delivery.json`; repository, keys and devices live in a folder that is gone afterwards.
+        links: Names and shapes; `DEMO_LINKS`.
+        deadline_s: Of every device's visit, real time.
+        packing: How the run is packed; None: as by `airlora pack`.
+        seed: Of losses and waits.
+        watcher: Is told of the progress.
+
+    Raises:
+        AirloraError: The run is not usable, or a device was refused.
+    """
+    watcher, links = watcher or SilentWatcher(), DEMO_LINKS if links is None else links
+    if not links:
+        raise SettingsError.of("links", links, "one or more")
+    opened = open_run(run)
+    name, data = opened.settings.model.name, read_data(opened, None)
+    stream = pack_bytes(run, packing or Packing(), watcher=watcher)
+    cuts = measure_cuts(stream, data, model=name, watcher=watcher)
+    outcomes: list[DeviceOutcome] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        repository = create_repository(folder / "site", KeyFolder(folder / "keys", folder / "site"))
+        publish_stream(repository, stream, cuts=cuts)
+        root = (repository.metadata / "1.root.json").read_bytes()
+        reports = ReportStore(folder / "reports.sqlite")
+        watcher.phase("delivering", len(links))
+        with serving(make_app(ServerPlan(repository.folder, reports))) as url:
+            visits = _visit_all(folder, url, root, links, deadline_s, seed, lambda done: watcher.step(done, {}))
+        reports.close()
+        for label, (found, wire_bytes, num_breaks) in visits.items():
+            state = StateFolder(folder / _name(label))
+            accuracy = None
+            if found.slot is not None:
+                received, _ = state.read_slot(found.slot)
+                accuracy = open_stream(received, model=name).predict(data).evaluation.accuracy
+            elif isinstance(found.error, AirloraError):
+                raise found.error
+            outcomes.append(
+                DeviceOutcome(
+                    link=label,
+                    seconds=found.seconds,
+                    first_usable_s=found.first_usable_s,
+                    bytes_fetched=found.bytes_fetched,
+                    metadata_bytes=found.metadata_bytes,
+                    wire_bytes=wire_bytes,
+                    num_breaks=num_breaks,
+                    complete=found.complete,
+                    first_accuracy=cuts[0].accuracy if found.first_usable_s is not None and cuts else None,
+                    accuracy=accuracy,
+                    note=str(found.error or found.note),
+                )
+            )
+    write_json(make_folder(out) / "delivery.json", [vars(outcome) for outcome in outcomes])
+    return outcomes
+
+
+def _visit_all(
+    folder: Path,
+    url: str,
+    root: bytes,
+    links: dict[str, LinkShape],
+    deadline_s: float,
+    seed: int,
+    on_done: Callable[[int], None],
+) -> dict[str, tuple[Visit, int, int]]:
+    """Let every device make its visit at the same time; returns visits, bytes on the wire and breaks."""
+    num_done = 0
+
+    def one(label: str, shape: LinkShape) -> tuple[Visit, int, int]:
+        nonlocal num_done
+        with shaped_link(url, shape, seed=seed) as link:
+            device = StateFolder(folder / _name(label))
+            plan = AgentPlan(link.url, root=root, device=_name(label))
+            http = HttpLink(LinkLimits())
+            http.end_s = http.clock.now_s() + deadline_s
+            result = visit(device, plan, http, seed=seed)
+            num_done += 1
+            on_done(num_done)
+            return result, link.wire_bytes, link.num_breaks
+
+    with ThreadPoolExecutor(len(links)) as pool:
+        futures = {label: pool.submit(one, label, shape) for label, shape in links.items()}
+        return {label: future.result() for label, future in futures.items()}
+
+
+def _name(label: str) -> str:
+    """Return a device's name for a link.
+
+    >>> _name("LTE 20 Mbit/s")
+    'LTE-20-Mbit-s'
+    """
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in label).split())
+
+
+def delivery_table(outcomes: Sequence[DeviceOutcome]) -> Table:
+    """Return the outcomes as a table no wider than a terminal."""
+    table = Table(title="what each device got", title_justify="left")
+    table.add_column("link", no_wrap=True)
+    for name in ("usable after", "at first", "done after", "bytes", "on wire", "in the end"):
+        table.add_column(name, justify="right")
+    for row in outcomes:
+        whole = f"{row.bytes_fetched:,}" if row.complete else f"{row.bytes_fetched:,} (a part)"
+        table.add_row(
+            row.link,
+            "-" if row.first_usable_s is None else f"{row.first_usable_s:.1f} s",
+            "-" if row.first_accuracy is None else f"{row.first_accuracy:.1%}",
+            f"{row.seconds:.1f} s",
+            whole,
+            f"{row.wire_bytes:,}",
+            "-" if row.accuracy is None else f"{row.accuracy:.1%}",
+        )
+    return table

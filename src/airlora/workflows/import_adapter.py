@@ -1,0 +1,71 @@
+"""An adapter from elsewhere, made a stream without training it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from airlora.adapters import find_projections, load_peft, peft_requirements
+from airlora.codec import describe
+from airlora.errors import AdapterError, SettingsError
+from airlora.files import write_bytes
+from airlora.packing import Packing, pack_adapter
+from airlora.tasks import load_adapted, load_base
+from airlora.training import load_settings, stream_header
+
+__all__ = ["import_peft"]
+
+
+def import_peft(
+    folder: Path | str, out: Path | str, packing: Packing, *, model: str | None = None, labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what a stock PEFT LoRA or AdaLoRA adapter came to as a stream, having written it to the file `out`.
+
+    What a component is worth is told from its singular value alone: there are no data.
+
+    Args:
+        folder: With `adapter_config.json` and `adapter_model.safetensors`.
+        out: The file.
+        packing: How; its importance is taken as `singular`.
+        model: The base model's name or folder; the default is what the adapter says.
+        labels: Names of the classes, in order; the default is 0, 1, ...
+
+    Raises:
+        AirloraError: The adapter or its base model is not usable, or the file cannot be written.
+    """
+    needs = peft_requirements(folder)
+    name = model or needs.base_model
+    if not name:
+        raise SettingsError.of("model", name, f"the name or folder of the base model, which {folder} does not say")
+    if needs.head_modules is None or needs.task not in (None, "SEQ_CLS"):
+        task = needs.task or "an adapter without a head"
+        raise AdapterError.of(f"PEFT adapter {folder}: task", task, "SEQ_CLS with its head: airlora sends classifiers")
+    num_labels = needs.num_labels or 2
+    names = tuple(labels) or tuple(str(label) for label in range(num_labels))
+    if len(names) != num_labels:
+        raise SettingsError.of("labels", ", ".join(names), f"{num_labels} names, as many as the adapter's head has")
+    overrides: dict[str, Any] = {
+        "model.name": name,
+        "adapter.r_max": needs.r_max,
+        "adapter.scale": 1.0,
+        "policy.constant_rank": min(needs.r_max, 4),
+    }
+    overrides["adapter.head_modules"] = list(needs.head_modules)
+    settings = load_settings(overrides=overrides)
+    base = load_base(settings, num_labels)[0]
+    longest = getattr(base.config, "max_position_embeddings", None) or settings.data.max_length
+    reading = settings.data.model_copy(update={"max_length": min(settings.data.max_length, longest)})
+    settings = settings.model_copy(update={"data": reading})
+    usual = find_projections(base, head_modules=settings.adapter.head_modules)
+    if {site.module_name for site in usual} != set(needs.target_modules):
+        own = settings.adapter.model_copy(update={"target_modules": list(needs.target_modules)})
+        settings = settings.model_copy(update={"adapter": own})
+    adapted, _, fingerprint, device = load_adapted(settings, num_labels)
+    load_peft(adapted, folder)
+    header = stream_header(adapted, settings, fingerprint, names)
+    data = pack_adapter(adapted, header, replace(packing, importance="singular"), settings.compute_options(device))
+    result = describe(data)
+    write_bytes(out, data)
+    return result | {"stream": str(out), "model": name}

@@ -1,0 +1,80 @@
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airlora.delivery import Cut, Manifest, StreamEntry
+from airlora.delivery.repository.manifest import MAX_MANIFEST_BYTES
+from airlora.errors import ReleaseError, TrustError
+
+
+def manifest(**changes: object) -> Manifest:
+    values = {
+        "version": 3,
+        "created": "2026-01-31T12:00:00Z",
+        "base_fingerprint": "b" * 64,
+        "stream": StreamEntry(digest="a" * 64, head_bytes=100, total_bytes=1000, num_segments=4),
+        "cuts": [Cut(num_bytes=500, num_components=3, accuracy=0.8, loss=0.4)],
+    }
+    return Manifest(**(values | changes))
+
+
+def changed(**changes: object) -> bytes:
+    return json.dumps(json.loads(manifest().to_bytes()) | changes).encode()
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
+
+
+def test_the_stream_lies_under_its_digest() -> None:
+    assert manifest().stream.path == f"streams/{'a' * 64}.airs"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 0}, "version"),
+        ({"version": True}, "version"),
+        ({"version": 1.5}, "version"),
+        ({"base_fingerprint": "../../etc/passwd"}, "base_fingerprint"),
+        ({"created": "yesterday"}, "created"),
+        ({"format": 2}, "newer airlora"),
+        ({"surprise": 1}, "surprise"),
+        ({"stream": {"digest": "../x", "head_bytes": 1, "total_bytes": 1, "num_segments": 0}}, "digest"),
+        ({"stream": {"digest": "a" * 64, "head_bytes": 9, "total_bytes": 8, "num_segments": 0}}, "head_bytes"),
+        ({"stream": {"digest": "a" * 64, "head_bytes": 9, "total_bytes": 2**60, "num_segments": 0}}, "total_bytes"),
+        ({"cuts": [{"num_bytes": 1, "num_components": 1, "accuracy": 2.0, "loss": 0.1}]}, "accuracy"),
+        ({"cuts": [{"num_bytes": 1001, "num_components": 1, "accuracy": 0.5, "loss": 0.1}]}, "cuts"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(change: dict[str, object], says: str) -> None:
+    with pytest.raises(TrustError, match=says) as error:
+        Manifest.from_bytes(changed(**change), error=TrustError)
+    assert "\n" not in str(error.value)
+
+
+def test_cuts_must_rise() -> None:
+    cut = {"num_bytes": 5, "num_components": 1, "accuracy": 0.5, "loss": 0.1}
+    with pytest.raises(ReleaseError, match="rising"):
+        Manifest.from_bytes(changed(cuts=[cut, cut]))
+
+
+def test_a_huge_manifest_is_not_parsed() -> None:
+    with pytest.raises(ReleaseError, match="at most"):
+        Manifest.from_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ReleaseError):
+        Manifest.from_bytes(data)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda v: st.lists(v, max_size=3)))
+def test_random_values_in_any_field_are_refused_or_read(value: object) -> None:
+    for field in Manifest.model_fields:
+        with contextlib.suppress(ReleaseError):
+            Manifest.from_bytes(changed(**{field: value}))

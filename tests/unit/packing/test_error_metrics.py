@@ -1,0 +1,54 @@
+"""Second moments of what goes into a module and of what comes back."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from airlora.codec.shaping import squared_norms
+from airlora.packing.error_metrics import measure_metrics
+from airlora.training import Settings, Workbench, assemble
+
+
+@pytest.fixture(scope="module")
+def bench(make_settings: Callable[..., Settings]) -> Workbench:
+    """An adapter with random values."""
+    bench = assemble(make_settings())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for update in bench.adapted.updates.values():
+            update.lam.copy_(0.3 * torch.randn(update.lam.shape, generator=generator))
+    return bench
+
+
+def test_an_error_counts_as_it_changes_what_the_module_adds(bench: Workbench) -> None:
+    """Of two errors of a right factor's row the metric says by how much more the one moves the output."""
+    name, update = next(iter(bench.adapted.updates.items()))
+    inputs: list[torch.Tensor] = []
+    batches = [bench.calibration.batch(rows, bench.device) for rows in bench.calibration.in_order(8)]
+    handle = update.register_forward_hook(lambda module, args, output: inputs.append(args[0].detach()))
+    for batch in batches:
+        bench.adapted.model.eval()(**batch)
+    handle.remove()
+    masks = [batch["attention_mask"].bool() for batch in batches]
+    x = torch.cat([rows[mask] for rows, mask in zip(inputs, masks, strict=True)]).double().numpy()
+    _, right = measure_metrics(bench.adapted, bench.calibration, bench.device, 8)[name]
+    errors = np.random.default_rng(1).standard_normal((20, x.shape[1]))
+    moved = np.square(x @ errors.T).mean(axis=0)
+    trace = np.square(x).sum(axis=1).mean() / x.shape[1]
+    damped = moved / trace + 0.1 * np.square(errors).sum(axis=1)
+    found = squared_norms(errors, right)
+    np.testing.assert_allclose(found / found[0], damped / damped[0], rtol=1e-3)
+
+
+def test_blocks_cover_a_wide_side_and_nothing_is_left_behind(bench: Workbench) -> None:
+    before = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
+    found = measure_metrics(bench.adapted, bench.calibration, bench.device, 8, max_block=5)
+    for name, (left, right) in found.items():
+        shape = bench.adapted.shapes[name]
+        assert (left.size, right.size) == (shape.d_out, shape.d_in)
+        assert max(len(factor) for factor in (*left.factors, *right.factors)) <= 5
+    assert all(torch.equal(value, before[name]) for name, value in bench.adapted.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in bench.adapted.model.parameters())
+    assert not any(update._forward_hooks for update in bench.adapted.updates.values())

@@ -1,0 +1,150 @@
+import io
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from airlora.errors import SettingsError
+from airlora.reports.curve import (
+    CurvePoint,
+    CurveRow,
+    byte_saving,
+    curve_figure,
+    curve_findings,
+    curve_table,
+    smallest_close,
+    summarise_curve,
+    write_curve_report,
+)
+
+
+def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
+    return CurveRow(series, f"{num_bytes:g} B", 1, num_bytes, 1.0, accuracy, None, loss, None)
+
+
+def line(series: str, factor: float) -> list[CurveRow]:
+    """Accuracy rises by .05 whenever bytes double."""
+    return [row(series, factor * 1000 * 2**place, 0.6 + 0.05 * place) for place in range(6)]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
+def test_the_saving_is_the_factor_between_two_parallel_curves(factor: float) -> None:
+    rows = [*line("stream", 1.0), *line("lora 32 bit", factor)]
+    assert byte_saving(rows, "stream", "lora 32 bit").mean == pytest.approx(1.0 - 1.0 / factor)
+
+
+def test_worse_adapters_of_more_bytes_do_not_count() -> None:
+    rows = [*line("stream", 1.0), *line("lora 32 bit", 2.0)]
+    noisy = [*rows, row("lora 32 bit", 50_000, 0.61), row("stream", 40_000, 0.3)]
+    assert byte_saving(noisy, "stream", "lora 32 bit").mean == pytest.approx(0.5)
+
+
+def test_the_saving_of_several_runs_has_an_interval() -> None:
+    def points(series: str, factors: dict[str, float]) -> list[CurvePoint]:
+        return [
+            CurvePoint(run, series, series, f"{place}", round(factor * 1000 * 2**place), 1, 0.6 + 0.05 * place, 0.4)
+            for run, factor in factors.items()
+            for place in range(6)
+        ]
+
+    rows = summarise_curve([*points("stream", {"a": 1, "b": 1}), *points("lora 32 bit", {"a": 2, "b": 8})])
+    saving = byte_saving(rows, "stream", "lora 32 bit")
+    # Logarithms -ln 2 and -ln 8: their mean is -ln 4, their standard error ln 2.
+    assert saving.mean == pytest.approx(0.75)
+    assert saving.interval == pytest.approx(0.25 * 12.706 * math.log(2), rel=1e-3)
+
+
+def test_sampling_one_curve_more_densely_saves_next_to_nothing() -> None:
+    def sampled(series: str, ratio: float, count: int) -> list[CurveRow]:
+        return [row(series, 2000 * ratio**k, 0.87 - 0.17 * 2500 / (2000 * ratio**k)) for k in range(count)]
+
+    rows = [*sampled("stream", 2**0.5, 12), *sampled("lora 32 bit", 2.0, 6)]
+    assert abs(byte_saving(rows, "stream", "lora 32 bit").mean) < 0.015
+
+
+def test_no_size_of_every_run_is_told() -> None:
+    with pytest.raises(SettingsError, match="every run"):
+        summarise_curve([])
+
+
+def test_curves_that_share_no_accuracy_have_no_saving() -> None:
+    rows = [*line("stream", 1.0), row("adalora 32 bit", 1000, 0.9), row("adalora 32 bit", 2000, 0.95)]
+    assert byte_saving(rows, "stream", "adalora 32 bit") is None
+    assert byte_saving(rows, "stream", "full 32 bit") is None
+
+
+def test_curves_that_hardly_meet_have_no_saving() -> None:
+    rows = [*line("stream", 1.0), row("constant 4 bit", 20_000, 0.849), row("constant 4 bit", 40_000, 0.86)]
+    assert byte_saving(rows, "stream", "constant 4 bit") is None
+
+
+def test_a_cut_counts_as_close_only_if_all_larger_ones_are() -> None:
+    full = row("full 32 bit", 1e6, 0.86)
+    accuracies = [0.80, 0.858, 0.85, 0.856, 0.857]
+    rows = [full, *(row("stream", 1000.0 * (place + 1), value) for place, value in enumerate(accuracies))]
+    close = smallest_close(rows)
+    assert close is not None
+    assert close.payload_bytes == 4000
+    assert smallest_close([full, row("stream", 1000, 0.7)]) is None
+    assert smallest_close([row("stream", 1000, 0.7)]) is None
+
+
+def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
+    rows = [
+        row("stream", 2000, 0.80),
+        row("stream", 4000, 0.856),
+        row("full 32 bit", 1_000_000, 0.86),
+        row("adalora 32 bit", 400_000, 0.85),
+        row("adalora 32 bit", 1_000_000, 0.87),
+        *line("lora 32 bit", 1.0),
+    ]
+    text = "\n".join(curve_findings(rows))
+    assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes." in text
+    assert "within 0.5 points of the whole adapter from 4,000 bytes on (85.60%): 1/250 of its bytes, and 1/250" in text
+    assert "an accuracy that is lower than AdaLoRA's" in text
+    assert "the cheapest AdaLoRA" not in text
+    cheap = [*rows, row("adalora 4 bit", 90_000, 0.857), row("adalora 4 bit", 20_000, 0.84)]
+    assert "(4 bit, 90000 B: 85.70%) takes 22 times its bytes" in "\n".join(curve_findings(cheap))
+    worse = [row("full 32 bit", 1_000_000, 0.99), *(r for r in rows if r.series != "full 32 bit")]
+    assert "The stream, cut, is at no size within 0.5 points of the whole adapter." in curve_findings(worse)
+
+
+def test_means_are_over_the_runs_and_leave_out_what_one_lacks() -> None:
+    points = [
+        CurvePoint(run, "stream", "stream", label, size, 3, accuracy, 0.4)
+        for run, label, size, accuracy in (
+            ("a", "1000 B", 900, 0.80),
+            ("b", "1000 B", 980, 0.84),
+            ("a", "whole", 2000, 0.85),
+        )
+    ]
+    (found,) = summarise_curve(points)
+    assert (found.label, found.num_runs, found.payload_bytes) == ("1000 B", 2, 940)
+    assert found.accuracy == pytest.approx(0.82)
+    # Student's t with one degree of freedom, standard error .02.
+    assert found.accuracy_interval == pytest.approx(12.706 * 0.02, rel=1e-3)
+    assert found.loss_interval == 0.0
+
+
+def test_the_figure_names_every_series() -> None:
+    rows = [*line("stream", 1.0), *line("constant 8 bit", 3.0), row("full 32 bit", 1e6, 0.9)]
+    figure = curve_figure(rows)
+    for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, head included"):
+        assert name in figure
+
+
+@pytest.mark.parametrize("has_full", [True, False])
+def test_the_page_tells_of_what_was_measured_alone(tmp_path: Path, has_full: bool) -> None:
+    rows = [*line("unpolished", 1.0), *([row("full 32 bit", 1e6, 0.9)] if has_full else [])]
+    page = write_curve_report(rows, tmp_path, command="airlora curve").read_text(encoding="utf-8")
+    assert ("What came out" in page) == has_full
+    assert ("Dotted: the whole adapter." in page) == has_full
+
+
+def test_eighty_columns_hold_the_widest_table_whole() -> None:
+    widest = CurveRow("constant 32 bit", "11314 B", 3, 1332437.0, 288.0, 0.8735, 0.2194, 0.32061, 0.12861)
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(curve_table([widest]))
+    for cell in ("constant 32 bit", "11314 B", "1,332,437", "288", "87.35 ± 21.94", "0.321 ± 0.129"):
+        assert cell in screen.getvalue()
