@@ -52,6 +52,12 @@ def test_a_reference_to_a_missing_object_fails_the_build(tmp_path: Path) -> None
     assert "Could not collect 'airlora.gone'" in result.stderr
 
 
+@pytest.mark.parametrize("page", sorted(page.name for page in ROOT.glob("*.md")))
+def test_links_of_pages_outside_of_the_docs_lead_to_files(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", (ROOT / page).read_text())
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 @pytest.mark.parametrize("nav", ["[index.md]", "[index.md, other.md, gone.md]"])
 def test_a_page_missing_from_the_navigation_or_the_folder_fails_the_build(nav: str, tmp_path: Path) -> None:
     result = build(tmp_path, "# Title\n", nav)
