@@ -8,7 +8,16 @@ from pydantic import Field
 
 from airlora.settings.fields import Fraction, NonNegative, Positive, PositiveInt, Section
 
-__all__ = ["AdapterSettings"]
+__all__ = ["AdapterSettings", "FfnUpdate"]
+
+FfnUpdate = Literal["weight", "residual"]
+"""Where the update of an FFN projection acts.
+
+| value | the update acts on | shape |
+|---|---|---|
+| "weight" | the projection's weight | d_model x d_ffn |
+| "residual" | the input of fc1, the output of fc2 (`SVDResidualLinear`) | d_model x d_model |
+"""
 
 
 class AdapterSettings(Section):
@@ -26,7 +35,7 @@ class AdapterSettings(Section):
     """Endings of the names of the modules to adapt. None adapts the six projections of each layer (Eq. 1)."""
     head_modules: list[str] | None = None
     """Endings of the names of the modules of the classification head. None finds the names that transformers uses."""
-    ffn_update: Literal["weight", "residual"] = "weight"
+    ffn_update: FfnUpdate = "weight"
     """Where the update of an FFN projection acts: on its weight, or on the residual stream beside it. The second
     takes 2.5 times fewer parameters where the FFN is four times as wide as the model."""
     dtype: Literal["float32", "bfloat16"] = "float32"

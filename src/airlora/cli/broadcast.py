@@ -1,4 +1,4 @@
-"""Commands for links that go one way: cast and listen."""
+"""Commands for broadcasts: cast and listen."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from airlora.settings.sizes import parse_size
 __all__ = ["cast", "listen"]
 
 LEAST_WAIT_S = 1.0
-"""Between visits to a broadcast."""
+"""Shortest wait between two visits, s."""
 
 LONGEST_WAIT_S = 60.0
-"""Between visits that better nothing."""
+"""Longest wait after visits without progress, s."""
 
 
 @app.command()
@@ -45,7 +45,10 @@ def cast(
             metavar="B", help="Largest size of a packet, bytes, such as 222 for the fastest LoRaWAN data rate."
         ),
     ] = 1200,
-    tenant: Annotated[str | None, typer.Option(metavar="T", help="Tenant whose release is sent.")] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="Tenant whose release is sent.", show_default="devices without a tenant"),
+    ] = None,
     hops: Annotated[
         int, typer.Option(metavar="H", help="Number of routers that packets to a multicast group may pass.")
     ] = 1,

@@ -1,4 +1,4 @@
-"""Commands on releases: publish, and repo init, tenant, rotate, renew, verify, gc."""
+"""Commands for releases: publish, and repo init, tenant, rotate, renew, verify, gc."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Keys = Annotated[
 
 @app.command()
 def publish(
-    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or a stream file.")],
     repository: Repo,
     tenant: Annotated[
         str | None,
-        typer.Option(metavar="T", help="Tenant that the release is for.", show_default="none: for all devices"),
+        typer.Option(metavar="T", help="Tenant that the release is for.", show_default="devices without a tenant"),
     ] = None,
     data: Annotated[
         str | None,
@@ -109,10 +109,10 @@ def init(
         print(json.dumps({"repository": str(repository), "keys": str(folder), "root": str(root)}))
         return
     console = make_console()
-    console.print(f"{repository}: a repository with nothing released yet", soft_wrap=True)
-    console.print(f"{root}: give this to every device; it is what they trust", soft_wrap=True)
+    console.print(f"{repository}: created, without a release", soft_wrap=True)
+    console.print(f"{root}: copy this file to every device; devices trust it", soft_wrap=True)
     console.print(
-        f"{folder}: the private keys; move {folder / 'root'} to a place that is offline, it is not needed to publish",
+        f"{folder}: private keys; move {folder / 'root'} to offline storage, publishing does not need it",
         soft_wrap=True,
     )
 
@@ -129,7 +129,7 @@ def tenant(
 
     opened = open_with_keys(repository, keys)
     key = add_tenant(opened, name)
-    _say({"tenant": name, "keyid": key.keyid}, f"{name}: signs by key {key.keyid[:12]}", as_json=as_json)
+    _say({"tenant": name, "keyid": key.keyid}, f"{name}: added with key {key.keyid[:12]}", as_json=as_json)
 
 
 @repo.command()
@@ -148,7 +148,7 @@ def rotate(
     from airlora.delivery.repository.roles import rotate_key
 
     gone, new = rotate_key(open_with_keys(repository, keys), role)
-    text = f"{role}: {', '.join(keyid[:12] for keyid in gone)} sign no longer, {new[:12]} does"
+    text = f"{role}: revoked {', '.join(keyid[:12] for keyid in gone)}, added {new[:12]}"
     _say({"role": role, "revoked": gone, "keyid": new}, text, as_json=as_json)
 
 
@@ -168,7 +168,7 @@ def renew(
     opened = open_with_keys(repository, keys)
     renew(opened, roles=("snapshot", "timestamp", *(roles or ())))
     expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in verify_repository(opened).expires.items()}
-    _say({"expires": expires}, f"{repository}: fresh until {expires['timestamp']}", as_json=as_json)
+    _say({"expires": expires}, f"{repository}: valid until {expires['timestamp']}", as_json=as_json)
 
 
 @repo.command()
@@ -191,7 +191,7 @@ def verify(repository: Repo, as_json: Json = False) -> None:
     console.print(f"valid for: {days}", soft_wrap=True)
     for warning in report.warnings:
         console.print(warning, style="yellow", soft_wrap=True)
-    what = f"{len(report.manifests)} releases" if report.manifests else "nothing released yet"
+    what = f"{len(report.manifests)} releases" if report.manifests else "no release"
     console.print(f"{repository}: verified, {what}, {report.num_bytes:,} bytes", soft_wrap=True)
 
 
@@ -206,7 +206,7 @@ def gc(
     from airlora.delivery.repository.publish import collect_garbage
 
     removed = collect_garbage(open_with_keys(repository, keys), keep=keep)
-    text = f"{repository}: {removed['num_files']} files, {removed['num_bytes']:,} bytes removed"
+    text = f"{repository}: removed {removed['num_files']} files, {removed['num_bytes']:,} bytes"
     _say(dict(removed), text, as_json=as_json)
 
 
@@ -242,6 +242,6 @@ def _show_manifest(console: Console, repository: str, name: str | None, manifest
     entry = manifest.stream
     console.print(
         f"stream {entry.digest[:12]}: {entry.total_bytes:,} bytes in {entry.num_segments} segments, "
-        f"head {entry.head_bytes:,}; made {manifest.created}",
+        f"header {entry.head_bytes:,} bytes; published {manifest.created}",
         soft_wrap=True,
     )

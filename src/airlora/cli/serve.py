@@ -71,14 +71,14 @@ def serve(
     """
     import uvicorn
 
+    from airlora.delivery.server.access import Tokens, parse_rate
     from airlora.delivery.server.app import ServerPlan, make_app, verify_repository_folder
     from airlora.delivery.server.dashboard.pages import dashboard_routes
-    from airlora.delivery.server.gate import Tokens, parse_rate
     from airlora.delivery.server.reports import ReportStore
     from airlora.delivery.server.rollout import Rollout
 
     if (certificate is None) != (private_key is None):
-        raise SettingsError("give --certificate and --private-key, or neither")
+        raise SettingsError("pass both --certificate and --private-key, or neither")
     for path in (certificate, private_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"{path}: no such file")
@@ -93,7 +93,7 @@ def serve(
     limit = None if rate is None else parse_rate(rate)
     place = reports or whole.with_name(f"{whole.name}-reports.sqlite")
     if place.resolve().is_relative_to(whole):
-        raise SettingsError.of("reports", str(place), f"a file outside of {repository}, which is published")
+        raise SettingsError.of("reports", str(place), f"a file outside of {repository}, which is public")
     verify_repository_folder(repository)
     store = ReportStore(place)
     plan = ServerPlan(repository, store, rollout, checked, limit)
@@ -127,7 +127,7 @@ def _group(text: str) -> tuple[str, float]:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises `SettingsError` where that cannot be."""
+    """Return a listening socket; raises `SettingsError` if the address cannot be used."""
     try:
         return socket.create_server((host, port), backlog=2048)
     except (OSError, UnicodeError) as error:
