@@ -6,24 +6,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = [
-    "BandwidthHz",
-    "Fraction",
-    "NonNegative",
-    "NonNegativeInt",
-    "Positive",
-    "PositiveInt",
-    "Section",
-    "SnrDb",
-]
+__all__ = ["Fraction", "NonNegative", "NonNegativeInt", "Positive", "PositiveInt", "Section"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-SnrDb = Annotated[float, Field(ge=-50, le=100)]
-BandwidthHz = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class Section(BaseModel):
