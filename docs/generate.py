@@ -22,10 +22,12 @@ from airlora.cli import app
 
 FOLDER = Path(__file__).parent
 PRESETS = ("quick", "standard", "paper")
-NOTICE = "<!-- Written by docs/generate.py. Change the source code or that program, then run `make docs`. -->\n"
+NOTICE = "<!-- Written by docs/generate.py. Change the source code or that program, then run `make docs`. -->"
 
-SETTINGS_INTRODUCTION = """\
+SETTINGS_INTRODUCTION = f"""\
 # Settings
+
+{NOTICE}
 
 A run takes its settings from four sources. Each overrides the one before it:
 
@@ -39,8 +41,10 @@ A run takes its settings from four sources. Each overrides the one before it:
 preset. A setting that is none can be left out; a TOML file has no such value.
 """
 
-CLI_INTRODUCTION = """\
+CLI_INTRODUCTION = f"""\
 # Command line
+
+{NOTICE}
 
 `airlora` or `python -m airlora` followed by a command. A mistake of the user is one line on standard error and exit
 code 2. Sizes are written as `4096`, `20kB` or `1.5MiB`. `airlora COMMAND --help` shows the same text as this page.
@@ -61,7 +65,7 @@ def pages() -> dict[str, str]:
 def settings_page() -> str:
     """Return the page of all settings: type, description, and the value in every preset."""
     presets = {name: load_settings(name).model_dump() for name in PRESETS}
-    lines = [NOTICE + SETTINGS_INTRODUCTION]
+    lines = [SETTINGS_INTRODUCTION]
     for section, model in sections():
         values = {name: dump[section] if section else dump for name, dump in presets.items()}
         lines += [f"## {section or 'Top level'}", "", inspect.cleandoc(model.__doc__ or ""), ""]
@@ -138,7 +142,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def cli_page() -> str:
     """Return the page of all commands: usage, help, arguments, and options with their defaults."""
-    lines = [NOTICE + CLI_INTRODUCTION]
+    lines = [CLI_INTRODUCTION]
     for name, command in commands():
         usage = [name, *(part for parameter in command.params if (part := usage_of(parameter)))]
         lines += [f"## {name}", "", "```text", *wrapped(usage), "```", "", inspect.cleandoc(command.help or ""), ""]
