@@ -21,32 +21,26 @@ FfnUpdate = Literal["weight", "residual"]
 
 
 class AdapterSettings(Section):
-    """Settings of the SVD adapter (Eq. 2-3)."""
+    """Settings of the SVD adapter (Eq. 2 and 3)."""
 
-    r_max: PositiveInt = Field(8, description="components per adapted module, the largest rank")
-    scale: Positive = Field(4.0, description="scale s of every update (Eq. 2), independent of the rank")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="dropout probability on the inputs of the updates during training"
-    )
-    orthogonality_weight: NonNegative = Field(
-        0.0, description="weight of the orthogonality penalty (Eq. 3) in the loss; at 0 it is not computed"
-    )
-    target_modules: list[str] | None = Field(
-        None,
-        description="endings of the names of the adapted modules; none: the projections of the known model families",
-    )
-    head_modules: list[str] | None = Field(
-        None, description="endings of the names of the head's modules; none: the usual names of classification heads"
-    )
-    ffn_update: FfnUpdate = Field(
-        "weight",
-        description="where the updates of FFN projections act: `weight`, or `residual` (the d_model side), with about "
-        "2.5 times fewer parameters",
-    )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="data type of the updates")
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, more time, the same gradients"
-    )
-    nested_probability: Fraction = Field(
-        0.0, description="share of fine-tuning steps at a random rank of every module (nested training)"
-    )
+    r_max: PositiveInt = 8
+    """Largest rank of a module: the number of components that are trained for it."""
+    scale: Positive = 4.0
+    """Factor s of every update, the same at every rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability on the inputs of the updates while training."""
+    orthogonality_weight: NonNegative = 0.0
+    """Weight of the orthogonality penalty (Eq. 3) in the training loss. 0 skips its computation."""
+    target_modules: list[str] | None = None
+    """Endings of the names of the modules to adapt. None adapts the six projections of each layer (Eq. 1)."""
+    head_modules: list[str] | None = None
+    """Endings of the names of the modules of the classification head. None finds the names that transformers uses."""
+    ffn_update: FfnUpdate = "weight"
+    """Where the update of an FFN projection acts: on its weight, or on the residual stream beside it. The second
+    takes 2.5 times fewer parameters where the FFN is four times as wide as the model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the adapter's parameters."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass. Saves memory and costs time."""
+    nested_probability: Fraction = 0.0
+    """Share of fine-tuning steps that train at random ranks instead of the requested ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ __all__ = ["Json", "Model", "Set", "Since", "app", "main", "make_console", "pars
 
 app = typer.Typer(
     name="airlora",
-    help="Decide which low-rank adapter components to send over a weak link, and learn that decision.",
+    help="Choose which low-rank adapter components to send over a weak radio link, and deliver them to devices.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,18 +27,16 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as `--set adapter.r_max=16`; repeatable."),
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one setting, such as `--set adapter.r_max=16`; repeatable."),
 ]
 
 Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="NAME|DIR", help="Of a stream, its base model; none: the embedded one."),
+    str | None, typer.Option(metavar="NAME|DIR", help="Base model of the stream.", show_default="the embedded model")
 ]
 
 Since = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--since", metavar="STREAM", help="The whole stream that a device holds and a delta starts from."),
+    Path | None, typer.Option("--since", metavar="STREAM", help="Complete earlier stream that a delta refers to.")
 ]
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -41,28 +41,34 @@ LONGEST_WAIT_S = 60.0
 def cast(
     repository: Repo,
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Unicast or multicast address, such as 239.1.2.3:9000.")
+        str,
+        typer.Argument(metavar="HOST:PORT", help="Address of a host, or of a multicast group such as 239.1.2.3:9000."),
     ],
-    rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of UDP payload, bit/s.")] = 1e6,
+    rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of the packets, bit/s.")] = 1e6,
     rounds: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Number of rounds. [default: until interrupted]"),
+        int | None,
+        typer.Option(metavar="N", help="Number of times to send everything.", show_default="until interrupted"),
     ] = None,
     packet_bytes: Annotated[
-        int, typer.Option(metavar="B", help="Largest packet, bytes, such as 222 for the fastest LoRaWAN data rate.")
+        int,
+        typer.Option(
+            metavar="B", help="Largest size of a packet, bytes, such as 222 for the fastest LoRaWAN data rate."
+        ),
     ] = 1200,
     tenant: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="T", help="Tenant whose release is sent. [default: devices without a tenant]"),
+        str | None,
+        typer.Option(metavar="T", help="Tenant whose release is sent.", show_default="devices without a tenant"),
     ] = None,
-    hops: Annotated[int, typer.Option(metavar="H", help="Largest number of routers for multicast packets.")] = 1,
+    hops: Annotated[
+        int, typer.Option(metavar="H", help="Number of routers that packets to a multicast group may pass.")
+    ] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Broadcast the newest release over UDP in rounds. No return channel is needed.
+    """Broadcast the newest release repeatedly over a one-way link.
 
-    The timestamp key signs each packet. The metadata and the first usable prefix get the most repair symbols. A release
-    that is published during a round is sent from the next round on.
+    Each packet is signed with the timestamp key. The metadata and the shortest usable prefix get the most redundancy.
+    A release that is published meanwhile is sent from the next round on.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -94,16 +100,25 @@ def cast(
 @app.command()
 def listen(
     address: Annotated[
-        str, typer.Argument(metavar="[HOST]:PORT", help="Where packets come: an address of this machine, or a group.")
+        str,
+        typer.Argument(
+            metavar="[HOST]:PORT", help="Address of this machine, or multicast group, on which packets arrive."
+        ),
     ],
     state: State,
     root: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="ROOT.json", help="The repository's newest root, to trust from; needed once."),
+        Path | None,
+        typer.Option(
+            metavar="ROOT.json",
+            help="Newest root metadata of the repository, needed for the first visit.",
+            show_default="that of an earlier visit",
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after one visit.")] = False,
     deadline_s: Deadline = None,
-    stall_s: Annotated[float, typer.Option(metavar="X", help="Give a visit up after so long without a packet.")] = 60.0,
+    stall_s: Annotated[
+        float, typer.Option(metavar="X", help="Time without a packet after which a visit ends, s.")
+    ] = 60.0,
     max_bytes: MaxBytes = None,
     min_accuracy_gain: MinAccuracyGain = None,
     tenant: Tenant = None,
@@ -111,9 +126,10 @@ def listen(
     health: Health = None,
     as_json: Json = False,
 ) -> None:
-    """Take what `airlora cast` sends: verify, install as it comes, go on where it broke off.
+    """Receive what `airlora cast` sends, verify it and install it as it arrives.
 
-    Exit codes as of `airlora edge run`; `airlora edge status`, `rollback` and `history` show the same state.
+    Continues an earlier visit. Exit codes are those of `airlora edge run`. `airlora edge status`, `rollback` and
+    `history` work on the same state.
     """
     from airlora.delivery.broadcast.listen import BROADCAST_URL, BroadcastTransport, open_receiver
     from airlora.delivery.device.agent import visit

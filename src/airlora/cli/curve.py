@@ -1,4 +1,4 @@
-"""The command that draws accuracy against bytes."""
+"""The command curve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -21,39 +21,56 @@ DEFAULT_POLISH = 200
 
 @app.command()
 def curve(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one a seed.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one per seed.")],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of points and report; a curve in it is gone on with.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of the points and the report. An unfinished curve in it is continued."
+        ),
     ] = Path("runs/curve"),
     data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Samples to measure on; none: the runs' evaluation data."),
+        str | None, typer.Option(metavar="FILE", help="Data to measure on.", show_default="the runs' evaluation data")
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = None,
+    polish: Polish = DEFAULT_POLISH,
     importance: Importance = None,
     ranks: Annotated[
-        str, typer.Option(metavar="R,R,...", help="Ranks that PEFT's adapters are trained at.")
+        str, typer.Option(metavar="R,R,...", help="Ranks at which PEFT's LoRA and AdaLoRA are trained.")
     ] = "1,2,4,8",
     sizes: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--for", metavar="SIZE", help="Also make a stream for this size; repeatable. 3kB, 6kB, 10kB."),
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="SIZE",
+            help="Size of a stream that is optimised for receivers of the whole; repeatable.",
+            show_default="3kB, 6kB and 10kB",
+        ),
     ] = None,
     methods: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--method", metavar="M", help="Only this one; repeatable. The report names them."),
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="M",
+            help="Measure only this: `stream`, `sized`, `unpolished`, `singular`, `constant`, `full`, `adalora` or "
+            "`lora`; repeatable.",
+            show_default="all",
+        ),
     ] = None,
     baseline_steps: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Training steps of PEFT's adapters; none: the run's and those of polishing."),
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Training steps of PEFT's LoRA and AdaLoRA.",
+            show_default="those of the run and of quantisation-aware fine-tuning together",
+        ),
     ] = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy and loss against bytes, beside PEFT's adapters trained at every rank, and write a report.
+    """Measure accuracy and loss against bytes, compare them with PEFT's LoRA and AdaLoRA, and write a report.
 
-    `--set` is for PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
+    `--set` changes settings of PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
     """
     from airlora.packing import Packing
     from airlora.progress import LiveProgress
@@ -69,11 +86,7 @@ def curve(
     from airlora.workflows.pack import parse_size
 
     plan = CurvePlan(
-        packing=Packing(
-            **precision("auto", distortion, size),
-            polish_steps=DEFAULT_POLISH if polish is None else polish,
-            importance=cast("Any", importance),
-        ),
+        packing=Packing(**precision("auto", distortion, size), polish_steps=polish, importance=cast("Any", importance)),
         ranks=_parse_ranks(ranks),
         **({"sizes": tuple(parse_size(text) for text in sizes)} if sizes else {}),
         methods=tuple(methods or CURVE_METHODS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -19,41 +19,52 @@ __all__ = ["plan"]
 @app.command()
 def plan(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    snr_db: Annotated[float, typer.Option(metavar="DB", help="Mean SNR, dB.")],
-    bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth, such as 1e6.")],
-    deadline_s: Annotated[float, typer.Option(metavar="S", help="Seconds that the transfer may take.")] = 1.0,
+    snr_db: Annotated[float, typer.Option(metavar="DB", help="Mean SNR of the link, dB.")],
+    bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth of the link, Hz, such as 1e6.")],
+    deadline_s: Annotated[float, typer.Option(metavar="S", help="Time for the transfer, s.")] = 1.0,
     rate_model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="M", help="`shannon`, `ergodic` or `outage`; none: the run's own."),
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="Rate model of the link: `shannon`, `ergodic` or `outage`.",
+            show_default="that of the run",
+        ),
     ] = None,
     bits: Annotated[
-        str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
+        str,
+        typer.Option(
+            metavar="B", help="Bits per parameter: `auto` chooses the precision of each component; or 32, 16, 8 or 4."
+        ),
     ] = "auto",
     policy: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            metavar="P",
-            help="Policy, or package.module:Class; none: by rate and distortion, or `greedy` at fixed bits.",
+            metavar="NAME",
+            help="Policy that chooses the ranks, or package.module:Class.",
+            show_default="choice by rate and distortion; greedy at fixed --bits",
         ),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="F", help="To measure on; none: samples that fine-tuning did not see."),
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Data to measure on.",
+            show_default="calibration samples; with --adalora the evaluation data",
+        ),
     ] = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the planned stream here, exactly the bytes that were measured."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the planned stream to FILE.")] = None,
     adalora: Annotated[
-        bool, typer.Option("--adalora", help="Also train PEFT's AdaLoRA for what the link carries: minutes.")
+        bool, typer.Option("--adalora", help="Also train PEFT AdaLoRA for the link's budget. Takes minutes.")
     ] = False,
     picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of all that could be sent, as SVG."),
+        Path | None, typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of the options as SVG.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Plan what to send over a link: ranks, precision, bytes, seconds and measured loss, beside what else there is."""
+    """Plan what to send over a link before a deadline, and compare it with the alternatives.
+
+    Shows ranks, precision, bytes, seconds and the measured loss of each option.
+    """
     from airlora.env import Link
     from airlora.progress import LiveProgress
     from airlora.training import RunFolder

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,45 +18,63 @@ __all__ = ["policies"]
 
 @app.command()
 def policies(
-    bench: Annotated[
-        bool, typer.Option("--bench", help="Judge them against known optima, and write a report.")
-    ] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Benchmark the policies and write a report.")] = False,
     show_list: Annotated[
-        bool, typer.Option("--list", help="Show every policy by name (also without any option).")
+        bool, typer.Option("--list", help="Show every policy by name. The same as no option at all.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One problem, few evaluations, two seeds: minutes instead of hours.")
+        bool, typer.Option("--quick", help="Use one problem, few evaluations and two seeds: minutes instead of hours.")
     ] = False,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of records and report; a bench in it is gone on with.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of the records and the report. An unfinished benchmark in it is continued."
+        ),
     ] = Path("runs/policies"),
     names: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--policy", metavar="NAME", help="Only this policy, or package.module:Class; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="Benchmark only this policy, or package.module:Class; repeatable.",
+            show_default="all that the benchmark supports",
+        ),
     ] = None,
     problems: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
-            "--problem", metavar="KEY", help="separable-36, noisy-36, interacting-36 or separable-144; repeatable."
+            "--problem",
+            metavar="KEY",
+            help="`separable-36`, `noisy-36`, `interacting-36` or `separable-144`; repeatable.",
+            show_default="all four; with --quick separable-36",
         ),
     ] = None,
     evaluations: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Measured losses for each learner; 20000, with --quick 1000."),
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Loss measurements of each policy that learns.",
+            show_default="20000; with --quick 1000; with --run 2000",
+        ),
     ] = None,
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Landscapes and seeds; 3, with --quick 2."),
+        int | None,
+        typer.Option(metavar="N", help="Number of seeds, one problem instance each.", show_default="3; with --quick 2"),
     ] = None,
     runs: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
-            "--run", metavar="RUN", help="Judge on this finished run's adapter instead; repeatable, one a seed."
+            "--run",
+            metavar="RUN",
+            help="Benchmark on the adapter of this finished run instead; repeatable, one run per seed.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the policies, or judge them all on problems whose optimum is known, or on the adapters of finished runs."""
+    """List the policies, or benchmark them.
+
+    The benchmark uses problems with a known optimum, or with `--run` the adapters of finished runs.
+    """
     from airlora.policy import policy_specs
     from airlora.reports.tables import policy_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,10 +22,10 @@ __all__ = ["Keys", "Repo", "open_with_keys", "publish", "repo"]
 repo = typer.Typer(help="Create, maintain and verify a signed repository of releases.", no_args_is_help=True)
 app.add_typer(repo, name="repo")
 
-Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository.")]
+Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository: static files for a web server.")]
 Keys = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--keys", metavar="DIR", help="Folder of the private keys. [default: <REPO>-keys beside REPO]"),
+    Path | None,
+    typer.Option("--keys", metavar="DIR", help="Folder of the private keys.", show_default="REPO-keys beside REPO"),
 ]
 
 
@@ -34,24 +34,26 @@ def publish(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or a stream file.")],
     repository: Repo,
     tenant: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="T", help="Tenant that the release is for. [default: devices without a tenant]"),
+        str | None,
+        typer.Option(metavar="T", help="Tenant that the release is for.", show_default="devices without a tenant"),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            metavar="FILE", help="Samples to measure the accuracy of prefixes on. [default: a run's evaluation data]"
+            metavar="FILE",
+            help="Data that the accuracy of the prefixes is measured on.",
+            show_default="the run's evaluation data; for a stream nothing is measured",
         ),
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = None,
+    polish: Polish = 0,
     importance: Importance = None,
     model: Model = None,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign an adapter with the measured accuracy of its prefixes, and publish it as the newest release.
+    """Sign an adapter and the measured accuracy of its prefixes, and make it the newest release.
 
     A run is packed as by `airlora pack`. A stream is published unchanged.
     """
@@ -64,7 +66,7 @@ def publish(
     packing = None
     if not source.is_file() or distortion is not None or size is not None or polish:
         packing = Packing(
-            **precision("auto", distortion, size), polish_steps=polish or 0, importance=_importance(importance)
+            **precision("auto", distortion, size), polish_steps=polish, importance=_importance(importance)
         )
     with LiveProgress(make_console(stderr=True)) as progress:
         stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
@@ -89,7 +91,7 @@ def init(
     targets_days: Annotated[int, typer.Option(metavar="D", help="Validity of a release, days.")] = 180,
     snapshot_days: Annotated[int, typer.Option(metavar="D", help="Validity of a snapshot, days.")] = 30,
     timestamp_days: Annotated[
-        int, typer.Option(metavar="D", help="Validity of a timestamp, days. Run `repo renew` more often.")
+        int, typer.Option(metavar="D", help="Validity of a timestamp, days. Run `airlora repo renew` more often.")
     ] = 7,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +124,7 @@ def tenant(
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Add a tenant with its own key, which can sign only the tenant's releases."""
+    """Create a key that signs releases of one tenant only."""
     from airlora.delivery.repository.roles import add_tenant
 
     opened = open_with_keys(repository, keys)
@@ -133,13 +135,15 @@ def tenant(
 @repo.command()
 def rotate(
     repository: Repo,
-    role: Annotated[str, typer.Option(metavar="R", help="root, targets, snapshot, timestamp, or a tenant.")],
+    role: Annotated[
+        str, typer.Option(metavar="R", help="`root`, `targets`, `snapshot`, `timestamp`, or the name of a tenant.")
+    ],
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Replace the key of a role, or the oldest root key.
+    """Replace the key of a role by a new one; for `root`, the oldest key.
 
-    Requires the root keys, or the targets key to replace the key of a tenant.
+    Needs the root keys. For a tenant, needs the targets key.
     """
     from airlora.delivery.repository.roles import rotate_key
 
@@ -152,13 +156,12 @@ def rotate(
 def renew(
     repository: Repo,
     roles: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--role", metavar="R", help="Another role to sign again; repeatable."),
+        list[str] | None, typer.Option("--role", metavar="R", help="Also sign this role again; repeatable.")
     ] = None,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign snapshot and timestamp again before they expire. Run it every few days."""
+    """Sign snapshot and timestamp again, which proves to devices that no newer release is withheld."""
     from airlora.delivery.repository.roles import renew
     from airlora.delivery.repository.verify import verify_repository
 
@@ -170,7 +173,7 @@ def renew(
 
 @repo.command()
 def verify(repository: Repo, as_json: Json = False) -> None:
-    """Verify every signature, digest and segment of a repository as a new device does."""
+    """Verify every signature, digest and segment, as a device does that starts from the first root."""
     from airlora.delivery.repository.verify import verify_repository
 
     report = verify_repository(open_with_keys(repository, None))
@@ -195,11 +198,11 @@ def verify(repository: Repo, as_json: Json = False) -> None:
 @repo.command()
 def gc(
     repository: Repo,
-    keep: Annotated[int, typer.Option(metavar="N", help="Number of releases before the newest to keep.")] = 1,
+    keep: Annotated[int, typer.Option(metavar="N", help="Number of releases to keep beside the newest.")] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Remove old releases, and metadata that no device needs any more."""
+    """Remove releases and metadata that devices no longer need."""
     from airlora.delivery.repository.publish import collect_garbage
 
     removed = collect_garbage(open_with_keys(repository, keys), keep=keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -17,42 +17,67 @@ __all__ = ["demo", "evaluate", "inspect", "train"]
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to keep the run in.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     train_file: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            "--train", metavar="F", help="TSV, CSV, JSONL, Parquet or `hf:owner/name`; none: embedded corpus."
+            "--train",
+            metavar="FILE",
+            help="Training data: TSV, CSV, JSONL, Parquet or `hf:owner/name`. Requires --eval.",
+            show_default="the embedded corpus",
         ),
     ] = None,
     eval_file: Annotated[
-        Optional[str], typer.Option("--eval", metavar="F", help="Held-out data, to measure on.")  # noqa: UP045
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="FILE",
+            help="Held-out data that accuracy is measured on. Requires --train.",
+            show_default="the embedded corpus",
+        ),
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME|DIR", help="`embedded-minilm`, a folder, or a Hugging Face id."),
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Base model: `embedded-minilm`, a folder, or a Hugging Face id.",
+            show_default="embedded-minilm; paper: facebook/opt-1.3b",
+        ),
     ] = None,
     policy: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            metavar="NAME", help="Policy that decides: one of `airlora policies --list`, or package.module:Class."
+            metavar="NAME",
+            help="Policy that decides the ranks, one of `airlora policies --list`, or package.module:Class.",
+            show_default="greedy; paper: airllm",
         ),
     ] = None,
     preset: Annotated[
-        Optional[str], typer.Option(metavar="P", help="`paper` (Table II), `standard` or `quick`.")  # noqa: UP045
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="`quick` for two CPU cores, `standard` for a workstation, `paper` for Table II of the paper.",
+            show_default="that of --config, else quick",
+        ),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(metavar="N", help="Fine-tuning steps.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Of everything random.")] = None,  # noqa: UP045
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fine-tuning steps.", show_default="quick: 600; standard: 3000; paper: 15000"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of everything random.", show_default="42")] = None,
     config: Annotated[
-        Optional[Path], typer.Option(metavar="TOML", help="Settings laid over the preset.")  # noqa: UP045
+        Path | None, typer.Option(metavar="TOML", help="File of settings that override the preset.")
     ] = None,
     settings: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in RUN.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune an adapter, learn which ranks to send, and decide for the reference link.
+    """Fine-tune an adapter, train the policy, and choose the ranks for the reference link.
 
-    The reference link is the middle of the settings' SNRs and bandwidths. Accuracy, loss and numbers are those of the
-    pattern that the policy sends over it.
+    The reference link has the middle of the settings' SNRs and bandwidths. The printed accuracy, loss and parameter
+    counts are those of the rank pattern that the policy chooses for this link.
+
+    `--set` overrides the other options, which override `--config`, which overrides the preset.
     """
     from airlora.policy import import_policy
     from airlora.progress import LiveProgress
@@ -110,27 +135,39 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     data: Annotated[
-        Optional[str], typer.Option(metavar="F", help="Data to measure on; none: the run's own.")  # noqa: UP045
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Data to measure on. Required for a stream.", show_default="the run's evaluation data"
+        ),
     ] = None,
     rank: Annotated[
-        Optional[int], typer.Option(metavar="N", help="The same rank in every module.")  # noqa: UP045
+        int | None, typer.Option(metavar="N", help="Rank of every module.", show_default="the run's rank pattern")
     ] = None,
     rank_pattern: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="JSON", help="Rank per module name: a JSON object, or a file that holds one."),
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Rank of each module: a JSON object with every module's name, or a file that holds one.",
+            show_default="the run's rank pattern",
+        ),
     ] = None,
     upto: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--upto", metavar="SIZE", help="Of a stream, use only the first whole segments within SIZE."),
+        str | None,
+        typer.Option(
+            "--upto",
+            metavar="SIZE",
+            help="Use only the first whole segments of the stream within SIZE, such as 20kB.",
+            show_default="the whole stream",
+        ),
     ] = None,
     model: Model = None,
     since: Since = None,
     predictions: Annotated[
-        Optional[Path], typer.Option(metavar="F", help="Write label and logits of every sample here (JSONL).")  # noqa: UP045
+        Path | None, typer.Option(metavar="FILE", help="Write the label and logits of every sample to FILE (JSONL).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run at its own rank pattern or at another one, or a stream as far as it came."""
+    """Measure accuracy and loss of a run at its own or another rank pattern, or of a stream or its prefix."""
     from airlora.workflows.inspect import evaluate_run
     from airlora.workflows.pack import parse_size
 
@@ -160,10 +197,9 @@ def evaluate(
 
 @app.command()
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    as_json: Json = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")], as_json: Json = False
 ) -> None:
-    """Show what a run decided: the rank of every layer and projection, and what that costs."""
+    """Show the rank of every layer and projection that a run chose, and its size."""
     from airlora.reports.tables import rank_table
     from airlora.workflows.inspect import inspect_run
 
@@ -188,7 +224,7 @@ def inspect(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the demo's run and report.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run and the report.")] = Path("runs/demo"),
     settings: Set = None,
     deliver: Annotated[
         bool,
@@ -198,9 +234,9 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune the embedded model, learn a policy, compare it with the others, and write a report.
+    """Fine-tune the embedded model, train a policy, compare it with the others, and write a report.
 
-    Takes a few minutes on two cores and no network. An interrupted demo goes on where it was.
+    Takes about nine minutes on two cores and needs no network. The same command continues an interrupted demo.
     """
     from airlora.progress import LiveProgress
     from airlora.reports.tables import comparison_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,52 +19,56 @@ __all__ = ["listening", "serve"]
 def serve(
     repository: Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository.")],
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="P", help="Port; 0 chooses a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="P", help="Port to listen on. 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     reports: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
-            metavar="FILE", help="Database of the devices' reports. [default: <REPO>-reports.sqlite beside REPO]"
+            metavar="FILE", help="SQLite database of device reports.", show_default="REPO-reports.sqlite beside REPO"
         ),
     ] = None,
     tokens: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="FILE",
-            help="Require one of the tokens in FILE, with lines `DEVICE TOKEN` or `@OPERATOR TOKEN`. "
-            "[default: no token needed]",
+            help="File of lines `DEVICE TOKEN` and `@OPERATOR TOKEN`. Requests without a token are refused.",
+            show_default="none: no token is needed",
         ),
     ] = None,
     rate: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="N/TIME", help="Request limit of one device, such as 600/minute. [default: none]"),
+        str | None,
+        typer.Option(
+            metavar="N/TIME", help="Limit of requests per device, such as 600/minute.", show_default="no limit"
+        ),
     ] = None,
     certificate: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Certificate chain for HTTPS, PEM."),
+        Path | None, typer.Option(metavar="FILE", help="Certificate chain for https (PEM).", show_default="none: http")
     ] = None,
     private_key: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Private key of the certificate, PEM."),
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")
     ] = None,
     rollout_percent: Annotated[
-        float, typer.Option(metavar="P", help="Percentage of the devices that may install a new release.")
+        float, typer.Option(metavar="P", help="Percentage of the devices that may install a release.")
     ] = 100,
     rollout_first: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="DEVICE", help="Device that may always install a new release; repeatable."),
+        list[str] | None, typer.Option(metavar="DEVICE", help="Device that may always install it; repeatable.")
     ] = None,
     rollout_group: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
-            metavar="PATTERN=P", help="Percentage for devices of matching names, such as 'lab-*=100'; repeatable."
+            metavar="PATTERN=P", help="Percentage for the devices whose names match, such as 'lab-*=100'; repeatable."
         ),
     ] = None,
     rollout_stop: Annotated[
-        float, typer.Option(metavar="S", help="Largest share of failed installations before a release is stopped.")
+        float, typer.Option(metavar="S", help="Share of failed installations above which a release is stopped.")
     ] = 0.1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
 ) -> None:
-    """Serve a repository over HTTP, with reports of devices, staged rollout, and a dashboard at /."""
+    """Serve a repository over HTTP.
+
+    Supports range requests, device reports and a staged rollout, with a dashboard at /, and /healthz and /metrics.
+    """
     import uvicorn
 
     from airlora.delivery.server.access import Tokens, parse_rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -15,30 +15,41 @@ from airlora.errors import SettingsError
 __all__ = ["Distortion", "Importance", "Polish", "Size", "export", "import_", "pack", "precision", "unpack"]
 
 Upto = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--upto", metavar="SIZE", help="Use only the first whole segments within SIZE, such as 20kB."),
+    str | None,
+    typer.Option(
+        "--upto",
+        metavar="SIZE",
+        help="Use only the first whole segments of the stream within SIZE, such as 20kB.",
+        show_default="the whole stream",
+    ),
 ]
 Bits = Annotated[
-    str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
+    str,
+    typer.Option(
+        metavar="B", help="Bits per parameter: `auto` chooses the precision of each component; or 32, 16, 8 or 4."
+    ),
 ]
 Distortion = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(metavar="D", help="With `auto`: share of the components' weights that may be lost; 0.02."),
+    float | None,
+    typer.Option(
+        metavar="D", help="Share of the components' importance that may be lost. Excludes --size.", show_default="0.1"
+    ),
 ]
 Size = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--size", metavar="SIZE", help="With `auto`: about how large to make the stream, instead."),
+    str | None,
+    typer.Option("--size", metavar="SIZE", help="Approximate size of the stream, such as 12kB. Excludes --distortion."),
 ]
 Polish = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--polish", metavar="N", help="Train what is sent for N steps, rounded as it will be; 0: not at all."),
+    int,
+    typer.Option("--polish", metavar="N", help="Steps of quantisation-aware fine-tuning of the components to send."),
 ]
 Importance = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         metavar="I",
-        help="Of a component: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or `singular`; none: "
-        "`balanced` with `--polish` or `--whole`, else `path`.",
+        help="Measure of a component's importance: `balanced`, `path`, `gradient`, `combined`, `taylor`, `measured` or "
+        "`singular`.",
+        show_default="path; balanced with quantisation-aware fine-tuning or --whole",
     ),
 ]
 
@@ -50,24 +61,21 @@ def pack(
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = None,
+    polish: Polish = 0,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Polish for the whole stream alone: better there, worse where it is cut.")
+        bool, typer.Option("--whole", help="Optimise for receivers of the whole stream. Its prefixes get worse.")
     ] = False,
     importance: Importance = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run's adapter a stream: best bytes first, valid wherever it is cut."""
+    """Write a run's adapter as a stream, most important components first; its prefixes are usable, too."""
     from airlora.packing import Packing
     from airlora.progress import LiveProgress
     from airlora.workflows.pack import pack_run
 
     packing = Packing(
-        **precision(bits, distortion, size),
-        polish_steps=polish or 0,
-        whole=whole,
-        importance=cast("Any", importance),
+        **precision(bits, distortion, size), polish_steps=polish, whole=whole, importance=cast("Any", importance)
     )
     with LiveProgress(make_console(stderr=True)) as progress:
         _show(pack_run(run, out, packing, since=since, watcher=progress), str(out), as_json=as_json)
@@ -75,14 +83,14 @@ def pack(
 
 @app.command()
 def unpack(
-    stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream, whole or cut.")],
+    stream: Annotated[Path, typer.Argument(metavar="STREAM", help="File of a stream or of its prefix.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for adapter.safetensors and stream.json.")],
     upto: Upto = None,
     model: Model = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Read a stream, or as much of it as there is, back into an adapter."""
+    """Decode a stream or its prefix into an adapter."""
     from airlora.workflows.pack import parse_size, unpack_stream
 
     max_bytes = None if upto is None else parse_size(upto)
@@ -93,16 +101,18 @@ def unpack(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for PEFT's two files.")],
-    target: Annotated[str, typer.Option("--for", metavar="LIB", help="`peft`, `vllm` or `llama.cpp`.")] = "peft",
+    target: Annotated[
+        str, typer.Option("--for", metavar="LIB", help="Target library: `peft`, `vllm` or `llama.cpp`.")
+    ] = "peft",
     upto: Upto = None,
     model: Model = None,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter so that PEFT, vLLM or llama.cpp load it.
+    """Write an adapter in the format of PEFT, vLLM or llama.cpp.
 
-    PEFT gets mixed ranks and the head. vLLM and llama.cpp know one rank for all modules and no head: they get the
-    modules filled up with zeros, and no head.
+    For PEFT, each module keeps its rank and the classification head is included. vLLM and llama.cpp need one rank for
+    all modules and load no head: the modules are padded with zeros, and the head is left out.
     """
     from airlora.workflows.pack import export_adapter, parse_size
 
@@ -120,25 +130,22 @@ def import_(
     folder: Annotated[Path, typer.Argument(metavar="PEFT_DIR", help="Folder of a PEFT LoRA or AdaLoRA adapter.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File of the stream.")],
     model: Annotated[
-        Optional[str], typer.Option(metavar="NAME|DIR", help="Base model; none: what the adapter says.")  # noqa: UP045
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Base model of the adapter.", show_default="that of adapter_config.json"),
     ] = None,
     labels: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="A,B,...", help="Names of the classes, in order; none: 0, 1, ..."),
+        str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in order.", show_default="0,1,...")
     ] = None,
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Make an adapter from elsewhere a stream, without training it again."""
+    """Convert a PEFT LoRA or AdaLoRA adapter into a stream, without training."""
     from airlora.packing import Packing
     from airlora.workflows.import_adapter import import_peft
 
-    packing = Packing(
-        **precision(bits, distortion, size),
-        importance="singular",
-    )
+    packing = Packing(**precision(bits, distortion, size), importance="singular")
     names = [name.strip() for name in labels.split(",")] if labels else []
     _show(import_peft(folder, out, packing, model=model, labels=names), str(out), as_json=as_json)
 

@@ -151,8 +151,9 @@ def polish(
 def round_every(steps: int) -> int:
     """Return after how many steps the encoder is asked again.
 
-    >>> [round_every(steps) for steps in (5, 60, 200, 800)]
-    [1, 3, 10, 10]
+    Examples:
+        >>> [round_every(steps) for steps in (5, 60, 200, 800)]
+        [1, 3, 10, 10]
     """
     return max(1, min(ROUND_EVERY, steps // MIN_ROUNDINGS))
 

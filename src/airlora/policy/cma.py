@@ -36,8 +36,9 @@ def link_bin(budget_params: int) -> int:
     Args:
         budget_params: Parameters that the link carries before its deadline, >= 0.
 
-    >>> [link_bin(budget) for budget in (0, 1, 1000, 1100, 2000)]
-    [0, 0, 20, 20, 22]
+    Examples:
+        >>> [link_bin(budget) for budget in (0, 1, 1000, 1100, 2000)]
+        [0, 0, 20, 20, 22]
     """
     return round(2.0 * math.log2(max(1, budget_params)))
 

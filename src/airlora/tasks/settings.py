@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.settings.fields import PositiveInt, Section
@@ -13,27 +13,42 @@ __all__ = ["DataSettings", "LoadSettings", "ModelSettings"]
 
 
 class ModelSettings(Section):
-    """Which base model is adapted."""
+    """Settings of the base model."""
 
-    name: str = Field("embedded-minilm", description="`embedded-minilm`, a folder, or a Hugging Face id")
-    init: Literal["pretrained", "random"] = Field("pretrained", description="`random` reads only the configuration")
+    name: str = "embedded-minilm"
+    """Base model: `embedded-minilm`, a folder, or a Hugging Face id."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """`pretrained` loads the weights. `random` loads configuration and tokenizer and draws the weights, for tests."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the frozen weights")
-    dropout: bool = Field(True, description="the model's own, while an adapter is trained; also that of PEFT's")
+    """Attention implementation of transformers. On a CPU, `eager` is faster for short padded texts."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights."""
+    dropout: bool = True
+    """Keep the base model's own dropout while an adapter is trained. Applies to PEFT's baselines, too."""
 
 
 class DataSettings(Section):
-    """What it is fine-tuned on; without files, the embedded corpus."""
+    """Settings of the training and evaluation data."""
 
-    train: str | None = Field(None, description="TSV, CSV, JSONL, Parquet or `hf:owner/name`; none: embedded corpus")
+    train: str | None = None
+    """Training data: a TSV, CSV, JSONL or Parquet file, or `hf:owner/name`. None uses the embedded corpus."""
     eval: str | None = None
+    """Held-out data that accuracy is measured on, in the same formats. Required with `data.train`."""
     text_column: str = "text"
+    """Name of the column that holds the text."""
     label_column: str = "label"
-    vocabulary: str | None = Field(None, description="one word a line; none: words that are one token of the model")
-    max_length: PositiveInt = Field(128, description="tokens kept of a sample")
+    """Name of the column that holds the label."""
+    vocabulary: str | None = None
+    """File of known words, one a line, for the OOV rate. None counts a word as known if it is one token of the
+    model."""
+    max_length: PositiveInt = 128
+    """Tokens kept of each sample. Longer samples are truncated."""
     max_eval_samples: PositiveInt | None = None
-    num_train: PositiveInt = Field(6000, description="size of the embedded corpus")
+    """Samples used of `data.eval`, the first ones. None uses all."""
+    num_train: PositiveInt = 6000
+    """Training samples of the embedded corpus."""
     num_eval: PositiveInt = 1000
+    """Held-out samples of the embedded corpus."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

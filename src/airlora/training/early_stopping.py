@@ -23,9 +23,10 @@ class EarlyStopping:
 
     Source: AirLLM V-A.
 
-    >>> stopping = EarlyStopping(cost_weight=0.1, patience=2)
-    >>> [stopping.update(reward=-0.3, accuracy=a) for a in (0.8, 0.8, 0.8)]
-    [False, False, True]
+    Examples:
+        >>> stopping = EarlyStopping(cost_weight=0.1, patience=2)
+        >>> [stopping.update(reward=-0.3, accuracy=a) for a in (0.8, 0.8, 0.8)]
+        [False, False, True]
     """
 
     cost_weight: float

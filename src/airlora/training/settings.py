@@ -35,27 +35,43 @@ __all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "wi
 
 
 class FinetuneSettings(Section):
-    """Fine-tuning of adapter and head."""
+    """Settings of the fine-tuning of adapter and classification head."""
 
     steps: NonNegativeInt = 600
+    """Fine-tuning steps. `head_steps` and `align_steps` are part of them."""
     batch_size: PositiveInt = 32
+    """Samples in a fine-tuning batch."""
     learning_rate: Positive = 2e-3
+    """Peak learning rate of the components (AdamW)."""
     head_learning_rate: Positive = 2e-3
-    adalora_learning_rate: Positive = Field(4e-3, description="of the baseline, whose components start smaller")
-    lora_learning_rate: Positive = Field(7e-4, description="of the baseline of one rank for all modules")
+    """Peak learning rate of the classification head (AdamW)."""
+    adalora_learning_rate: Positive = 4e-3
+    """Peak learning rate of the baseline PEFT AdaLoRA, whose components start smaller."""
+    lora_learning_rate: Positive = 7e-4
+    """Peak learning rate of the baseline PEFT LoRA."""
     weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     warmup_fraction: Fraction = 0.06
-    head_steps: NonNegativeInt = Field(0, description="of `steps`, the first ones, which train the head alone")
-    head_start_learning_rate: Positive = Field(5e-3, description="of those; it falls to 0 within them")
-    align_steps: NonNegativeInt = Field(
-        0, description="of `steps`, the next ones, which turn P and Q to the loss's gradient; 0: both stay random"
-    )
-    align_norm: Positive = Field(0.4, description="of every vector of P and Q then; shorter ones turn faster")
+    """Share of the steps after `head_steps` and `align_steps` in which the learning rate rises from 0."""
+    head_steps: NonNegativeInt = 0
+    """First fine-tuning steps, which train the classification head alone."""
+    head_start_learning_rate: Positive = 5e-3
+    """Learning rate of the head at the first of the `head_steps`. It falls linearly towards 0 within them."""
+    align_steps: NonNegativeInt = 0
+    """Steps after `head_steps` whose gradient P and Q are aligned with. 0 keeps P and Q random."""
+    align_norm: Positive = 0.4
+    """Norm of each vector of P and Q after the alignment. Shorter vectors change direction faster."""
     decay: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up."""
     max_grad_norm: Positive = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is fast")
+    """Norm that gradients are clipped to."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of forward passes in training and loss measurements. `auto` takes bfloat16 where the hardware
+    computes it natively, else float32."""
     eval_every: PositiveInt = 100
+    """Fine-tuning steps between two measurements of accuracy."""
     eval_batch_size: PositiveInt = 128
+    """Samples in an evaluation batch."""
 
     @model_validator(mode="after")
     def _start_within_steps(self) -> Self:
@@ -71,11 +87,18 @@ class Settings(Section):
     """Every setting of a run."""
 
     preset: Literal["paper", "standard", "quick"] = "quick"
+    """Preset whose values the TOML file, the options and `--set` override."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    num_threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: all cores")
-    device: str = Field("auto", description="`auto`: CUDA where there is one, else CPU")
-    checkpoint_every: PositiveInt = Field(100, description="fine-tuning steps between two checkpoints")
+    """Seed of the data split, the initial weights, the order of the batches, the links and the policies."""
+    num_threads: NonNegativeInt = 0
+    """CPU threads that PyTorch uses. 0 uses every core that the process may use."""
+    device: str = "auto"
+    """PyTorch device: `auto`, `cpu`, or a name such as `cuda:0`. `auto` takes CUDA where there is a GPU, else the
+    CPU."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between two checkpoints, both while fine-tuning and while the policy learns."""
     tensorboard: bool = True
+    """Also write the metrics for TensorBoard, beside `metrics.jsonl`."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()

@@ -30,7 +30,7 @@ class _Record(BaseModel):
 class StreamEntry(_Record):
     """The stream of a release.
 
-    Args:
+    Attributes:
         digest: SHA-256 of the stream's header, 64 hexadecimal digits.
         head_bytes: Size of the stream's header, bytes.
         total_bytes: Size of the whole stream, bytes.
@@ -57,7 +57,7 @@ class StreamEntry(_Record):
 class PrefixScore(_Record):
     """Measured quality of the adapter in a prefix of the stream.
 
-    Args:
+    Attributes:
         num_bytes: Length of the prefix, bytes.
         num_components: Number of rank-one components in the prefix.
         accuracy: Accuracy on held-out data, 0 to 1.
@@ -73,7 +73,7 @@ class PrefixScore(_Record):
 class Manifest(_Record):
     """The manifest of a release.
 
-    Args:
+    Attributes:
         version: Number of the release: 1 for the first one of a repository or tenant, then rising by one.
         created: Time of publication in UTC, such as `2026-01-31T12:00:00Z`.
         base_fingerprint: SHA-256 of the weights of the base model, 64 hexadecimal digits.
