@@ -41,20 +41,22 @@ _LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, Safetens
 def load_base_model(
     name_or_folder: str | Path,
     *,
-    num_labels: int,
+    num_labels: int | None,
     seed: int,
+    auto_model: Any = transformers.AutoModelForSequenceClassification,
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
 ) -> tuple[nn.Module, Any]:
-    """Return a sequence classifier with a new head, on the CPU in evaluation mode, and its tokenizer.
+    """Return a model with a new head, on the CPU in evaluation mode, and its tokenizer.
 
     A hub model that is in the local cache is taken from there; only otherwise is the network asked.  No code from a
     model's repository is run.
 
     Args:
         name_or_folder: `EMBEDDED_MODEL`, a folder with `config.json`, weights and a tokenizer, or a hub id.
-        num_labels: Classes, >= 2.
+        num_labels: Number of outputs of the head, >= 1. None leaves the number to the model's configuration.
+        auto_model: Class of `transformers` that loads a model with the head of the task.
         seed: Of the head's weights, and with `init="random"` of all; PyTorch's global generator is left as it was.
         dtype: Of the weights.
         attn_implementation: "eager", "sdpa", ...; None leaves the choice to transformers. For short padded texts on a
@@ -62,10 +64,10 @@ def load_base_model(
         init: "random" takes configuration and tokenizer alone and draws all weights: for tests, not for use.
 
     Raises:
-        ModelError: The model or a part of it is missing, damaged, no Transformer that can classify, or, for the
-            embedded model, not the known one.
+        ModelError: The model or a part of it is missing, damaged, no Transformer that `auto_model` loads, or, for
+            the embedded model, not the known one.
         MissingDependencyError: The embedded model's package is not installed.
-        SettingsError: num_labels is below 2, or init has another name.
+        SettingsError: num_labels is below 1, or init has another name.
     """
     _verify_num_labels(num_labels)
     if init not in ("pretrained", "random"):
@@ -77,6 +79,7 @@ def load_base_model(
         name=name,
         num_labels=num_labels,
         seed=seed,
+        auto_model=auto_model,
         dtype=dtype,
         attn_implementation=attn_implementation,
         init=init,
@@ -127,11 +130,12 @@ def random_initialised(
     else:
         name = type(config_or_folder).__name__
         config = copy.deepcopy(config_or_folder)
-    _verify_config(config, name)
+    auto_model = transformers.AutoModelForSequenceClassification
+    _verify_config(config, name, auto_model)
     config.num_labels = num_labels
     if config.pad_token_id is None:
         config.pad_token_id = 0
-    return _random(config, name, seed, dtype, attn_implementation)
+    return _random(config, name, seed, auto_model, dtype, attn_implementation)
 
 
 def embedded_model_folder() -> Path:
@@ -164,42 +168,44 @@ def _load(
     *,
     local: bool,
     name: str,
-    num_labels: int,
+    num_labels: int | None,
     seed: int,
+    auto_model: Any,
     dtype: torch.dtype,
     attn_implementation: str | None,
     init: str,
 ) -> tuple[nn.Module, Any]:
     where = {"local_files_only": local, "trust_remote_code": False}
     with _quiet(progress=not local), _translated(name):
-        config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
-        _verify_config(config, name)
+        outputs = {} if num_labels is None else {"num_labels": num_labels}
+        config = transformers.AutoConfig.from_pretrained(source, **outputs, **where)
+        _verify_config(config, name, auto_model)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
     _verify_tokenizer(tokenizer, config, name)
     # A classifier reads each text once: cached keys and values would only take memory.
     config.use_cache = False
     if init == "random":
-        return _random(config, name, seed, dtype, attn_implementation), tokenizer
+        return _random(config, name, seed, auto_model, dtype, attn_implementation), tokenizer
     options = where | _attention(attn_implementation)
     with _quiet(progress=not local), _translated(name), _seeded(seed):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, info = auto_model.from_pretrained(
             source, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
     _verify_weights(model, info, name)
     return model.eval(), tokenizer
 
 
-def _random(config: Any, name: str, seed: int, dtype: torch.dtype, attn_implementation: str | None) -> nn.Module:
+def _random(
+    config: Any, name: str, seed: int, auto_model: Any, dtype: torch.dtype, attn_implementation: str | None
+) -> nn.Module:
     with _quiet(progress=False), _translated(name), _seeded(seed):
-        model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(
-            config, **_attention(attn_implementation)
-        )
+        model: nn.Module = auto_model.from_config(config, **_attention(attn_implementation))
     return model.to(dtype).eval()
 
 
-def _verify_num_labels(num_labels: int) -> None:
-    if num_labels < 2:
-        raise SettingsError.of("num_labels", num_labels, "a whole number, 2 or more")
+def _verify_num_labels(num_labels: int | None) -> None:
+    if num_labels is not None and num_labels < 1:
+        raise SettingsError.of("num_labels", num_labels, "a whole number, 1 or more")
 
 
 def _local_folder(name: str) -> Path | None:
@@ -216,9 +222,9 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _verify_config(config: Any, name: str) -> None:
-    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
+def _verify_config(config: Any, name: str, auto_model: Any) -> None:
+    if type(config) not in auto_model._model_mapping:
+        raise ModelError(f"model {name}: {type(config).__name__} is of no model that {auto_model.__name__} loads")
 
 
 def _verify_tokenizer(tokenizer: Any, config: Any, name: str) -> None:

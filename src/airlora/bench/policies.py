@@ -19,7 +19,7 @@ from airlora.bench.regret import Judge
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.policy import RECIPES, RandomPolicy, RankPolicy, make_policy
-from airlora.progress import Watcher
+from airlora.progress import ProgressReporter
 from airlora.training import Algorithm1, Settings, is_learner, load_settings, problem_of, run_jobs
 from airlora.version import __version__
 
@@ -112,7 +112,7 @@ class BenchRecord:
 _RECORD = TypeAdapter(BenchRecord)
 
 
-def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: Watcher) -> list[BenchRecord]:
+def run_bench(plan: BenchPlan, out: Path | str, *, num_processes: int, watcher: ProgressReporter) -> list[BenchRecord]:
     """Return a record per problem, policy, seed and mark; what `out` holds of an earlier run is not run again.
 
     That goes for every learner that had as many evaluations or more, with the same settings and version of airlora;

@@ -13,27 +13,45 @@ __all__ = ["DataSettings", "LoadSettings", "ModelSettings"]
 
 
 class ModelSettings(Section):
-    """Which base model is adapted."""
+    """Settings of the base model."""
 
-    name: str = Field("embedded-minilm", description="`embedded-minilm`, a folder, or a Hugging Face id")
-    init: Literal["pretrained", "random"] = Field("pretrained", description="`random` reads only the configuration")
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the frozen weights")
-    dropout: bool = Field(True, description="the model's own, while an adapter is trained; also that of PEFT's")
+    name: str = Field(
+        "embedded-minilm", description="Base model: `embedded-minilm`, a folder, or the id of a model on the Hub."
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained",
+        description="Initial weights. `random` reads only the model's configuration and draws the weights.",
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = Field(
+        "sdpa", description="Implementation of attention in transformers."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
+    dropout: bool = Field(
+        True, description="Whether the model's own dropout is active while an adapter or a PEFT baseline is trained."
+    )
 
 
 class DataSettings(Section):
-    """What it is fine-tuned on; without files, the embedded corpus."""
+    """Settings of training and evaluation data. Without files, the embedded corpus is used."""
 
-    train: str | None = Field(None, description="TSV, CSV, JSONL, Parquet or `hf:owner/name`; none: embedded corpus")
-    eval: str | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    vocabulary: str | None = Field(None, description="one word a line; none: words that are one token of the model")
-    max_length: PositiveInt = Field(128, description="tokens kept of a sample")
-    max_eval_samples: PositiveInt | None = None
-    num_train: PositiveInt = Field(6000, description="size of the embedded corpus")
-    num_eval: PositiveInt = 1000
+    train: str | None = Field(
+        None, description="Training data: a TSV, CSV, JSONL or Parquet file, or `hf:owner/name`. None: embedded corpus."
+    )
+    eval: str | None = Field(
+        None, description="Evaluation data, in the same formats as `data.train`. Given together with it."
+    )
+    text_column: str = Field("text", description="Name of the column with the text.")
+    label_column: str = Field("label", description="Name of the column with the target.")
+    vocabulary: str | None = Field(
+        None,
+        description="File of known words, one per line, for the out-of-vocabulary rate. None: words of one token.",
+    )
+    max_length: PositiveInt = Field(128, description="Number of tokens to which a sample is truncated.")
+    max_eval_samples: PositiveInt | None = Field(
+        None, description="Number of samples read from the evaluation data. None: all."
+    )
+    num_train: PositiveInt = Field(6000, description="Number of training samples of the embedded corpus.")
+    num_eval: PositiveInt = Field(1000, description="Number of evaluation samples of the embedded corpus.")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -43,7 +61,7 @@ class DataSettings(Section):
 
 
 class LoadSettings(Protocol):
-    """Settings that loading a base model, its adapter and its data needs; the settings of a run are one."""
+    """Settings that loading a base model and its adapter requires. `Settings` of a run is one."""
 
     @property
     def seed(self) -> int:

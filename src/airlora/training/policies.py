@@ -9,7 +9,7 @@ from airlora.env import RankAllocationEnv
 from airlora.packing import measure_explained_variance, measure_importance
 from airlora.policy import EvaPolicy, GreedyPolicy, PolicyProblem, RankPolicy, make_policy
 from airlora.ranks import params_per_rank
-from airlora.training.context import Workbench
+from airlora.training.context import RunContext
 from airlora.training.settings import Settings
 
 __all__ = ["build_policy", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
@@ -43,7 +43,7 @@ def _starts_from_importance(settings: Settings) -> bool:
     return settings.allocate.prior and is_frozen and settings.policy.name in PLANNERS
 
 
-def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
+def build_policy(settings: Settings, env: RankAllocationEnv, context: RunContext) -> RankPolicy:
     """Return the policy that the settings name, in its initial state.
 
     On the calibration samples `greedy` measures the importance of every component, and `eva` the variance of the base
@@ -55,17 +55,17 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
     """
     problem = problem_of(env)
     if settings.policy.name == "greedy":
-        importance = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
-        return GreedyPolicy(problem, importance)
+        return GreedyPolicy(problem, _importance(context, settings))
     if settings.policy.name == "eva":
         ratio = measure_explained_variance(
-            bench.adapted, bench.calibration, bench.device, settings.finetune.eval_batch_size
+            context.adapted, context.calibration, context.device, settings.finetune.eval_batch_size
         )
         return EvaPolicy(problem, ratio)
-    prior = None
-    if _starts_from_importance(settings):
-        prior = measure_importance(bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size)
-    return _make(settings, problem, prior)
+    return _make(settings, problem, _importance(context, settings) if _starts_from_importance(settings) else None)
+
+
+def _importance(context: RunContext, settings: Settings) -> npt.NDArray[np.float64]:
+    return measure_importance(context.adapted, context.calibration, context.device, settings.finetune.batch_size)
 
 
 def verify_policy(settings: Settings, env: RankAllocationEnv) -> None:

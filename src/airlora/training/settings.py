@@ -1,7 +1,7 @@
-"""The settings of a run: checked on the way in, written beside every run, read back from TOML.
+"""Settings of a run: composed of the sections of the packages, validated, and stored with every run as TOML.
 
-`Settings` holds one section per room.  Three presets are a start: `paper` (Table II), `standard` (a workstation with a
-GPU) and `quick` (two CPU cores, minutes).  A TOML file and then single values are laid over the preset.
+Three presets are starting points: `paper` (Table II), `standard` (a workstation with a GPU) and `quick` (minutes on two
+CPU cores). A TOML file overrides the preset, and single values override both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
@@ -22,34 +22,53 @@ from airlora.errors import SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.policy import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
-from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
+from airlora.tasks import ComputeOptions, DataSettings, ModelSettings, find_task
 from airlora.training.presets import PRESETS
 
 __all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "with_policy", "with_values"]
 
 
 class FinetuneSettings(Section):
-    """Fine-tuning of adapter and head."""
+    """Settings of the fine-tuning of adapter and head, and of PEFT's baselines."""
 
-    steps: NonNegativeInt = 600
-    batch_size: PositiveInt = 32
-    learning_rate: Positive = 2e-3
-    head_learning_rate: Positive = 2e-3
-    adalora_learning_rate: Positive = Field(4e-3, description="of the baseline, whose components start smaller")
-    lora_learning_rate: Positive = Field(7e-4, description="of the baseline of one rank for all modules")
-    weight_decay: NonNegative = 0.0
-    warmup_fraction: Fraction = 0.06
-    head_steps: NonNegativeInt = Field(0, description="of `steps`, the first ones, which train the head alone")
-    head_start_learning_rate: Positive = Field(5e-3, description="of those; it falls to 0 within them")
-    align_steps: NonNegativeInt = Field(
-        0, description="of `steps`, the next ones, which turn P and Q to the loss's gradient; 0: both stay random"
+    steps: NonNegativeInt = Field(600, description="Number of fine-tuning steps.")
+    batch_size: PositiveInt = Field(32, description="Number of samples per fine-tuning step.")
+    learning_rate: Positive = Field(2e-3, description="Learning rate of the adapter.")
+    head_learning_rate: Positive = Field(2e-3, description="Learning rate of the head.")
+    adalora_learning_rate: Positive = Field(
+        4e-3, description="Learning rate of PEFT's AdaLoRA baseline, whose components start smaller."
     )
-    align_norm: Positive = Field(0.4, description="of every vector of P and Q then; shorter ones turn faster")
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    max_grad_norm: Positive = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is fast")
-    eval_every: PositiveInt = 100
-    eval_batch_size: PositiveInt = 128
+    lora_learning_rate: Positive = Field(7e-4, description="Learning rate of PEFT's LoRA baseline.")
+    weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
+    warmup_fraction: Fraction = Field(
+        0.06, description="Fraction of the steps in which the learning rate rises linearly from 0."
+    )
+    head_steps: NonNegativeInt = Field(0, description="Number of initial steps that train only the head.")
+    head_start_learning_rate: Positive = Field(
+        5e-3, description="Learning rate of the head in the first of `head_steps`. It falls to 0 within them."
+    )
+    align_steps: NonNegativeInt = Field(
+        0,
+        description="Number of steps, after `head_steps`, that align P and Q with the gradient of the loss. "
+        "0: P and Q stay random.",
+    )
+    align_norm: Positive = Field(
+        0.4, description="Norm of every vector of P and Q after the alignment. Shorter vectors turn faster."
+    )
+    decay: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Decay of the learning rate after the warm-up."
+    )
+    max_grad_norm: Positive = Field(1.0, description="Norm to which the gradient is clipped.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of forward passes. `auto`: bfloat16 if the hardware multiplies it natively."
+    )
+    eval_every: PositiveInt = Field(100, description="Number of steps between two evaluations.")
+    eval_batch_size: PositiveInt = Field(128, description="Number of samples per forward pass of an evaluation.")
+
+    @property
+    def scheduler_name(self) -> str:
+        """Name of the learning-rate schedule in `transformers`."""
+        return "constant_with_warmup" if self.decay == "constant" else self.decay
 
     @model_validator(mode="after")
     def _start_within_steps(self) -> Self:
@@ -62,14 +81,15 @@ class FinetuneSettings(Section):
 
 
 class Settings(Section):
-    """Every setting of a run."""
+    """Settings of a run. Each section belongs to a package."""
 
-    preset: Literal["paper", "standard", "quick"] = "quick"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    num_threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: all cores")
-    device: str = Field("auto", description="`auto`: CUDA where there is one, else CPU")
-    checkpoint_every: PositiveInt = Field(100, description="fine-tuning steps between two checkpoints")
-    tensorboard: bool = True
+    preset: Literal["paper", "standard", "quick"] = Field("quick", description="Preset under all other settings.")
+    task: str = Field("classification", description="Task for which the model is fine-tuned.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(42, description="Seed of all random numbers of the run.")
+    num_threads: NonNegativeInt = Field(0, description="Number of CPU threads of torch. 0: all cores.")
+    device: str = Field("auto", description="Torch device, such as `cpu` or `cuda:0`. `auto`: CUDA if available.")
+    checkpoint_every: PositiveInt = Field(100, description="Number of steps between two checkpoints.")
+    tensorboard: bool = Field(True, description="Whether metrics are also written for TensorBoard.")
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
@@ -83,9 +103,21 @@ class Settings(Section):
     cma: CmaSettings = CmaSettings()
 
     def compute_options(self, device: torch.device) -> ComputeOptions:
-        """Return how passes over a data set are computed on `device`."""
+        """Return device, batch sizes and precision of passes over a data set.
+
+        Args:
+            device: Device of the model.
+        """
         own = self.finetune
         return ComputeOptions(device, self.seed, own.batch_size, own.eval_batch_size, own.precision)
+
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, name: str) -> str:
+        try:
+            return find_task(name).name
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:
@@ -101,16 +133,15 @@ def load_settings(
     toml: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Return the settings of a preset with a TOML file and single values laid over it.
+    """Return the settings of a preset, overridden by a TOML file and by single values.
 
     Args:
-        preset: `paper`, `standard` or `quick`; the default is the file's, or else `quick`.
-        toml: A TOML file with any of the sections of `Settings`.
-        overrides: Dotted keys to values, such as `{"finetune.steps": 100}`; they win.
+        preset: Name of the preset: `paper`, `standard` or `quick`. None stands for the preset in the file, or `quick`.
+        toml: Path of a TOML file with some of the sections of `Settings`.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
-        SettingsError: An unknown preset or key, a value that is not allowed (key, value and what is allowed are
-            named), or a file that is missing or no TOML.
+        SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or no TOML.
 
     >>> load_settings("paper").ppo.gamma
     0.95
@@ -125,7 +156,7 @@ def load_settings(
     merged: dict[str, Any] = {"preset": name}
     for layer in (PRESETS[name], *layers, {"preset": name}):
         merged = _merge(merged, layer)
-    # What a policy's recipe sets lies above the preset and below whatever the user says.
+    # The defaults of a policy override the preset, and are overridden by the user's values.
     section = merged.get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
     recipe = RECIPES.get(chosen) if isinstance(chosen, str) else None
@@ -140,7 +171,15 @@ def load_settings(
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings with some values changed; dotted keys, and errors as of `load_settings`."""
+    """Return the settings with some values changed.
+
+    Args:
+        settings: Settings to start from.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
+
+    Raises:
+        SettingsError: A key is unknown or a value is not allowed.
+    """
     try:
         return Settings.model_validate(_merge(settings.model_dump(), _nest(overrides)))
     except ValidationError as error:
@@ -148,9 +187,16 @@ def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy, and what its recipe sets; raises `SettingsError` for an unknown name.
+    """Return the settings with another policy and its default overrides.
 
-    What the former policy's recipe set goes back to the preset, unless it was changed since.
+    Values that the previous policy had overridden return to the preset, unless they were changed since.
+
+    Args:
+        settings: Settings to start from.
+        name: Name of the policy.
+
+    Raises:
+        SettingsError: The name is unknown.
     """
     if name not in RECIPES:
         raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
@@ -165,7 +211,7 @@ def with_policy(settings: Settings, name: str) -> Settings:
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
-    """Write the resolved settings as TOML that `load_settings` reads back to equal settings; raises `StorageError`."""
+    """Write the settings as TOML, from which `load_settings` returns equal settings; raises `StorageError`."""
     write_bytes(path, tomli_w.dumps(settings.model_dump(exclude_none=True)).encode())
 
 

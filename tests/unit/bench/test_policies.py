@@ -8,13 +8,13 @@ import pytest
 from airlora.bench.policies import BENCH_POLICIES, FIRST_SEED, MARKS, BenchPlan, BenchRecord, run_bench, summarise
 from airlora.errors import CheckpointError, SettingsError
 from airlora.policy import RECIPES
-from airlora.progress import SilentWatcher
+from airlora.progress import SilentProgress
 
 PLAN = BenchPlan(("separable-36",), ("random", "cmaes", "ppo"), evaluations=500, num_seeds=1)
 CHEAP = replace(PLAN, policies=("random", "cmaes"))
 
 
-class Recorder(SilentWatcher):
+class Recorder(SilentProgress):
     """Keeps the length of every phase, and the steps."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Recorder(SilentWatcher):
 
 
 def bench(plan: BenchPlan, out: Path, num_processes: int = 1) -> list[BenchRecord]:
-    return run_bench(plan, out, num_processes=num_processes, watcher=SilentWatcher())
+    return run_bench(plan, out, num_processes=num_processes, watcher=SilentProgress())
 
 
 def without_time(records: list[BenchRecord]) -> list[BenchRecord]:

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from airlora.training import Interrupted, Interrupts
+from airlora.training import Interrupted, InterruptHandler
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_remembers_the_signal_instead_of_dying(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Interrupts() as interrupts:
+    with InterruptHandler() as interrupts:
         assert interrupts.received is None
         os.kill(os.getpid(), number)
         assert interrupts.received == number
@@ -27,7 +27,7 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with Interrupts() as interrupts:
+        with InterruptHandler() as interrupts:
             seen.append(interrupts.received)
 
     thread = threading.Thread(target=work)

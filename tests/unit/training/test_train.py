@@ -9,8 +9,8 @@ from airlora.adapters import dense_reference, read_adapter_metadata
 from airlora.errors import AdapterError, CheckpointError, SettingsError
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
-from airlora.tasks import encode, predict
-from airlora.text import TokenizerVocabulary, load_dataset
+from airlora.tasks import predict
+from airlora.text import TokenizerVocabulary
 from airlora.training import Interrupted, RunFolder, Settings, Trainer, load_settings, open_run, read_metrics, train
 
 
@@ -58,7 +58,7 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
     assert folder.record() == record
     assert record.policy == policy
     assert record.steps == 12
-    assert 0.0 <= record.accuracy <= 1.0
+    assert 0.0 <= record.metrics["accuracy"] <= 1.0
     assert record.num_params == record.rank_pattern.num_params(record.shapes)
     assert read_adapter_metadata(folder.adapter_path).rank_pattern == record.rank_pattern
     assert load_policy(folder.policy_path).name == policy
@@ -70,17 +70,17 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
 def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: Path, tiny_data: Any) -> None:
     record = train(with_(settings, policy__name="allocate", finetune__learning_rate=0.05), tmp_path / "run")
     run = open_run(tmp_path / "run")
-    data = load_dataset(tiny_data[1], label_names=record.label_names)
+    data = run.task.read(run.settings.data, str(tiny_data[1]))
     evaluation = run.predict(data).evaluation
-    assert evaluation.accuracy == record.accuracy
-    assert evaluation.loss == pytest.approx(record.loss, abs=1e-9)
+    assert evaluation.score == record.metrics["accuracy"]
+    assert evaluation.loss == pytest.approx(record.metrics["loss"], abs=1e-9)
     zero = run.predict(data, RankPattern.constant(record.shapes, 0))
     full = run.predict(data, RankPattern.constant(record.shapes, 4))
     assert not torch.equal(zero.logits, full.logits)
     # At any pattern the logits are those of the base model with the update added to its weights.
     mixed = RankPattern.from_ranks(record.shapes, [rank % 5 for rank in range(len(record.shapes))])
     ours = run.predict(data, mixed).logits
-    encoded = encode(data, run.tokenizer, TokenizerVocabulary(run.tokenizer), run.settings.data.max_length)
+    encoded = run.task.encode(data, run.tokenizer, TokenizerVocabulary(run.tokenizer), run.settings.data.max_length)
     dense = predict(dense_reference(run.adapted), encoded, run.device).logits
     torch.testing.assert_close(ours, dense, atol=1e-5, rtol=0)
 
@@ -94,8 +94,8 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     chosen = with_(settings, policy__name=policy, env__objective=objective, env__full_rank_steps_per_action=0)
     whole = train(chosen, tmp_path / "whole")
     phase = where[0] if where[0] == "fine-tuning" else f"learning {policy}"
-    with pytest.raises(Interrupted, match="saved, go on with: airlora train --resume"):
-        train(chosen, tmp_path / "broken", watcher=Recorder((phase, where[1])))
+    with pytest.raises(Interrupted, match="the state is saved, resume with: airlora train --resume"):
+        train(chosen, tmp_path / "broken", progress=Recorder((phase, where[1])))
     resumed = train(chosen, tmp_path / "broken", resume=True)
     assert resumed == whole
     for name in ("adapter.safetensors", "metrics.jsonl", "run.json"):
@@ -125,7 +125,7 @@ def test_without_steps_the_untrained_model_is_measured(settings: Settings, tmp_p
 
 def test_phases_are_told_in_order(settings: Settings, tmp_path: Path) -> None:
     watcher = Recorder()
-    train(with_(settings, policy__name="allocate"), tmp_path / "run", watcher=watcher)
+    train(with_(settings, policy__name="allocate"), tmp_path / "run", progress=watcher)
     assert watcher.phases == ["fine-tuning", "learning allocate"]
 
 
@@ -145,7 +145,7 @@ def test_refuses_folders_that_hold_a_run_and_runs_that_do_not_fit(settings: Sett
 
 def test_refuses_a_checkpoint_of_another_model_and_a_damaged_one(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(settings, tmp_path / "run", watcher=Recorder(("fine-tuning", 6)))
+        train(settings, tmp_path / "run", progress=Recorder(("fine-tuning", 6)))
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     good = checkpoint.read_bytes()
     checkpoint.write_bytes(good[:-100])
@@ -194,7 +194,7 @@ def test_a_run_that_starts_where_the_gradient_points(
     for name, at in (("head", 2), ("behind", 7)):
         watcher = Recorder(("fine-tuning", at))
         with pytest.raises(Interrupted):
-            train(chosen, tmp_path / name, watcher=watcher)
+            train(chosen, tmp_path / name, progress=watcher)
         assert train(chosen, tmp_path / name, resume=True) == expected
         for file in ("adapter.safetensors", "metrics.jsonl"):
             assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes(), file
