@@ -284,7 +284,7 @@ def _fit_lora(settings: Settings, train: EncodedData, rank: int, steps: int, on_
 def _load_sites(settings: Settings, task: Task, method: str) -> tuple[Any, tuple[ProjectionSite, ...]]:
     model, _ = load_base(settings, task)
     sites = find_projections(model, settings.adapter.target_modules)
-    if any(site.part is not None for site in sites):
+    if any(site.suffix is not None for site in sites):
         raise ModelError(f"{method}: {settings.model.name} has fused projections, which PEFT's {method} cannot split")
     return model, sites
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from airlora.adapters import LowRankUpdate, install_updates
 from airlora.codec import StreamReader, cut, decode_stream
-from airlora.delivery.repository.manifest import Cut
+from airlora.delivery.repository.manifest import PrefixScore
 from airlora.errors import SettingsError
 from airlora.packing import Packing
 from airlora.progress import ProgressReporter, SilentProgress
@@ -30,7 +30,7 @@ def prepare_release(
     data: str | None = None,
     model: str | None = None,
     watcher: ProgressReporter | None = None,
-) -> tuple[bytes, list[Cut]]:
+) -> tuple[bytes, list[PrefixScore]]:
     """Return the stream to release and what to expect of its prefixes.
 
     Args:
@@ -62,7 +62,7 @@ def prepare_release(
 
 def measure_cuts(
     stream: bytes, data: Dataset, *, model: str | None = None, watcher: ProgressReporter | None = None
-) -> list[Cut]:
+) -> list[PrefixScore]:
     """Return what prefixes of a stream come to on held-out data: `MAX_CUTS` at most, from the model's head on.
 
     Raises:
@@ -80,7 +80,7 @@ def measure_cuts(
         )
         found = evaluate(opened.adapted.model, samples, opened.device, opened.settings.finetune.eval_batch_size)
         cuts.append(
-            Cut(
+            PrefixScore(
                 num_bytes=size,
                 num_components=part.num_components,
                 accuracy=round(found.score, 4),

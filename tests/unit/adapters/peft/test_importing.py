@@ -11,16 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from airlora.adapters import (
-    AdaptedModel,
-    canonicalise,
-    export_peft,
-    export_uniform,
-    inject,
-    load_peft,
-    peft_requirements,
-    read_peft,
-)
+from airlora.adapters import AdaptedModel, canonicalise, inject
+from airlora.adapters.peft import export_peft, export_uniform, load_peft, peft_requirements, read_peft
 from airlora.errors import AdapterError
 
 Make = Callable[..., AdaptedModel]
@@ -49,7 +41,7 @@ def assert_same(a: Tensor, b: Tensor) -> None:
 
 
 def assert_canonical(adapted: AdaptedModel) -> None:
-    """Every cut is the best one: orthonormal P and Q over all of r_max, falling values, nothing beyond the rank."""
+    """Assert orthonormal P and Q, descending lam, and lam = 0 beyond the rank."""
     eye = torch.eye(adapted.r_max)
     for update in adapted.updates.values():
         lam = update.lam.detach()
@@ -73,7 +65,7 @@ def assert_canonical(adapted: AdaptedModel) -> None:
     ids=["plain", "rslora", "rank-1", "patterns", "rslora-patterns"],
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lora_of_stock_peft(
+def test_lora_of_peft_keeps_its_logits(
     family: str, settings: dict[str, Any], train: Train, tiny: Tiny, batch: Batch, tmp_path: Path
 ) -> None:
     expected = train(family, tmp_path, **settings)
@@ -85,7 +77,9 @@ def test_lora_of_stock_peft(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adalora_of_stock_peft(family: str, train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_adalora_of_peft_keeps_its_logits_and_ranks(
+    family: str, train: Train, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     expected = train(family, tmp_path, adalora=True)
     pattern = json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"]
     kept = {name.removesuffix(".lora_E"): sum(mask) for name, mask in pattern.items()}
@@ -95,12 +89,12 @@ def test_adalora_of_stock_peft(family: str, train: Train, tiny: Tiny, batch: Bat
     assert model.rank_pattern.to_dict() == {site.name: kept[site.module_name] for site in model.sites}
     assert_same(expected, logits_of(model.model, batch))
     reloaded = PeftModel.from_pretrained(tiny(family), str(tmp_path)).eval()
-    del batch["labels"]  # With a loss, PEFT adds a penalty that only a model in training has the means for.
+    del batch["labels"]  # With labels, PEFT adds a penalty that needs a model in training mode.
     assert_same(logits_of(reloaded, batch), logits_of(model.model, batch))
     assert_canonical(model)
 
 
-def test_adalora_before_anything_is_cut_off(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_adalora_before_pruning_keeps_its_initial_rank(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     expected = train("bert", tmp_path, adalora=True, tinit=100, total_step=200, lora_alpha=5)
     model = injected(tiny("bert"), tmp_path)
     load_peft(model, tmp_path)
@@ -109,7 +103,9 @@ def test_adalora_before_anything_is_cut_off(train: Train, tiny: Tiny, batch: Bat
 
 
 @pytest.mark.parametrize("r_max", [1, 4])
-def test_round_trip(family: str, r_max: int, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_export_and_import_keep_ranks_and_logits(
+    family: str, r_max: int, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     written = adapted(family, r_max=r_max, scale=0.6)
     written.set_ranks([index % (r_max + 1) for index in range(len(written.sites))])
     with torch.no_grad():
@@ -128,7 +124,7 @@ def test_round_trip(family: str, r_max: int, adapted: Make, tiny: Tiny, batch: B
     assert_canonical(read)
 
 
-def test_an_export_of_what_was_imported_is_the_same(adapted: Make, tiny: Tiny, tmp_path: Path) -> None:
+def test_exporting_an_imported_adapter_gives_the_same_tensors(adapted: Make, tiny: Tiny, tmp_path: Path) -> None:
     written = adapted("gpt2")
     canonicalise(written)
     written.set_ranks([index % 5 for index in range(len(written.sites))])
@@ -142,7 +138,7 @@ def test_an_export_of_what_was_imported_is_the_same(adapted: Make, tiny: Tiny, t
         torch.testing.assert_close(tensor, b[name], rtol=0, atol=1e-5)
 
 
-def test_padding_and_a_missing_head_are_no_rank(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_zero_padding_does_not_count_as_rank(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     written = adapted("llama")
     export_uniform(written, tmp_path, for_="vllm", base_model="base")
     needs = peft_requirements(tmp_path)
@@ -161,7 +157,7 @@ def test_untrained_lora_has_rank_zero(train: Train, tiny: Tiny, batch: Batch, tm
     assert_same(expected, logits_of(model.model, batch))
 
 
-def test_rank_above_the_dimensions(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_rank_above_the_dimensions_is_reduced(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     expected = train("llama", tmp_path, r=40)
     assert peft_requirements(tmp_path).r_max == 32
     needs = peft_requirements(tmp_path)
@@ -175,7 +171,7 @@ def test_rank_above_the_dimensions(train: Train, tiny: Tiny, batch: Batch, tmp_p
     assert_same(only_queries, logits_of(model.model, batch))
 
 
-def test_more_modules_and_a_larger_r_max(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_model_may_have_more_modules_and_a_larger_r_max(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     expected = train("bert", tmp_path, r=2)
     model = inject(tiny("bert"), r_max=8, seed=0, scale=0.25)
     with torch.no_grad():
@@ -190,7 +186,7 @@ def test_more_modules_and_a_larger_r_max(train: Train, tiny: Tiny, batch: Batch,
     assert_same(expected, logits_of(model.model, batch))
 
 
-def test_what_was_read(train: Train, tmp_path: Path) -> None:
+def test_read_peft_returns_scaled_factors_and_head(train: Train, tmp_path: Path) -> None:
     train("bert", tmp_path, r=2, lora_alpha=10, target_modules=["query"])
     adapter = read_peft(tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
@@ -203,7 +199,7 @@ def test_what_was_read(train: Train, tmp_path: Path) -> None:
     assert adapter.task == "SEQ_CLS"
 
 
-def test_scaling_of_adalora(train: Train, tmp_path: Path) -> None:
+def test_scaling_of_adalora_uses_the_initial_rank(train: Train, tmp_path: Path) -> None:
     train("bert", tmp_path, adalora=True, lora_alpha=10)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     for module, (B, _) in read_peft(tmp_path).factors.items():
@@ -211,7 +207,7 @@ def test_scaling_of_adalora(train: Train, tmp_path: Path) -> None:
         torch.testing.assert_close(B, stored * E.T * 10 / (6 + 1e-5), rtol=5e-7, atol=0)
 
 
-def test_half_precision_files(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_half_precision_files_are_read(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     expected = train("bert", tmp_path, r=2)
     path = tmp_path / "adapter_model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
@@ -220,7 +216,7 @@ def test_half_precision_files(train: Train, tiny: Tiny, batch: Batch, tmp_path: 
     torch.testing.assert_close(expected, logits_of(model.model, batch), rtol=0.05, atol=0.05)
 
 
-def test_own_modules_to_save(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_other_modules_to_save_become_head_modules(train: Train, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     expected = train("bert", tmp_path, modules_to_save=["pooler"])
     assert peft_requirements(tmp_path).head_modules == ("bert.pooler", "classifier")
     model = injected(tiny("bert"), tmp_path)

@@ -1,16 +1,19 @@
-r"""An adapter as PEFT writes a LoRA, for whoever serves it: PEFT itself, vLLM or llama.cpp.
+r"""Export of an adapter as a LoRA in PEFT's format, for PEFT, vLLM and llama.cpp.
 
-| file | holds |
+| file | content |
 |---|---|
-| `adapter_model.safetensors` | `base_model.model.NAME.lora_A.weight` and `.lora_B.weight`; PEFT's also the head |
+| `adapter_model.safetensors` | `base_model.model.NAME.lora_A.weight` and `.lora_B.weight`, for PEFT also the head |
 | `adapter_config.json` | ranks, scaling and names |
 
-PEFT adds $\frac{\alpha}{r} B A$ to a layer.  Here $\alpha = r$ for every module, and B carries what is left:
+PEFT adds $\frac{\alpha}{r} B A$ to the weight of a layer. The export sets $\alpha = r$ for every module and multiplies
+scale and coefficients into B:
 
 $$B = s\,P_r\,\mathrm{diag}(\lambda_r),\quad A = Q_r$$
 
-A fused layer (GPT-2's `c_attn`) gets one LoRA of rank $r_q + r_k + r_v$: A the three Q one below the other, B the three
-blocks on the diagonal.  An FFN's update on the residual side is written as the update of the weight that it comes to.
+A fused layer (GPT-2's `c_attn`) gets one LoRA of rank $r_q + r_k + r_v$. Its A stacks the three Q, and its B is block
+diagonal. An FFN update on the residual side is exported as the equivalent update of the weight.
+
+Notation: s scale; P_r, lambda_r, Q_r active components of Eq. 2.
 """
 
 from __future__ import annotations
@@ -28,16 +31,12 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from airlora.adapters.inject import AdaptedModel
-from airlora.adapters.linear import linear_shape
+from airlora.adapters.peft.config import CONFIG_NAME, PREFIX, WEIGHTS_NAME
+from airlora.adapters.svd import linear_shape
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 
-__all__ = ["CONFIG_NAME", "PREFIX", "WEIGHTS_NAME", "PeftExport", "export_peft", "export_uniform"]
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's modules."""
+__all__ = ["PeftExport", "export_peft", "export_uniform"]
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _SEQUENCE_CLASSIFIER = "SEQ_CLS"
@@ -48,13 +47,13 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class PeftExport:
-    """What was written.
+    """Summary of an export.
 
     Args:
-        num_modules: Layers with a LoRA; a fused layer counts once.
-        rank: The largest rank in the file.
-        has_head: Whether the head is in it.
-        payload_bytes: Size of `adapter_model.safetensors`.
+        num_modules: Number of layers with a LoRA. A fused layer counts once.
+        rank: Largest rank in the file.
+        has_head: Whether the file holds the head.
+        payload_bytes: Size of `adapter_model.safetensors`, bytes.
     """
 
     num_modules: int
@@ -64,30 +63,30 @@ class PeftExport:
 
 
 def export_peft(adapted: AdaptedModel, folder: Path | str, *, base_model: str) -> PeftExport:
-    """Write the adapter at the ranks in force so that `peft.PeftModel.from_pretrained(base, folder)` gives its logits.
+    """Write the adapter at its current ranks, for `peft.PeftModel.from_pretrained(base, folder)`.
 
-    `rank_pattern` and `alpha_pattern` both name every module: with `rank_pattern` alone PEFT would divide one alpha by
-    many ranks.  Modules of rank 0 are left out.  PEFT loads no LoRA without modules, so where all ranks are 0 the first
-    module is written with one component of zeros, and the head is what counts.
+    The loaded model has the logits of the adapted model. `rank_pattern` and `alpha_pattern` both list every module,
+    because PEFT would otherwise divide one alpha by different ranks. Modules of rank 0 are omitted. PEFT loads no LoRA
+    without modules, so if all ranks are 0 the first module is written with one zero component.
 
     Args:
-        adapted: The model.
-        folder: Is made if need be; its `adapter_config.json` and `adapter_model.safetensors` are replaced.
+        adapted: Model with the adapter to export.
+        folder: Folder to write to, created if it is missing. Existing files of the same names are replaced.
         base_model: Name or folder of the base model, for `base_model_name_or_path`.
 
     Raises:
-        AdapterError: A value is not finite, or all ranks are 0 and there is no head: nothing would be in the file.
-        ModelError: The adapter has been taken out of the model.
+        AdapterError: A value is not finite, or all ranks are 0 and there is no head.
+        ModelError: The adapter has been removed from the model.
         StorageError: The files cannot be written.
     """
     factors = _factors(adapted)
     if not factors and not adapted.head_names:
-        raise AdapterError("nothing to export: every module is at rank 0 and the model has no head")
+        raise AdapterError("nothing to export: every module has rank 0 and the model has no head")
     if not factors:
         factors = _zeros(adapted)
     ranks = {name: len(A) for name, (_, A) in factors.items()}
     task = _task(adapted.model)
-    # PEFT takes the keys as regular expressions for the end of a name; "^" makes them mean one module (PEFT 0.15).
+    # PEFT matches the keys as regular expressions for the end of a name. "^" makes a key match one module (PEFT 0.15).
     patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
     config = _config(adapted, ranks, base_model) | {
         "task_type": task,
@@ -106,46 +105,47 @@ def export_uniform(
     base_model: str,
     rank: int | None = None,
 ) -> PeftExport:
-    """Write the adapter at the ranks in force with one rank for all modules, padded with zeros, and without the head.
+    """Write the adapter with one rank for all modules, padded with zeros, and without the head.
 
-    Both loaders scale all modules alike, so mixed ranks would be read with wrong scales or not at all:
+    The update is that of the current ranks. vLLM and llama.cpp scale all modules alike, so they would load mixed ranks
+    with wrong scales or not at all:
 
-    - vLLM takes `lora_alpha / r` of `adapter_config.json` for every module, does not know `rank_pattern` and
-      `alpha_pattern`, and refuses `modules_to_save`.  The engine's `--max-lora-rank` has to be at least r and one of 8,
-      16, 32, 64, 128, 256, 320 and 512; r is made the first of these that fits, so the engine is started with r.
+    - vLLM applies `lora_alpha / r` of `adapter_config.json` to every module and ignores `rank_pattern` and
+      `alpha_pattern`. It refuses `modules_to_save`. Its option `--max-lora-rank` must be at least r and one of 8, 16,
+      32, 64, 128, 256, 320 and 512. The default r is the smallest of these that fits, so the engine is started with r.
       (`vllm/lora/peft_helper.py`, `vllm/config/lora.py`)
-    - llama.cpp keeps one alpha per adapter and divides it by the number of columns of each B, whatever the
-      configuration says; its converter stops at any tensor that is no lora_A or lora_B, so at a head.  It transposes
-      GPT-2's layers although PEFT's factors are not transposed, so such models are refused here.
-      (`convert_lora_to_gguf.py`, `src/llama-adapter.h`)
+    - llama.cpp stores one alpha per adapter and divides it by the number of columns of each B. Its converter stops at
+      tensors other than lora_A and lora_B, such as a head. It transposes the factors of GPT-2's layers, which PEFT
+      does not transpose, so such models are refused here. (`convert_lora_to_gguf.py`, `src/llama-adapter.h`)
 
-    Modules of rank 0 are left out: both loaders leave a module that is not in the file as it is.  `task_type` is left
-    out too, or PEFT would look for the head of a classifier.
+    Modules of rank 0 are omitted, and both loaders leave them unchanged. `task_type` is omitted because PEFT would look
+    for a classifier's head.
 
     Args:
-        adapted: The model.
-        folder: As in `export_peft`.
-        for_: Who loads it, "vllm" or "llama.cpp".
-        base_model: As in `export_peft`; llama.cpp's converter reads the model's `config.json` there.
-        rank: The one rank; None for the smallest that the loader allows.
+        adapted: Model with the adapter to export.
+        folder: Folder to write to, created if it is missing. Existing files of the same names are replaced.
+        for_: Loader of the files, "vllm" or "llama.cpp".
+        base_model: Name or folder of the base model, for `base_model_name_or_path`. llama.cpp's converter reads the
+            model's `config.json` there.
+        rank: Rank of all modules, or None for the smallest that the loader allows.
 
     Raises:
-        AdapterError: A value is not finite, or all ranks are 0: nothing would be in the file.
-        ModelError: llama.cpp's converter cannot read such layers, or the adapter has been taken out of the model.
-        RankPatternError: `rank` is below a module's, or above what vLLM allows or not among it.
-        SettingsError: `for_` is another name.
+        AdapterError: A value is not finite, or all ranks are 0.
+        ModelError: llama.cpp's converter cannot read the layers, or the adapter has been removed from the model.
+        RankPatternError: `rank` is below the largest rank of a layer or not allowed by vLLM.
+        SettingsError: `for_` is unknown.
         StorageError: The files cannot be written.
     """
     if for_ not in ("vllm", "llama.cpp"):
         raise SettingsError.of("for", for_, "'vllm' or 'llama.cpp'")
     factors = _factors(adapted)
     if not factors:
-        raise AdapterError(f"nothing to export for {for_}: every module is at rank 0, and a head is not loaded there")
+        raise AdapterError(f"nothing to export for {for_}: every module has rank 0, and {for_} loads no head")
     layers = adapted.layers
     transposed = next((name for name in factors if isinstance(layers[name].base, Conv1D)), None)
     if for_ == "llama.cpp" and transposed is not None:
         raise ModelError(
-            f"llama.cpp's converter transposes layers such as {transposed} (Conv1D) and would load it wrongly"
+            f"llama.cpp's converter transposes layers such as {transposed} (Conv1D) and would load them wrongly"
         )
     uniform = _uniform_rank(max(len(A) for _, A in factors.values()), rank, _VLLM_RANKS if for_ == "vllm" else None)
     padded = {
@@ -158,8 +158,8 @@ def export_uniform(
 def _uniform_rank(largest: int, rank: int | None, allowed: tuple[int, ...] | None) -> int:
     fitting = [size for size in allowed or (rank or largest,) if size >= largest]
     if not fitting:
-        most = max(allowed) if allowed else rank
-        raise RankPatternError.of("largest rank of a layer", largest, f"at most {most}")
+        limit = max(allowed) if allowed else rank
+        raise RankPatternError.of("largest rank of a layer", largest, f"at most {limit}")
     if rank is not None and rank not in fitting:
         raise RankPatternError.of("rank", rank, f"one of {', '.join(map(str, fitting))}")
     return rank or fitting[0]
@@ -179,14 +179,13 @@ def _factors(adapted: AdaptedModel) -> Factors:
 
 
 def _zeros(adapted: AdaptedModel) -> Factors:
-    """Return one component of zeros for the first layer."""
     name, layer = next(iter(adapted.layers.items()))
     shape = linear_shape(layer.base)
     return {name: (torch.zeros(shape.d_out, 1), torch.zeros(1, shape.d_in))}
 
 
 def _task(model: nn.Module) -> str | None:
-    """Return PEFT's name for what the model does, or None for what needs none."""
+    """Return PEFT's `task_type` for the model, or None."""
     name = type(model).__name__
     if name.endswith("ForSequenceClassification"):
         return _SEQUENCE_CLASSIFIER
@@ -194,10 +193,10 @@ def _task(model: nn.Module) -> str | None:
 
 
 def _head(adapted: AdaptedModel, task: str | None) -> dict[str, Tensor]:
-    """Return the tensors that PEFT will look for, by full name.
+    """Return the tensors that PEFT loads in full, by name.
 
-    PEFT takes every module whose name ends in an entry of `modules_to_save`, without regard to the dots, and adds two
-    entries for a classifier: the head and, with an unusual choice of head modules, some of the base.
+    PEFT selects every module whose name ends in an entry of `modules_to_save`, even within a step of the dotted name,
+    and adds two entries for classifiers. With unusual head modules the selection includes modules of the base.
     """
     endings = (*adapted.head_names, *(_PEFT_CLASSIFIER_HEADS if task == _SEQUENCE_CLASSIFIER else ()))
     tensors = {
@@ -208,12 +207,12 @@ def _head(adapted: AdaptedModel, task: str | None) -> dict[str, Tensor]:
     }
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise AdapterError(f"{name} of the head holds values that are not finite")
+            raise AdapterError(f"head tensor {name} holds values that are not finite")
     return tensors
 
 
 def _config(adapted: AdaptedModel, ranks: Mapping[str, int], base_model: str) -> dict[str, Any]:
-    """Return what is alike in every export; names that all versions of PEFT know."""
+    """Return the settings that all exports share. All versions of PEFT know them."""
     return {
         "peft_type": "LORA",
         "task_type": None,

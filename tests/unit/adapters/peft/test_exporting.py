@@ -13,7 +13,8 @@ from peft import AutoPeftModelForSequenceClassification, PeftModel, PeftModelFor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, export_peft, export_uniform, inject
+from airlora.adapters import AdaptedModel, inject
+from airlora.adapters.peft import export_peft, export_uniform
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError, StorageError
 
 Make = Callable[..., AdaptedModel]
@@ -24,7 +25,7 @@ NAMES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def mixed(adapted: AdaptedModel) -> AdaptedModel:
-    """Every rank from 0 to r_max, and a head that is not the base's."""
+    """Set every rank from 0 to r_max and change the head."""
     adapted.set_ranks([index % (adapted.r_max + 1) for index in range(len(adapted.sites))])
     with torch.no_grad():
         for parameter in adapted.head_parameters():
@@ -39,7 +40,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def through_peft(base: nn.Module, folder: Path, batch: Batch) -> Tensor:
     with warnings.catch_warnings():
-        # Missing keys and patterns without a module are warnings in PEFT, here they would be mistakes.
+        # PEFT only warns of missing keys and of patterns that match no module.
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", FutureWarning)
         model = PeftModel.from_pretrained(base, str(folder))
@@ -58,7 +59,9 @@ def assert_same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_stock_peft_gives_the_same_logits(family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_peft_loads_the_export_with_the_same_logits(
+    family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     model = mixed(adapted(family, scale=0.7))
     written = export_peft(model, tmp_path, base_model="some/base")
     own = logits_of(model, batch)
@@ -75,20 +78,22 @@ def test_stock_peft_gives_the_same_logits(family: str, adapted: Make, tiny: Tiny
 
 
 @pytest.mark.parametrize("family", ["opt", "bert", "gpt2"])
-def test_largest_rank_one(family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_adapter_of_rank_one_keeps_its_logits(
+    family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     model = mixed(adapted(family, r_max=1))
     export_peft(model, tmp_path, base_model="base")
     assert_same(logits_of(model, batch), through_peft(tiny(family), tmp_path, batch))
 
 
-def test_merging_in_peft_gives_the_same_logits(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_merging_in_peft_keeps_the_logits(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     model = mixed(adapted("gpt2"))
     export_peft(model, tmp_path, base_model="base")
     merged = PeftModel.from_pretrained(tiny("gpt2"), str(tmp_path)).merge_and_unload().eval()
     assert_same(logits_of(model, batch), merged(**batch).logits)
 
 
-def test_peft_makes_the_classifier_by_itself(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_auto_class_of_peft_loads_base_and_export(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     tiny("bert").save_pretrained(tmp_path / "base")  # type: ignore[operator]
     model = mixed(adapted("bert"))
     export_peft(model, tmp_path / "adapter", base_model=str(tmp_path / "base"))
@@ -97,7 +102,7 @@ def test_peft_makes_the_classifier_by_itself(adapted: Make, tiny: Tiny, batch: B
     assert_same(logits_of(model, batch), loaded.eval()(**batch).logits)
 
 
-def test_ten_layers_and_more_do_not_mix_up_their_ranks(batch: Batch, tmp_path: Path) -> None:
+def test_ranks_of_layer_1_and_layer_10_are_kept_apart(batch: Batch, tmp_path: Path) -> None:
     import transformers as hf
 
     def base() -> nn.Module:
@@ -117,7 +122,7 @@ def test_ten_layers_and_more_do_not_mix_up_their_ranks(batch: Batch, tmp_path: P
     assert_same(logits_of(model, batch), through_peft(base(), tmp_path, batch))
 
 
-def test_a_name_that_ends_another_keeps_its_own_rank(tmp_path: Path) -> None:
+def test_module_name_that_ends_another_keeps_its_own_rank(tmp_path: Path) -> None:
     def base() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(OrderedDict(fc=nn.Linear(8, 8), block=nn.Sequential(OrderedDict(fc=nn.Linear(8, 8)))))
@@ -133,7 +138,7 @@ def test_a_name_that_ends_another_keeps_its_own_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_all_ranks_zero_leaves_the_head(family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_all_ranks_zero_exports_the_head(family: str, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     model = mixed(adapted(family))
     model.set_ranks([0] * len(model.sites))
     written = export_peft(model, tmp_path, base_model="base")
@@ -141,7 +146,7 @@ def test_all_ranks_zero_leaves_the_head(family: str, adapted: Make, tiny: Tiny, 
     assert_same(logits_of(model, batch), through_peft(tiny(family), tmp_path, batch))
 
 
-def test_no_rank_and_no_head(tiny: Tiny, tmp_path: Path) -> None:
+def test_all_ranks_zero_without_a_head_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     model = inject(tiny("bert").bert, r_max=2, seed=0)  # type: ignore[arg-type]
     model.set_ranks([0] * len(model.sites))
     with pytest.raises(AdapterError, match="nothing to export"):
@@ -149,7 +154,7 @@ def test_no_rank_and_no_head(tiny: Tiny, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bare_encoder(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_encoder_without_a_head_is_exported(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     del batch["labels"]
     model = inject(tiny("bert").bert, r_max=2, seed=0)  # type: ignore[arg-type]
     with torch.no_grad():
@@ -161,21 +166,23 @@ def test_a_bare_encoder(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     assert_same(model.model(**batch).last_hidden_state, other(**batch).last_hidden_state)
 
 
-def test_own_head_modules(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_chosen_head_modules_are_exported(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
     model = mixed(inject(tiny("bert"), r_max=2, seed=0, head_modules=["pooler", "classifier"]))
     export_peft(model, tmp_path, base_model="base")
     assert_same(logits_of(model, batch), through_peft(tiny("bert"), tmp_path, batch))
 
 
-def test_a_head_whose_name_ends_another(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
-    """PEFT takes DistilBERT's pre_classifier for a module to save when the classifier is one."""
+def test_modules_that_peft_also_saves_are_exported(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+    """PEFT also saves DistilBERT's pre_classifier if classifier is a module to save."""
     model = mixed(inject(tiny("distilbert"), r_max=2, seed=0, head_modules=["classifier"]))
     export_peft(model, tmp_path, base_model="base")
     assert "base_model.model.pre_classifier.weight" in load_file(tmp_path / "adapter_model.safetensors")
     assert_same(logits_of(model, batch), through_peft(tiny("distilbert"), tmp_path, batch))
 
 
-def test_half_precision_updates(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_half_precision_updates_are_exported_in_float32(
+    adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     model = mixed(adapted("bert", dtype=torch.bfloat16))
     export_peft(model, tmp_path, base_model="base")
     tensors = load_file(tmp_path / "adapter_model.safetensors")
@@ -185,7 +192,7 @@ def test_half_precision_updates(adapted: Make, tiny: Tiny, batch: Batch, tmp_pat
     )
 
 
-def test_same_adapter_same_bytes_and_a_second_export_replaces_the_first(adapted: Make, tmp_path: Path) -> None:
+def test_same_adapter_gives_the_same_bytes_and_an_export_replaces_an_earlier_one(adapted: Make, tmp_path: Path) -> None:
     model = mixed(adapted("llama"))
     export_peft(model, tmp_path, base_model="base")
     first = [(tmp_path / name).read_bytes() for name in NAMES]
@@ -195,7 +202,7 @@ def test_same_adapter_same_bytes_and_a_second_export_replaces_the_first(adapted:
     assert [(tmp_path / name).read_bytes() for name in NAMES] == first
 
 
-def test_the_model_stays_as_it_was(adapted: Make, batch: Batch, tmp_path: Path) -> None:
+def test_export_leaves_the_model_unchanged(adapted: Make, batch: Batch, tmp_path: Path) -> None:
     model = mixed(adapted("gpt2"))
     ranks, before = model.rank_pattern, {key: value.clone() for key, value in model.model.state_dict().items()}
     export_peft(model, tmp_path / "a", base_model="base")
@@ -206,7 +213,7 @@ def test_the_model_stays_as_it_was(adapted: Make, batch: Batch, tmp_path: Path) 
 
 @pytest.mark.parametrize("for_", ["vllm", "llama.cpp"])
 @pytest.mark.parametrize("family", ["opt", "bert", "llama", "qwen3"])
-def test_uniform_gives_the_same_logits_apart_from_the_head(
+def test_uniform_export_gives_the_same_logits_without_the_head(
     family: str, for_: Any, adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
 ) -> None:
     model = adapted(family)
@@ -224,7 +231,9 @@ def test_uniform_gives_the_same_logits_apart_from_the_head(
     assert {min(tensor.shape) for tensor in tensors.values()} == {written.rank}
 
 
-def test_uniform_rank_of_a_fused_layer(adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+def test_uniform_export_of_a_fused_layer_has_the_summed_rank(
+    adapted: Make, tiny: Tiny, batch: Batch, tmp_path: Path
+) -> None:
     model = adapted("gpt2")
     written = export_uniform(model, tmp_path, for_="vllm", base_model="base")
     assert written.rank == 16
@@ -233,7 +242,7 @@ def test_uniform_rank_of_a_fused_layer(adapted: Make, tiny: Tiny, batch: Batch, 
         export_uniform(model, tmp_path, for_="llama.cpp", base_model="base")
 
 
-def test_uniform_rank_may_be_chosen(adapted: Make, tmp_path: Path) -> None:
+def test_uniform_rank_can_be_chosen_within_the_limits_of_the_loader(adapted: Make, tmp_path: Path) -> None:
     model = adapted("llama")
     assert export_uniform(model, tmp_path, for_="vllm", base_model="base", rank=64).rank == 64
     assert export_uniform(model, tmp_path, for_="llama.cpp", base_model="base", rank=5).rank == 5
@@ -243,18 +252,18 @@ def test_uniform_rank_may_be_chosen(adapted: Make, tmp_path: Path) -> None:
         export_uniform(model, tmp_path, for_="llama.cpp", base_model="base", rank=3)
 
 
-def test_uniform_refusals(adapted: Make, tmp_path: Path) -> None:
+def test_uniform_export_refuses_unknown_loaders_and_empty_adapters(adapted: Make, tmp_path: Path) -> None:
     model = adapted("bert")
     with pytest.raises(SettingsError, match="for = 'tgi'"):
         export_uniform(model, tmp_path, for_="tgi", base_model="base")  # type: ignore[arg-type]
     model.set_ranks([0] * len(model.sites))
-    with pytest.raises(AdapterError, match="every module is at rank 0"):
+    with pytest.raises(AdapterError, match="every module has rank 0"):
         export_uniform(model, tmp_path, for_="vllm", base_model="base")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("where", ["P", "head"])
-def test_values_that_are_not_finite(where: str, adapted: Make, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(where: str, adapted: Make, tmp_path: Path) -> None:
     model = adapted("bert")
     with torch.no_grad():
         parameter = model.head_parameters()[0] if where == "head" else next(iter(model.updates.values())).P
@@ -264,7 +273,7 @@ def test_values_that_are_not_finite(where: str, adapted: Make, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made(adapted: Make, tmp_path: Path) -> None:
+def test_export_to_a_folder_that_cannot_be_created_fails(adapted: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         export_peft(adapted("bert"), tmp_path / "file" / "folder", base_model="base")

@@ -1,11 +1,11 @@
-r"""What PEFT's `adapter_config.json` says of a LoRA or AdaLoRA, as far as it changes the logits.
+r"""File names of PEFT's adapter format, and the settings in `adapter_config.json` that affect the logits.
 
-| type | added to a layer |
+| method | update of a layer's weight |
 |---|---|
 | LoRA | $\frac{\alpha}{r} B A$, with rsLoRA $\frac{\alpha}{\sqrt r} B A$ |
-| AdaLoRA | $\frac{\alpha}{r_0 + 10^{-5}} B\,\mathrm{diag}(E)\,A$, with $r_0$ its first rank, whatever is left of it |
+| AdaLoRA | $\frac{\alpha}{r_0 + 10^{-5}} B\,\mathrm{diag}(E)\,A$ with the initial rank $r_0$ |
 
-Anything else in the file that would change the logits is refused by name.
+Other settings that would change the logits are refused, and the message names the setting.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from airlora.adapters.peft_export import CONFIG_NAME
 from airlora.errors import AdapterError
 from airlora.files import read_bytes
 
-__all__ = ["PeftConfig", "read_peft_config"]
+__all__ = ["CONFIG_NAME", "PREFIX", "WEIGHTS_NAME", "PeftConfig", "read_peft_config"]
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""Prefix that PEFT adds to the names of the base model's modules."""
 
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -36,28 +40,28 @@ _UNSUPPORTED = {
     "target_parameters": "updates of bare parameters",
     "trainable_token_indices": "trained token embeddings",
 }
-# Other initialisations, such as PiSSA and OLoRA, take something off the base weights.
-_INITS_THAT_LEAVE_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
-_MOST_QUANTIFIERS = 3
+# Other initialisations, such as PiSSA and OLoRA, change the base weights.
+_ALLOWED_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
+_MAX_QUANTIFIERS = 3
 
 _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """The settings that the factors are read with.
+    """Settings of a PEFT adapter that are needed to read its factors.
 
     Args:
-        path: The file, for messages.
-        is_adalora: Whether the factors are AdaLoRA's B, E and A.
-        rank: r, or AdaLoRA's first rank.
-        alpha: lora_alpha.
-        use_rslora: Whether alpha is divided by the root of the rank.
-        rank_pattern: Rank by regular expression for the end of a module's name.
-        alpha_pattern: Alpha, likewise.
-        modules_to_save: Ends of the names of modules that are in the file as a whole.
+        path: Configuration file, for messages.
+        is_adalora: Whether the factors are AdaLoRA's B, E and A instead of LoRA's B and A.
+        rank: LoRA's `r`, or AdaLoRA's `init_r`.
+        alpha: `lora_alpha`.
+        use_rslora: Whether alpha is divided by the square root of the rank.
+        rank_pattern: Ranks by regular expression for the end of a module's name.
+        alpha_pattern: Alphas by regular expression for the end of a module's name.
+        modules_to_save: Endings of the names of modules that the file holds in full.
         base_model: Name of the base model, or None.
-        task: PEFT's `task_type`, such as "SEQ_CLS", or None.
+        task: `task_type`, such as "SEQ_CLS", or None.
     """
 
     path: Path
@@ -72,20 +76,20 @@ class PeftConfig:
     task: str | None
 
     def scaling(self, module: str, rank: int) -> float:
-        """Return the factor of a module's product.
+        """Return the scaling of a module's update.
 
         Args:
-            module: Its name in the base model.
-            rank: Of the factors in the file.
+            module: Name of the module in the base model.
+            rank: Rank of the module's factors in the file.
 
         Raises:
-            AdapterError: The configuration gives the module another rank.
+            AdapterError: The configuration states another rank for the module.
         """
         if self.is_adalora:
             return (self.alpha if self.alpha > 0 else float(rank)) / (self.rank + 1e-5)
         expected = _lookup(self.rank_pattern, module, self.rank)
         if rank != expected:
-            raise AdapterError.of(f"rank of {module}", rank, f"{expected}, as {self.path} says")
+            raise AdapterError.of(f"rank of {module}", rank, f"{expected}, as {self.path} states")
         alpha = _lookup(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -94,31 +98,28 @@ def read_peft_config(folder: Path | str) -> PeftConfig:
     """Return the settings in the folder's `adapter_config.json`.
 
     Raises:
-        AdapterError: The file is missing or damaged, of another method than LoRA and AdaLoRA, or asks for something
-            that a plain low-rank update cannot do.
+        AdapterError: The file is missing or damaged, its method is neither LoRA nor AdaLoRA, or a setting cannot be
+            represented by a low-rank update.
     """
     path = Path(folder) / CONFIG_NAME
-    config = _Fields(_parse(path), path)
-    kind = config.of("peft_type", ("LORA", "ADALORA"), default="LORA")
+    config = _Fields(path)
+    method = config.choice("peft_type", ("LORA", "ADALORA"), default="LORA")
     for name, meaning in _UNSUPPORTED.items():
         if config.values.get(name):
             raise AdapterError(f"PEFT adapter {path}: {name} is set ({meaning}), which airlora cannot represent")
-    config.of("bias", ("none",), default="none")
-    config.of("init_lora_weights", _INITS_THAT_LEAVE_THE_BASE, default=True)
-    is_adalora = kind == "ADALORA"
+    config.choice("bias", ("none",), default="none")
+    config.choice("init_lora_weights", _ALLOWED_INITIALISATIONS, default=True)
+    is_adalora = method == "ADALORA"
+    rank_name, default_rank = ("init_r", 12) if is_adalora else ("r", 8)
     return PeftConfig(
         path=path,
         is_adalora=is_adalora,
-        rank=config.rank("init_r", config.values.get("init_r", 12))
-        if is_adalora
-        else config.rank("r", config.values.get("r", 8)),
+        rank=config.rank(rank_name, config.values.get(rank_name, default_rank)),
         alpha=config.number("lora_alpha", config.values.get("lora_alpha", 8)),
         use_rslora=bool(config.values.get("use_rslora")) and not is_adalora,
-        # AdaLoRA's own rank_pattern says which components were cut off before saving: they are gone.
-        rank_pattern={} if is_adalora else {key: config.rank(*item) for key, item in config.pattern("rank_pattern")},
-        alpha_pattern={}
-        if is_adalora
-        else {key: config.number(*item) for key, item in config.pattern("alpha_pattern")},
+        # AdaLoRA's rank_pattern lists the components that were removed before saving.
+        rank_pattern={} if is_adalora else config.pattern("rank_pattern", config.rank),
+        alpha_pattern={} if is_adalora else config.pattern("alpha_pattern", config.number),
         modules_to_save=config.names("modules_to_save"),
         base_model=config.text("base_model_name_or_path"),
         task=config.text("task_type"),
@@ -126,13 +127,18 @@ def read_peft_config(folder: Path | str) -> PeftConfig:
 
 
 class _Fields:
-    """Values of a JSON object, each looked at before it is used."""
+    """Validated access to the fields of a JSON file."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self.values = values
+    def __init__(self, path: Path) -> None:
         self._path = path
+        try:
+            self.values: Any = json.loads(read_bytes(path, "PEFT adapter", AdapterError))
+        except (ValueError, RecursionError) as error:
+            raise AdapterError(f"PEFT adapter {path}: not valid JSON") from error
+        if not isinstance(self.values, dict):
+            raise AdapterError(f"PEFT adapter {path}: not a JSON object")
 
-    def of(self, name: str, allowed: tuple[Any, ...], *, default: Any) -> Any:
+    def choice(self, name: str, allowed: tuple[Any, ...], *, default: Any) -> Any:
         value = self.values.get(name, default)
         if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
             raise self._error(name, value, f"one of {', '.join(map(repr, allowed))}")
@@ -160,20 +166,21 @@ class _Fields:
             raise self._error(name, value, "a list of names")
         return tuple(dict.fromkeys(value))
 
-    def pattern(self, name: str) -> list[tuple[str, tuple[str, Any]]]:
-        """Return the entries as (key, (name for messages, value))."""
+    def pattern(self, name: str, validated: Callable[[str, Any], _Number]) -> dict[str, _Number]:
         value = self.values.get(name) or {}
         if not isinstance(value, dict):
             raise self._error(name, value, "an object of names")
         for key in value:
             self._verify_key(name, key)
-        return [(key, (f"{name} of {key}", entry)) for key, entry in value.items()]
+        return {key: validated(f"{name} of {key}", entry) for key, entry in value.items()}
 
     def _verify_key(self, name: str, key: str) -> None:
-        """Raise `AdapterError` for no regular expression, or one that may take years on a short name."""
+        """Raise `AdapterError` for a key that is no regular expression or could take exponential time to match."""
         bare = re.sub(r"\\.", "", key)
-        if re.search(r"\)[*+?{]", bare) or len(re.findall(r"[*+?{]", bare)) > _MOST_QUANTIFIERS or len(key) > 1000:
-            raise self._error(f"key of {name}", key, f"names and regular expressions of {_MOST_QUANTIFIERS} repeats")
+        if re.search(r"\)[*+?{]", bare) or len(re.findall(r"[*+?{]", bare)) > _MAX_QUANTIFIERS or len(key) > 1000:
+            raise self._error(
+                f"key of {name}", key, f"names and regular expressions with at most {_MAX_QUANTIFIERS} quantifiers"
+            )
         try:
             re.compile(_ending_in(key))
         except (re.error, RecursionError, OverflowError) as error:
@@ -183,24 +190,13 @@ class _Fields:
         return AdapterError.of(f"PEFT adapter {self._path}: {name}", value, allowed)
 
 
-def _parse(path: Path) -> Mapping[str, Any]:
-    content = read_bytes(path, "PEFT adapter", AdapterError)
-    try:
-        value: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"PEFT adapter {path}: not valid JSON") from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"PEFT adapter {path}: no JSON object")
-    return value
-
-
 def _ending_in(key: str) -> str:
-    """Return the expression that PEFT makes of a key."""
+    """Return the regular expression that PEFT builds from a key."""
     return rf"(.*\.)?({key})$"
 
 
 def _lookup(pattern: Mapping[str, _Number], module: str, default: _Number) -> _Number:
-    """Return the value of the first key that matches the end of the name, as `peft.utils.other.get_pattern_key`."""
+    """Return the value of the first key that matches the end of the name, as in `peft.utils.other.get_pattern_key`."""
     for key, value in pattern.items():
         if re.match(_ending_in(key), module):
             return value

@@ -1,7 +1,7 @@
-r"""A LoRA or AdaLoRA that PEFT has trained, as SVD updates in canonical order.
+r"""Import of a LoRA or AdaLoRA in PEFT's format as SVD updates in canonical order.
 
-PEFT's product $c\,B A$ of a layer has a thin SVD $U S V^\top$ (`canonical_svd`): these are the components, and as many
-of them as are not zero is the rank.  The two files are read as data; nothing in them is executed.
+PEFT's product $c\,B A$ of a layer has a thin SVD $U S V^\top$ (`canonical_svd`). Its nonzero singular triplets become
+the components, and their number is the rank. The two files are read as data; reading them executes no code.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from airlora.adapters.canonical import canonical_svd
+from airlora.adapters.components import canonical_svd
 from airlora.adapters.inject import AdaptedModel
-from airlora.adapters.peft_config import PeftConfig, read_peft_config
-from airlora.adapters.peft_export import PREFIX, WEIGHTS_NAME
+from airlora.adapters.peft.config import PREFIX, WEIGHTS_NAME, PeftConfig, read_peft_config
 from airlora.adapters.projections import NEVER_ADAPTED, sites_of
-from airlora.adapters.state import opened
+from airlora.adapters.state import open_safetensors
 from airlora.adapters.svd import SVDUpdate
 from airlora.errors import AdapterError, RankPatternError
 from airlora.ranks import ModuleShape, RankPattern
@@ -28,7 +27,7 @@ __all__ = ["PeftAdapter", "PeftRequirements", "load_peft", "peft_requirements", 
 _PICKLE_NAME = "adapter_model.bin"
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 _ADALORA = re.compile(r"(?P<module>.+)\.lora_(?P<which>[ABE])")
-# The layer of a head whose outputs are the labels, in all heads of transformers.
+# Layer of a head whose outputs are the labels, in all classification heads of transformers.
 _LABELS = re.compile(r"(.+\.)?(classifier|score|out_proj)\.weight")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_[AB]")
 
@@ -37,13 +36,13 @@ Components = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PeftAdapter:
-    """What a PEFT folder holds.
+    """Content of a folder in PEFT's format.
 
     Args:
-        factors: B [d_out, r] and A [r, d_in] by name of the layer, float32; the update is B A, all scaling is in B.
-        head: Tensors of the modules that PEFT saved as a whole, by full name, float32.
-        head_modules: Names of these modules.
-        base_model: Name of the base model as PEFT has it, or None.
+        factors: B [d_out, r] and A [r, d_in] by name of the layer, float32. The update is B A, scaling included in B.
+        head: Tensors of the modules that the file holds in full, by full name, float32.
+        head_modules: Names of the modules that the file holds in full.
+        base_model: Name of the base model in the configuration, or None.
         task: PEFT's `task_type`, such as "SEQ_CLS", or None.
     """
 
@@ -56,15 +55,15 @@ class PeftAdapter:
 
 @dataclass(frozen=True, slots=True)
 class PeftRequirements:
-    """What a base model and `inject` have to be given for a PEFT folder to fit.
+    """Arguments of `load_base_model` and `inject` that make a model fit a PEFT folder.
 
     Args:
-        r_max: The largest rank, 1 or more.
+        r_max: Largest rank, 1 or more.
         target_modules: Full names of the adapted layers.
-        head_modules: Names of the modules saved as a whole; None if there are none, so that `inject` looks by itself.
-        num_labels: Labels that the head tells apart; None without a head, or with one of unknown make.
-        base_model: As in `PeftAdapter`.
-        task: As in `PeftAdapter`.
+        head_modules: Names of the modules that the file holds in full, or None if there are none.
+        num_labels: Number of labels of the head, or None without a head or with an unknown one.
+        base_model: Name of the base model in the configuration, or None.
+        task: PEFT's `task_type`, such as "SEQ_CLS", or None.
     """
 
     r_max: int
@@ -76,15 +75,15 @@ class PeftRequirements:
 
 
 def read_peft(folder: Path | str) -> PeftAdapter:
-    """Return the factors and the head in a folder of PEFT's `save_pretrained`.
+    """Return the factors and the head in a folder written by PEFT's `save_pretrained`.
 
     Args:
-        folder: With `adapter_config.json` and `adapter_model.safetensors`.
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        AdapterError: A file is missing or damaged or a pickle; the method is neither LoRA nor AdaLoRA, or asks for
-            what a low-rank update cannot do (`read_peft_config`); a layer is adapted that airlora does not adapt
-            (head, pooler, LM head, embedding); tensors are incomplete, misshapen, unknown or not finite.
+        AdapterError: A file is missing, damaged or a pickle, or a setting is not supported (`read_peft_config`). The
+            adapter changes a layer that airlora does not adapt (head, pooler, LM head, embedding). A tensor is missing,
+            misshapen, unknown or not finite.
     """
     config = read_peft_config(folder)
     path = Path(folder) / WEIGHTS_NAME
@@ -93,19 +92,19 @@ def read_peft(folder: Path | str) -> PeftAdapter:
             f"PEFT adapter {folder}: {_PICKLE_NAME} is a pickle, which could run code, and is not read; save the "
             "adapter as safetensors (PEFT's default)"
         )
-    form = _ADALORA if config.is_adalora else _LORA
-    parts: dict[str, dict[str, Tensor]] = {}
+    pattern = _ADALORA if config.is_adalora else _LORA
+    tensors: dict[str, dict[str, Tensor]] = {}
     head: dict[str, Tensor] = {}
     head_modules: list[str] = []
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         for key in sorted(file.keys()):
             name = key.removeprefix(PREFIX)
-            found = form.fullmatch(name)
-            if found is None:
+            match = pattern.fullmatch(name)
+            if match is None:
                 head_modules.append(_head_module(name, config, path))
-            elif not NEVER_ADAPTED.isdisjoint(found["module"].split(".")):
+            elif not NEVER_ADAPTED.isdisjoint(match["module"].split(".")):
                 raise AdapterError(
-                    f"PEFT adapter {path}: adapts {found['module']}, a layer that airlora does not adapt"
+                    f"PEFT adapter {path}: adapts {match['module']}, a layer that airlora does not adapt"
                 )
             tensor = file.get_tensor(key)
             if not tensor.is_floating_point():
@@ -113,21 +112,24 @@ def read_peft(folder: Path | str) -> PeftAdapter:
             tensor = tensor.float()
             if not bool(torch.isfinite(tensor).all()):
                 raise AdapterError(f"PEFT adapter {path}: {name} holds values that are not finite")
-            if found is None:
+            if match is None:
                 head[name] = tensor
             else:
-                parts.setdefault(found["module"], {})[found["which"]] = tensor
-    factors = {module: _factors(module, tensors, config, path) for module, tensors in parts.items()}
+                tensors.setdefault(match["module"], {})[match["which"]] = tensor
+    factors = {module: _factors(module, found, config, path) for module, found in tensors.items()}
     if not factors:
         raise AdapterError(f"PEFT adapter {path}: holds no lora_A and lora_B")
     return PeftAdapter(factors, head, tuple(dict.fromkeys(head_modules)), config.base_model, config.task)
 
 
 def peft_requirements(folder: Path | str) -> PeftRequirements:
-    """Return what a base model and `inject` have to be given so that `load_peft` can put the folder into the model.
+    """Return the arguments of `load_base_model` and `inject` that make a model fit the folder.
+
+    Args:
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        AdapterError: As `read_peft`.
+        AdapterError: The folder cannot be read, see `read_peft`.
     """
     adapter = read_peft(folder)
     r_max = max(len(s) for _, s, _ in _components(adapter, folder).values())
@@ -143,19 +145,19 @@ def peft_requirements(folder: Path | str) -> PeftRequirements:
 
 
 def load_peft(adapted: AdaptedModel, folder: Path | str) -> PeftAdapter:
-    """Put a PEFT folder into the model, in canonical order and at its ranks, and return what was read.
+    """Load a PEFT folder into the model, in canonical order and at its ranks, and return its content.
 
-    Layers that the folder does not adapt get rank 0; so do components that are zero.  What is left of r_max is zero
-    too, with directions orthonormal to those in use, so that training can go on.  PEFT notes no digest of the base
-    weights: names and shapes are all that can be compared.
+    Modules that the folder does not adapt get rank 0. Components beyond the rank get coefficient zero and directions
+    orthonormal to the active ones, so that training can continue. PEFT stores no digest of the base weights, so only
+    names and shapes are compared.
 
     Args:
-        adapted: A model made with the folder's `peft_requirements`, or with more modules or a larger r_max.
-        folder: As in `read_peft`.
+        adapted: Model made with the folder's `peft_requirements`, or with more modules or a larger r_max.
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        AdapterError: As `read_peft`; or the model has no update for a layer of the folder, another shape, a smaller
-            r_max, or no such head.  The model is as it was.
+        AdapterError: The folder cannot be read (`read_peft`), or the model lacks an update for one of its layers, has
+            another shape, a smaller r_max or another head. The model is unchanged then.
     """
     adapter = read_peft(folder)
     known = {site.module_name for site in adapted.sites}
@@ -187,7 +189,10 @@ def load_peft(adapted: AdaptedModel, folder: Path | str) -> PeftAdapter:
 
 
 def _head_module(name: str, config: PeftConfig, path: Path) -> str:
-    """Return the module of `modules_to_save` that a tensor belongs to; PEFT matches ends without regard to the dots."""
+    """Return the module of `modules_to_save` that a tensor belongs to.
+
+    PEFT compares endings of names as strings, also within a step of the dotted name.
+    """
     if embedding := _EMBEDDING.fullmatch(name):
         raise AdapterError(
             f"PEFT adapter {path}: adapts {embedding['module']}, an embedding, which airlora does not adapt"
@@ -198,7 +203,7 @@ def _head_module(name: str, config: PeftConfig, path: Path) -> str:
         if config.modules_to_save and module.endswith(config.modules_to_save):
             return module
     raise AdapterError(
-        f"PEFT adapter {path}: holds an unknown tensor {name}, of no LoRA and no module of modules_to_save"
+        f"PEFT adapter {path}: holds an unknown tensor {name}, neither of a LoRA nor of a module in modules_to_save"
     )
 
 
@@ -222,7 +227,7 @@ def _factors(module: str, tensors: dict[str, Tensor], config: PeftConfig, path: 
 
 
 def _components(adapter: PeftAdapter, folder: Path | str) -> dict[str, Components]:
-    """Return the components that are not zero by name of the projection: a fused layer is cut into its parts."""
+    """Return the nonzero components by name of the projection, with fused layers split into q, k and v."""
     components: dict[str, Components] = {}
     for module, (B, A) in adapter.factors.items():
         try:
@@ -238,11 +243,11 @@ def _thin_svd(B: Tensor, A: Tensor) -> Components:
     B, A = B.double(), A.double()
     d_out, d_in = len(B), A.shape[1]
     if len(A) > min(d_out, d_in):
-        # A rank above the dimensions: the product is no larger than the factors.
+        # With a rank above the dimensions, the product is no larger than the factors.
         product = B @ A
         B, A = (torch.eye(d_out).double(), product) if d_out <= d_in else (product, torch.eye(d_in).double())
     U, s, Vt = canonical_svd(B, torch.ones(len(A)), A)
-    # What remains of a zero after rounding, as in numpy.linalg.matrix_rank.
+    # The tolerance of numpy.linalg.matrix_rank separates zeros from rounding error.
     rank = int((s > s.max() * max(d_out, d_in) * torch.finfo(s.dtype).eps).sum()) if len(s) else 0
     return U[:, :rank], s[:rank], Vt[:rank]
 
@@ -255,7 +260,7 @@ def _fill(update: SVDUpdate, U: Tensor, s: Tensor, Vt: Tensor) -> None:
 
 
 def _completed(columns: Tensor, spare: Tensor) -> Tensor:
-    """Return orthonormal columns, as many as `spare` has, whose first are `columns`."""
+    """Return `columns` and further orthonormal columns, as many as `spare` has in total."""
     basis: Tensor = torch.linalg.qr(torch.cat([columns, spare.detach().cpu().double()], dim=1))[0]
     basis = basis[:, : spare.shape[1]]
     basis[:, : columns.shape[1]] = columns
@@ -263,7 +268,7 @@ def _completed(columns: Tensor, spare: Tensor) -> Tensor:
 
 
 def _fitting_head(adapted: AdaptedModel, adapter: PeftAdapter, folder: Path | str) -> list[tuple[Tensor, Tensor]]:
-    """Return the model's tensors and the folder's that belong into them."""
+    """Return pairs of a head tensor of the model and the folder's tensor for it."""
     targets = adapted.head_state()
     for name, tensor in adapter.head.items():
         if name not in targets:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, inject, load_peft, peft_requirements
+from airlora.adapters import AdaptedModel, inject
+from airlora.adapters.peft import load_peft, peft_requirements
 from airlora.errors import AdapterError
 
 Tiny = Callable[..., nn.Module]
@@ -21,7 +22,7 @@ QUERY = "bert.encoder.layer.0.attention.self.query"
 
 @pytest.fixture
 def folder(train: Train, tmp_path: Path) -> Path:
-    """A trained LoRA of BERT."""
+    """Folder of a trained LoRA of BERT."""
     train("bert", tmp_path, steps=1, r=2)
     return tmp_path
 
@@ -54,28 +55,28 @@ def assert_refused(model: AdaptedModel, folder: Path, match: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_missing_files(name: str, model: AdaptedModel, folder: Path) -> None:
+def test_missing_files_are_refused(name: str, model: AdaptedModel, folder: Path) -> None:
     (folder / name).unlink()
     assert_refused(model, folder, f"{name}: no such file")
 
 
-def test_missing_folder(model: AdaptedModel, tmp_path: Path) -> None:
+def test_missing_folder_is_refused(model: AdaptedModel, tmp_path: Path) -> None:
     assert_refused(model, tmp_path / "none", "no such file")
 
 
-def test_pickle(model: AdaptedModel, folder: Path) -> None:
+def test_pickled_weights_are_refused(model: AdaptedModel, folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     assert_refused(model, folder, r"adapter_model\.bin is a pickle")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff", "[" * 100_000])
-def test_damaged_json(text: str, model: AdaptedModel, folder: Path) -> None:
+def test_damaged_json_is_refused(text: str, model: AdaptedModel, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(text)
     assert_refused(model, folder, "JSON")
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
-def test_damaged_tensors(size: int, model: AdaptedModel, folder: Path) -> None:
+def test_truncated_weights_are_refused(size: int, model: AdaptedModel, folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     assert_refused(model, folder, "damaged")
@@ -119,7 +120,9 @@ def test_damaged_tensors(size: int, model: AdaptedModel, folder: Path) -> None:
         ({"peft_type": "ADALORA", "init_r": 0, "rank_pattern": None}, "init_r = 0"),
     ],
 )
-def test_settings_that_are_refused(values: dict[str, Any], match: str, model: AdaptedModel, folder: Path) -> None:
+def test_unsupported_and_invalid_settings_are_refused(
+    values: dict[str, Any], match: str, model: AdaptedModel, folder: Path
+) -> None:
     change_config(folder, **values)
     assert_refused(model, folder, match)
 
@@ -158,14 +161,14 @@ EMBEDDING = "base_model.model.bert.embeddings.word_embeddings"
         (lambda t: [t.pop(name) for name in list(t) if "lora" in name], "no lora_A and lora_B"),
     ],
 )
-def test_tensors_that_are_refused(
+def test_missing_misshapen_and_unknown_tensors_are_refused(
     change: Callable[[dict[str, Tensor]], object], match: str, model: AdaptedModel, folder: Path
 ) -> None:
     change_tensors(folder, change)
     assert_refused(model, folder, match)
 
 
-def test_adalora_tensors_that_are_refused(train: Train, model: AdaptedModel, tmp_path: Path) -> None:
+def test_missing_and_misshapen_adalora_tensors_are_refused(train: Train, model: AdaptedModel, tmp_path: Path) -> None:
     train("bert", tmp_path, adalora=True, steps=1)
     change_tensors(tmp_path, lambda t: t.update({f"base_model.model.{QUERY}.lora_E": torch.zeros(3, 1)}))
     assert_refused(model, tmp_path, f"shape of {QUERY}.lora_E")
@@ -173,12 +176,14 @@ def test_adalora_tensors_that_are_refused(train: Train, model: AdaptedModel, tmp
     assert_refused(model, tmp_path, f"lacks lora_E of {QUERY}")
 
 
-def test_adapter_of_another_base(model: AdaptedModel, train: Train, tmp_path: Path) -> None:
+def test_adapter_of_another_base_model_is_refused(model: AdaptedModel, train: Train, tmp_path: Path) -> None:
     train("opt", tmp_path, steps=1)
     assert_refused(model, tmp_path, "adapts 6 layers without an update in the model")
 
 
-def test_fused_layer_of_a_width_that_cannot_be_cut(model: AdaptedModel, train: Train, tmp_path: Path) -> None:
+def test_fused_layer_whose_width_is_no_multiple_of_three_is_refused(
+    model: AdaptedModel, train: Train, tmp_path: Path
+) -> None:
     train("gpt2", tmp_path, steps=1)
     name = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
     change_tensors(tmp_path, lambda t: t.update({name: t[name][:-1]}))
@@ -186,7 +191,7 @@ def test_fused_layer_of_a_width_that_cannot_be_cut(model: AdaptedModel, train: T
         peft_requirements(tmp_path)
 
 
-def test_head_the_model_does_not_have(tiny: Tiny, train: Train, tmp_path: Path) -> None:
+def test_head_that_the_model_lacks_is_refused(tiny: Tiny, train: Train, tmp_path: Path) -> None:
     train("bert", tmp_path, steps=1, modules_to_save=["pooler"])
     model = inject(tiny("bert"), r_max=8, seed=0)
     assert_refused(model, tmp_path, "bert.pooler.dense.bias, which is not in the model's head .classifier")

@@ -1,19 +1,18 @@
-r"""Turning an adapter, before it is trained, to where the loss falls fastest.
+r"""Initialisation of an adapter along the gradient of the loss.
 
-A random direction has next to nothing to do with the text, and many steps go into turning it.  The best r directions
-are at hand: the first singular vectors of the loss's gradient with respect to the module's weight,
+The columns of P and the rows of Q become the first singular vectors of the loss's gradient with respect to the
+module's weight:
 
 $$G = \frac{\partial U}{\partial W} = \sum_t \delta_t x_t^\top \approx \sum_{i=1}^{r} \sigma_i\, u_i v_i^\top,
   \qquad p_i = c\, u_i, \quad q_i = c\, v_i, \quad \lambda_i = 0$$
 
-The update is zero before and after.  G is gathered at the adapter's own layers, so any kind of base layer, precision or
-gradient checkpointing will do, and the frozen weights stay frozen.
+The update is zero before and after. G is accumulated from the inputs and output gradients of the adapter's own layers,
+so the base weights stay frozen, and any precision and gradient checkpointing work.
 
-Notation: U the task loss; t the tokens of all batches; x_t input and delta_t gradient of the output of the module;
-p_i, q_i, lambda_i as in Eq. 2; c the norm that every p_i and q_i gets.
+Notation: U task loss; W the module's weight; t token of a batch; x_t input of the module; delta_t gradient of its
+output; sigma_i, u_i, v_i singular value and vectors of G; p_i, q_i, lambda_i as in Eq. 2; c norm of p_i and q_i.
 
-Source: Wang et al. 2024 (LoRA-GA) for starting where the gradient points; Halko, Martinsson and Tropp 2011 for the
-singular vectors.
+Source: Wang et al. 2024 (LoRA-GA) for the initialisation; Halko, Martinsson and Tropp 2011 for the randomised SVD.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from airlora.errors import TrainingError
 __all__ = ["align_to_gradient"]
 
 POWER_ITERATIONS = 2
-"""Of the randomised SVD; with twice the rank as its width, what it misses is far below the gradient's own noise."""
+"""Power iterations of the randomised SVD of width 2 r. Its error is far below the noise of the gradient."""
 
 
 def align_to_gradient(
@@ -38,20 +37,20 @@ def align_to_gradient(
 ) -> None:
     """Set P and Q of every update to the first singular vectors of its gradient, and lam to 0.
 
-    It takes a matrix [d_out, d_in] in float32 for every module while it lasts.
+    During the call every module needs an extra float32 matrix [d_out, d_in].
 
     Args:
-        updates: The modules' updates by name, at full rank and with lam = 0.
-        passes: Is gone through once; each item takes a forward and a backward pass of the model.
-        norm: Of every p_i and q_i, > 0.
-        seed: Of the randomised SVD.
+        updates: Updates by module name, at rank r_max and with lam = 0.
+        passes: Iterable that runs one forward and backward pass of the model per item. It is consumed once.
+        norm: Norm c of every p_i and q_i, > 0.
+        seed: Seed of the randomised SVD. The global generator is left unchanged.
 
     Raises:
-        TrainingError: A gradient is not finite; nothing was changed.
+        TrainingError: A gradient is not finite. No update is changed then.
 
     >>> update = SVDUpdate(6, 4, r_max=1, generator=torch.Generator().manual_seed(0))
-    >>> x, wanted = torch.eye(6)[:1], torch.eye(4)[2]
-    >>> align_to_gradient({"w": update}, ((update(x) @ wanted).sum().backward() for _ in range(2)))
+    >>> x, direction = torch.eye(6)[:1], torch.eye(4)[2]
+    >>> align_to_gradient({"w": update}, ((update(x) @ direction).sum().backward() for _ in range(2)))
     >>> update.P.T.abs().round(decimals=3).tolist(), update.Q.abs().round(decimals=3).tolist()
     ([[0.0, 0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     """
@@ -59,7 +58,7 @@ def align_to_gradient(
         name: torch.zeros(update.shape.d_out, update.shape.d_in, device=update.P.device)
         for name, update in updates.items()
     }
-    handles = [update.register_forward_hook(_gatherer(gradients[name])) for name, update in updates.items()]
+    handles = [update.register_forward_hook(_accumulate_into(gradients[name])) for name, update in updates.items()]
     try:
         for _ in passes:
             pass
@@ -68,12 +67,12 @@ def align_to_gradient(
             handle.remove()
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
-            raise TrainingError(f"the gradient of {name} is not finite: allowed are finite numbers")
+            raise TrainingError(f"the gradient of {name} is not finite")
     for name, update in updates.items():
         _set_directions(update, gradients.pop(name), norm, seed)
 
 
-def _gatherer(total: Tensor) -> Any:
+def _accumulate_into(total: Tensor) -> Any:
     """Return a forward hook that adds the gradient of each call to `total` [d_out, d_in] in the backward pass."""
 
     def on_forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

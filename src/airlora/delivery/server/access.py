@@ -1,4 +1,4 @@
-"""What every request passes: tokens, a rate per device, metrics, a log."""
+"""ASGI middleware of every request: tokens, rate limits, metrics and the access log."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airlora.errors import SettingsError
 from airlora.files import read_bytes
 
-__all__ = ["CALLER", "Gate", "Metrics", "Tokens", "parse_rate"]
+__all__ = ["CALLER", "AccessMiddleware", "Metrics", "Tokens", "parse_rate"]
 
-log = logging.getLogger("airlora.cloud")
+logger = logging.getLogger(__name__)
 
 CALLER = "airlora.caller"
-"""Where a request's scope holds its `Caller`, if there are tokens."""
+"""Key of the `Caller` in a request's scope, if the server has tokens."""
 
 OPEN_PATHS = ("/healthz",)
-"""Asked for by who has no token."""
-
+"""Paths that need no token."""
 
 FILES = frozenset({"metadata", "targets", "streams"})
-"""Kinds of what every device fetches."""
+"""Request kinds that every device may use."""
 
 FAILED_RATE = parse("60/minute")
-"""Wrong tokens from one address; beyond that the answer is to wait."""
+"""Largest rate of requests with a wrong token from one address."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose token it is.
+    """Owner of a token.
 
     Args:
-        name: Of the device, or of the operator.
-        is_operator: Whether it sees what all devices report; a device sees its own.
+        name: Name of the device or operator.
+        is_operator: Whether the caller may read the reports of all devices.
     """
 
     name: str
@@ -55,14 +54,14 @@ class Caller:
 
 
 class Tokens:
-    """Who may ask, by bearer token, or by the password of a browser's dialogue.
+    """Tokens of devices and operators, sent as bearer token or as password of HTTP basic authentication.
 
     Args:
-        path: A file of lines `DEVICE TOKEN`, and for who looks after them `@OPERATOR TOKEN`; empty lines and those that
-            start with # do not count.
+        path: File with lines `DEVICE TOKEN` for devices and `@OPERATOR TOKEN` for operators.  Empty lines and lines
+            that start with # are ignored.
 
     Raises:
-        SettingsError: The file is missing, or a line of it is something else.
+        SettingsError: The file is missing, has no token, or contains another line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,17 +73,18 @@ class Tokens:
                 continue
             if len(words) != 2 or len(words[1]) < 16:
                 raise SettingsError(
-                    f"tokens {path}: line {number}: allowed is DEVICE TOKEN or @OPERATOR TOKEN, a token of 16 or more"
+                    f"tokens {path}: line {number}: allowed is DEVICE TOKEN or @OPERATOR TOKEN, with a token of 16 or "
+                    "more characters"
                 )
             self._callers[_digest(words[1])] = Caller(words[0].removeprefix("@"), words[0].startswith("@"))
         if not self._callers:
-            raise SettingsError(f"tokens {path}: holds none")
+            raise SettingsError(f"tokens {path}: the file contains no token")
 
     def caller(self, authorization: str | None) -> Caller | None:
-        """Return whose token an `Authorization` header holds; None: nobody's."""
+        """Return the owner of the token in an `Authorization` header, or None for an unknown token."""
         wanted = _digest(_token(authorization or ""))
         found = None
-        # All are compared, and by digest: how long it takes says nothing.
+        # Every digest is compared, so that the time taken reveals nothing about the tokens.
         for digest, caller in self._callers.items():
             if hmac.compare_digest(digest, wanted):
                 found = caller
@@ -112,12 +112,12 @@ def parse_rate(text: str) -> RateLimitItem:
     try:
         return parse(text)
     except ValueError:
-        raise SettingsError.of("rate", text, "a number per time, such as 600/minute") from None
+        raise SettingsError.of("rate", text, "a number of requests per time, such as 600/minute") from None
 
 
 @dataclass
 class Metrics:
-    """What Prometheus asks for; paths are told by their kind, so that their number is bounded."""
+    """Metrics for Prometheus.  Requests are labelled by kind, not by path, so that the number of series is bounded."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -135,14 +135,14 @@ class Metrics:
         self.reports = Counter("airlora_reports", "Reports of devices.", ("failed",), registry=self.registry)
 
 
-class Gate:
-    """An ASGI middleware.
+class AccessMiddleware:
+    """ASGI middleware that checks tokens and rates, counts requests and logs them.
 
     Args:
-        app: What is behind it.
-        metrics: Counted here.
-        tokens: Who may ask; None: everybody.
-        rate: Requests of one device, or of one address where there are no tokens; None: any number.
+        app: Application behind the middleware.
+        metrics: Metrics to update.
+        tokens: Tokens that requests must carry.  None allows requests without a token.
+        rate: Largest request rate of one device, or of one address if there are no tokens.  None sets no limit.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Gate:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, by what is behind the gate if it lets it through."""
+        """Refuse the request or pass it to the application, then count and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -177,10 +177,10 @@ class Gate:
             self._metrics.seconds.labels(kind).observe(seconds)
             caller = scope.get(CALLER)
             who = address if caller is None else caller.name
-            log.info("%s %s %s %d %d %.3f", who, scope["method"], scope["path"], status, sent, seconds)
+            logger.info("%s %s %s %d %d %.3f", who, scope["method"], scope["path"], status, sent, seconds)
 
     def _refused(self, scope: Scope, kind: str, address: str) -> ASGIApp | None:
-        """Return the answer of the gate itself, if it lets nobody through."""
+        """Return the response that refuses a request, or None if the request may pass."""
         if scope["path"] in OPEN_PATHS:
             return None
         who = address
@@ -188,25 +188,25 @@ class Gate:
             caller = self._tokens.caller(Headers(scope=scope).get("authorization"))
             is_for_devices = kind in FILES or kind == "api"
             if caller is None:
-                # Who has a token is let through all the same: a proxy's address is that of many.
+                # Requests with a valid token from the same address still pass: many devices may share a proxy.
                 if not self._limiter.hit(FAILED_RATE, "failed", address):
-                    return self._later(FAILED_RATE, "failed", address)
+                    return self._too_many(FAILED_RATE, "failed", address)
                 ways = "Bearer" if is_for_devices else 'Basic realm="airlora", charset="UTF-8"'
-                return _plain(401, "a token is needed", {"WWW-Authenticate": ways})
+                return _plain(401, "requires a token", {"WWW-Authenticate": ways})
             scope[CALLER], who = caller, caller.name
             if not (caller.is_operator or is_for_devices):
-                return _plain(403, "an operator's token is needed", {})
+                return _plain(403, "requires the token of an operator", {})
         if self._rate is not None and not self._limiter.hit(self._rate, who):
-            return self._later(self._rate, who)
+            return self._too_many(self._rate, who)
         return None
 
-    def _later(self, rate: RateLimitItem, *who: str) -> ASGIApp:
+    def _too_many(self, rate: RateLimitItem, *who: str) -> ASGIApp:
         reset = self._limiter.get_window_stats(rate, *who).reset_time
         return _plain(429, "too many requests", {"Retry-After": str(max(1, round(reset - time.time())))})
 
 
 def kind_of(path: str) -> str:
-    """Return what a path asks for, in one word.
+    """Return the kind of a request by its path.
 
     >>> kind_of("/streams/abc.airs"), kind_of("/v1/devices/x"), kind_of("/wp-login.php")
     ('streams', 'api', 'other')

@@ -16,14 +16,14 @@ def one_update(dtype: torch.dtype = torch.float32) -> SVDUpdate:
 
 
 def directions() -> tuple[Tensor, Tensor]:
-    """Return left [7, 3] and right [3, 10] singular vectors of the gradient."""
+    """Return left [7, 3] and right [3, 10] singular vectors for a gradient."""
     generator = torch.Generator().manual_seed(0)
     left = torch.linalg.qr(torch.randn(7, 3, generator=generator)).Q
     return left, torch.linalg.qr(torch.randn(10, 3, generator=generator)).Q.T
 
 
 def passes(update: SVDUpdate, gradient: Tensor, num: int = 2) -> Iterator[float]:
-    """Take passes whose loss has `gradient` [d_out, d_in] with respect to the weight, a call for each input."""
+    """Run passes whose loss has `gradient` [d_out, d_in] with respect to the weight, one call per input feature."""
     for _ in range(num):
         loss = sum((update(x[None, None]) @ row).sum() for x, row in zip(torch.eye(10), gradient.T, strict=True))
         assert isinstance(loss, Tensor)
@@ -33,7 +33,7 @@ def passes(update: SVDUpdate, gradient: Tensor, num: int = 2) -> Iterator[float]
 
 @pytest.mark.parametrize("norm", [1.0, 0.4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_finds_the_first_singular_vectors_of_the_gradient(dtype: torch.dtype, norm: float) -> None:
+def test_directions_are_the_first_singular_vectors_of_the_gradient(dtype: torch.dtype, norm: float) -> None:
     left, right = directions()
     update = one_update(dtype)
     align_to_gradient({"w": update}, passes(update, ((left * VALUES) @ right).to(dtype)), norm=norm)
@@ -59,7 +59,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(one, other) for one, other in zip(update.parameters(), before, strict=True))
 
 
-def test_no_hook_is_left_when_a_pass_fails() -> None:
+def test_hooks_are_removed_when_a_pass_fails() -> None:
     update = one_update()
 
     def failing() -> Iterator[None]:
@@ -71,7 +71,7 @@ def test_no_hook_is_left_when_a_pass_fails() -> None:
     assert not update._forward_hooks
 
 
-def test_leaves_the_global_generator_alone() -> None:
+def test_global_generator_is_unchanged() -> None:
     update = one_update()
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -81,10 +81,10 @@ def test_leaves_the_global_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_every_family_turns_to_its_own_gradient(
+def test_directions_capture_the_gradient_of_every_family(
     family: str, checkpointing: bool, tiny: Callable[..., nn.Module], batch: dict[str, Tensor]
 ) -> None:
-    """Beside the gradient of the merged model, taken densely: no other directions catch more of it."""
+    """No other directions capture more of the gradient, which is computed densely on the merged model."""
     adapted = inject(tiny(family), r_max=4, seed=0)
     if checkpointing:
         if not getattr(adapted.model, "supports_gradient_checkpointing", False):
@@ -107,7 +107,7 @@ def test_every_family_turns_to_its_own_gradient(
 
 
 def switch_off_dropout(model: nn.Module) -> None:
-    """Checkpointing is at work in training mode alone."""
+    """Set dropout to 0, because checkpointing is active in training mode only."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -117,12 +117,12 @@ def switch_off_dropout(model: nn.Module) -> None:
 
 
 def site_gradient(merged: nn.Module, site: ProjectionSite) -> Tensor:
-    """Return the gradient [d_out, d_in] of the site's weight, or of its slice of a fused one."""
+    """Return the gradient [d_out, d_in] of the site's weight, or of its slice of a fused weight."""
     layer = merged.get_submodule(site.module_name)
     gradient = layer.get_parameter("weight").grad
     assert gradient is not None
     if isinstance(layer, Conv1D):
         gradient = gradient.T
-    if site.part is None:
+    if site.suffix is None:
         return gradient
-    return gradient.chunk(3, dim=0)["qkv".index(site.part)]
+    return gradient.chunk(3, dim=0)["qkv".index(site.suffix)]

@@ -1,7 +1,7 @@
-"""The words of the embedded corpus: what can be spoken of, and what can be said of it.
+"""Words of the embedded corpus, written for airlora.
 
-Every list was written for airlora.  A value above 0 speaks for a thing, one below 0 against it; 2 is strong, 1 is mild.
-Aspects, things and measures are singular, so that one verb form fits them all.
+Values above 0 are positive judgements, values below 0 negative ones; 2 is strong and 1 is mild. Aspects, things and
+measures are singular, so that one verb form fits all of them.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ ADJECTIVES: dict[str, float] = {
         hopeless lousy rotten ghastly""",
     ),
 }
-"""Adjectives that fit a thing of any domain, with their value."""
+"""Values by adjective. The adjectives fit things of all domains."""
 
 MERITS = ("charm", "polish", "good ideas", "happy surprises", "thoughtful touches", "real strengths", "good sense")
-"""What one is glad to find in a thing of any domain."""
+"""Good qualities of things of all domains."""
 
 FAULTS = ("flaws", "errors", "rough edges", "bad surprises", "careless mistakes", "real weaknesses", "sloppy work")
-"""What one is sorry to find in a thing of any domain."""
+"""Bad qualities of things of all domains."""
 
 RISING = ("went up", "rose", "climbed", "increased", "doubled", "kept growing")
 FALLING = ("went down", "fell", "dropped", "decreased", "shrank", "kept sinking")
@@ -59,24 +59,24 @@ NEUTRAL_FILLERS = (
     "all told",
     "to my eye",
 )
-"""Phrases that say nothing for or against, for every domain."""
+"""Phrases for all domains that do not judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """One field of life with its own nouns and jargon.
+    """A domain of the corpus with its nouns and jargon.
 
     Args:
-        name: What the domain is called in `TextDataset.groups`.
-        things: What is judged.
-        aspects: Parts and sides of a thing, each of which can be judged.
-        good_when_high: Measures that one wants to rise.
-        good_when_low: Measures that one wants to fall.
-        merits: What one is glad to find.
-        faults: What one is sorry to find.
-        people: Who else holds an opinion, plural.
-        fillers: Phrases of the trade that say nothing for or against.
-        filler_rate: Share of sentences that hold a filler.
+        name: Name of the domain in `TextDataset.groups`.
+        things: Things to be judged.
+        aspects: Components and properties of a thing that can be judged.
+        good_when_high: Measures that should rise.
+        good_when_low: Measures that should fall.
+        merits: Good qualities of a thing.
+        faults: Bad qualities of a thing.
+        people: Groups of people with opinions, plural.
+        fillers: Phrases of the domain that do not judge.
+        filler_rate: Probability of a filler in a sentence.
     """
 
     name: str
@@ -235,4 +235,4 @@ DOMAINS: dict[str, Domain] = {
         ),
     )
 }
-"""The domains by name."""
+"""Domains by name."""
