@@ -65,8 +65,8 @@ def load_base_model(
             tests.
 
     Raises:
-        ModelError: The model or one of its files is missing or damaged, is no Transformer that `auto_model` loads, or is an
-            unknown version of the embedded model.
+        ModelError: The model or one of its files is missing or damaged, `auto_model` does not load its architecture,
+            or it is an unknown version of the embedded model.
         MissingDependencyError: The embedded model's package is not installed.
         SettingsError: num_labels is below 1, or init is unknown.
     """
@@ -83,10 +83,6 @@ def load_base_model(
         where = {"local_files_only": local, "trust_remote_code": False}
         with _quiet(progress=not local), _translated(name), torch.random.fork_rng(devices=[]):
             config = transformers.AutoConfig.from_pretrained(source, **outputs, **where)
-            if type(config) not in auto_model._model_mapping:
-                raise ModelError(
-                    f"model {name}: {type(config).__name__} is of no model that {auto_model.__name__} loads"
-                )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
             _verify_tokenizer(tokenizer, config, name)
             # Training and evaluation read each text once, so cached keys and values would only occupy memory.
