@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -317,10 +317,10 @@ def task_names() -> list[str]:
     return list(_tasks())
 
 
-def find_metrics(names: Iterable[str]) -> list[Metric]:
-    """Return those of the names that are metrics of some task, in order."""
-    known = {metric.name: metric for task in _tasks().values() for metric in task.metrics}
-    return [known[name] for name in names if name in known]
+def find_metrics(names: Collection[str]) -> tuple[Metric, ...]:
+    """Return the metrics of the task whose metrics are all among the names; none if there is no such task."""
+    tasks = _tasks().values()
+    return next((task.metrics for task in tasks if all(metric.name in names for metric in task.metrics)), ())
 
 
 def _tasks() -> dict[str, type[Task]]:

@@ -22,14 +22,14 @@ def ranks(context: RunContext, rank: int) -> RankPattern:
     return RankPattern.constant(context.adapted.shapes, rank)
 
 
-def test_the_loss_falls(settings: Settings) -> None:
+def test_fine_tuning_lowers_the_loss(settings: Settings) -> None:
     context, tuner = make(settings, steps=150, learning_rate=2e-2, head_learning_rate=2e-2)
     losses = [tuner.train_step(ranks(context, 4)) for _ in range(150)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert tuner.evaluate(context.eval, ranks(context, 4)).score > 0.65
 
 
-def test_only_adapter_and_head_move(settings: Settings) -> None:
+def test_only_adapter_and_head_change(settings: Settings) -> None:
     context, tuner = make(settings)
     trained = {id(p) for p in context.adapted.trainable_parameters()}
     before = {name: p.clone() for name, p in context.adapted.model.named_parameters() if id(p) not in trained}
@@ -38,7 +38,7 @@ def test_only_adapter_and_head_move(settings: Settings) -> None:
     assert all(torch.equal(p, before[name]) for name, p in context.adapted.model.named_parameters() if name in before)
 
 
-def test_components_beyond_the_rank_stay_as_they_are(settings: Settings) -> None:
+def test_components_beyond_the_rank_do_not_change(settings: Settings) -> None:
     context, tuner = make(settings)
     for _ in range(3):
         tuner.train_step(ranks(context, 4))
@@ -51,7 +51,7 @@ def test_components_beyond_the_rank_stay_as_they_are(settings: Settings) -> None
     assert torch.equal(update.Q[1:], before[2])
 
 
-def test_resumes_bit_equal_with_dropout_and_moving_ranks(settings: Settings) -> None:
+def test_fine_tuning_resumes_bit_identically_with_dropout_and_changing_ranks(settings: Settings) -> None:
     pattern = [4, 1, 0, 3, 2, 4]
     context, tuner = make(settings)
     for rank in pattern[:3]:
@@ -68,7 +68,7 @@ def test_resumes_bit_equal_with_dropout_and_moving_ranks(settings: Settings) -> 
         assert torch.equal(one, two)
 
 
-def test_leaves_the_global_generator_alone(settings: Settings) -> None:
+def test_the_global_generator_is_unchanged(settings: Settings) -> None:
     context, tuner = make(settings)
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -77,7 +77,7 @@ def test_leaves_the_global_generator_alone(settings: Settings) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_nested_training_takes_random_cuts(settings: Settings) -> None:
+def test_nested_training_uses_random_ranks(settings: Settings) -> None:
     nested = settings.model_copy(update={"adapter": settings.adapter.model_copy(update={"nested_probability": 1.0})})
     context = build_context(nested)
     tuner = FineTuner(context.adapted, context.train, nested, context.device)
@@ -88,7 +88,7 @@ def test_nested_training_takes_random_cuts(settings: Settings) -> None:
     assert len(seen) == 4
 
 
-def test_the_orthogonality_penalty_pulls_towards_orthogonal_components(settings: Settings) -> None:
+def test_the_orthogonality_penalty_makes_components_more_orthogonal(settings: Settings) -> None:
     penalties = {}
     for weight in (0.0, 10.0):
         adapter = settings.adapter.model_copy(update={"orthogonality_weight": weight})
@@ -102,7 +102,7 @@ def test_the_orthogonality_penalty_pulls_towards_orthogonal_components(settings:
     assert penalties[10.0] < 0.5 * penalties[0.0]
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(settings: Settings) -> None:
+def test_a_loss_that_is_not_finite_changes_no_parameter(settings: Settings) -> None:
     context, tuner = make(settings)
     tuner.train_step(ranks(context, 4))
     before = [p.clone() for p in context.adapted.trainable_parameters()]

@@ -13,7 +13,7 @@ from airlora.training import FineTuner, RunContext, Settings, build_context, tra
 
 HEAD_STEPS, ALIGN_STEPS, STEPS = 3, 5, 14
 START_CALLS = HEAD_STEPS + 1
-"""One step stands for all that align."""
+"""Calls of `train_step` until the start is over: one call performs all alignment steps."""
 
 
 def make(settings: Settings, **adapter: object) -> tuple[RunContext, FineTuner, RankPattern]:
@@ -29,7 +29,7 @@ def make(settings: Settings, **adapter: object) -> tuple[RunContext, FineTuner, 
     return context, tuner, RankPattern.constant(tuner.shapes, tuner.r_max)
 
 
-def test_the_head_moves_first_and_alone(settings: Settings) -> None:
+def test_the_first_steps_change_only_the_head(settings: Settings) -> None:
     context, tuner, full = make(settings)
     components = [p.clone() for update in context.adapted.updates.values() for p in update.parameters()]
     head = [p.clone() for p in context.adapted.head_parameters()]
@@ -57,8 +57,8 @@ def test_the_update_is_zero_until_the_start_is_over(settings: Settings) -> None:
     assert any(update.lam.any() for update in context.adapted.updates.values())
 
 
-def test_what_is_found_catches_more_of_the_gradient_than_chance(settings: Settings) -> None:
-    caught = {}
+def test_aligned_components_capture_more_of_the_gradient_than_random_ones(settings: Settings) -> None:
+    captured = {}
     for aligned in (True, False):
         context, tuner, full = make(settings)
         if aligned:
@@ -66,16 +66,16 @@ def test_what_is_found_catches_more_of_the_gradient_than_chance(settings: Settin
                 tuner.train_step(full)
         gradients = dense_gradients(context)
         scale = 0.4**4 if aligned else 1.0
-        caught[aligned] = sum(
+        captured[aligned] = sum(
             float((update.P.T @ gradients[name] @ update.Q.T).square().sum().detach())
             for name, update in context.adapted.updates.items()
         ) / (scale * sum(float(gradient.square().sum()) for gradient in gradients.values()))
-    assert caught[True] > 0.3
-    assert caught[True] > 5 * caught[False]
+    assert captured[True] > 0.3
+    assert captured[True] > 5 * captured[False]
 
 
 def dense_gradients(context: RunContext) -> dict[str, torch.Tensor]:
-    """Return the loss's gradient with respect to each module's weight, on samples that the start has not seen."""
+    """Return the loss's gradient with respect to each module's weight, on samples that the start did not use."""
     model = context.adapted.model
     weights = {name: model.get_submodule(name).get_parameter("base.weight") for name in context.adapted.shapes}
     for weight in weights.values():
@@ -89,7 +89,7 @@ def dense_gradients(context: RunContext) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stop", [1, HEAD_STEPS, START_CALLS, START_CALLS + 1])
-def test_resumes_bit_equal_from_anywhere_in_the_start(settings: Settings, stop: int) -> None:
+def test_fine_tuning_resumes_bit_identically_from_anywhere_in_the_start(settings: Settings, stop: int) -> None:
     context, tuner, full = make(settings, dropout=0.1)
     for _ in range(stop):
         tuner.train_step(full)
@@ -104,7 +104,7 @@ def test_resumes_bit_equal_from_anywhere_in_the_start(settings: Settings, stop: 
         assert torch.equal(one, two)
 
 
-def test_all_of_it_counts_as_steps(settings: Settings) -> None:
+def test_head_and_alignment_steps_count_as_steps(settings: Settings) -> None:
     _, tuner, full = make(settings)
     counted = []
     while tuner.steps_left:
@@ -113,7 +113,7 @@ def test_all_of_it_counts_as_steps(settings: Settings) -> None:
     assert counted == [1, 2, 3, *range(8, STEPS + 1)]
 
 
-def test_the_schedule_begins_behind_the_start(settings: Settings) -> None:
+def test_the_learning_rate_schedule_begins_after_the_start(settings: Settings) -> None:
     _, tuner, full = make(settings)
     rates = []
     while tuner.steps_left:
@@ -124,7 +124,7 @@ def test_the_schedule_begins_behind_the_start(settings: Settings) -> None:
     assert tuner.learning_rate == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_run_may_end_with_the_start(settings: Settings) -> None:
+def test_a_run_may_consist_of_the_start_alone(settings: Settings) -> None:
     finetune = {"head_steps": 2, "align_steps": 3, "steps": 5}
     tuned = settings.model_copy(update={"finetune": settings.finetune.model_copy(update=finetune)})
     context = build_context(tuned)
@@ -135,15 +135,14 @@ def test_a_run_may_end_with_the_start(settings: Settings) -> None:
     assert not any(update.lam.any() for update in context.adapted.updates.values())
 
 
-def test_there_must_be_a_head_to_train(settings: Settings) -> None:
+def test_head_steps_without_a_head_are_refused(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="finetune.head_steps = 3: allowed is 0"):
         make(settings, head_modules=[])
 
 
-def test_evaluations_during_the_start_are_not_held_against_the_adapter(
+def test_evaluations_during_the_start_do_not_stop_the_run(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    """The head alone is soon as good as it gets; that is no reason to stop before the adapter's first step."""
     chosen = make_settings(
         **{
             "policy.name": "constant",

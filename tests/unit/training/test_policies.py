@@ -91,7 +91,7 @@ def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
     np.testing.assert_array_equal(load_policy(tmp_path / "p").decide(observation), policy.decide(observation))
 
 
-def test_the_search_gets_its_settings(settings: Settings, context: RunContext) -> None:
+def test_cma_es_gets_its_settings(settings: Settings, context: RunContext) -> None:
     chosen = named(settings, "cmaes", population_size=5, initial_rank_fraction=1.0)
     policy = build_policy(chosen, env_of(chosen, context), context)
     assert policy.arguments["settings"] == chosen.cma.model_dump()
@@ -108,7 +108,7 @@ def test_only_gradients_need_a_trained_adapter(settings: Settings) -> None:
     assert {name for name in RECIPES if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
 
 
-def test_a_planner_starts_where_greedy_stands(settings: Settings, context: RunContext) -> None:
+def test_a_planner_starts_with_the_decisions_of_greedy(settings: Settings, context: RunContext) -> None:
     for name in ("allocate", "distilled"):
         chosen = with_policy(settings, name)
         greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, context), context)
