@@ -53,7 +53,7 @@ def train(
     pattern that the policy sends over it.
     """
     from airlora.progress import LiveProgress
-    from airlora.training import load_settings, train
+    from airlora.training import RunFolder, load_settings, train
 
     flags = {
         "data.train": train_file,
@@ -64,9 +64,13 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
-    if resume and (given or preset or config):
+    if resume and (given.keys() - {"channel.process"} or preset or config):
         raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
-    resolved = load_settings(preset, config, given)
+    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
+    if given.get("channel.process", resolved.channel.process) != resolved.channel.process:
+        raise SettingsError.of(
+            "channel.process", given["channel.process"], f"the run's own, {resolved.channel.process!r}"
+        )
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, progress=progress)
     result = {

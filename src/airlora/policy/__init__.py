@@ -5,6 +5,7 @@
 losses, `cma` searches by CMA-ES; `greedy`, `eva`, `constant`, `random` and `table` learn nothing.
 """
 
+from airlora.allocation import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.allocate import AllocatePolicy
 from airlora.policy.base import Decision, Learner, PolicyProblem, RankPolicy, Stage
 from airlora.policy.buffer import Batch, Buffer, Transition
@@ -20,7 +21,6 @@ from airlora.policy.random import RandomPolicy
 from airlora.policy.recipes import RECIPES, Recipe
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
-from airlora.policy.solver import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.table import TablePolicy
 from airlora.policy.utility.advisor import Advisor
 from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility

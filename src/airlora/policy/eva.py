@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import fill_greedily
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem
 from airlora.policy.greedy import GreedyPolicy
-from airlora.policy.solver import fill_greedily
 
 __all__ = ["EvaPolicy"]
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import concave_envelope, fill_greedily
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem
-from airlora.policy.solver import concave_envelope, fill_greedily
 
 __all__ = ["GreedyPolicy"]
 

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from airlora.errors import DataError, SettingsError
+from airlora.errors import SettingsError
 from airlora.observation import FloatArray, IntArray
+from airlora.settings.fields import Section
 from airlora.tasks.settings import DataSettings
 from airlora.text import TextComplexity, Vocabulary
 
@@ -109,11 +110,11 @@ class Dataset(Protocol):
         ...
 
 
-class Task(BaseModel, ABC):
+class Task(Section, ABC):
     """What a model is fine-tuned for.
 
     A task is data: its fields are what it learns from the training data, such as the names of classes. They are stored
-    with every run and stream, so that the same task can be made again without the training data. Its methods are pure.
+    with every run and stream, from which `validate` makes the same task again. Its methods are pure.
 
     Class attributes:
         name: Name of the task, the value of the setting `task`.
@@ -124,7 +125,7 @@ class Task(BaseModel, ABC):
             names that `transformers` gives to classification heads, an empty tuple for a task without a head.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
@@ -144,19 +145,6 @@ class Task(BaseModel, ABC):
         Raises:
             DataError: The training data are missing, empty or malformed, or do not fit the task.
         """
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
-        """Return the task with the fields in `metadata`, where other keys are ignored.
-
-        Raises:
-            DataError: A field is missing or invalid.
-        """
-        try:
-            return cls.model_validate(metadata)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"task {cls.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
     @abstractmethod
     def read(self, settings: DataSettings, source: str | None = None) -> Dataset:

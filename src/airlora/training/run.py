@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airlora.errors import CheckpointError, DataError, SettingsError
+from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_json, write_json
 from airlora.ranks import ModuleShape, RankPattern
+from airlora.settings.loading import validate
 from airlora.tasks import Task, find_task
 from airlora.training.settings import Settings, load_settings, save_settings
 
@@ -72,7 +73,7 @@ class RunRecord:
         """Return the record that `to_dict` was called on.
 
         Raises:
-            KeyError, TypeError, AttributeError, DataError, SettingsError: A key is missing or its value is invalid.
+            KeyError, TypeError, AttributeError, SettingsError: A key is missing or its value is invalid.
         """
         task = find_task(value.get("task", _FIRST_TASK))
         own: dict[str, Any] = {
@@ -80,7 +81,7 @@ class RunRecord:
         }
         own["rank_pattern"] = RankPattern(own["rank_pattern"])
         metrics = {metric.name: value[metric.name] for metric in task.metrics}
-        return cls(**own, task=task.from_metadata(value), metrics=metrics)
+        return cls(**own, task=validate(task, value), metrics=metrics)
 
 
 class RunFolder:
@@ -151,6 +152,6 @@ class RunFolder:
         try:
             record = RunRecord.from_dict(value)
             record.rank_pattern.verify(record.shapes)
-        except (KeyError, TypeError, AttributeError, DataError, SettingsError) as error:
+        except (KeyError, TypeError, AttributeError, SettingsError) as error:
             raise CheckpointError(f"{self.record_path}: damaged ({type(error).__name__}: {error})") from error
         return record

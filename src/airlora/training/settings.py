@@ -1,27 +1,25 @@
-"""Settings of a run: composed of the sections of the packages, validated, and stored with every run as TOML.
+"""Settings of a run, composed of one section per package.
 
-Three presets are starting points: `paper` (Table II), `standard` (a workstation with a GPU) and `quick` (minutes on two
-CPU cores). A TOML file overrides the preset, and single values override both.
+A run starts from a preset: `paper` (Table II), `standard` (a workstation with a GPU) or `quick` (minutes on two CPU
+cores). A TOML file overrides the preset, and single values override both.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tomli_w
 import torch
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
 from airlora.env import EnvSettings
 from airlora.errors import SettingsError
-from airlora.files import read_bytes, write_bytes
 from airlora.policy import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
+from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings, find_task
 from airlora.training.presets import PRESETS
 
@@ -133,145 +131,70 @@ def load_settings(
     toml: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Return the settings of a preset, overridden by a TOML file and by single values.
+    """Return the settings of a preset, overridden by the policy's recipe, a TOML file and single values, in this order.
+
+    Loading runs no code that the settings name: `channel.process` remains a name.
 
     Args:
-        preset: Name of the preset: `paper`, `standard` or `quick`. None stands for the preset in the file, or `quick`.
-        toml: Path of a TOML file with some of the sections of `Settings`.
+        preset: Preset `paper`, `standard` or `quick`. None takes the one that the values or the file name, or `quick`.
+        toml: Path of a TOML file with any of the sections of `Settings`.
         overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
-        SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or no TOML.
+        SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
     >>> load_settings("paper").ppo.gamma
     0.95
     """
-    layers: list[Mapping[str, Any]] = []
-    if toml is not None:
-        layers.append(_read_toml(toml))
-    layers.append(_nest(overrides or {}))
+    layers = [read_toml(toml)] if toml is not None else []
+    layers.append(nest(overrides or {}))
     name = preset or next((layer["preset"] for layer in reversed(layers) if "preset" in layer), "quick")
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
-    merged: dict[str, Any] = {"preset": name}
-    for layer in (PRESETS[name], *layers, {"preset": name}):
-        merged = _merge(merged, layer)
-    # The defaults of a policy override the preset, and are overridden by the user's values.
-    section = merged.get("policy")
+    layers.append({"preset": name})
+    # The values of a policy's recipe override the preset, and the user's values override both.
+    section = merge(PRESETS[name], *layers).get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
     recipe = RECIPES.get(chosen) if isinstance(chosen, str) else None
-    if recipe is not None and recipe.settings:
-        merged = {"preset": name}
-        for layer in (PRESETS[name], _nest(recipe.settings), *layers, {"preset": name}):
-            merged = _merge(merged, layer)
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+    return validate(Settings, merge(PRESETS[name], nest(recipe.settings if recipe else {}), *layers))
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings with some values changed.
 
     Args:
-        settings: Settings to start from.
+        settings: Settings to start from. They do not change.
         overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
-        SettingsError: A key is unknown or a value is not allowed.
+        SettingsError: A key is unknown, or a value is not allowed.
     """
-    try:
-        return Settings.model_validate(_merge(settings.model_dump(), _nest(overrides)))
-    except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+    return validate(Settings, merge(settings.model_dump(), nest(overrides)))
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
-    """Return the settings with another policy and its default overrides.
+    """Return the settings with another policy and the values of its recipe.
 
-    Values that the previous policy had overridden return to the preset, unless they were changed since.
+    Values of the former policy's recipe return to those of the preset, unless they were changed.
 
     Args:
-        settings: Settings to start from.
+        settings: Settings to start from. They do not change.
         name: Name of the policy.
 
     Raises:
-        SettingsError: The name is unknown.
+        SettingsError: The policy is unknown.
     """
     if name not in RECIPES:
         raise SettingsError.of("policy.name", name, f"one of {', '.join(RECIPES)}")
     values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
     former = {
-        key: _at(preset, key)
+        key: value_at(preset, key)
         for key, value in RECIPES[settings.policy.name].settings.items()
-        if _at(values, key) == value
+        if value_at(values, key) == value
     }
-    merged = _merge(_merge(values, _nest(former)), _nest({**RECIPES[name].settings, "policy.name": name}))
-    return Settings.model_validate(merged)
+    return Settings.model_validate(merge(values, nest(former), nest({**RECIPES[name].settings, "policy.name": name})))
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
-    """Write the settings as TOML, from which `load_settings` returns equal settings; raises `StorageError`."""
-    write_bytes(path, tomli_w.dumps(settings.model_dump(exclude_none=True)).encode())
-
-
-def _read_toml(path: Path | str) -> dict[str, Any]:
-    data = read_bytes(path, "settings file", SettingsError)
-    try:
-        return tomllib.loads(data.decode())
-    except ValueError as error:
-        raise SettingsError(f"settings file {path}: not valid TOML ({error})") from error
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise SettingsError.of(section, place, f"a section, since {key} is given too")
-        place[last] = value
-    return nested
-
-
-def _at(nested: Mapping[str, Any], key: str) -> Any:
-    value: Any = nested
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """Return the first problem as `key = value: what is allowed`, and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        text = str(first["ctx"]["error"])
-    elif first["type"] == "extra_forbidden":
-        text = f"{key}: no such setting; {_known_keys(first['loc'][:-1])}"
-    else:
-        allowed = first["msg"].removeprefix("Input should be ").removeprefix("List should have ")
-        text = f"{key} = {first['input']!r}: allowed is {allowed}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return text + more
-
-
-def _known_keys(section: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = Settings
-    for part in section:
-        annotation = model.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    where = ".".join(str(part) for part in section) or "the settings"
-    return f"{where} has {', '.join(model.model_fields)}"
+    """Write the settings as a TOML file, which `load_settings` reads to equal settings; raises `StorageError`."""
+    write_toml(settings, path)

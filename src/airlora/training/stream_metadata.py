@@ -9,7 +9,8 @@ from typing import Any
 
 from airlora.adapters import AdaptedModel
 from airlora.codec import StreamHeader
-from airlora.errors import CodecError, DataError, SettingsError
+from airlora.errors import CodecError, SettingsError
+from airlora.settings.loading import validate
 from airlora.tasks import Task, find_task
 from airlora.training.settings import Settings, load_settings
 
@@ -80,8 +81,8 @@ def settings_of_stream(metadata: Mapping[str, Any]) -> tuple[Settings, Task]:
     try:
         settings = load_settings(overrides=changed)
         fields = {name: metadata[short] for name, short in _SHORT_NAMES.items() if short in metadata}
-        return settings, find_task(settings.task).from_metadata({**metadata, **fields})
-    except (SettingsError, DataError) as error:
+        return settings, validate(find_task(settings.task), {**metadata, **fields})
+    except SettingsError as error:
         raise CodecError(f"stream: metadata: {error}") from error
 
 

@@ -13,6 +13,7 @@ from airlora.codec import describe
 from airlora.errors import AdapterError, SettingsError
 from airlora.files import write_bytes
 from airlora.packing import Packing, pack_adapter
+from airlora.settings.loading import validate
 from airlora.tasks import Classification, load_adapted, load_base
 from airlora.training import load_settings, stream_header
 
@@ -55,7 +56,7 @@ def import_peft(
     }
     overrides["adapter.head_modules"] = list(needs.head_modules)
     settings = load_settings(overrides=overrides)
-    task = Classification.from_metadata({"label_names": names})
+    task = validate(Classification, {"label_names": names})
     base = load_base(settings, task)[0]
     longest = getattr(base.config, "max_position_embeddings", None) or settings.data.max_length
     reading = settings.data.model_copy(update={"max_length": min(settings.data.max_length, longest)})

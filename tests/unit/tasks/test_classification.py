@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from airlora.errors import DataError, SettingsError
+from airlora.errors import SettingsError
+from airlora.settings.loading import validate
 from airlora.tasks import Classification, DataSettings, Predictions, find_metrics, find_task, task_names
 
 TASK = Classification(label_names=("negative", "positive"))
@@ -27,13 +28,13 @@ def test_metrics_are_found_by_their_names() -> None:
 def test_a_task_is_made_again_from_its_stored_fields() -> None:
     stored = TASK.model_dump(mode="json")
     assert stored == {"label_names": ["negative", "positive"]}
-    assert Classification.from_metadata({**stored, "other": 1}) == TASK
+    assert validate(Classification, {**stored, "other": 1}) == TASK
 
 
-@pytest.mark.parametrize("names", [None, [], ["one"], "ab", [1, 2]])
-def test_stored_label_names_that_are_invalid_are_refused(names: object) -> None:
-    with pytest.raises(DataError, match="task classification: label_names"):
-        Classification.from_metadata({"label_names": names})
+@pytest.mark.parametrize("stored", [{}, *({"label_names": names} for names in (None, [], ["one"], "ab", [1, 2]))])
+def test_invalid_stored_fields_are_refused(stored: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="^label_names"):
+        validate(Classification, stored)
 
 
 def test_label_names_come_from_the_training_data_and_hold_for_held_out_data(tmp_path: Path) -> None:
