@@ -102,7 +102,14 @@ def allowed(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":
         return "list of " + re.sub(r"^(number|text)", r"\1s", allowed(schema["items"]))
-    names = {"null": "none", "integer": "integer", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+    names = {
+        "null": "none",
+        "integer": "integer",
+        "number": "number",
+        "string": "text",
+        "boolean": "`true` or `false`",
+        "object": "table",
+    }
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     found = [f"{sign} {number(schema[bound])}" for bound, sign in bounds.items() if bound in schema]
     if "multipleOf" in schema:

@@ -1,4 +1,4 @@
-"""Who watches a run: nobody, or a live display in the terminal."""
+"""Reporting of a run's progress: silently, or live in the terminal."""
 
 from __future__ import annotations
 
@@ -8,52 +8,73 @@ from typing import Any, Protocol, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["LiveProgress", "SilentWatcher", "Watcher"]
+__all__ = ["LiveProgress", "ProgressReporter", "SilentProgress"]
 
 
-class Watcher(Protocol):
-    """What a run tells on its way."""
+class ProgressReporter(Protocol):
+    """Receiver of a run's progress."""
 
     def phase(self, title: str, total: int, done: int = 0) -> None:
-        """A phase of `total` steps begins, `done` of them already taken."""
+        """Begin a phase.
+
+        Args:
+            title: Name of the phase.
+            total: Number of steps.
+            done: Number of steps already taken, for a resumed run.
+        """
         ...
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
-        """Step `done` of the phase was taken; `values` are numbers to show."""
+        """Report a step of the phase.
+
+        Args:
+            done: Number of steps taken.
+            values: Numbers to show by name.
+        """
         ...
 
     def show(self, values: Mapping[str, Any]) -> None:
-        """Show further numbers, such as an evaluation's."""
+        """Show further numbers by name, such as those of an evaluation."""
         ...
 
 
-class SilentWatcher:
-    """Watches and says nothing."""
+class SilentProgress:
+    """Reporter that shows nothing."""
 
     def phase(self, title: str, total: int, done: int = 0) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def show(self, values: Mapping[str, Any]) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class LiveProgress:
-    """A bar and the latest numbers, redrawn a few times a second; smoothed where single steps are noisy.
+    """Reporter that draws a progress bar and the latest numbers several times per second.
 
     Args:
-        console: Where to draw; standard error keeps standard output for results. On a stream that is no terminal, one
-            line per phase is written instead.
+        console: Console to draw on. If it is no terminal, one line per phase is written instead.
     """
 
     SMOOTHED = frozenset({"reward", "loss", "mean rank", "share of deadline"})
+    """Names of numbers that are shown as an exponential moving average."""
+
     MEMORY = 0.95
+    """Weight of the previous average."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -65,7 +86,7 @@ class LiveProgress:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = None
+        self._task: TaskID | None = None
         self._values: dict[str, Any] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self._draw)
 
@@ -81,14 +102,14 @@ class LiveProgress:
             self._live.stop()
 
     def phase(self, title: str, total: int, done: int = 0) -> None:
-        """Begin a bar for the phase."""
+        """Begin the progress bar of a phase; see `ProgressReporter`."""
         if not self._console.is_terminal:
             self._console.print(f"{title}: {total} steps" + (f", {done} already taken" if done else ""))
         self._values = {}
-        self._task = self._bar.add_task(title, total=total, completed=done)  # type: ignore[assignment]
+        self._task = self._bar.add_task(title, total=total, completed=done)
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
-        """Move the bar and take in the numbers."""
+        """Advance the progress bar and update the numbers; see `ProgressReporter`."""
         if self._task is not None:
             self._bar.update(self._task, completed=done)
         for key, value in values.items():
@@ -98,7 +119,7 @@ class LiveProgress:
             self._values[key] = value
 
     def show(self, values: Mapping[str, Any]) -> None:
-        """Take in further numbers."""
+        """Update further numbers; see `ProgressReporter`."""
         self._values.update(values)
 
     def _draw(self) -> Group:

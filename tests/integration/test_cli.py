@@ -256,7 +256,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
-    assert "saved, go on with: airlora train --resume" in errors
+    assert "the state is saved, resume with: airlora train --resume" in errors
     assert not (broken / "run.json").exists()
     resumed = airlora("train", "--out", broken, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr

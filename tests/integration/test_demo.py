@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airlora.errors import CheckpointError
-from airlora.progress import SilentWatcher
+from airlora.progress import SilentProgress
 from airlora.training import Settings, load_settings
 from airlora.workflows.demo import run_demo
 
@@ -47,7 +47,7 @@ def test_the_demo_compares_all_policies_on_five_links_and_resumes(
     tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     chosen = settings(tiny_model, tiny_data)
-    result = run_demo(tmp_path / "demo", chosen, watcher=SilentWatcher(), command="airlora demo")
+    result = run_demo(tmp_path / "demo", chosen, watcher=SilentProgress(), command="airlora demo")
     names = {row.policy for row in result.rows}
     assert names == {"airllm", "allocate", "greedy", "constant", "random", "adalora", "adalora-ranks"}
     assert len(result.rows) == 5 * len(names)
@@ -55,7 +55,7 @@ def test_the_demo_compares_all_policies_on_five_links_and_resumes(
         # Every policy keeps the deadline, and what it sends is what the link carries at most.
         assert row.deadline_share <= 1.0
         assert row.payload_bytes == 4 * (row.num_params + row.num_head_params)
-        assert 0.0 <= row.accuracy <= 1.0
+        assert 0.0 <= row.score <= 1.0
     page = result.report.read_text()
     assert page.count("<svg") == 4
     assert not re.search(r"(src|href)=\"(http|//)", page)
@@ -63,7 +63,7 @@ def test_the_demo_compares_all_policies_on_five_links_and_resumes(
     saved = json.loads((tmp_path / "demo" / "comparison.json").read_text())
     assert saved == json.loads(json.dumps([row.to_dict() for row in result.rows]))
     # A second time the finished run is used again, and gives the same.
-    again = run_demo(tmp_path / "demo", chosen, watcher=SilentWatcher(), command="airlora demo")
+    again = run_demo(tmp_path / "demo", chosen, watcher=SilentProgress(), command="airlora demo")
     assert again.rows == result.rows
 
 
@@ -74,4 +74,4 @@ def test_a_demo_of_other_settings_is_not_written_over(
 
     RunFolder(tmp_path / "demo").create(settings(tiny_model, tiny_data))
     with pytest.raises(CheckpointError, match="holds a run of other settings"):
-        run_demo(tmp_path / "demo", settings(tiny_model, tiny_data, seed=1), watcher=SilentWatcher(), command="x")
+        run_demo(tmp_path / "demo", settings(tiny_model, tiny_data, seed=1), watcher=SilentProgress(), command="x")

@@ -13,7 +13,6 @@ from airlora.observation import Observation
 from airlora.policy import PolicyProblem, RankPolicy, load_policy
 from airlora.policy.factory import policy_classes
 from airlora.ranks import RankPattern
-from airlora.text import load_dataset
 from airlora.training import RunFolder, open_run, read_metrics, train
 from delivery import URL, FakeTransport
 
@@ -71,7 +70,7 @@ def test_a_golden_run_has_the_same_adapter_and_predictions(runs: Path) -> None:
     found = {f"head.{name}": tensor for name, tensor in run.adapted.head_state().items()}
     for name, update in run.adapted.updates.items():
         found |= {f"update.{name}.{key}": tensor for key, tensor in update.state_dict().items()}
-    data = load_dataset("eval.tsv", label_names=run.label_names)
+    data = run.task.read(run.settings.data)
     full = RankPattern.constant(run.record.shapes, run.settings.adapter.r_max)
     with np.load("expected.npz", allow_pickle=False) as arrays:
         assert {*found, "logits", "logits_at_full_rank"} == set(arrays.files)

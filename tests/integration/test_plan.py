@@ -10,7 +10,7 @@ import pytest
 
 from airlora.codec import decode_stream
 from airlora.ranks import RankPattern
-from airlora.tasks import Evaluation
+from airlora.tasks import Classification, Evaluation
 from airlora.training import AdaLoraResult
 from commands import airlora, refused
 
@@ -122,7 +122,9 @@ def test_names_are_printed_and_drawn_as_they_are(run: Path, tmp_path: Path, tiny
 
 def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keeps_nothing(settings: Any, train: Any, held_out: Any, **_: Any) -> AdaLoraResult:
-        return AdaLoraResult(RankPattern({"a": 0}), 0, Evaluation(accuracy=0.5, loss=0.7, num_samples=9))
+        return AdaLoraResult(
+            RankPattern({"a": 0}), 0, Evaluation({"accuracy": 0.5, "loss": 0.7}, 9, Classification.metrics[0])
+        )
 
     monkeypatch.setattr("airlora.workflows.plan.train_adalora", keeps_nothing)
     value = plan(run, "--snr-db", 5, "--bandwidth-hz", 1e4, "--adalora")

@@ -176,7 +176,7 @@ def test_bad_input_is_one_line(
     assert airlora("evaluate", cut, *data).returncode == 0
     refused(airlora("evaluate", stream, "--model", tiny_model), "--data")
     refused(airlora("evaluate", stream, "--data", tiny_data[1]), "tiny-bert", "--model")
-    refused(airlora("evaluate", stream, *data, "--upto", "800B"), "has not come")
+    refused(airlora("evaluate", stream, *data, "--upto", "800B"), "is missing")
     refused(airlora("pack", run, tmp_path / "s", "--bits", "8", "--size", "10kB"), "size = 10000", "auto")
     refused(airlora("pack", run, tmp_path / "s", "--size", "9kB", "--distortion", ".1"), "distortion = 0.1")
     # Where nothing but the head is worth its bytes there is nothing to polish.

@@ -1,4 +1,4 @@
-"""The hierarchy and the planner learn in the Gymnasium environment whose optimum is known (Algorithm 1, end to end).
+"""Algorithm 1 end to end: hierarchy and planner learn in an environment whose optimum is known.
 
 Regret is 0 at the optimum of Eq. 9 for each link, 1 at the best constant rank for each link.
 """
@@ -25,7 +25,7 @@ def make_env() -> RankAllocationEnv:
 
 
 def regret(policy: RankPolicy, env: RankAllocationEnv) -> float:
-    """Return how far the policy's mean objective over the three links is from the optimum, in best constants."""
+    """Return the regret of the policy's mean objective over the three links."""
     objective = env.objective
     assert isinstance(objective, AnalyticObjective)
     own, best, constant = 0.0, 0.0, 0.0

@@ -9,7 +9,7 @@ from airlora.training import Settings, load_settings
 
 
 def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
-    """Settings for seconds: the tiny model and data, few steps, float32."""
+    """Return settings of a run of seconds: tiny model and data, few steps, float32."""
     base = {
         "model.name": str(model),
         "data.train": str(data[0]),
@@ -34,13 +34,15 @@ def tiny(model: Path, data: tuple[Path, Path], **overrides: Any) -> Settings:
         "tensorboard": False,
         "diffusion.num_train_timesteps": 20,
         "diffusion.num_inference_steps": 4,
+        "diffusion.updates_per_stage": 4,
+        "diffusion.warmup_updates": 20,
     }
     return load_settings("quick", overrides=base | overrides)
 
 
 @pytest.fixture(scope="session")
 def make_settings(tiny_model: Path, tiny_data: tuple[Path, Path]) -> Callable[..., Settings]:
-    """Return tiny settings with some values laid over them."""
+    """Return tiny settings, overridden by the keyword arguments."""
     return partial(tiny, tiny_model, tiny_data)
 
 

@@ -54,7 +54,7 @@ def test_layers_win_in_order(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("finetune.stesp", 1, "finetune.stesp: no such setting; finetune has steps, batch_size"),
-        ("nothing", 1, "nothing: no such setting; the settings has preset, seed"),
+        ("nothing", 1, "nothing: no such setting; the settings has preset, task, seed"),
         ("finetune.steps", -1, "finetune.steps = -1: allowed is greater than or equal to 0"),
         ("finetune.steps", "many", "finetune.steps = 'many': allowed is a valid integer"),
         ("finetune.learning_rate", float("nan"), "finetune.learning_rate = nan: allowed is"),

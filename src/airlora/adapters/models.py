@@ -40,22 +40,24 @@ _LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, Safetens
 def load_base_model(
     name_or_folder: str | Path,
     *,
-    num_labels: int,
+    num_labels: int | None,
     seed: int,
+    auto_model: Any = transformers.AutoModelForSequenceClassification,
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
 ) -> tuple[nn.Module, Any]:
-    """Return a sequence classifier with a new head, on the CPU in evaluation mode, and its tokenizer.
+    """Return a model with a new head, on the CPU in evaluation mode, and its tokenizer.
 
     A Hub model is taken from the local cache if it is complete there, and downloaded otherwise. Code from a model's
     repository is never run.
 
     Args:
         name_or_folder: `EMBEDDED_MODEL`, a folder with `config.json`, weights and a tokenizer, or a Hub id.
-        num_labels: Number of classes, >= 2.
+        num_labels: Number of outputs of the head, >= 1. None leaves the number to the model's configuration.
         seed: Seed of the head's weights, and of all weights with `init="random"`. The global generator is left
             unchanged.
+        auto_model: Class of `transformers` that loads a model with the head of a task.
         dtype: Floating-point dtype of the weights.
         attn_implementation: "eager", "sdpa", or another name that transformers knows. None leaves the choice to
             transformers. For short padded texts on a CPU "eager" is faster.
@@ -63,35 +65,33 @@ def load_base_model(
             tests.
 
     Raises:
-        ModelError: The model or one of its files is missing or damaged, is no Transformer that can classify, or is an
-            unknown version of the embedded model.
+        ModelError: The model or one of its files is missing or damaged, `auto_model` does not load its architecture,
+            or it is an unknown version of the embedded model.
         MissingDependencyError: The embedded model's package is not installed.
-        SettingsError: num_labels is below 2, or init is unknown.
+        SettingsError: num_labels is below 1, or init is unknown.
     """
-    if num_labels < 2:
-        raise SettingsError.of("num_labels", num_labels, "a whole number, 2 or more")
+    if num_labels is not None and num_labels < 1:
+        raise SettingsError.of("num_labels", num_labels, "a whole number, 1 or more")
     if init not in ("pretrained", "random"):
         raise SettingsError.of("init", init, "'pretrained' or 'random'")
     name = str(name_or_folder)
     folder = embedded_model_folder() if name == EMBEDDED_MODEL else _local_folder(name)
+    outputs = {} if num_labels is None else {"num_labels": num_labels}
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
 
     def load(source: str, *, local: bool) -> tuple[nn.Module, Any]:
         where = {"local_files_only": local, "trust_remote_code": False}
         with _quiet(progress=not local), _translated(name), torch.random.fork_rng(devices=[]):
-            config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
-            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-                raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
+            config = transformers.AutoConfig.from_pretrained(source, **outputs, **where)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
             _verify_tokenizer(tokenizer, config, name)
-            # A classifier reads each text once, so cached keys and values would only occupy memory.
+            # Training and evaluation read each text once, so cached keys and values would only occupy memory.
             config.use_cache = False
-            auto = transformers.AutoModelForSequenceClassification
             torch.default_generator.manual_seed(seed)
             if init == "random":
-                return auto.from_config(config, **attention).to(dtype).eval(), tokenizer
+                return auto_model.from_config(config, **attention).to(dtype).eval(), tokenizer
             options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
-            model, info = auto.from_pretrained(source, config=config, **options, **where, **attention)
+            model, info = auto_model.from_pretrained(source, config=config, **options, **where, **attention)
         _verify_weights(model, info, name)
         return model.eval(), tokenizer
 

@@ -16,21 +16,22 @@ from airlora.env import Link, RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_json
 from airlora.policy import RankPolicy, TablePolicy, import_policy, policy_specs
-from airlora.progress import Watcher
+from airlora.progress import ProgressReporter
 from airlora.reports.compare import ComparisonRow, compare_policies
 from airlora.reports.statistics import half_width
 from airlora.reports.tables import marked
 from airlora.training import (
+    RunContext,
     RunFolder,
     Settings,
-    Workbench,
-    assemble,
+    build_context,
+    frozen_env,
+    learn_on_frozen,
     num_processes,
     problem_of,
     run_jobs,
     train_adalora,
 )
-from airlora.training.frozen import frozen_env, learn_on_frozen
 
 __all__ = ["frozen_benchmark_policies", "frozen_table", "run_frozen_benchmark", "summarise_frozen"]
 
@@ -51,7 +52,7 @@ def run_frozen_benchmark(
     out: Path | str,
     *,
     evaluations: int,
-    watcher: Watcher,
+    watcher: ProgressReporter,
 ) -> list[dict[str, Any]]:
     """Write `frozen.json` and return a summary of every policy on every link, over the adapters of all runs.
 
@@ -96,19 +97,19 @@ def summarise_frozen(rows: Sequence[tuple[int, ComparisonRow]]) -> list[dict[str
         rows: Pairs of the index of a run and a row of its comparison.
     """
     keys = list(dict.fromkeys((row.policy, row.snr_db) for _, row in rows))
-    reference = {(run, row.snr_db): row.loss for run, row in rows if row.policy == REFERENCE}
+    reference = {(run, row.snr_db): row.evaluation.loss for run, row in rows if row.policy == REFERENCE}
     summary = []
     for policy, snr_db in keys:
         own = [(run, row) for run, row in rows if (row.policy, row.snr_db) == (policy, snr_db)]
-        gaps = [row.loss - reference[run, snr_db] for run, row in own if (run, snr_db) in reference]
+        gaps = [row.evaluation.loss - reference[run, snr_db] for run, row in own if (run, snr_db) in reference]
         summary.append(
             {
                 "policy": policy,
                 "snr_db": snr_db,
                 "runs": len(own),
-                "loss": statistics.fmean(row.loss for _, row in own),
-                "interval": half_width([row.loss for _, row in own]),
-                "accuracy": statistics.fmean(row.accuracy for _, row in own),
+                "loss": statistics.fmean(row.evaluation.loss for _, row in own),
+                "interval": half_width([row.evaluation.loss for _, row in own]),
+                own[0][1].metric.name: statistics.fmean(row.score for _, row in own),
                 "num_params": statistics.fmean(row.num_params for _, row in own),
                 "gap": statistics.fmean(gaps) if gaps else None,
                 "gap_interval": half_width(gaps),
@@ -145,7 +146,7 @@ def _evaluate_run(
     channel = settings.channel.model_copy(update={"deadline_mode": "project"})
     # Runs are evaluated concurrently, each in a process with one thread.
     settings = settings.model_copy(update={"env": free, "channel": channel, "num_threads": 1})
-    bench = assemble(settings)
+    bench = build_context(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     env = frozen_env(bench, settings)
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
@@ -164,7 +165,7 @@ def _evaluate_run(
 
 
 def _adalora_table(
-    bench: Workbench, env: RankAllocationEnv, settings: Settings, links: Sequence[Link], steps: int
+    bench: RunContext, env: RankAllocationEnv, settings: Settings, links: Sequence[Link], steps: int
 ) -> RankPolicy:
     patterns = [
         train_adalora(
@@ -172,7 +173,6 @@ def _adalora_table(
             bench.train,
             bench.calibration,
             budget_params=env.budget_params(link.capacity_bps(settings.channel)),
-            num_labels=len(bench.label_names),
             steps=steps,
         ).rank_pattern
         for link in links

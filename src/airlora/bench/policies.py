@@ -21,7 +21,7 @@ from airlora.bench.regret import RegretEvaluator
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, write_bytes
 from airlora.policy import PolicyProblem, RandomPolicy, RankPolicy, find_policy, import_policy, policy_specs
-from airlora.progress import Watcher
+from airlora.progress import ProgressReporter
 from airlora.training import Algorithm1, Settings, is_learner, load_settings, problem_of, run_jobs
 from airlora.training.policies import make_from_settings
 from airlora.version import __version__
@@ -127,7 +127,7 @@ _RECORD = TypeAdapter(BenchmarkRecord)
 
 
 def run_benchmark(
-    plan: BenchmarkPlan, out: Path | str, *, num_processes: int, watcher: Watcher
+    plan: BenchmarkPlan, out: Path | str, *, num_processes: int, watcher: ProgressReporter
 ) -> list[BenchmarkRecord]:
     """Return a record per problem, policy, seed and evaluation point.
 

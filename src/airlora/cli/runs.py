@@ -108,11 +108,10 @@ def train(
     else:
         resolved = load_settings(preset, config, given)
     with LiveProgress(make_console(stderr=True)) as progress:
-        record = train(resolved, out, resume=resume, watcher=progress)
+        record = train(resolved, out, resume=resume, progress=progress)
     result = {
         "run": str(out),
-        "accuracy": record.accuracy,
-        "loss": record.loss,
+        **record.metrics,
         "num_params": record.num_params,
         "steps": record.steps,
         "num_head_params": record.num_head_params,
@@ -122,8 +121,8 @@ def train(
         print(json.dumps(result))
         return
     table = Table(title=f"{out}", title_justify="left", show_header=False)
-    table.add_row("accuracy", f"{record.accuracy:.2%}")
-    table.add_row("loss", f"{record.loss:.4f} nats")
+    for metric in record.task.metrics:
+        table.add_row(metric.name, metric.text(record.metrics[metric.name]))
     table.add_row("sent", f"{record.num_params:,} adapter numbers and {record.num_head_params:,} of the head")
     table.add_row("over", f"{record.link['snr_db']:g} dB, {record.link['bandwidth_hz'] / 1e6:g} MHz")
     table.add_row("decided by", record.policy)
@@ -168,6 +167,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss of a run at its own or another rank pattern, or of a stream or its prefix."""
+    from airlora.tasks import find_metrics
     from airlora.workflows.inspect import evaluate_run
     from airlora.workflows.pack import parse_size
 
@@ -186,8 +186,8 @@ def evaluate(
         print(json.dumps(result))
         return
     table = Table(title=f"{run}", title_justify="left", show_header=False)
-    table.add_row("accuracy", f"{result['accuracy']:.2%}")
-    table.add_row("loss", f"{result['loss']:.4f} nats")
+    for metric in find_metrics(result):
+        table.add_row(metric.name, metric.text(result[metric.name]))
     table.add_row("adapter numbers", f"{result['num_params']:,}")
     if "payload_bytes" in result:
         table.add_row("bytes of the stream", f"{result['payload_bytes']:,}")
@@ -201,6 +201,7 @@ def inspect(
 ) -> None:
     """Show the rank of every layer and projection that a run chose, and its size."""
     from airlora.reports.tables import rank_table
+    from airlora.tasks import find_metrics
     from airlora.workflows.inspect import inspect_run
 
     result = inspect_run(run)
@@ -210,7 +211,8 @@ def inspect(
     console = make_console()
     console.print(rank_table(result))
     policy, model = result["policy"], result["model"]
-    console.print(f"model   {model['name']} ({model['fingerprint'][:12]}), labels {', '.join(model['label_names'])}")
+    labels = f", labels {', '.join(model['label_names'])}" if "label_names" in model else ""
+    console.print(f"model   {model['name']} ({model['fingerprint'][:12]}), {model['task']}{labels}")
     console.print(
         f"policy  {policy['name']}, decided for {policy['link']['snr_db']:g} dB and "
         f"{policy['link']['bandwidth_hz'] / 1e6:g} MHz"
@@ -219,7 +221,8 @@ def inspect(
         f"sent    {result['num_params']:,} adapter numbers (the paper's count: {result['paper_num_params']:,}) and "
         f"{result['num_head_params']:,} of the head"
     )
-    console.print(f"result  accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} nats")
+    metrics = [f"{metric.name} {metric.text(result[metric.name])}" for metric in find_metrics(result)]
+    console.print(f"result  {', '.join(metrics)}")
 
 
 @app.command()

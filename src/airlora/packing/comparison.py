@@ -13,13 +13,11 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", for the tem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 
@@ -28,7 +26,7 @@ from airlora.codec import DecodedStream, EncodeOptions, StreamHeader, decode_str
 from airlora.packing.sources import StreamSources
 from airlora.tasks import ComputeOptions, EncodedData, Predictions, predict
 
-__all__ = ["Judge", "find_temperature", "last_layer", "predict_decoded"]
+__all__ = ["Judge", "find_temperature", "predict_decoded"]
 
 LARGEST_TEMPERATURE = 4.0
 """T is sought from 1 up to it: on samples that are few and all right, no logits are too large."""
@@ -80,7 +78,7 @@ class Judge:
         smallest = describe(data)["head_bytes"]
         sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
         found = [self._predict(truncate(data, size)) for size in sizes]
-        names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, found[0].logits.shape[1])
+        names = self.data.task.logit_tensors({name: tensor.values for name, tensor in sources.head.items()})
         temperature = find_temperature(found) if names else 1.0
         return _mean_loss(found, temperature), sources.tempered(names, temperature)
 
@@ -108,7 +106,9 @@ def find_temperature(found: Sequence[Predictions]) -> float:
     """Return T*, the one that is best for the mean over several streams' losses.
 
     >>> logits = torch.tensor([[4.0, 0.0]] * 4)
-    >>> round(find_temperature([Predictions(logits, torch.tensor([0, 0, 0, 1]))]), 2)  # 4 / log 3, for odds of 3 to 1
+    >>> from airlora.tasks import Classification
+    >>> task = Classification(label_names=("negative", "positive"))
+    >>> round(find_temperature([Predictions(task, logits, [0, 0, 0, 1])]), 2)  # 4 / log 3, for odds of 3 to 1
     3.64
     """
     bounds = 0.0, math.log(LARGEST_TEMPERATURE)
@@ -119,22 +119,6 @@ def find_temperature(found: Sequence[Predictions]) -> float:
 
 def _mean_loss(found: Sequence[Predictions], temperature: float) -> float:
     return float(np.mean([own.loss_at(temperature) for own in found]))
-
-
-def last_layer(head: Mapping[str, npt.NDArray[Any]], num_labels: int) -> list[str]:
-    """Return the tensors of the head that give the logits: of the last matrix with a row per class, and its bias.
-
-    Nothing if there is no such matrix, or another one that might be it.
-
-    >>> import numpy as np
-    >>> last_layer({"dense.weight": np.ones((8, 8)), "out.weight": np.ones((2, 8)), "out.bias": np.ones(2)}, 2)
-    ['out.weight', 'out.bias']
-    """
-    matrices = [name for name, value in head.items() if value.ndim > 1 and value.shape[0] == num_labels]
-    if len(matrices) != 1:
-        return []
-    bias = f"{matrices[0].rpartition('.')[0]}.bias"
-    return matrices + [name for name in head if name == bias]
 
 
 @contextmanager

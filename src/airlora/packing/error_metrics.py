@@ -64,7 +64,7 @@ def measure_metrics(
             adapted.model.zero_grad(set_to_none=True)
             batch = data.batch(indices, device)
             present.mask = batch["attention_mask"].flatten().bool()
-            adapted.model(**batch).loss.backward()
+            torch.autograd.backward(data.task.batch_loss(adapted.model, batch))
     finally:
         for handle in handles:
             handle.remove()

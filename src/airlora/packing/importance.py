@@ -165,7 +165,8 @@ def measure_loss_rises(
     batches = [data.batch(chosen[start : start + batch_size], device) for start in range(0, len(chosen), batch_size)]
 
     def loss() -> float:
-        return sum(float(adapted.model(**batch).loss) * len(batch["labels"]) for batch in batches) / len(chosen)
+        losses = [float(data.task.batch_loss(adapted.model, batch)) for batch in batches]
+        return float(np.average(losses, weights=[data.task.num_targets(batch) for batch in batches]))
 
     rises = np.zeros((len(adapted.shapes), adapted.r_max))
     with torch.no_grad():
@@ -189,7 +190,7 @@ def _accumulate(
     accumulator = ImportanceAccumulator(adapted)
     for indices in data.in_order(batch_size):
         adapted.model.zero_grad(set_to_none=True)
-        adapted.model(**data.batch(indices, device)).loss.backward()
+        torch.autograd.backward(data.task.batch_loss(adapted.model, data.batch(indices, device)))
         accumulator.add()
     adapted.model.zero_grad(set_to_none=True)
     return accumulator

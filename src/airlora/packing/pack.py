@@ -35,7 +35,7 @@ from airlora.packing.importance import (
 )
 from airlora.packing.qat import Polished, polish
 from airlora.packing.sources import StreamSources
-from airlora.progress import SilentWatcher, Watcher
+from airlora.progress import ProgressReporter, SilentProgress
 from airlora.tasks import ComputeOptions, EncodedData
 
 __all__ = [
@@ -185,7 +185,7 @@ def pack_adapter(
     calibration: EncodedData | None = None,
     train: EncodedData | None = None,
     since: bytes | None = None,
-    watcher: Watcher | None = None,
+    watcher: ProgressReporter | None = None,
 ) -> bytes:
     """Return the stream of an adapter; the adapter is left as it was.
 
@@ -205,7 +205,7 @@ def pack_adapter(
         SettingsError: Data are needed and missing.
         CodecError: What is asked for is not allowed.
     """
-    told = watcher or SilentWatcher()
+    told = watcher or SilentProgress()
     if since is not None:
         verify_base_stream(since, header)
     sources = stream_sources(adapted, packing.weighed_by, compute, calibration=calibration)

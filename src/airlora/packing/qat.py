@@ -32,12 +32,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, ModuleComponents, components_of
 from airlora.codec import PreviewedItem, StreamPreview
 from airlora.errors import TrainingError
-from airlora.tasks import BatchOrder, ComputeOptions, EncodedData, pick_autocast
+from airlora.tasks import BatchOrder, ComputeOptions, EncodedData, model_inputs, pick_autocast
 
 __all__ = ["Polished", "polish", "round_every"]
 
@@ -113,23 +112,19 @@ def polish(
             if step % round_every(steps) == 0:
                 student.round_as(preview(student.result(losses)))
             batch = data.batch(order.take(), compute.device)
-            labels = batch.pop("labels")
             cut, is_whole = student.draw(generator, min_bytes, whole_share)
             # What a short cut makes of the text cannot be what the whole adapter does.
             follows_layers = is_whole and feature_weight > 0
             adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
-            options = {**batch, "output_hidden_states": follows_layers}
+            options = {**model_inputs(batch), "output_hidden_states": follows_layers}
             with torch.no_grad(), autocast():
                 whole = adapted.model(**options)
             adapted.set_ranks(student.ranks)
             with autocast():
                 output = functional_call(adapted.model, student.state(cut), kwargs=options)
             logits, taught = output.logits.float(), whole.logits.float()
-            task = functional.cross_entropy(logits, labels)
-            learned = functional.log_softmax(logits, dim=-1)
-            agreement = functional.kl_div(
-                learned, functional.log_softmax(taught, dim=-1), log_target=True, reduction="batchmean"
-            )
+            task = data.task.loss(logits, batch)
+            agreement = data.task.distillation_loss(logits, taught, batch)
             loss = (1.0 - TEACHER_SHARE) * task + TEACHER_SHARE * agreement
             if follows_layers:
                 mask = batch["attention_mask"]

@@ -13,8 +13,8 @@ from airlora.env import Link, RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.policy.base import policy_name
 from airlora.ranks import RankPattern, paper_num_params
-from airlora.tasks import Evaluation, evaluate, pick_autocast
-from airlora.training import Workbench, decide_for_link
+from airlora.tasks import Evaluation, Metric, evaluate, pick_autocast
+from airlora.training import RunContext, decide_for_link
 
 __all__ = ["ComparisonRow", "compare_policies", "row_of"]
 
@@ -34,9 +34,7 @@ class ComparisonRow:
         payload_bytes: Adapter and head at the link's bits per number.
         seconds: To send them.
         deadline_share: eta, seconds over the deadline.
-        accuracy: On the evaluation data, 0 to 1.
-        loss: Nats per sample.
-        num_samples: Evaluation samples.
+        evaluation: Metrics of the task on the evaluation data.
     """
 
     policy: str
@@ -49,13 +47,23 @@ class ComparisonRow:
     payload_bytes: int
     seconds: float
     deadline_share: float
-    accuracy: float
-    loss: float
-    num_samples: int
+    evaluation: Evaluation
+
+    @property
+    def metric(self) -> Metric:
+        """Primary metric of the task."""
+        return self.evaluation.primary
+
+    @property
+    def score(self) -> float:
+        """Value of the primary metric."""
+        return self.evaluation.score
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; the metrics are keys like the others."""
+        own = asdict(self)
+        del own["evaluation"]
+        return {**own, **self.evaluation.values, "num_samples": self.evaluation.num_samples}
 
 
 def row_of(
@@ -85,14 +93,12 @@ def row_of(
         payload_bytes=int(np.ceil((num_params + num_head_params) * channel.bits_per_param / 8)),
         seconds=seconds,
         deadline_share=seconds / channel.deadline_s,
-        accuracy=evaluation.accuracy,
-        loss=evaluation.loss,
-        num_samples=evaluation.num_samples,
+        evaluation=evaluation,
     )
 
 
 def compare_policies(
-    bench: Workbench,
+    bench: RunContext,
     env: RankAllocationEnv,
     policies: Sequence[RankPolicy],
     links: Iterable[Link],

@@ -16,14 +16,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from airlora.policy import policy_specs
 from airlora.reports.compare import ComparisonRow
 from airlora.reports.tables import projection_column
+from airlora.tasks import Metric
 
 __all__ = [
-    "accuracy_by_params",
-    "accuracy_by_snr",
     "draw_heat_maps",
     "new_figure",
     "rank_heat_maps",
     "reward_curve",
+    "score_axis",
+    "score_by_params",
+    "score_by_snr",
     "styled",
 ]
 
@@ -66,19 +68,20 @@ def styled(draw: Callable[[], Figure]) -> str:
         return _svg(draw())
 
 
-def reward_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Return how a run went: the reward of every decision, or the loss where nothing was decided, and the accuracy.
+def reward_curve(metrics: Sequence[Mapping[str, Any]], metric: Metric) -> str:
+    """Return how a run went: the reward of every decision, or the loss where nothing was decided, and the evaluations.
 
     Args:
         metrics: Lines of `metrics.jsonl`.
+        metric: Metric of the evaluations that is shown.
     """
-    return styled(lambda: _draw_rewards(metrics))
+    return styled(lambda: _draw_rewards(metrics, metric))
 
 
 _PHASES = (("finetune", "while fine-tuning"), ("learn", "on the frozen adapter"))
 
 
-def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+def _draw_rewards(metrics: Sequence[Mapping[str, Any]], metric: Metric) -> Figure:
     by_kind = {kind: [line for line in metrics if line["kind"] == kind] for kind in ("finetune", "learn", "eval")}
     phases = [(kind, title) for kind, title in _PHASES if by_kind[kind]]
     figure, axes = new_figure(4.4 * max(1, len(phases)), 3.2, 1, max(1, len(phases)))
@@ -90,7 +93,7 @@ def _draw_rewards(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set_xlabel("step")
         axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
         if kind == "finetune" and by_kind["eval"]:
-            _accuracy_line(axis, by_kind["eval"])
+            _evaluation_line(axis, by_kind["eval"], metric)
         # Above the axes: wherever it stood inside, one of the lines would go through it.
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
     return figure
@@ -104,20 +107,26 @@ def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name:
     axis.plot(steps[window - 1 :], smooth, color=_ORANGE, label=f"{name}, mean of {window} steps")
 
 
-def _accuracy_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the accuracy of every evaluation on an axis of its own."""
+def _evaluation_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    """Draw a metric of every evaluation on an axis of its own."""
     other = axis.twinx()
     other.plot(
         [line["step"] for line in evaluations],
-        [line["accuracy"] for line in evaluations],
+        [line[metric.name] for line in evaluations],
         color=_BLUE,
         marker="o",
         markersize=4,
     )
-    other.set_ylabel("accuracy", color=_BLUE)
-    other.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    score_axis(other, metric, color=_BLUE)
     other.grid(visible=False)
     other.spines["right"].set_visible(True)
+
+
+def score_axis(axis: Axes, metric: Metric, color: str = "black") -> None:
+    """Label the vertical axis with a metric, and show shares as percentages."""
+    axis.set_ylabel(", ".join(filter(None, (metric.name, metric.unit))), color=color)
+    if metric.style == "%":
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
 
 
 def rank_heat_maps(
@@ -177,8 +186,8 @@ def _heat_map_columns(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(projection_column(name, module) for name, module in modules.items()))
 
 
-def accuracy_by_snr(rows: Sequence[ComparisonRow]) -> str:
-    """Return accuracy against SNR, a line per policy (the paper's Fig. 4)."""
+def score_by_snr(rows: Sequence[ComparisonRow]) -> str:
+    """Return the primary metric against SNR, a line per policy (the paper's Fig. 4)."""
 
     def draw() -> Figure:
         figure, (axis,) = new_figure(5.4, 3.5)
@@ -190,8 +199,8 @@ def accuracy_by_snr(rows: Sequence[ComparisonRow]) -> str:
     return styled(draw)
 
 
-def accuracy_by_params(rows: Sequence[ComparisonRow]) -> str:
-    """Return accuracy against numbers sent, head included, a line per policy."""
+def score_by_params(rows: Sequence[ComparisonRow]) -> str:
+    """Return the primary metric against numbers sent, head included, a line per policy."""
 
     def draw() -> Figure:
         figure, (axis,) = new_figure(5.4, 3.5)
@@ -210,7 +219,7 @@ def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:
     styles = {name: (spec.colour, spec.marker) for name, spec in policy_specs().items()} | _BASELINES
     for name in dict.fromkeys(row.policy for row in rows):
         colour, marker = styles.get(name, ("black", "x"))
-        points = sorted((x(row), row.accuracy) for row in rows if row.policy == name)
+        points = sorted((x(row), row.score) for row in rows if row.policy == name)
         axis.plot(
             [point[0] for point in points],
             [point[1] for point in points],
@@ -220,6 +229,5 @@ def _lines(axis: Axes, rows: Sequence[ComparisonRow], x: Any) -> None:
             markersize=5,
             linewidth=1.6,
         )
-    axis.set_ylabel("accuracy")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    score_axis(axis, rows[0].metric)
     axis.legend(frameon=False, fontsize=8, loc="best")

@@ -12,7 +12,7 @@ import jinja2
 
 from airlora.files import write_bytes
 from airlora.reports.compare import ComparisonRow
-from airlora.reports.figures import accuracy_by_params, accuracy_by_snr, rank_heat_maps, reward_curve
+from airlora.reports.figures import rank_heat_maps, reward_curve, score_by_params, score_by_snr
 from airlora.training import RunFolder, read_metrics
 
 __all__ = ["findings", "write_report"]
@@ -23,37 +23,40 @@ _HEAT_MAP_POLICIES = ("airllm", "allocate", "greedy", "adalora")
 def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return what the rows say, in plain sentences: who is best on average, and where the paper's policy stands."""
     names = list(dict.fromkeys(row.policy for row in rows))
-    accuracy = {name: statistics.fmean(row.accuracy for row in rows if row.policy == name) for name in names}
+    metric = rows[0].metric
+    score = {name: statistics.fmean(row.score for row in rows if row.policy == name) for name in names}
     params = {name: statistics.fmean(row.num_params for row in rows if row.policy == name) for name in names}
-    interval = accuracy_interval(rows)
-    order = sorted(names, key=lambda name: -accuracy[name])
+    interval = score_interval(rows)
+    order = sorted(names, key=lambda name: score[name], reverse=metric.higher_is_better)
     best = order[0]
-    lines = [f"Best on average: {best}, {accuracy[best]:.1%} with {params[best]:,.0f} adapter numbers a link."]
+    lines = [f"Best on average: {best}, {metric.text(score[best], 1)} with {params[best]:,.0f} adapter numbers a link."]
     if "airllm" in names and best != "airllm":
-        gap = accuracy[best] - accuracy["airllm"]
+        gap = abs(score[best] - score["airllm"])
         rank = order.index("airllm") + 1
-        verdict = "within" if gap <= interval else "beyond"
+        place = "within" if interval is None or gap <= interval else "beyond"
+        verdict = "" if interval is None else f", {place} the interval of a single measurement"
         lines.append(
             f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: "
-            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the interval of "
-            "a single measurement."
+            f"{metric.text(score['airllm'], 1)}, {metric.difference(gap)} behind {best}{verdict}."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:
             lines.append(f"Rules without any learning that are ahead of it here: {', '.join(ahead)}.")
     if "adalora" in names and best != "adalora":
-        difference = 100 * (accuracy[best] - accuracy["adalora"])
+        gap, side = abs(score[best] - score["adalora"]), "below" if metric.higher_is_better else "above"
         lines.append(
-            f"AdaLoRA, trained anew for every link's budget, reaches {accuracy['adalora']:.1%}: "
-            f"{difference:.1f} points below {best}, which cuts one adapter for all links."
+            f"AdaLoRA, trained anew for every link's budget, reaches {metric.text(score['adalora'], 1)}: "
+            f"{metric.difference(gap)} {side} {best}, which cuts one adapter for all links."
         )
     return lines
 
 
-def accuracy_interval(rows: Sequence[ComparisonRow]) -> float:
-    """Return the half width of the 95 % interval of one accuracy, from the binomial law at the mean accuracy."""
-    mean = statistics.fmean(row.accuracy for row in rows)
-    return 1.96 * math.sqrt(mean * (1.0 - mean) / rows[0].num_samples)
+def score_interval(rows: Sequence[ComparisonRow]) -> float | None:
+    """Return the half width of the 95 % interval of one share, from the binomial law at the mean; None for no share."""
+    if rows[0].metric.style != "%":
+        return None
+    mean = statistics.fmean(row.score for row in rows)
+    return 1.96 * math.sqrt(mean * (1.0 - mean) / rows[0].evaluation.num_samples)
 
 
 def write_report(
@@ -88,12 +91,13 @@ def write_report(
         ),
         tiles=_tiles(rows, record.num_head_params, settings.adapter.r_max, record.modules),
         findings=findings(rows),
-        snr_figure=accuracy_by_snr(rows),
-        params_figure=accuracy_by_params(rows),
-        reward_figure=reward_curve(read_metrics(folder.path)),
+        snr_figure=score_by_snr(rows),
+        params_figure=score_by_params(rows),
+        reward_figure=reward_curve(read_metrics(folder.path), record.task.metrics[0]),
         rank_figure=rank_heat_maps(shown, record.modules, settings.adapter.r_max),
-        num_samples=rows[0].num_samples,
-        interval=accuracy_interval(rows),
+        num_samples=rows[0].evaluation.num_samples,
+        metric=rows[0].metric,
+        interval=score_interval(rows),
         snrs=snrs,
         table=_table(rows, snrs),
         table_note=table_note,
@@ -113,18 +117,19 @@ def _tiles(
     rows: Sequence[ComparisonRow], head: int, r_max: int, modules: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, str]]:
     full = sum(r_max * (module["d_in"] + module["d_out"] + 1) for module in modules.values())
-    best = max(rows, key=lambda row: (row.accuracy, -row.num_params))
-    small = min((row for row in rows if row.accuracy >= best.accuracy - 0.01), key=lambda row: row.num_params)
+    metric = rows[0].metric
+    best = min((row for row in rows if row.score == metric.best(r.score for r in rows)), key=lambda row: row.num_params)
+    small = min((row for row in rows if abs(row.score - best.score) <= 0.01), key=lambda row: row.num_params)
     return [
         {
-            "label": "best accuracy",
-            "value": f"{best.accuracy:.1%}",
+            "label": f"best {metric.name}",
+            "value": metric.text(best.score, 1),
             "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} numbers",
         },
         {
-            "label": "least for 1 point less",
+            "label": f"least for {metric.difference(0.01)} less",
             "value": f"{small.payload_bytes / 1000:,.0f} kB",
-            "note": f"{small.policy} at {small.snr_db:g} dB, {small.accuracy:.1%}",
+            "note": f"{small.policy} at {small.snr_db:g} dB, {metric.text(small.score, 1)}",
         },
         {
             "label": "whole adapter",
@@ -140,14 +145,14 @@ def _tiles(
 
 
 def _table(rows: Sequence[ComparisonRow], snrs: Sequence[float]) -> list[dict[str, Any]]:
-    lines = []
+    lines, metric = [], rows[0].metric
     for name in dict.fromkeys(row.policy for row in rows):
         own = {row.snr_db: row for row in rows if row.policy == name}
         cells = [
             {
-                "accuracy": own[snr].accuracy,
+                "score": metric.text(own[snr].score, 1),
                 "numbers": f"{own[snr].num_params / 1000:.1f}k",
-                "best": own[snr].accuracy == max(row.accuracy for row in rows if row.snr_db == snr),
+                "best": own[snr].score == metric.best(row.score for row in rows if row.snr_db == snr),
             }
             for snr in snrs
         ]
@@ -155,8 +160,8 @@ def _table(rows: Sequence[ComparisonRow], snrs: Sequence[float]) -> list[dict[st
             {
                 "policy": name,
                 "cells": cells,
-                "accuracy": statistics.fmean(row.accuracy for row in own.values()),
-                "loss": statistics.fmean(row.loss for row in own.values()),
+                "score": metric.text(statistics.fmean(row.score for row in own.values())),
+                "loss": statistics.fmean(row.evaluation.loss for row in own.values()),
                 "share": statistics.fmean(row.deadline_share for row in own.values()),
             }
         )

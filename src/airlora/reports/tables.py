@@ -16,9 +16,9 @@ __all__ = ["comparison_table", "marked", "policy_table", "projection_column", "r
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
-    """Return accuracy and numbers sent, a line per policy and a column per SNR; the best of a column is bold."""
-    snrs = sorted({row.snr_db for row in rows})
-    table = Table(title="accuracy and adapter numbers sent, by mean SNR", title_justify="left")
+    """Return primary metric and numbers sent, a line per policy and a column per SNR; the best of a column is bold."""
+    snrs, metric = sorted({row.snr_db for row in rows}), rows[0].metric
+    table = Table(title=f"{metric.name} and adapter numbers sent, by mean SNR", title_justify="left")
     table.add_column("policy")
     for snr_db in snrs:
         table.add_column(f"{snr_db:g} dB", justify="right")
@@ -28,12 +28,12 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
         own = {row.snr_db: row for row in rows if row.policy == name}
         cells = []
         for snr_db in snrs:
-            best = max(row.accuracy for row in rows if row.snr_db == snr_db)
-            text = f"{own[snr_db].accuracy:.1%} {own[snr_db].num_params / 1000:5.1f}k"
-            cells.append(marked(text, is_best=own[snr_db].accuracy == best))
-        accuracy = statistics.fmean(row.accuracy for row in own.values())
+            best = metric.best(row.score for row in rows if row.snr_db == snr_db)
+            text = f"{metric.text(own[snr_db].score, 1)} {own[snr_db].num_params / 1000:5.1f}k"
+            cells.append(marked(text, is_best=own[snr_db].score == best))
+        mean = statistics.fmean(row.score for row in own.values())
         kept = "kept" if all(row.deadline_share <= 1.0 for row in own.values()) else "broken"
-        table.add_row(name, *cells, f"{accuracy:.2%}", kept)
+        table.add_row(name, *cells, metric.text(mean), kept)
     return table
 
 

@@ -134,6 +134,8 @@ def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> 
     key = ".".join(parts)
     if first["type"] == "value_error":
         text = str(first["ctx"]["error"])
+    elif first["type"] == "missing":
+        text = f"{key}: missing"
     elif first["type"] == "extra_forbidden":
         where = ".".join(parts[:-1]) or "the settings"
         text = f"{key}: no such setting; {where} has {', '.join(_section(root, first['loc'][:-1]).model_fields)}"

@@ -1,29 +1,40 @@
-"""What is fine-tuned and how it is scored: data, base model, batches, evaluation."""
+"""What is fine-tuned and how it is scored: tasks, data, batches, base models, evaluation."""
 
-from airlora.tasks.batches import BatchOrder, EncodedData, encode
+from airlora.tasks.base import Dataset, EncodedData, Metric, Task, find_metrics, find_task, model_inputs, task_names
+from airlora.tasks.batches import BatchOrder, encode_texts
+from airlora.tasks.classification import Classification
 from airlora.tasks.evaluation import Evaluation, Predictions, evaluate, predict
-from airlora.tasks.loading import load_adapted, load_base, load_data, make_vocabulary
+from airlora.tasks.loading import head_modules, hidden_size, load_adapted, load_base, make_vocabulary
 from airlora.tasks.precision import ComputeOptions, available_threads, pick_autocast, pick_device, set_threads
 from airlora.tasks.settings import DataSettings, LoadSettings, ModelSettings
 
 __all__ = [
     "BatchOrder",
+    "Classification",
     "ComputeOptions",
     "DataSettings",
+    "Dataset",
     "EncodedData",
     "Evaluation",
     "LoadSettings",
+    "Metric",
     "ModelSettings",
     "Predictions",
+    "Task",
     "available_threads",
-    "encode",
+    "encode_texts",
     "evaluate",
+    "find_metrics",
+    "find_task",
+    "head_modules",
+    "hidden_size",
     "load_adapted",
     "load_base",
-    "load_data",
     "make_vocabulary",
+    "model_inputs",
     "pick_autocast",
     "pick_device",
     "predict",
     "set_threads",
+    "task_names",
 ]

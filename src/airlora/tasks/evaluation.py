@@ -1,80 +1,104 @@
-"""Evaluation of a model on a data set."""
+"""Evaluation of a model on a data set, by the metrics of its task."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from airlora.errors import TrainingError
-from airlora.tasks.batches import EncodedData
+from airlora.tasks.base import EncodedData, Metric, Task, model_inputs
 
 __all__ = ["Evaluation", "Predictions", "evaluate", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How good a model is on a data set.
+    """Metrics of a model on a data set.
 
     Args:
-        accuracy: Share of samples whose largest logit is the label's.
-        loss: Mean cross-entropy, nats per sample.
-        num_samples: How many samples.
+        values: Value of each metric by name.
+        num_samples: Number of samples.
+        primary: Metric by which models of the task are compared.
     """
 
-    accuracy: float
-    loss: float
+    values: Mapping[str, float]
     num_samples: int
+    primary: Metric
+
+    @property
+    def score(self) -> float:
+        """Value of the primary metric."""
+        return self.values[self.primary.name]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per target."""
+        return self.values["loss"]
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Logits in the order of the data.
+    """Outputs of a model on a data set, in the order of the data.
 
     Args:
-        logits: float32 [num_samples, num_labels].
-        labels: int64 [num_samples].
+        task: Task of the samples.
+        outputs: Output of each sample, see `Task.outputs`. Those of classification are logits, float32 [num_labels].
+        targets: Target of each sample.
     """
 
-    logits: torch.Tensor
-    labels: torch.Tensor
+    task: Task
+    outputs: Sequence[Tensor]
+    targets: Sequence[Any]
+
+    @property
+    def logits(self) -> Tensor:
+        """Outputs as one tensor [num_samples, ...], for tasks whose outputs have one shape."""
+        return torch.stack(tuple(self.outputs))
 
     @property
     def evaluation(self) -> Evaluation:
-        """Accuracy and mean cross-entropy."""
-        num_right = int((self.logits.argmax(dim=-1) == self.labels).sum())
-        return Evaluation(accuracy=num_right / len(self.labels), loss=self.loss_at(1.0), num_samples=len(self.labels))
+        """Metrics of the predictions."""
+        return Evaluation(self.task.score(self.outputs, self.targets), len(self.outputs), self.task.metrics[0])
 
     def loss_at(self, temperature: float) -> float:
-        """Return the mean cross-entropy with the logits divided by a temperature > 0, nats."""
-        return float(torch.nn.functional.cross_entropy(self.logits.double() / temperature, self.labels))
+        """Return the mean loss with the outputs divided by a temperature > 0; requires outputs that are logits."""
+        return self.task.score([row.double() / temperature for row in self.outputs], self.targets)["loss"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return target and prediction of each sample as plain values for JSON."""
+        return list(self.task.rows(self.outputs, self.targets))
 
 
 @torch.no_grad()
 def predict(model: torch.nn.Module, data: EncodedData, device: torch.device, batch_size: int = 128) -> Predictions:
-    """Return the logits of every sample, in evaluation mode and the precision of the surrounding context.
+    """Return the outputs for every sample, in evaluation mode and the precision of the surrounding context.
+
+    Args:
+        model: Model with the head of the data's task.
+        data: Samples.
+        device: Device of the model.
+        batch_size: Number of samples per forward pass.
 
     Raises:
         TrainingError: A logit is not finite.
     """
     model.eval()
-    order: list[int] = []
-    parts = []
+    outputs: dict[int, Tensor] = {}
     for indices in data.in_order(batch_size):
         batch = data.batch(indices, device)
-        del batch["labels"]
-        parts.append(model(**batch).logits.float().cpu())
-        order.extend(indices.tolist())
-    shuffled = torch.cat(parts)
-    if not torch.isfinite(shuffled).all():
-        raise TrainingError(
-            "a logit is not finite: allowed are finite numbers; the adapter or the base model is broken"
-        )
-    logits = torch.empty_like(shuffled)
-    logits[torch.tensor(order)] = shuffled
-    return Predictions(logits=logits, labels=torch.from_numpy(data.labels))
+        logits = model(**model_inputs(batch)).logits.float()
+        if not torch.isfinite(logits).all():
+            raise TrainingError(
+                "a logit is not finite: allowed are finite numbers; the adapter or the base model is broken"
+            )
+        outputs.update(zip(indices.tolist(), data.task.outputs(logits, batch), strict=True))
+    return Predictions(data.task, [outputs[index] for index in range(len(data))], data.targets)
 
 
 def evaluate(model: torch.nn.Module, data: EncodedData, device: torch.device, batch_size: int = 128) -> Evaluation:
-    """Return accuracy and loss of a model on all of `data`; see `predict`."""
+    """Return the metrics of a model on all samples; arguments and errors are those of `predict`."""
     return predict(model, data, device, batch_size).evaluation

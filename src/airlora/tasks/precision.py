@@ -1,4 +1,4 @@
-"""Where the numbers live: device, threads and reduced precision."""
+"""Device, number of threads and floating-point precision of passes through a model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from airlora.errors import SettingsError
 __all__ = ["Autocast", "ComputeOptions", "available_threads", "pick_autocast", "pick_device", "set_threads"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+"""Factory of the context in which forward passes run."""
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is CUDA where there is one, else the CPU.
+    """Return the device called `name`. `auto` is CUDA if available, else the CPU.
 
     Raises:
-        SettingsError: The name is no device, or the device is not there.
+        SettingsError: The name is no device, or the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,11 +36,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_autocast(precision: str, device: torch.device) -> Autocast:
-    """Return a maker of the context for forward passes.
+    """Return a factory of the context for forward passes in the given precision.
 
     Args:
-        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively.
-        device: Where the model is.
+        precision: `float32`, `bfloat16`, or `auto`, which is bfloat16 if the hardware multiplies it natively.
+        device: Device of the model.
     """
     fast = (
         torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -58,8 +59,8 @@ class ComputeOptions:
     Args:
         device: Device of the model.
         seed: Seed of the order of batches and of random numbers.
-        batch_size: Samples in a batch of a forward and backward pass.
-        eval_batch_size: Samples in a batch of a forward pass without gradients.
+        batch_size: Number of samples per forward and backward pass.
+        eval_batch_size: Number of samples per forward pass without gradients.
         precision: `float32`, `bfloat16` or `auto`, see `pick_autocast`.
     """
 
@@ -71,10 +72,10 @@ class ComputeOptions:
 
 
 def set_threads(num_threads: int) -> None:
-    """Let torch use `num_threads` CPU threads; 0 means every core that this process may use."""
+    """Set the number of CPU threads of torch. 0 stands for all cores available to this process."""
     torch.set_num_threads(num_threads or available_threads())
 
 
 def available_threads() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -58,7 +58,7 @@ class DataSettings(Section):
 
 
 class LoadSettings(Protocol):
-    """Settings that loading a base model, its adapter and its data needs; the settings of a run are one."""
+    """Settings that loading a base model and its adapter requires. `Settings` of a run is one."""
 
     @property
     def seed(self) -> int:

@@ -1,4 +1,4 @@
-"""Algorithm 1: a policy acts in the environment and learns in stages from one buffer."""
+"""Algorithm 1 of the paper: a policy acts in the environment and learns in stages from one buffer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Algorithm1", "StepRecord", "is_learner"]
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What happened in one step of the environment.
+    """Result of one step of the environment.
 
     Args:
-        step: Counted from 1.
-        reward: R_t of Eq. 10.
-        info: The environment's info of the step.
-        updates: Metrics of the learning stages, `stage/metric` to number; empty between two of them.
+        step: Number of the step, from 1.
+        reward: Reward R_t of Eq. 10.
+        info: Info dict of the environment's step.
+        updates: Metrics of the learning stages by `stage/metric`. Empty if no stage ran after the step.
     """
 
     step: int
@@ -30,9 +30,9 @@ class StepRecord:
 
 
 class Algorithm1:
-    """The loop of Algorithm 1; any `RankPolicy` may act in it, only a `Learner` learns.
+    """Loop of Algorithm 1. Any `RankPolicy` can act in it; only a `Learner` learns.
 
-    | line of Algorithm 1 | here |
+    | line of Algorithm 1 | implementation |
     |---|---|
     | 2 observe s_0 | `env.reset`, again after every T_env steps |
     | 4-11 a_out, DDIM, decode | `Learner.explore` |
@@ -40,14 +40,14 @@ class Algorithm1:
     | 15-16 PPO stage | first of `Learner.stages`, every `rollout_steps` |
     | 17-21 DDIM stage | second of `Learner.stages`, same buffer, PPO fixed |
 
-    The ranks stored as a~ are those in force, after a projection onto the deadline: the reward is theirs.
+    The buffer stores as a~ the ranks after the projection onto the deadline, to which the reward belongs.
 
     Args:
-        env: The decision problem.
-        policy: What decides.
-        rollout_steps: Transitions between two learning stages.
-        buffer_size: Transitions remembered, at least `rollout_steps`.
-        seed: Of the environment.
+        env: Decision problem.
+        policy: Policy that acts.
+        rollout_steps: Number of transitions between two learning stages.
+        buffer_size: Capacity of the buffer in transitions, at least `rollout_steps`.
+        seed: Seed of the environment.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Algorithm1:
         self._observation = info["observation"]
 
     def step(self) -> StepRecord:
-        """Act once, and learn when the rollout is complete.
+        """Take one step in the environment, and run the learning stages after every `rollout_steps` steps.
 
         Raises:
             TrainingError: A loss or reward is not finite.
@@ -104,7 +104,7 @@ class Algorithm1:
         return StepRecord(self.num_steps, reward, info, updates)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return buffer, environment and counters; the policy is its owner's to save."""
+        """Return buffer, environment and counters, without the policy."""
         return {
             "num_steps": self.num_steps,
             "rollout": self._rollout,
@@ -113,7 +113,7 @@ class Algorithm1:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; bit-equal on the CPU."""
+        """Continue from `state_dict`. Results are bit-identical on the CPU."""
         self.num_steps, self._rollout = state["num_steps"], state["rollout"]
         self._buffer = Buffer.from_state_dict(state["buffer"])
         self.env.load_state_dict(state["env"])

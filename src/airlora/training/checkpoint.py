@@ -1,4 +1,4 @@
-"""Save and load the whole state of a run in one file that is either whole or not there."""
+"""Saving and loading of the state of an unfinished run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _VERSION = 1
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any], *, fingerprint: str) -> None:
-    """Write `state` (tensors and plain values) to `path`, whole or not at all.
+    """Write a state to a file atomically.
 
     Args:
-        path: The file.
-        state: Nested dicts and lists of tensors, numbers, strings, None.
-        fingerprint: Of the base model; `load_checkpoint` refuses another one.
+        path: Path of the file.
+        state: Nested dicts and lists of tensors, numbers, strings and None.
+        fingerprint: SHA-256 of the base model's weights. `load_checkpoint` refuses any other model.
 
     Raises:
-        StorageError: The disk is full or read-only; an earlier checkpoint stays as it was.
+        StorageError: The file cannot be written. An earlier checkpoint is unchanged.
     """
     buffer = io.BytesIO()
     torch.save({"fingerprint": fingerprint, "state": state}, buffer)
@@ -33,10 +33,14 @@ def save_checkpoint(path: Path | str, state: dict[str, Any], *, fingerprint: str
 
 
 def load_checkpoint(path: Path | str, *, fingerprint: str) -> dict[str, Any]:
-    """Return the state in `path`; no code in the file is ever run.
+    """Return the state in a file without executing any code in it.
+
+    Args:
+        path: Path of the file.
+        fingerprint: SHA-256 of the base model's weights.
 
     Raises:
-        CheckpointError: The file is missing, damaged, not airlora's, of another version or for another base model.
+        CheckpointError: The file is missing, damaged, foreign, of another version or for another base model.
     """
     data = unseal(path, "checkpoint", _VERSION, CheckpointError)
     try:

@@ -1,4 +1,4 @@
-"""Fine-tuning adapter and head by one batch at a time, at whatever ranks are asked for."""
+"""Fine-tuning of adapter and head, one batch at a time, at the ranks of each step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ __all__ = ["FineTuner"]
 
 
 class FineTuner:
-    """AdamW with warm-up and decay on adapter and head; the base stays frozen.
+    """AdamW with warm-up and decay on adapter and head; the base model stays frozen.
 
-    The first steps may train the head alone and turn the components to the gradient; warm-up and decay begin behind.
+    The first steps may train only the head (`finetune.head_steps`) and then align the components with the gradient of
+    the loss (`finetune.align_steps`). Warm-up and decay begin after them.
 
     Args:
-        adapted: The model with its adapter.
-        data: The training data.
-        settings: Sections `finetune` and `adapter`, and the seed.
-        device: Where the model is.
+        adapted: Model with its adapter.
+        data: Training samples.
+        settings: Settings of the run. The sections `finetune` and `adapter` and the seed are used.
+        device: Device of the model.
 
     Raises:
-        SettingsError: There are steps for the head, and no head.
+        SettingsError: `finetune.head_steps` is above 0 and the model has no head.
     """
 
     def __init__(self, adapted: AdaptedModel, data: EncodedData, settings: Settings, device: torch.device) -> None:
@@ -64,7 +65,7 @@ class FineTuner:
         keep_inactive(self.optimizer, adapted.updates.values())
         num_scheduled = self._settings.steps - self._settings.head_steps - self._settings.align_steps
         self._scheduler = get_scheduler(
-            "constant_with_warmup" if self._settings.decay == "constant" else self._settings.decay,
+            self._settings.scheduler_name,
             self.optimizer,
             num_warmup_steps=round(self._settings.warmup_fraction * num_scheduled),
             num_training_steps=max(1, num_scheduled),
@@ -72,42 +73,45 @@ class FineTuner:
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The adapted modules, in order."""
+        """Shapes of the adapted modules by name, in order."""
         return self.adapted.shapes
 
     @property
     def r_max(self) -> int:
-        """The largest rank."""
+        """Maximum rank of a module."""
         return self.adapted.r_max
 
     @property
     def head_params(self) -> int:
-        """Numbers of the head."""
+        """Number of parameters of the head."""
         return self.adapted.head_params
 
     @property
     def steps_left(self) -> int:
-        """How many of the settings' steps are still to be taken."""
+        """Number of remaining steps of `finetune.steps`."""
         return max(0, self._settings.steps - self.step)
 
     @property
     def learning_rate(self) -> float:
-        """The adapter's learning rate at the next step."""
+        """Learning rate of the adapter at the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def complexity(self) -> TextComplexity:
-        """Return the text state of the next batch."""
+        """Return the mean text features of the next batch."""
         return self._data.complexity(self._order.peek())
 
     def train_step(self, ranks: IntArray | RankPattern) -> float:
-        """Take one optimiser step at `ranks` on the next batch; return its loss before the step, nats.
+        """Take one optimiser step on the next batch and return its task loss before the step.
 
-        With nested training, a share of the steps takes random cuts instead of `ranks`.  The first `head_steps` train
-        the head alone, and the one behind them stands for all `align_steps`, which turn the components to the gradient
-        (see `airlora.adapters.initialisation`): until they are over the update is zero, and there is no dropout.
+        With nested training, a fraction of the steps uses random ranks instead of `ranks`. Each of the first
+        `head_steps` calls trains only the head. The call after them performs all `align_steps`, see
+        `airlora.adapters.align_to_gradient`. Until then the update is zero and dropout is off.
+
+        Args:
+            ranks: Rank of each adapted module, 0 to `r_max`.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite; no parameter was changed.
+            TrainingError: The loss or its gradient is not finite. No parameter was changed.
         """
         tuning = self._settings
         if self.step < tuning.head_steps:
@@ -125,7 +129,6 @@ class FineTuner:
         return task_loss
 
     def _step_head(self) -> float:
-        """Move the head alone, at a rate that falls to 0 by the end of the phase."""
         self.adapted.set_ranks([0] * len(self.shapes))
         self.adapted.model.train()
         with no_dropout(self.adapted.model):
@@ -134,17 +137,17 @@ class FineTuner:
         head = self.optimizer.param_groups[1]
         scheduled = head["lr"]
         head["lr"] = self._settings.head_start_learning_rate * (1.0 - self.step / self._settings.head_steps)
-        # At rank 0 the components have no gradient, and the optimiser passes over them.
+        # At rank 0 the components have no gradient, and the optimiser skips them.
         self.optimizer.step()
         head["lr"] = scheduled
         self.step += 1
         if self.step == self._settings.head_steps:
-            # Moments of gradients that came through a model without an adapter.
+            # Its moments are of gradients through a model without an adapter.
             self.optimizer.state.clear()
         return task_loss
 
     def _align(self) -> float:
-        """Turn all components to the gradient over `align_steps` batches; return the mean loss."""
+        """Align all components with the gradient over `align_steps` batches; return the mean loss."""
         self.adapted.set_ranks([self.r_max] * len(self.shapes))
         self.adapted.model.train()
         losses: list[float] = []
@@ -160,14 +163,14 @@ class FineTuner:
         return float(np.mean(losses))
 
     def _backward(self, orthogonality_weight: float = 0.0) -> float:
-        """Take the next batch through the model and back; return its task loss, nats."""
+        """Run forward and backward pass on the next batch; return its task loss."""
         batch = self._data.batch(self._order.take(), self._device)
         devices = [self._device] if self._device.type == "cuda" else []
-        # Dropout draws from torch's global generator: seeding it by the step makes a resumed run draw the same masks.
+        # Dropout draws from torch's global generator. Seeding it by the step gives a resumed run the same masks.
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._seed * 1_000_003 + self.step)
             with self._autocast():
-                task_loss = self.adapted.model(**batch).loss.float()
+                task_loss = self._data.task.batch_loss(self.adapted.model, batch).float()
             loss = task_loss + self.adapted.orthogonality_penalty(orthogonality_weight)
             self._verify_finite("loss", loss)
             self.optimizer.zero_grad(set_to_none=True)
@@ -175,13 +178,18 @@ class FineTuner:
         return float(task_loss.detach())
 
     def evaluate(self, data: EncodedData, pattern: RankPattern) -> Evaluation:
-        """Return accuracy and loss at a rank pattern, in reduced precision as in training."""
+        """Return the metrics at a rank pattern, in the precision of training.
+
+        Args:
+            data: Samples of the task.
+            pattern: Rank of each adapted module.
+        """
         self.adapted.set_ranks(pattern)
         with self._autocast():
             return evaluate(self.adapted.model, data, self._device, self._settings.eval_batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: components, head, optimiser, schedule and place in the data."""
+        """Return components, head, optimiser, learning-rate schedule and position in the data."""
         return {
             "step": self.step,
             "parameters": [p.detach() for p in self._parameters],
@@ -191,7 +199,7 @@ class FineTuner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; raises `CheckpointError` if the data differ."""
+        """Continue from `state_dict`; raises `CheckpointError` if the training data have changed."""
         self._order.load_state_dict(state["order"])
         with torch.no_grad():
             for parameter, saved in zip(self._parameters, state["parameters"], strict=True):

@@ -1,55 +1,85 @@
-"""Policies on one frozen adapter: the decision problem, and learning in it."""
+"""Decision problem on a frozen adapter, and learning of policies in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from airlora.env import RankAllocationEnv
+from airlora.env import FrozenObjective, Objective, RankAllocationEnv
 from airlora.policy import RankPolicy
+from airlora.tasks import pick_autocast
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
-from airlora.training.context import Workbench
+from airlora.training.context import RunContext
 from airlora.training.policies import build_policy
 from airlora.training.settings import Settings, with_policy
-from airlora.training.train import frozen_objective
 
-__all__ = ["frozen_env", "learn_on_frozen"]
+__all__ = ["frozen_env", "frozen_objective", "learn_on_frozen", "make_env"]
 
 
-def frozen_env(bench: Workbench, settings: Settings) -> RankAllocationEnv:
-    """Return the decision problem on the workbench's adapter as it is."""
+def frozen_objective(context: RunContext, settings: Settings) -> FrozenObjective:
+    """Return the loss of the adapter on its calibration samples as a function of the ranks.
+
+    Each batch contains samples of similar length, so that the batches differ in their text features.
+
+    Args:
+        context: Model, adapter and calibration samples.
+        settings: Settings of the run. `env.frozen_batch_size` and `finetune.precision` are used.
+    """
+    indices = list(context.calibration.in_order(settings.env.frozen_batch_size))
+    return FrozenObjective(
+        context.adapted,
+        context.task,
+        [context.calibration.batch(part, context.device) for part in indices],
+        [context.calibration.complexity(part) for part in indices],
+        autocast=pick_autocast(settings.finetune.precision, context.device),
+    )
+
+
+def make_env(objective: Objective, context: RunContext, settings: Settings) -> RankAllocationEnv:
+    """Return the decision problem of a run on an objective.
+
+    Args:
+        objective: Loss as a function of the ranks.
+        context: Model and adapter of the run.
+        settings: Settings of the run. The sections `channel` and `env` are used, and `policy.constant_rank`.
+    """
     return RankAllocationEnv(
-        frozen_objective(bench, settings),
+        objective,
         channel=settings.channel,
         env=settings.env,
         initial_rank=settings.policy.constant_rank,
-        hidden_size=bench.hidden_size,
+        hidden_size=context.hidden_size,
     )
+
+
+def frozen_env(context: RunContext, settings: Settings) -> RankAllocationEnv:
+    """Return the decision problem on the frozen adapter; the arguments are those of `make_env`."""
+    return make_env(frozen_objective(context, settings), context, settings)
 
 
 def learn_on_frozen(
     name: str,
-    bench: Workbench,
+    context: RunContext,
     settings: Settings,
     *,
     evaluations: int,
     on_start: Callable[[], None] = lambda: None,
     on_step: Callable[[StepRecord], None] = lambda record: None,
 ) -> RankPolicy:
-    """Return the policy of that name for the workbench's adapter, after so many measured losses if it learns.
+    """Return a policy for the frozen adapter, after training it if it learns.
 
     Args:
         name: Name of a known policy.
-        bench: Model, adapter and calibration samples.
+        context: Model, adapter and calibration samples.
         settings: Settings of the run. The overrides of the policy's spec replace their values.
-        evaluations: Measured losses.
-        on_start: Called before learning, if the policy learns.
-        on_step: Called after every measured loss.
+        evaluations: Number of loss measurements for a policy that learns.
+        on_start: Function called before training, if the policy learns.
+        on_step: Function called with the result of every training step.
     """
     own = with_policy(settings, name)
-    env = frozen_env(bench, own)
-    policy = build_policy(own, env, bench)
+    env = frozen_env(context, own)
+    policy = build_policy(own, env, context)
     if is_learner(policy):
-        # Not the seed of fine-tuning, whose draws of links would come again.
+        # The seed of fine-tuning would draw the same links again.
         algorithm = Algorithm1(
             env, policy, rollout_steps=own.policy.rollout_steps, buffer_size=evaluations, seed=own.seed + 1
         )

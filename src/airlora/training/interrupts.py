@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, with everything saved."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM: a run ends between two steps, after saving its state."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Self
 
 from airlora.errors import AirloraError
 
-__all__ = ["Interrupted", "Interrupts"]
+__all__ = ["InterruptHandler", "Interrupted"]
 
 
-class Interrupted(AirloraError):  # noqa: N818 (no error: the user wished it)
-    """A run was ended by a signal and is saved.
+class Interrupted(AirloraError):  # noqa: N818 (the user asked for it)
+    """A run was ended by a signal, and its state is saved.
 
     Args:
-        message: Where it is saved and how to go on.
-        signal_number: Of the signal; the exit code is 128 + it, as shells have it.
+        message: Location of the state and the command that resumes the run.
+        signal_number: Number of the signal. The exit code is 128 plus this number, as in shells.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -24,10 +24,10 @@ class Interrupted(AirloraError):  # noqa: N818 (no error: the user wished it)
         self.exit_code = 128 + signal_number
 
 
-class Interrupts:
-    """While entered, remembers SIGINT and SIGTERM instead of dying by them; a second one kills at once.
+class InterruptHandler:
+    """Context manager that stores SIGINT or SIGTERM in `received` instead of ending the process.
 
-    Outside the main thread signals cannot be taken; then nothing is changed.
+    A second signal has its usual effect. Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -47,7 +47,7 @@ class Interrupts:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature is Python's)
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (Python's signature)
         self.received = number
         self._restore()
 

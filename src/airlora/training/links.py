@@ -1,4 +1,4 @@
-"""What a trained policy decides for a link that somebody names."""
+"""Reference link of a run, and the decision of a policy for a given link."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ __all__ = ["decide_for_link", "reference_link"]
 
 
 def reference_link(channel: ChannelSettings) -> Link:
-    """Return the middle of the settings' links: median SNR, median bandwidth (on a logarithmic scale)."""
+    """Return the link with the median SNR and the median bandwidth, on a logarithmic scale, of the settings."""
     logs = [math.log(value) for value in channel.bandwidth_hz]
     return Link(statistics.median(channel.snr_db), math.exp(statistics.median(logs)))
 
 
 def decide_for_link(policy: RankPolicy, env: RankAllocationEnv, link: Link, text: TextComplexity) -> RankPattern:
-    """Return the pattern that the policy sends over that link, cut to its deadline in mode `project`."""
+    """Return the rank pattern that a policy sends over a link.
+
+    With `channel.deadline_mode = "project"` the ranks are projected onto the link's deadline.
+
+    Args:
+        policy: Policy that decides.
+        env: Decision problem of the adapter.
+        link: Mean SNR and bandwidth.
+        text: Mean text features of the data on which the adapter will be used.
+    """
     observation = env.observe_link(link, text)
     ranks = policy.decide(observation)
     if env.channel.deadline_mode == "project":

@@ -1,4 +1,4 @@
-"""What a run reports, as JSON lines and for TensorBoard."""
+"""Log of a run's metrics, as JSON lines and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ __all__ = ["MetricsLog", "read_metrics"]
 
 
 class MetricsLog:
-    """Appends one JSON object a line to `metrics.jsonl`, and the numbers in it to TensorBoard.
+    """Writer of `metrics.jsonl`, one JSON object per line, and of TensorBoard event files.
 
     Args:
-        folder: The run.
+        folder: Folder of the run.
         tensorboard: Whether to write event files to `folder/tensorboard`.
-        num_lines: Lines to keep of an earlier file; those after the checkpoint that a run resumes from are dropped.
+        num_lines: Number of lines of an existing `metrics.jsonl` to keep. A resumed run drops the lines after its
+            checkpoint.
 
     Raises:
         StorageError: The files cannot be written.
@@ -48,9 +49,12 @@ class MetricsLog:
         """Append a line `{"kind", "step", ...values}`.
 
         Args:
-            kind: "step", "update" or "eval"; a prefix of the TensorBoard tags.
-            step: Environment or fine-tuning step.
-            values: Numbers, strings, lists; a number that is not finite is written as null.
+            kind: "finetune", "learn", "update" or "eval"; also the prefix of the TensorBoard tags.
+            step: Number of the fine-tuning or environment step.
+            values: Numbers, strings and lists. A number that is not finite is written as null.
+
+        Raises:
+            StorageError: The file cannot be written.
         """
         line = {"kind": kind, "step": step} | {key: _plain(value) for key, value in values.items()}
         try:
@@ -76,7 +80,14 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`; raises `CheckpointError` if there are none or one is damaged."""
+    """Return the lines of a run's `metrics.jsonl`.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        CheckpointError: The file is missing or a line is damaged.
+    """
     path = Path(folder) / MetricsLog.FILE
     lines = read_bytes(path, "metrics", CheckpointError).splitlines()
     try:

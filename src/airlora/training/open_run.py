@@ -1,4 +1,4 @@
-"""A finished run, taken up again: its model with its adapter, and its policy."""
+"""Loading of a finished run: its model with adapter, and its policy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from airlora.adapters import AdaptedModel, load_adapter
 from airlora.errors import AdapterError
 from airlora.ranks import RankPattern
-from airlora.tasks import Predictions, encode, load_adapted, make_vocabulary, predict
-from airlora.text import TextDataset
+from airlora.tasks import Dataset, Predictions, Task, load_adapted, make_vocabulary, predict
 from airlora.training.run import RunFolder, RunRecord
 from airlora.training.settings import Settings
 
@@ -24,12 +23,12 @@ class OpenRun:
     """A finished run with its model in memory.
 
     Args:
-        folder: Where it is kept.
-        settings: Of the run.
-        record: What it came to.
-        adapted: The base model with the run's adapter, at the run's rank pattern.
-        tokenizer: The model's.
-        device: Where the model is.
+        folder: Folder of the run.
+        settings: Settings of the run.
+        record: Result of the run.
+        adapted: Base model with the run's adapter, at the run's rank pattern.
+        tokenizer: Tokenizer of the model.
+        device: Device of the model.
     """
 
     folder: RunFolder
@@ -40,16 +39,16 @@ class OpenRun:
     device: torch.device
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the classes, in order."""
-        return self.record.label_names
+    def task(self) -> Task:
+        """Task of the run."""
+        return self.record.task
 
-    def predict(self, data: TextDataset, pattern: RankPattern | None = None) -> Predictions:
-        """Return the logits of every sample, at full precision.
+    def predict(self, data: Dataset, pattern: RankPattern | None = None) -> Predictions:
+        """Return the model's outputs for every sample, in float32.
 
         Args:
-            data: With the run's labels.
-            pattern: Ranks to use; the default is the run's own.
+            data: Samples for the run's task, see `Task.read`.
+            pattern: Rank of each adapted module. None stands for the run's own ranks.
 
         Raises:
             RankPatternError: The pattern does not fit the run's modules or r_max.
@@ -57,21 +56,24 @@ class OpenRun:
         """
         self.adapted.set_ranks(self.record.rank_pattern if pattern is None else pattern)
         vocabulary = make_vocabulary(self.settings, self.tokenizer)
-        encoded = encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
+        encoded = self.task.encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
         return predict(self.adapted.model, encoded, self.device, self.settings.finetune.eval_batch_size)
 
 
 def open_run(path: Path | str) -> OpenRun:
-    """Return a finished run with its model and adapter loaded; its training data are not needed.
+    """Return a finished run with its model and adapter loaded. Its training data are not required.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
-        CheckpointError: There is no finished run, or its record is damaged.
-        ModelError: The base model is not there.
-        AdapterError: The adapter is damaged, or the base model is not the one that the run was made with.
+        CheckpointError: The folder contains no finished run, or the run's record is damaged.
+        ModelError: The base model is missing.
+        AdapterError: The adapter is damaged, or the base model is another one than that of the run.
     """
     folder = RunFolder(path)
     settings, record = folder.settings(), folder.record()
-    adapted, tokenizer, fingerprint, device = load_adapted(settings, len(record.label_names))
+    adapted, tokenizer, fingerprint, device = load_adapted(settings, record.task)
     if fingerprint != record.fingerprint:
         raise AdapterError(
             f"{folder.path}: made for the base model {record.fingerprint[:12]}, {settings.model.name} is now "

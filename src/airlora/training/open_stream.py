@@ -1,4 +1,4 @@
-"""A stream taken up on the device's side: its base model with as much of the adapter as came."""
+"""Loading of a stream, or a prefix of it, into its base model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from airlora.codec import DecodedStream, decode_stream, truncate
 from airlora.errors import AdapterError, CodecError, ModelError
 from airlora.files import read_bytes
 from airlora.ranks import RankPattern
-from airlora.tasks import EncodedData, Predictions, encode, load_adapted, make_vocabulary, predict
-from airlora.text import TextDataset
+from airlora.tasks import Dataset, EncodedData, Predictions, Task, load_adapted, make_vocabulary, predict
 from airlora.training.settings import Settings, with_values
 from airlora.training.stream_metadata import settings_of_stream
 
@@ -26,71 +25,84 @@ class OpenStream:
     """A stream with its model in memory.
 
     Args:
-        decoded: What came.
-        settings: That the stream asks for.
-        label_names: Names of the classes, in order.
-        adapted: The base model computing with the stream's components, scale 1.
-        tokenizer: The model's.
-        device: Where the model is.
+        decoded: Decoded components and head.
+        settings: Settings in the stream's metadata, over the defaults.
+        task: Task in the stream's metadata.
+        adapted: Base model with the stream's components, at scale 1.
+        tokenizer: Tokenizer of the model.
+        device: Device of the model.
     """
 
     decoded: DecodedStream
     settings: Settings
-    label_names: tuple[str, ...]
+    task: Task
     adapted: AdaptedModel
     tokenizer: Any
     device: torch.device
 
-    def predict(self, data: TextDataset, pattern: RankPattern | None = None) -> Predictions:
-        """Return the logits of every sample, at full precision; at other ranks than the stream's if asked."""
+    def predict(self, data: Dataset, pattern: RankPattern | None = None) -> Predictions:
+        """Return the model's outputs for every sample, in float32.
+
+        Args:
+            data: Samples for the stream's task, see `Task.read`.
+            pattern: Rank of each adapted module. None stands for the stream's own ranks.
+
+        Raises:
+            RankPatternError: The pattern does not fit the stream's modules.
+            TrainingError: A logit is not finite.
+        """
         self.adapted.set_ranks(self.decoded.rank_pattern if pattern is None else pattern)
         return predict(self.adapted.model, self.encode(data), self.device, self.settings.finetune.eval_batch_size)
 
-    def encode(self, data: TextDataset) -> EncodedData:
-        """Return samples as the model takes them."""
+    def encode(self, data: Dataset) -> EncodedData:
+        """Return samples as token ids."""
         vocabulary = make_vocabulary(self.settings, self.tokenizer)
-        return encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
+        return self.task.encode(data, self.tokenizer, vocabulary, self.settings.data.max_length)
 
 
 def read_stream_bytes(path: Path | str, *, max_bytes: int | None = None) -> bytes:
-    """Return the bytes of a stream's file, or those of its first whole segments within `max_bytes`.
+    """Return the bytes of a stream file, or its longest prefix of whole segments within a limit.
+
+    Args:
+        path: File of the stream.
+        max_bytes: Maximum number of bytes. None reads the whole file.
 
     Raises:
-        CodecError: The file is missing or no stream, or its head alone is larger than `max_bytes`.
+        CodecError: The file is missing or no stream, or its header alone exceeds `max_bytes`.
     """
     data = read_bytes(path, "stream", CodecError)
     return data if max_bytes is None else truncate(data, max_bytes)
 
 
 def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | None = None) -> OpenStream:
-    """Return the stream, or as much of it as there is, in its base model.
+    """Return a stream, or a prefix of one, loaded into its base model.
 
-    A stream says which base model it was made for, but nothing is fetched on the word of a stream: unless it is the
-    embedded one, the caller names it.
+    The metadata of a stream name its base model. Only the embedded model is loaded by that name; the caller must name
+    any other, so that a stream cannot cause a download.
 
     Args:
-        data: A stream or its first bytes.
-        model: Name or folder of the base model; the default is the embedded model, if the stream was made for it.
-        base: The adapter that the device holds, for a delta stream.
+        data: Stream or prefix of a stream.
+        model: Name or folder of the base model. None stands for the embedded model.
+        base: Adapter that the device already holds, for a delta stream.
 
     Raises:
-        CodecError: The stream is damaged, foreign or newer, or was cut before the model's head was whole.
-        ModelError: The base model is not there, or has to be named.
-        AdapterError: The base model is not the one that the stream was made with, or it has other modules.
+        CodecError: The stream is damaged, foreign or of a newer version, or the prefix lacks a part of the head.
+        ModelError: The base model is missing, or must be named by `model`.
+        AdapterError: The base model is another one than that of the stream, or has other modules.
     """
     decoded = decode_stream(data, base=base)
     header = decoded.header
-    settings, label_names = settings_of_stream(header.metadata)
+    settings, task = settings_of_stream(header.metadata)
     if model is None and settings.model.name != EMBEDDED_MODEL:
         raise ModelError(f"stream: made for the base model {settings.model.name}; give its folder or name by --model")
     if not header.modules:
         raise CodecError("stream: adapts no module")
     if missing := [name for name in header.tensors if name not in decoded.tensors]:
         raise CodecError.of(
-            "stream: bytes", decoded.bytes_used, f"more, up to the model's head: {missing[0]} has not come"
+            "stream: bytes", decoded.bytes_used, f"more, so that the head is complete: {missing[0]} is missing"
         )
-    if header.tensors and len(label_names) not in {shape[0] for shape in header.tensors.values()}:
-        raise CodecError.of("stream: number of labels", len(label_names), "that of the head's outputs")
+    if header.tensors and task.num_outputs not in {None, *(shape[0] for shape in header.tensors.values())}:
+        raise CodecError.of(f"stream: outputs of the task {task.name}", task.num_outputs, "those of the head")
     rank = max(1, *(V.shape[0] for _, V in decoded.modules.values()))
     settings = with_values(
         settings,
@@ -101,7 +113,7 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
             "policy.constant_rank": min(rank, settings.policy.constant_rank),
         },
     )
-    adapted, tokenizer, fingerprint, device = load_adapted(settings, len(label_names))
+    adapted, tokenizer, fingerprint, device = load_adapted(settings, task)
     if fingerprint != header.base_fingerprint:
         wanted = header.base_fingerprint[:12]
         raise AdapterError(f"stream: made for the base model {wanted}, {settings.model.name} is {fingerprint[:12]}")
@@ -110,4 +122,4 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
         raise AdapterError(f"stream: adapts other modules than {settings.model.name} has, such as {unknown[0]}")
     updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
     install_updates(adapted, updates, decoded.tensors)
-    return OpenStream(decoded, settings, label_names, adapted, tokenizer, device)
+    return OpenStream(decoded, settings, task, adapted, tokenizer, device)

@@ -1,40 +1,85 @@
-"""What PEFT's own adapters come to when they are trained at a rank and sent whole, at a fixed precision."""
+"""Baselines: PEFT's LoRA and AdaLoRA, trained from the same base model with the batches of a run.
+
+`train_adalora` trains AdaLoRA for a budget of parameters, as the paper does. `measure_peft_baseline` trains an adapter
+for a rank and evaluates it at several fixed precisions.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
-from peft import LoraConfig
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor
+from transformers import get_scheduler
 
-from airlora.adapters import find_head
-from airlora.errors import SettingsError
-from airlora.tasks import EncodedData, evaluate, pick_device
-from airlora.training.adalora import fit_adalora, fit_peft, load_sites
+from airlora.adapters import ProjectionSite, find_head, find_projections, on_residual_side
+from airlora.errors import ModelError, SettingsError, TrainingError
+from airlora.ranks import RankPattern
+from airlora.tasks import (
+    BatchOrder,
+    EncodedData,
+    Evaluation,
+    Task,
+    evaluate,
+    head_modules,
+    load_base,
+    pick_autocast,
+    pick_device,
+)
+from airlora.training.processes import num_processes, run_jobs
 from airlora.training.settings import Settings, with_values
 
-__all__ = ["BASELINE_BITS", "BaselinePoint", "PeftMethod", "measure_peft_baseline"]
+__all__ = [
+    "BASELINE_BITS",
+    "AdaLoraResult",
+    "BaselinePoint",
+    "PeftMethod",
+    "measure_peft_baseline",
+    "train_adalora",
+    "train_adalora_sweep",
+]
 
 PeftMethod = Literal["lora", "adalora"]
-"""PEFT's LoRA of one rank everywhere, or its AdaLoRA, which spreads the same budget."""
+"""LoRA uses one rank for all modules. AdaLoRA distributes the same number of parameters over the modules."""
 
 BASELINE_BITS = (32, 8, 4)
-"""Precisions at which a trained baseline is measured."""
+"""Bits per parameter at which a trained baseline is evaluated."""
+
+MIN_ADALORA_STEPS = 2
+"""Minimum number of steps for which PEFT's allocator has a schedule."""
 
 SCALE_BYTES = 2
-"""A float16 per component vector, or per row of the head, below 32 bits."""
+"""Size of a quantisation scale, a float16 per component vector or row of the head."""
 
 FULL_BITS = 32
-
-ADAPTER = "default"
-"""PEFT's name of an adapter that was given none."""
+"""Bits per parameter without quantisation."""
 
 ADALORA_START = 1.5
-"""AdaLoRA's rank at the start over that at the end, as in its paper and PEFT's default (12 and 8)."""
+"""Ratio of AdaLoRA's initial to its final rank, as in its paper and PEFT's defaults (12 and 8)."""
+
+_ADAPTER = "default"  # PEFT's name of an unnamed adapter
+
+
+@dataclass(frozen=True, slots=True)
+class AdaLoraResult:
+    """Result of AdaLoRA for one budget.
+
+    Args:
+        rank_pattern: Remaining rank of each module.
+        num_params: Number of adapter parameters at these ranks, without the head.
+        evaluation: Metrics on the evaluation data.
+    """
+
+    rank_pattern: RankPattern
+    num_params: int
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +87,12 @@ class BaselinePoint:
     """A baseline at one precision.
 
     Args:
-        method: Which.
-        rank: That it was trained for; AdaLoRA's is the mean.
-        bits: Of every number.
-        num_components: Rank-one components that are sent.
-        payload_bytes: Numbers and their scales, head included; no names, no framing.
-        accuracy: On the evaluation data.
-        loss: Likewise, nats per sample.
+        method: Name of the method.
+        rank: Rank for which the adapter was trained; the mean rank of AdaLoRA.
+        bits: Bits per parameter.
+        num_components: Number of rank-one components that are sent.
+        payload_bytes: Bytes of parameters and scales, head included, without names or framing.
+        evaluation: Metrics on the evaluation data.
     """
 
     method: str
@@ -56,8 +100,104 @@ class BaselinePoint:
     bits: int
     num_components: int
     payload_bytes: int
-    accuracy: float
-    loss: float
+    evaluation: Evaluation
+
+
+def train_adalora(
+    settings: Settings,
+    train: EncodedData,
+    held_out: EncodedData,
+    *,
+    budget_params: int,
+    steps: int,
+    eval_precision: str = "float32",
+    on_step: Callable[[int], None] = lambda step: None,
+) -> AdaLoraResult:
+    """Train PEFT's AdaLoRA for a budget of parameters and return its result.
+
+    PEFT's schedule keeps rank r_max for a tenth of the steps and prunes until 60 % of them. PEFT's budget is a number
+    of singular values; the target is `budget_params` over the mean size of a component. If the remaining components
+    exceed `budget_params`, those of smallest singular value are masked at the end. `lora_alpha = scale * r_max` gives
+    the update the factor `adapter.scale`, since PEFT divides by the initial rank.
+
+    Args:
+        settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
+        train: Training samples.
+        held_out: Evaluation samples.
+        budget_params: Maximum number of adapter parameters, without the head.
+        steps: Number of training steps.
+        eval_precision: Precision of the evaluation, as `finetune.precision`.
+        on_step: Function called after every step with its number.
+
+    Raises:
+        SettingsError: There are fewer than 2 steps.
+        ModelError: The model has fused projections, which PEFT's AdaLoRA cannot split.
+        TrainingError: The loss is not finite.
+    """
+    model, sites = _fit_adalora(settings, train, budget_params, steps, on_step)
+    pattern = _prune_to(model, sites, budget_params)
+    device = pick_device(settings.device)
+    with pick_autocast(eval_precision, device)():
+        evaluation = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
+    num_params = pattern.num_params({site.name: site.shape for site in sites})
+    if settings.adapter.ffn_update == "residual":
+        # PEFT adapts the weights; the pattern takes the names of the run's updates.
+        pattern = RankPattern({on_residual_side(site).name: pattern[site.name] for site in sites})
+    return AdaLoraResult(pattern, num_params, evaluation)
+
+
+def train_adalora_sweep(
+    settings: Settings,
+    train: EncodedData,
+    held_out: EncodedData,
+    *,
+    budgets_params: Sequence[int],
+    steps: int,
+    eval_precision: str = "float32",
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[AdaLoraResult]:
+    """Return the result of `train_adalora` for every budget, in order.
+
+    On a CPU, as many budgets are trained at once as the settings allow threads. On a GPU, they are trained in sequence.
+
+    Args:
+        settings: Settings of the run.
+        train: Training samples.
+        held_out: Evaluation samples.
+        budgets_params: Maximum numbers of adapter parameters, without the head.
+        steps: Number of training steps per budget.
+        eval_precision: Precision of the evaluation, as `finetune.precision`.
+        on_step: Function called from time to time with the number of steps taken for all budgets together.
+
+    Raises:
+        SettingsError: There are fewer than 2 steps.
+        ModelError: The model has fused projections, which PEFT's AdaLoRA cannot split.
+        TrainingError: A loss is not finite, or a process was killed, for example for lack of memory.
+    """
+    jobs = [
+        partial(_adalora_job, settings, train, held_out, budget, steps, eval_precision) for budget in budgets_params
+    ]
+    return run_jobs(jobs, num_processes(settings), on_step=on_step)
+
+
+def _adalora_job(
+    settings: Settings,
+    train: EncodedData,
+    held_out: EncodedData,
+    budget_params: int,
+    steps: int,
+    eval_precision: str,
+    count_step: Callable[[], None],
+) -> AdaLoraResult:
+    return train_adalora(
+        settings,
+        train,
+        held_out,
+        budget_params=budget_params,
+        steps=steps,
+        eval_precision=eval_precision,
+        on_step=lambda _: count_step(),
+    )
 
 
 def measure_peft_baseline(
@@ -67,27 +207,25 @@ def measure_peft_baseline(
     *,
     method: PeftMethod,
     rank: int,
-    num_labels: int,
     steps: int,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> list[BaselinePoint]:
-    """Return a PEFT adapter trained for a rank, measured at every precision of `BASELINE_BITS`.
+    """Train a PEFT adapter for a rank and return its points at the precisions of `BASELINE_BITS`.
 
-    `lora_alpha` gives the update the same factor as ours.  Below 32 bits every component's vectors and every row of
-    the head are rounded to equal steps up to their largest number.
+    `lora_alpha` gives the update the factor `adapter.scale`. Below 32 bits, every vector of a component and every row
+    of the head is quantised uniformly and symmetrically, with its largest magnitude at the end of the range.
 
     Args:
-        settings: Sections `model`, `adapter`, `finetune`, and the seed.
-        train: Training data.
-        held_out: Evaluation data.
-        method: Which adapter.
-        rank: Of every module; AdaLoRA's budget is that of this rank.
-        num_labels: Classes.
-        steps: Training steps.
-        on_step: Called after every step with its number.
+        settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
+        train: Training samples.
+        held_out: Evaluation samples.
+        method: Kind of adapter.
+        rank: Rank of every module. AdaLoRA gets the number of parameters of this rank.
+        steps: Number of training steps.
+        on_step: Function called after every step with its number.
 
     Raises:
-        SettingsError: An unknown method, or no rank.
+        SettingsError: The method is unknown, or the rank is below 1.
         ModelError: The model has fused projections.
         TrainingError: The loss is not finite.
     """
@@ -96,68 +234,170 @@ def measure_peft_baseline(
     if rank < 1:
         raise SettingsError.of("rank of a baseline", rank, "1 or more")
     if method == "lora":
-        model = _fit_lora(settings, train, rank, num_labels, steps, on_step)
+        model = _fit_lora(settings, train, rank, steps, on_step)
     else:
         start = with_values(settings, {"adapter.r_max": math.ceil(ADALORA_START * rank), "policy.constant_rank": 1})
-        _, sites = load_sites(settings, num_labels, "AdaLoRA")
-        budget = rank * sum(site.shape.params_per_rank for site in sites)
-        model, _ = fit_adalora(start, train, budget_params=budget, num_labels=num_labels, steps=steps, on_step=on_step)
+        _, sites = _load_sites(settings, train.task, "AdaLoRA")
+        budget_params = rank * sum(site.shape.params_per_rank for site in sites)
+        model, _ = _fit_adalora(start, train, budget_params, steps, on_step)
     return _measure_rounded(model, settings, held_out, method, rank)
 
 
-def _fit_lora(
-    settings: Settings,
-    train: EncodedData,
-    rank: int,
-    num_labels: int,
-    steps: int,
-    on_step: Callable[[int], None],
-) -> Any:
-    model, sites = load_sites(settings, num_labels, "LoRA")
+def _fit_adalora(
+    settings: Settings, train: EncodedData, budget_params: int, steps: int, on_step: Callable[[int], None]
+) -> tuple[Any, tuple[ProjectionSite, ...]]:
+    """Return PEFT's model with the components that its allocator keeps, and the adapted projections."""
+    if steps < MIN_ADALORA_STEPS:
+        raise SettingsError.of("steps of AdaLoRA", steps, f"{MIN_ADALORA_STEPS} or more: PEFT's allocator needs them")
+    model, sites = _load_sites(settings, train.task, "AdaLoRA")
+    config = AdaLoraConfig(
+        init_r=settings.adapter.r_max,
+        target_r=1,
+        lora_alpha=settings.adapter.scale * settings.adapter.r_max,
+        lora_dropout=settings.adapter.dropout,
+        tinit=steps // 10,
+        tfinal=int(0.4 * steps),
+        deltaT=max(1, steps // 60),
+        total_step=steps,
+        target_modules=[site.name for site in sites],
+        modules_to_save=find_head(model, head_modules(settings, train.task)),
+    )
+    mean_size = np.mean([site.shape.params_per_rank for site in sites])
+    # PEFT's allocator fails if it has nothing to mask.
+    budget = max(1, min(int(budget_params / mean_size), settings.adapter.r_max * len(sites) - 1))
+    rate = settings.finetune.adalora_learning_rate
+    return _fit(model, config, settings, train, rate, steps, on_step, budget=budget), sites
+
+
+def _fit_lora(settings: Settings, train: EncodedData, rank: int, steps: int, on_step: Callable[[int], None]) -> Any:
+    model, sites = _load_sites(settings, train.task, "LoRA")
     config = LoraConfig(
         r=rank,
         lora_alpha=settings.adapter.scale * rank,
         lora_dropout=settings.adapter.dropout,
         target_modules=[site.name for site in sites],
-        modules_to_save=find_head(model, settings.adapter.head_modules),
+        modules_to_save=find_head(model, head_modules(settings, train.task)),
     )
-    return fit_peft(model, config, settings, train, settings.finetune.lora_learning_rate, steps, on_step)
+    return _fit(model, config, settings, train, settings.finetune.lora_learning_rate, steps, on_step)
+
+
+def _load_sites(settings: Settings, task: Task, method: str) -> tuple[Any, tuple[ProjectionSite, ...]]:
+    model, _ = load_base(settings, task)
+    sites = find_projections(model, settings.adapter.target_modules)
+    if any(site.suffix is not None for site in sites):
+        raise ModelError(f"{method}: {settings.model.name} has fused projections, which PEFT's {method} cannot split")
+    return model, sites
+
+
+def _fit(
+    model: Any,
+    config: PeftConfig,
+    settings: Settings,
+    train: EncodedData,
+    learning_rate: float,
+    steps: int,
+    on_step: Callable[[int], None],
+    *,
+    budget: int | None = None,
+) -> Any:
+    """Return PEFT's model after training; `budget` is the number of singular values that AdaLoRA keeps."""
+    device, tuning = pick_device(settings.device), settings.finetune
+    autocast = pick_autocast(tuning.precision, device)
+    order = BatchOrder(train.lengths, tuning.batch_size, settings.seed)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(settings.seed)
+        peft_model = get_peft_model(model, config).to(device)
+        if budget is not None:
+            peft_model.base_model.rankallocator.target_bgt = budget
+        trained = {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
+        components = [p for name, p in trained.items() if "lora_" in name]
+        head = [p for name, p in trained.items() if "lora_" not in name]
+        optimizer = torch.optim.AdamW(
+            [{"params": components, "lr": learning_rate}, {"params": head, "lr": tuning.head_learning_rate}],
+            weight_decay=tuning.weight_decay,
+        )
+        scheduler = get_scheduler(
+            tuning.scheduler_name,
+            optimizer,
+            num_warmup_steps=round(tuning.warmup_fraction * steps),
+            num_training_steps=steps,
+        )
+        for step in range(1, steps + 1):
+            peft_model.train()
+            with autocast():
+                loss = train.task.batch_loss(peft_model, train.batch(order.take(), device)).float()
+            if not torch.isfinite(loss):
+                raise TrainingError(f"loss = {float(loss)} at step {step} of the baseline: allowed is a finite number")
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(components + head, tuning.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            if budget is not None:
+                peft_model.base_model.update_and_allocate(step)
+            on_step(step)
+    return peft_model
+
+
+@torch.no_grad()
+def _prune_to(model: Any, sites: Sequence[ProjectionSite], budget_params: int) -> RankPattern:
+    """Zero the smallest singular values until the budget holds, and return the remaining ranks."""
+    values: Mapping[str, Tensor] = {
+        site.name: model.base_model.model.get_submodule(site.name).lora_E[_ADAPTER] for site in sites
+    }
+    sizes = {site.name: site.shape.params_per_rank for site in sites}
+    kept = [
+        (abs(float(value)), site.name, row)
+        for site in sites
+        for row, value in enumerate(values[site.name].flatten())
+        if float(value) != 0.0
+    ]
+    total = sum(sizes[name] for _, name, _ in kept)
+    ranks = dict.fromkeys(sizes, 0)
+    for _, name, row in sorted(kept):
+        if total > budget_params:
+            values[name][row] = 0.0
+            total -= sizes[name]
+        else:
+            ranks[name] += 1
+    return RankPattern(ranks)
 
 
 @torch.no_grad()
 def _measure_rounded(
     model: Any, settings: Settings, held_out: EncodedData, method: str, rank: int
 ) -> list[BaselinePoint]:
-    """Return a point per precision; the model is left at the last."""
+    """Return a point per precision; the model keeps the last one."""
     device = pick_device(settings.device)
     pairs, head = [_folded(layer) for layer in _layers(model)], _head(model)
     kept = [(A.abs().amax(dim=1) > 0) & (B.abs().amax(dim=0) > 0) for A, B in pairs]
-    # Every vector with a scale of its own: rows of A, columns of B, rows of the head's matrices.
-    parts = [(part, axis) for A, B in pairs for part, axis in ((A, 0), (B, 1))] + [(part, 0) for part in head]
-    exact = [part.clone() for part, _ in parts]
+    # Rows of A, columns of B and rows of the head's matrices have a scale each.
+    tensors = [(tensor, axis) for A, B in pairs for tensor, axis in ((A, 0), (B, 1))] + [(part, 0) for part in head]
+    exact = [tensor.clone() for tensor, _ in tensors]
     num_components = sum(int(mask.sum()) for mask in kept)
     num_values = sum(int(mask.sum()) * (A.shape[1] + B.shape[0]) for (A, B), mask in zip(pairs, kept, strict=True))
     num_values += sum(part.numel() for part in head)
     num_scales = 2 * num_components + sum(len(part) if part.dim() > 1 else 1 for part in head)
     points = []
     for bits in BASELINE_BITS:
-        for (part, axis), value in zip(parts, exact, strict=True):
-            part.copy_(value if bits == FULL_BITS else _rounded(value, bits, axis))
+        for (tensor, axis), value in zip(tensors, exact, strict=True):
+            tensor.copy_(value if bits == FULL_BITS else _rounded(value, bits, axis))
         found = evaluate(model, held_out, device, settings.finetune.eval_batch_size)
         num_bytes = math.ceil(num_values * bits / 8) + (0 if bits == FULL_BITS else SCALE_BYTES * num_scales)
-        points.append(BaselinePoint(method, rank, bits, num_components, num_bytes, found.accuracy, found.loss))
+        points.append(BaselinePoint(method, rank, bits, num_components, num_bytes, found))
     return points
 
 
 def _layers(model: Any) -> Iterator[Any]:
-    return (module for module in model.modules() if ADAPTER in getattr(module, "lora_A", {}))
+    return (module for module in model.modules() if _ADAPTER in getattr(module, "lora_A", {}))
 
 
 def _folded(layer: Any) -> tuple[Tensor, Tensor]:
-    """Return A [r, d_in] and B [d_out, r] of a layer, AdaLoRA's singular values moved into A."""
-    A, B = _weight(layer.lora_A[ADAPTER]), _weight(layer.lora_B[ADAPTER])
-    if ADAPTER in getattr(layer, "lora_E", {}):
-        values = layer.lora_E[ADAPTER]
+    """Return A [r, d_in] and B [d_out, r] of a layer, after moving AdaLoRA's singular values into A."""
+    A, B = _weight(layer.lora_A[_ADAPTER]), _weight(layer.lora_B[_ADAPTER])
+    if _ADAPTER in getattr(layer, "lora_E", {}):
+        values = layer.lora_E[_ADAPTER]
         A.mul_(values)
         values.fill_(1.0)
     return A, B
@@ -172,7 +412,7 @@ def _head(model: Any) -> list[Tensor]:
 
 
 def _rounded(values: Tensor, bits: int, axis: int) -> Tensor:
-    """Return values rounded to equal steps, symmetric about 0, a step per slice along `axis` (one for a vector)."""
+    """Return values quantised uniformly and symmetrically, with one step size per slice along `axis`."""
     top = 2 ** (bits - 1) - 1
     others = [other for other in range(values.dim()) if other != axis or values.dim() == 1]
     steps = (values.abs().amax(dim=others, keepdim=True) / top).half().float()

@@ -16,12 +16,12 @@ from airlora.policy.base import missing_for_saving
 from airlora.policy.specs import Measurement
 from airlora.ranks import params_per_rank
 from airlora.settings.fields import Section
-from airlora.training.context import Workbench
+from airlora.training.context import RunContext
 from airlora.training.settings import Settings
 
 __all__ = ["build_policy", "make_from_settings", "policy_needs_trained_adapter", "problem_of", "verify_policy"]
 
-MEASUREMENTS: Mapping[Measurement, Callable[[Workbench, Settings], npt.NDArray[np.float64]]] = {
+MEASUREMENTS: Mapping[Measurement, Callable[[RunContext, Settings], npt.NDArray[np.float64]]] = {
     "importance": lambda bench, settings: measure_importance(
         bench.adapted, bench.calibration, bench.device, settings.finetune.batch_size
     ),
@@ -48,7 +48,7 @@ def policy_needs_trained_adapter(settings: Settings) -> bool:
     return "importance" in _needed(settings)
 
 
-def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -> RankPolicy:
+def build_policy(settings: Settings, env: RankAllocationEnv, context: RunContext) -> RankPolicy:
     """Return the policy of the settings in its initial state.
 
     The measurements that its spec names are made first, on the calibration samples.
@@ -57,7 +57,7 @@ def build_policy(settings: Settings, env: RankAllocationEnv, bench: Workbench) -
         SettingsError: The policy is unknown, or its own settings are not allowed.
         PolicyError: Other settings of the policy are not allowed, or it learns and cannot be saved.
     """
-    measured = {name: MEASUREMENTS[name](bench, settings) for name in _needed(settings)}
+    measured = {name: MEASUREMENTS[name](context, settings) for name in _needed(settings)}
     return _verified(make_from_settings(settings, problem_of(env), **measured), settings)
 
 

@@ -1,4 +1,4 @@
-"""Three starts for settings, and the paper's Table II."""
+"""Presets of settings, and the values of the paper's Table II."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TABLE_II: Mapping[str, tuple[Any, ...]] = {
     "diffusion.unet_depth": (6,),
     "diffusion.unet_kernel_size": (3,),
 }
-"""Table II: the values per setting; the preset `paper` takes the first, the paper's sweeps the others."""
+"""Values of each setting in Table II. The preset `paper` uses the first; the paper's sweeps use the others too."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {

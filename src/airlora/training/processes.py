@@ -1,4 +1,4 @@
-"""Independent jobs in processes of one thread each, with progress and an end in sight."""
+"""Independent jobs in processes of one thread each, with progress."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from airlora.errors import TrainingError
+from airlora.errors import AirloraError, TrainingError
 from airlora.tasks import available_threads, pick_device, set_threads
 from airlora.training.settings import Settings
 
 __all__ = ["Job", "num_processes", "run_jobs"]
 
 POLL_S = 1.0
+"""Seconds between two reports of the progress."""
 
 T = TypeVar("T")
 
 Job = Callable[[Callable[[], None]], T]
-"""Something to run: it calls its argument after every step and returns its result; picklable."""
+"""Function that calls its argument after every step and returns a result. It must be picklable."""
 
 
 def num_processes(settings: Settings) -> int:
-    """Return how many jobs of one thread run at once: as many as the settings allow threads; on a GPU one."""
+    """Return the number of jobs to run at once: the number of threads of the settings on a CPU, 1 on a GPU."""
     if pick_device(settings.device).type != "cpu":
         return 1
     return settings.num_threads or available_threads()
@@ -42,39 +42,66 @@ def run_jobs(
     on_step: Callable[[int], None] = lambda step: None,
     on_result: Callable[[int, T], None] = lambda index, result: None,
 ) -> list[T]:
-    """Return the results of all jobs, in their order.
+    """Run jobs in spawned processes and return their results, in order.
 
-    A small model gains little from a second thread and all from a second process.  As always with processes that are
-    spawned, a script that calls this needs its `if __name__ == "__main__":`.
+    For a small model, a second process saves more time than a second thread. All processes end with this function: when
+    a job fails, on Ctrl-C, and when this process is killed. As with all spawned processes, a script that calls this
+    function needs `if __name__ == "__main__":`.
 
     Args:
-        jobs: What to run; partial functions of a module, so that another process can import them.
-        num_processes: How many at once; 1 runs them here, one after the other.
-        on_step: Called now and then with the number of steps taken in all jobs together.
-        on_result: Called with a job's place and result as soon as it is there.
+        jobs: Functions that another process can import, such as partial functions of a module.
+        num_processes: Number of processes. 1 runs the jobs in this process.
+        on_step: Function called from time to time with the number of steps taken in all jobs together.
+        on_result: Function called with the index and the result of every job as soon as it is done.
 
     Raises:
-        TrainingError: A process was killed, as by a lack of memory; and whatever a job raises.
+        TrainingError: A process was killed, for example for lack of memory. Errors of jobs are raised as they are.
     """
     if num_processes < 2 or len(jobs) < 2:
         return _run_here(jobs, on_step, on_result)
     context = multiprocessing.get_context("spawn")
-    # Plain shared memory: a lock would stay closed for ever after a process that was killed while it held it.
-    counts = [context.RawValue("q", 0) for _ in range(min(num_processes, len(jobs)))]
-    stop = context.RawValue("b", 0)
+    # Shared memory without a lock: a process that was killed could hold a lock for ever.
+    counts = context.RawArray("q", min(num_processes, len(jobs)))
+    results: dict[int, T] = {}
+    waiting, running = iter(enumerate(jobs)), dict[Any, int]()
+
+    def start_next(worker: Any) -> None:
+        for index, job in islice(waiting, 1):
+            running[worker] = index
+            with suppress(BrokenPipeError):  # `recv` tells that the process is gone
+                worker.send(job)
+
     with ExitStack() as stack:
-        # A pool each: one pool of several starts its later processes without telling its watcher, which then hears of
-        # their death only when another one's job is done.
-        pools = [
-            stack.enter_context(ProcessPoolExecutor(1, context, _start_process, (count, stop))) for count in counts
-        ]
-        try:
-            return _gather(pools, jobs, lambda: on_step(sum(count.value for count in counts)), on_result)
-        except BrokenProcessPool as error:
-            raise TrainingError("a process was killed; is there enough memory for all of them at once?") from error
-        finally:
-            # The processes look at it every second: leaving the pools then takes a moment, not minutes.
-            stop.value = 1
+        workers: list[Any] = []
+        for place in range(len(counts)):
+            near_end, far_end = context.Pipe()
+            process = context.Process(target=_work, args=(far_end, counts, place))
+            process.start()
+            far_end.close()
+            stack.callback(process.join)
+            stack.callback(process.kill)
+            workers.append(stack.enter_context(near_end))
+        for worker in workers:
+            start_next(worker)
+        while running:
+            errors: list[Exception] = []
+            ready: list[Any] = wait(list(running), timeout=POLL_S)
+            for worker in ready:
+                index = running.pop(worker)
+                try:
+                    result, error = worker.recv()
+                except (EOFError, OSError):
+                    error = TrainingError("a process was killed; is there enough memory for all of them at once?")
+                if error is None:
+                    results[index] = result
+                    on_result(index, result)
+                    start_next(worker)
+                else:
+                    errors.append(error)
+            on_step(sum(counts))
+            if errors:
+                raise errors[0]
+    return [results[index] for index in range(len(jobs))]
 
 
 def _run_here(jobs: Sequence[Job[T]], on_step: Callable[[int], None], on_result: Callable[[int, T], None]) -> list[T]:
@@ -92,56 +119,27 @@ def _run_here(jobs: Sequence[Job[T]], on_step: Callable[[int], None], on_result:
     return results
 
 
-def _gather(
-    pools: list[ProcessPoolExecutor],
-    jobs: Sequence[Job[T]],
-    tick: Callable[[], None],
-    on_result: Callable[[int, T], None],
-) -> list[T]:
-    results: dict[int, T] = {}
-    next_jobs = iter(enumerate(jobs))
-    running: dict[Future[T], tuple[int, ProcessPoolExecutor]] = {}
-
-    def start_next(pool: ProcessPoolExecutor) -> None:
-        for index, job in islice(next_jobs, 1):
-            running[pool.submit(_run_one, job)] = (index, pool)
-
-    for pool in pools:
-        start_next(pool)
-    while running:
-        done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
-        # A failure must not take with it what came out beside it.
-        for future in sorted(done, key=lambda future: future.exception() is not None):
-            index, pool = running.pop(future)
-            results[index] = future.result()
-            start_next(pool)
-            on_result(index, results[index])
-        tick()
-    return [results[index] for index in range(len(jobs))]
-
-
-_shared: dict[str, Any] = {}
-
-
-def _start_process(count: Any, stop: Any) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent tells these ones when to stop.
+def _work(connection: Connection[Any, Any], counts: Any, place: int) -> None:
+    """Run the jobs that arrive until this process is killed; answer each with its result and its error."""
+    # Ctrl-C reaches every process of the terminal. The parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _shared.update(count=count)
-    threading.Thread(target=_end_when_unwanted, args=(stop,), daemon=True).start()
-
-
-def _end_when_unwanted(stop: Any) -> None:
-    """End this process, whatever it does, soon after its parent says stop or is gone without a word."""
-    parent = multiprocessing.parent_process()
-    while not stop.value and parent is not None and parent.is_alive():
-        time.sleep(POLL_S)
-    os._exit(1)
-
-
-def _run_one(job: Job[T]) -> T:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     set_threads(1)
 
     def count_step() -> None:
-        _shared["count"].value += 1
+        counts[place] += 1
 
-    return job(count_step)
+    while True:
+        job = connection.recv()
+        try:
+            connection.send((job(count_step), None))
+        except Exception as error:
+            if not isinstance(error, AirloraError):
+                error.add_note(traceback.format_exc())
+            connection.send((None, error))
+
+
+def _exit_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+    os._exit(1)

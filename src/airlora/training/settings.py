@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
@@ -28,7 +28,7 @@ from airlora.policy import (
 )
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
-from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
+from airlora.tasks import ComputeOptions, DataSettings, ModelSettings, find_task
 from airlora.training.presets import PRESETS
 
 __all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "with_policy", "with_values"]
@@ -73,6 +73,11 @@ class FinetuneSettings(Section):
     eval_batch_size: PositiveInt = 128
     """Samples in an evaluation batch."""
 
+    @property
+    def scheduler_name(self) -> str:
+        """Name of the learning-rate schedule in `transformers`."""
+        return "constant_with_warmup" if self.decay == "constant" else self.decay
+
     @model_validator(mode="after")
     def _start_within_steps(self) -> Self:
         if self.head_steps + self.align_steps > self.steps:
@@ -84,10 +89,12 @@ class FinetuneSettings(Section):
 
 
 class Settings(Section):
-    """Every setting of a run."""
+    """Settings of a run. Each section belongs to a package."""
 
     preset: Literal["paper", "standard", "quick"] = "quick"
     """Preset whose values the TOML file, the options and `--set` override."""
+    task: str = "classification"
+    """Task for which the model is fine-tuned."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     """Seed of the data split, the initial weights, the order of the batches, the links and the policies."""
     num_threads: NonNegativeInt = 0
@@ -112,9 +119,21 @@ class Settings(Section):
     cma: CmaSettings = CmaSettings()
 
     def compute_options(self, device: torch.device) -> ComputeOptions:
-        """Return how passes over a data set are computed on `device`."""
+        """Return device, batch sizes and precision of passes over a data set.
+
+        Args:
+            device: Device of the model.
+        """
         own = self.finetune
         return ComputeOptions(device, self.seed, own.batch_size, own.eval_batch_size, own.precision)
+
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, name: str) -> str:
+        try:
+            return find_task(name).name
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:

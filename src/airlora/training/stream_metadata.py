@@ -1,19 +1,23 @@
-"""What a stream must say so that its base model can be loaded and texts be read as in training."""
+"""Header of a run's streams, and the metadata from which a receiver loads the model and reads texts as in training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from airlora.adapters import AdaptedModel
 from airlora.codec import StreamHeader
 from airlora.errors import CodecError, SettingsError
+from airlora.settings.loading import validate
+from airlora.tasks import Task, find_task
 from airlora.training.settings import Settings, load_settings
 
 __all__ = ["settings_of_stream", "stream_header", "stream_metadata"]
 
 _KEYS = (
+    "task",
     "model.name",
     "model.init",
     "model.dtype",
@@ -24,51 +28,63 @@ _KEYS = (
     "adapter.head_modules",
     "adapter.ffn_update",
 )
-"""Settings that travel, where they are not the default."""
+"""Settings that are sent if they differ from the defaults."""
+
+_SHORT_NAMES = {"label_names": "labels"}
+"""Names in the metadata of a stream for fields of tasks: every byte is sent."""
 
 
-def stream_metadata(settings: Settings, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Return the names of the classes, and the settings that differ from the defaults; every byte of it is sent."""
+def stream_metadata(settings: Settings, task: Task) -> dict[str, Any]:
+    """Return the fields of the task, and the settings that differ from the defaults."""
     default = load_settings()
     changed = {key: value for key in _KEYS if (value := _at(settings, key)) != _at(default, key)}
     if settings.model.init == "random":
         changed["seed"] = settings.seed
     if Path(settings.model.name).is_dir():
-        # Where it lies is nobody else's business.
+        # The sender's path is private and of no use to a receiver.
         changed["model.name"] = Path(settings.model.name).resolve().name
-    return {"labels": list(labels)} | ({"set": changed} if changed else {})
+    fields = {_SHORT_NAMES.get(name, name): value for name, value in task.model_dump(mode="json").items()}
+    return fields | ({"set": changed} if changed else {})
 
 
-def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, labels: tuple[str, ...]) -> StreamHeader:
-    """Return what a stream of this adapter says of itself."""
+def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, task: Task) -> StreamHeader:
+    """Return the header of a stream.
+
+    Args:
+        adapted: Model with the adapter that is sent.
+        settings: Settings of the run.
+        fingerprint: SHA-256 of the base model's weights.
+        task: Task of the run.
+    """
     return StreamHeader(
         base_fingerprint=fingerprint,
         modules=adapted.shapes,
         tensors={name: tuple(value.shape) for name, value in adapted.head_state().items()},
         r_max=adapted.r_max,
         scale=adapted.scale,
-        metadata=stream_metadata(settings, labels),
+        metadata=stream_metadata(settings, task),
     )
 
 
-def settings_of_stream(metadata: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:
-    """Return settings and names of the classes that a stream was made with.
+def settings_of_stream(metadata: Mapping[str, Any]) -> tuple[Settings, Task]:
+    """Return settings and task of the run that a stream was made from.
+
+    Args:
+        metadata: Metadata in the header of the stream.
 
     Raises:
-        CodecError: The stream says nothing of them, or nonsense.
+        CodecError: The metadata are missing or invalid.
     """
-    labels, changed = metadata.get("labels"), metadata.get("set", {})
-    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
-        raise CodecError.of("stream: labels in its metadata", labels, "the names of two or more classes")
-    allowed = {*_KEYS, "seed"}
+    changed, allowed = metadata.get("set", {}), {*_KEYS, "seed"}
     if not isinstance(changed, dict) or not changed.keys() <= allowed:
         raise CodecError.of("stream: settings in its metadata", changed, f"some of {', '.join(sorted(allowed))}")
     try:
-        return load_settings(overrides=changed), tuple(labels)
+        settings = load_settings(overrides=changed)
+        fields = {name: metadata[short] for name, short in _SHORT_NAMES.items() if short in metadata}
+        return settings, validate(find_task(settings.task), {**metadata, **fields})
     except SettingsError as error:
-        raise CodecError(f"stream: settings in its metadata: {error}") from error
+        raise CodecError(f"stream: metadata: {error}") from error
 
 
 def _at(settings: Settings, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(settings, section), name)
+    return reduce(getattr, key.split("."), settings)

@@ -17,16 +17,16 @@ from airlora.codec import BitWidth, decode_stream, describe, encode_stream, trun
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
 from airlora.packing import Packing, pack_adapter, stream_sources
-from airlora.progress import SilentWatcher, Watcher
+from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.curve import CURVE_METHODS, CurvePoint
 from airlora.tasks import EncodedData, evaluate
 from airlora.training import (
     PeftMethod,
+    RunContext,
     RunFolder,
     Settings,
-    Workbench,
-    assemble,
+    build_context,
     measure_peft_baseline,
     num_processes,
     read_held_out,
@@ -44,7 +44,7 @@ _NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
 
 
 def run_curve(
-    runs: Sequence[Path | str], plan: CurvePlan, out: Path | str, *, watcher: Watcher | None = None
+    runs: Sequence[Path | str], plan: CurvePlan, out: Path | str, *, watcher: ProgressReporter | None = None
 ) -> list[CurvePoint]:
     """Return the points of all runs; what `out` holds of an earlier call is not measured again.
 
@@ -57,7 +57,7 @@ def run_curve(
     Raises:
         AirloraError: A run is not finished, its data are gone, or `points.jsonl` is damaged.
     """
-    watcher = watcher or SilentWatcher()
+    watcher = watcher or SilentProgress()
     jobs: list[tuple[str, str, str]] = []
     for run in map(str, runs):
         folder = RunFolder(run)
@@ -235,7 +235,7 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     name, _, rank = job.partition(" ")
     if name in PEFT_METHODS:
         settings = with_values(settings, plan.overrides)
-    bench = assemble(settings)
+    bench = build_context(settings)
     held_out = read_held_out(bench, settings, plan.data) or bench.eval
     if name in PEFT_METHODS:
         found = measure_peft_baseline(
@@ -244,7 +244,6 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
             held_out,
             method=cast("PeftMethod", name),
             rank=int(rank),
-            num_labels=len(bench.label_names),
             steps=plan.steps(run),
             on_step=lambda step: count_step(),
         )
@@ -256,8 +255,8 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
                 f"rank {rank}",
                 point.payload_bytes,
                 point.num_components,
-                point.accuracy,
-                point.loss,
+                point.evaluation.score,
+                point.evaluation.loss,
             )
             for point in found
         ]
@@ -289,7 +288,7 @@ def _doubling(r_max: int) -> list[int]:
     return [2**power for power in range(r_max.bit_length()) if 2**power < r_max] + [r_max]
 
 
-class _StepWatcher(SilentWatcher):
+class _StepWatcher(SilentProgress):
     """Counts the steps of polishing."""
 
     def __init__(self, count_step: Callable[[], None]) -> None:
@@ -305,13 +304,13 @@ class _Measured:
 
     run: str
     job: str
-    bench: Workbench
+    bench: RunContext
     settings: Settings
     held_out: EncodedData
 
     def __post_init__(self) -> None:
         bench = self.bench
-        self._header = stream_header(bench.adapted, self.settings, bench.fingerprint, bench.label_names)
+        self._header = stream_header(bench.adapted, self.settings, bench.fingerprint, bench.task)
 
     def cuts(self, packing: Packing, count_step: Callable[[], None]) -> list[CurvePoint]:
         """Return a point per size that the stream is cut to, and the whole of it."""
@@ -374,7 +373,7 @@ class _Measured:
                 label,
                 len(data),
                 sum(update.rank for update in updates.values()),
-                found.accuracy,
+                found.score,
                 found.loss,
             )
         ]

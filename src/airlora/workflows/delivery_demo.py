@@ -22,7 +22,7 @@ from airlora.delivery.server.reports import ReportStore
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import make_folder, write_json
 from airlora.packing import Packing
-from airlora.progress import SilentWatcher, Watcher
+from airlora.progress import ProgressReporter, SilentProgress
 from airlora.testing.local_server import LinkShape, serving, shaped_proxy
 from airlora.training import open_run, open_stream
 from airlora.workflows.inspect import read_data
@@ -78,7 +78,7 @@ def deliver(
     deadline_s: float = 120.0,
     packing: Packing | None = None,
     seed: int = 0,
-    watcher: Watcher | None = None,
+    watcher: ProgressReporter | None = None,
 ) -> list[DeviceOutcome]:
     """Return what devices got of a run's adapter, published, signed and served, each over a link of its own.
 
@@ -94,7 +94,7 @@ def deliver(
     Raises:
         AirloraError: The run is not usable, or a device was refused.
     """
-    watcher, links = watcher or SilentWatcher(), DEMO_LINKS if links is None else links
+    watcher, links = watcher or SilentProgress(), DEMO_LINKS if links is None else links
     if not links:
         raise SettingsError.of("links", links, "one or more")
     opened = open_run(run)
@@ -117,7 +117,7 @@ def deliver(
             accuracy = None
             if found.slot is not None:
                 received, _ = state.read_slot(found.slot)
-                accuracy = open_stream(received, model=name).predict(data).evaluation.accuracy
+                accuracy = open_stream(received, model=name).predict(data).evaluation.score
             elif isinstance(found.error, AirloraError):
                 raise found.error
             outcomes.append(

@@ -13,22 +13,23 @@ from airlora.env import Link, RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.files import write_json
 from airlora.policy import RankPolicy, TablePolicy, load_policy
-from airlora.progress import Watcher
+from airlora.progress import ProgressReporter
 from airlora.ranks import RankPattern
 from airlora.reports.compare import ComparisonRow, compare_policies, row_of
 from airlora.reports.run_report import write_report
 from airlora.training import (
+    RunContext,
     RunFolder,
     Settings,
-    Workbench,
-    assemble,
+    build_context,
     build_policy,
+    frozen_env,
+    learn_on_frozen,
     load_settings,
     problem_of,
     train,
     train_adalora_sweep,
 )
-from airlora.training.frozen import frozen_env, learn_on_frozen
 
 __all__ = ["DemoResult", "demo_settings", "run_demo"]
 
@@ -69,7 +70,7 @@ def demo_settings(overrides: dict[str, Any] | None = None) -> Settings:
     return load_settings("quick", overrides=SHORT | (overrides or {}))
 
 
-def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: str) -> DemoResult:
+def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, command: str) -> DemoResult:
     """Return the comparison of all policies on one fine-tuned adapter, having written `report.html` to `out`.
 
     A folder that holds an unfinished demo of the same settings is gone on with, a finished run in it is used again.
@@ -88,9 +89,9 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     if folder.settings_path.exists() and folder.settings() != settings:
         raise CheckpointError(f"{folder.path}: holds a run of other settings; choose another folder by --out")
     if not folder.record_path.exists():
-        train(settings, out, resume=folder.checkpoint_path.exists(), watcher=watcher)
+        train(settings, out, resume=folder.checkpoint_path.exists(), progress=watcher)
     record = folder.record()
-    bench = assemble(settings)
+    bench = build_context(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     env = frozen_env(bench, settings)
     policies: list[RankPolicy] = [
@@ -106,7 +107,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
 
     def count(row: ComparisonRow) -> None:
         done.append(row)
-        watcher.step(len(done), {"policy": row.policy, "SNR dB": row.snr_db, "accuracy": row.accuracy})
+        watcher.step(len(done), {"policy": row.policy, "SNR dB": row.snr_db, row.metric.name: row.score})
 
     rows = compare_policies(bench, env, policies, links, precision=settings.finetune.precision, on_row=count)
     rows += adalora
@@ -130,7 +131,7 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: Watcher, command: 
     return DemoResult(rows, report)
 
 
-def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher) -> RankPolicy:
+def _baseline(name: str, bench: RunContext, settings: Settings, watcher: ProgressReporter) -> RankPolicy:
     """Return a policy for the frozen adapter; one that learns gets as many measurements as the run's own policy."""
     steps = settings.policy.steps
     return learn_on_frozen(
@@ -146,7 +147,12 @@ def _baseline(name: str, bench: Workbench, settings: Settings, watcher: Watcher)
 
 
 def _adalora_rows(
-    bench: Workbench, env: RankAllocationEnv, settings: Settings, links: list[Link], steps: int, watcher: Watcher
+    bench: RunContext,
+    env: RankAllocationEnv,
+    settings: Settings,
+    links: list[Link],
+    steps: int,
+    watcher: ProgressReporter,
 ) -> tuple[list[ComparisonRow], list[RankPattern]]:
     """Return AdaLoRA as it comes out of PEFT for every link's budget, and the ranks that it kept."""
     watcher.phase("AdaLoRA, trained for every link", steps * len(links))
@@ -155,7 +161,6 @@ def _adalora_rows(
         bench.train,
         bench.eval,
         budgets_params=[env.budget_params(link.capacity_bps(settings.channel)) for link in links],
-        num_labels=len(bench.label_names),
         steps=steps,
         eval_precision=settings.finetune.precision,
         on_step=lambda step: watcher.step(step, {}),
@@ -168,7 +173,7 @@ def _adalora_rows(
 
 
 def _pattern_rows(
-    bench: Workbench, env: RankAllocationEnv, links: list[Link], patterns: list[RankPattern], precision: str
+    bench: RunContext, env: RankAllocationEnv, links: list[Link], patterns: list[RankPattern], precision: str
 ) -> list[ComparisonRow]:
     """Return AdaLoRA's ranks as a rule for cutting our adapter."""
     policy = TablePolicy(problem_of(env), patterns)

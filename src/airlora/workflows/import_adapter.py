@@ -13,7 +13,8 @@ from airlora.codec import describe
 from airlora.errors import AdapterError, SettingsError
 from airlora.files import write_bytes
 from airlora.packing import Packing, pack_adapter
-from airlora.tasks import load_adapted, load_base
+from airlora.settings.loading import validate
+from airlora.tasks import Classification, load_adapted, load_base
 from airlora.training import load_settings, stream_header
 
 __all__ = ["import_peft"]
@@ -41,8 +42,8 @@ def import_peft(
     if not name:
         raise SettingsError.of("model", name, f"the name or folder of the base model, which {folder} does not say")
     if needs.head_modules is None or needs.task not in (None, "SEQ_CLS"):
-        task = needs.task or "an adapter without a head"
-        raise AdapterError.of(f"PEFT adapter {folder}: task", task, "SEQ_CLS with its head: airlora sends classifiers")
+        kind = needs.task or "an adapter without a head"
+        raise AdapterError.of(f"PEFT adapter {folder}: task", kind, "SEQ_CLS with its head: airlora sends classifiers")
     num_labels = needs.num_labels or 2
     names = tuple(labels) or tuple(str(label) for label in range(num_labels))
     if len(names) != num_labels:
@@ -55,7 +56,8 @@ def import_peft(
     }
     overrides["adapter.head_modules"] = list(needs.head_modules)
     settings = load_settings(overrides=overrides)
-    base = load_base(settings, num_labels)[0]
+    task = validate(Classification, {"label_names": names})
+    base = load_base(settings, task)[0]
     longest = getattr(base.config, "max_position_embeddings", None) or settings.data.max_length
     reading = settings.data.model_copy(update={"max_length": min(settings.data.max_length, longest)})
     settings = settings.model_copy(update={"data": reading})
@@ -63,9 +65,9 @@ def import_peft(
     if {site.module_name for site in usual} != set(needs.target_modules):
         own = settings.adapter.model_copy(update={"target_modules": list(needs.target_modules)})
         settings = settings.model_copy(update={"adapter": own})
-    adapted, _, fingerprint, device = load_adapted(settings, num_labels)
+    adapted, _, fingerprint, device = load_adapted(settings, task)
     load_peft(adapted, folder)
-    header = stream_header(adapted, settings, fingerprint, names)
+    header = stream_header(adapted, settings, fingerprint, task)
     data = pack_adapter(adapted, header, replace(packing, importance="singular"), settings.compute_options(device))
     result = describe(data)
     write_bytes(out, data)

@@ -9,8 +9,7 @@ from typing import Any
 from airlora.errors import RankPatternError, SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.ranks import RankPattern
-from airlora.tasks import load_data
-from airlora.text import TextDataset, load_dataset
+from airlora.tasks import Dataset
 from airlora.training import OpenRun, OpenStream, RunFolder, open_run, open_stream, read_stream_bytes
 from airlora.workflows.pack import read_earlier
 
@@ -28,17 +27,17 @@ def evaluate_run(
     model: str | None = None,
     since: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Return `accuracy`, `loss`, `num_params`, `num_samples` of a run at a rank pattern, at full precision.
+    """Return the metrics of the task, `num_params` and `num_samples` of a run at a rank pattern, at full precision.
 
     Of a stream also `payload_bytes`: those that were used.
 
     Args:
         run: Folder of a finished run, or the file of a stream.
-        data: Data with the run's labels; the default is the run's own evaluation data. A stream has none.
+        data: Data for the run's task; the default is the run's own evaluation data. A stream has none.
         rank: The same rank in every module.
         rank_pattern: A JSON object of module name to rank, or the path of a file with one. Without `rank` and
             `rank_pattern` it is the run's own.
-        predictions: File that gets one JSON object a line, `{"label", "logits"}`, in the order of the data.
+        predictions: File that gets one JSON object a line, target and prediction, in the order of the data.
         max_bytes: Of a stream, use only the first whole segments within so many bytes.
         model: Of a stream, its base model, see `open_stream`.
         since: Of a delta, the file of the stream that it starts from.
@@ -69,15 +68,10 @@ def evaluate_run(
     pattern.verify(opened.adapted.shapes, opened.adapted.r_max)
     found = opened.predict(read_data(opened, data), pattern)
     if predictions is not None:
-        lines = [
-            json.dumps({"label": int(label), "logits": logits.tolist()})
-            for label, logits in zip(found.labels, found.logits, strict=True)
-        ]
-        write_bytes(predictions, ("\n".join(lines) + "\n").encode())
+        write_bytes(predictions, "".join(json.dumps(row) + "\n" for row in found.rows()).encode())
     evaluation = found.evaluation
     return {
-        "accuracy": evaluation.accuracy,
-        "loss": evaluation.loss,
+        **evaluation.values,
         "num_params": pattern.num_params(opened.adapted.shapes),
         "num_samples": evaluation.num_samples,
     } | payload_bytes
@@ -93,10 +87,10 @@ def inspect_run(run: Path | str) -> dict[str, Any]:
         "model": {
             "name": record.model,
             "fingerprint": record.fingerprint,
-            "label_names": list(record.label_names),
+            "task": record.task.name,
+            **record.task.model_dump(mode="json"),
         },
-        "accuracy": record.accuracy,
-        "loss": record.loss,
+        **record.metrics,
         "num_params": record.num_params,
         "paper_num_params": record.paper_num_params,
         "num_head_params": record.num_head_params,
@@ -105,19 +99,10 @@ def inspect_run(run: Path | str) -> dict[str, Any]:
     }
 
 
-def read_data(opened: OpenRun | OpenStream, source: str | None) -> TextDataset:
-    if source is None:
-        if isinstance(opened, OpenStream):
-            raise SettingsError("data: a stream carries none to measure on; give --data")
-        return load_data(opened.settings)[1]
-    data = opened.settings.data
-    return load_dataset(
-        source,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        label_names=opened.label_names,
-        require_classes=1,
-    )
+def read_data(opened: OpenRun | OpenStream, source: str | None) -> Dataset:
+    if source is None and isinstance(opened, OpenStream):
+        raise SettingsError("data: a stream carries none to measure on; give --data")
+    return opened.task.read(opened.settings.data, source)
 
 
 def _read_pattern(text: str) -> RankPattern:

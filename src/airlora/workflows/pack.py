@@ -11,15 +11,23 @@ from airlora.codec import DecodedStream, decode_stream, describe
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_bytes, write_json
 from airlora.packing import Packing, pack_adapter
-from airlora.progress import Watcher
+from airlora.progress import ProgressReporter
 from airlora.settings.sizes import parse_size
-from airlora.training import OpenStream, RunFolder, assemble, open_run, open_stream, read_stream_bytes, stream_header
+from airlora.training import (
+    OpenStream,
+    RunFolder,
+    build_context,
+    open_run,
+    open_stream,
+    read_stream_bytes,
+    stream_header,
+)
 
 __all__ = ["export_adapter", "pack_bytes", "pack_run", "parse_size", "read_earlier", "unpack_stream"]
 
 
 def pack_run(
-    run: Path | str, out: Path | str, packing: Packing, *, since: Path | str | None = None, watcher: Watcher
+    run: Path | str, out: Path | str, packing: Packing, *, since: Path | str | None = None, watcher: ProgressReporter
 ) -> dict[str, Any]:
     """Return what a run's adapter came to as a stream, having written it to the file `out`.
 
@@ -41,14 +49,14 @@ def pack_run(
     return result | {"stream": str(out), "model": RunFolder(run).record().model}
 
 
-def pack_bytes(run: Path | str, packing: Packing, *, since: bytes | None = None, watcher: Watcher) -> bytes:
+def pack_bytes(run: Path | str, packing: Packing, *, since: bytes | None = None, watcher: ProgressReporter) -> bytes:
     """Return a run's adapter as a stream; see `pack_run`."""
     folder = RunFolder(run)
     folder.record()
     settings = folder.settings()
-    bench = assemble(settings)
+    bench = build_context(settings)
     load_adapter(bench.adapted, folder.adapter_path)
-    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.task)
     return pack_adapter(
         bench.adapted,
         header,

@@ -17,23 +17,24 @@ from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
 from airlora.packing import Packing, stream_sources
 from airlora.policy import ConstantPolicy, import_policy
-from airlora.progress import SilentWatcher, Watcher
+from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.figures import draw_heat_maps, styled
 from airlora.tasks import Evaluation, evaluate
 from airlora.training import (
+    RunContext,
     RunFolder,
     Settings,
-    Workbench,
-    assemble,
+    build_context,
     decide_for_link,
+    frozen_env,
+    learn_on_frozen,
     problem_of,
     read_held_out,
     stream_header,
     train_adalora,
     with_values,
 )
-from airlora.training.frozen import frozen_env, learn_on_frozen
 
 __all__ = ["LinkPlan", "PlannedPayload", "plan_figure", "plan_link"]
 
@@ -124,7 +125,7 @@ def plan_link(
     policy: str | None = None,
     data: str | None = None,
     adalora: bool = False,
-    watcher: Watcher | None = None,
+    watcher: ProgressReporter | None = None,
 ) -> LinkPlan:
     """Return what to send of a run's adapter over a link within the deadline.
 
@@ -146,7 +147,7 @@ def plan_link(
         ChannelError: The link does not even carry the stream's head and the model's before the deadline.
         AirloraError: Run, data, link or policy are not usable.
     """
-    watcher = watcher or SilentWatcher()
+    watcher = watcher or SilentProgress()
     if policy is not None and policy != STREAM:
         import_policy(policy, others=[STREAM])
     planner = _Planner(Path(run), link, deadline_s, rate_model, data, on_eval=adalora)
@@ -196,7 +197,7 @@ class _Planner:
         if not self.capacity_bps * deadline_s < MAX_BITS:
             raise SettingsError.of("deadline_s", deadline_s, f"so short that the link carries below {MAX_BITS:g} bits")
         self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
-        self._bench: Workbench = assemble(self._settings)
+        self._bench: RunContext = build_context(self._settings)
         load_adapter(self._bench.adapted, self._folder.adapter_path)
         self._sources = stream_sources(
             self._bench.adapted,
@@ -204,9 +205,7 @@ class _Planner:
             self._settings.compute_options(self._bench.device),
             calibration=self._bench.calibration,
         )
-        self._header = stream_header(
-            self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.label_names
-        )
+        self._header = stream_header(self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.task)
         held_out = read_held_out(self._bench, self._settings, data)
         others = self._bench.eval if on_eval else self._bench.calibration
         self._data = others if held_out is None else held_out
@@ -232,7 +231,7 @@ class _Planner:
             share *= 0.98 * self.budget_bytes / len(data)
         return None
 
-    def trained_adalora(self, watcher: Watcher) -> PlannedPayload | None:
+    def trained_adalora(self, watcher: ProgressReporter) -> PlannedPayload | None:
         """Return PEFT's AdaLoRA trained for what the link carries in float32, head first; None if that is not one."""
         bench, steps = self._bench, self._folder.record().steps
         num_head = sum(tensor.numel() for tensor in bench.adapted.head_state().values())
@@ -245,7 +244,6 @@ class _Planner:
             bench.train,
             self._data,
             budget_params=budget_params,
-            num_labels=len(bench.label_names),
             steps=steps,
             on_step=lambda step: watcher.step(step, {}),
         )
@@ -317,7 +315,7 @@ class _Planner:
             deadline_share=seconds / self._deadline_s,
             meets_deadline=seconds <= self._deadline_s,
             expected_loss=evaluation.loss,
-            expected_accuracy=evaluation.accuracy,
+            expected_accuracy=evaluation.score,
             data=data,
         )
 

@@ -11,9 +11,8 @@ from airlora.codec import StreamReader, decode_stream, truncate
 from airlora.delivery.repository.manifest import PrefixScore
 from airlora.errors import SettingsError
 from airlora.packing import Packing
-from airlora.progress import SilentWatcher, Watcher
-from airlora.tasks import evaluate
-from airlora.text import TextDataset
+from airlora.progress import ProgressReporter, SilentProgress
+from airlora.tasks import Dataset, evaluate
 from airlora.training import OpenRun, OpenStream, open_run, open_stream, read_stream_bytes
 from airlora.workflows.inspect import read_data
 from airlora.workflows.pack import pack_bytes
@@ -30,7 +29,7 @@ def prepare_release(
     *,
     data: str | None = None,
     model: str | None = None,
-    watcher: Watcher | None = None,
+    watcher: ProgressReporter | None = None,
 ) -> tuple[bytes, list[PrefixScore]]:
     """Return the stream to release and what to expect of its prefixes.
 
@@ -44,7 +43,7 @@ def prepare_release(
     Raises:
         AirloraError: Run, stream or data are not usable.
     """
-    watcher = watcher or SilentWatcher()
+    watcher = watcher or SilentProgress()
     opened: OpenRun | OpenStream
     if Path(source).is_file():
         if packing is not None:
@@ -62,14 +61,14 @@ def prepare_release(
 
 
 def measure_cuts(
-    stream: bytes, data: TextDataset, *, model: str | None = None, watcher: Watcher | None = None
+    stream: bytes, data: Dataset, *, model: str | None = None, watcher: ProgressReporter | None = None
 ) -> list[PrefixScore]:
     """Return what prefixes of a stream come to on held-out data: `MAX_CUTS` at most, from the model's head on.
 
     Raises:
         AirloraError: The stream cannot be opened; see `open_stream`.
     """
-    watcher = watcher or SilentWatcher()
+    watcher = watcher or SilentProgress()
     opened = open_stream(stream, model=model)
     samples, cuts = opened.encode(data), []
     sizes = _sizes(stream)
@@ -84,11 +83,11 @@ def measure_cuts(
             PrefixScore(
                 num_bytes=size,
                 num_components=part.num_components,
-                accuracy=round(found.accuracy, 4),
+                accuracy=round(found.score, 4),
                 loss=round(found.loss, 4),
             )
         )
-        watcher.step(place + 1, {"accuracy": found.accuracy})
+        watcher.step(place + 1, {found.primary.name: found.score})
     return cuts
 
 

@@ -25,7 +25,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from airlora.observation import Observation
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
-from airlora.text import load_dataset
 from airlora.training import Interrupted, Settings, load_settings, open_run, read_metrics, train
 
 HERE = Path(__file__).parent
@@ -122,7 +121,7 @@ class InterruptAtStep:
 
 def write_expectations() -> None:
     run = open_run("finished")
-    data = load_dataset("eval.tsv", label_names=run.label_names)
+    data = run.task.read(run.settings.data)
     arrays = {f"head.{name}": tensor.numpy() for name, tensor in run.adapted.head_state().items()}
     for name, update in run.adapted.updates.items():
         arrays |= {f"update.{name}.{key}": tensor.numpy() for key, tensor in update.state_dict().items()}
@@ -155,7 +154,7 @@ def main() -> None:
     make_data()
     train(make_settings(), "finished")
     with contextlib.suppress(Interrupted):
-        train(make_settings(), "interrupted", watcher=InterruptAtStep(5))
+        train(make_settings(), "interrupted", progress=InterruptAtStep(5))
     write_expectations()
 
 

@@ -7,13 +7,15 @@ from scipy import stats
 
 from airlora.bench.frozen import frozen_table, run_frozen_benchmark, summarise_frozen
 from airlora.errors import CheckpointError, SettingsError
-from airlora.progress import SilentWatcher
+from airlora.progress import SilentProgress
 from airlora.reports.compare import ComparisonRow
+from airlora.tasks import Classification, Evaluation
 from airlora.training import load_settings, train
 
 
 def row(policy: str, snr_db: float, loss: float) -> ComparisonRow:
-    return ComparisonRow(policy, snr_db, 1e6, {"a": 1}, 100, 90, 10, 440, 0.5, 0.5, 0.8, loss, 50)
+    evaluation = Evaluation({"accuracy": 0.8, "loss": loss}, 50, Classification.metrics[0])
+    return ComparisonRow(policy, snr_db, 1e6, {"a": 1}, 100, 90, 10, 440, 0.5, 0.5, evaluation)
 
 
 def test_gaps_are_differences_on_the_same_run() -> None:
@@ -61,7 +63,9 @@ def test_policies_are_benchmarked_on_a_finished_run(
     )
     train(settings, tmp_path / "run")
     names = ("allocate", "greedy", "adalora-ranks", "constant")
-    summary = run_frozen_benchmark([tmp_path / "run"], names, tmp_path / "out", evaluations=70, watcher=SilentWatcher())
+    summary = run_frozen_benchmark(
+        [tmp_path / "run"], names, tmp_path / "out", evaluations=70, watcher=SilentProgress()
+    )
     assert {line["policy"] for line in summary} == set(names)
     assert len(summary) == 5 * len(names)
     assert all(line["runs"] == 1 and line["loss"] > 0 for line in summary)
@@ -71,9 +75,9 @@ def test_policies_are_benchmarked_on_a_finished_run(
     assert len(at_0_db) == len(names)
     assert all(row["num_params"] + row["num_head_params"] <= 625 for row in at_0_db)
     with pytest.raises(SettingsError, match="'table'.*allowed is one of adalora-ranks, allocate"):
-        run_frozen_benchmark([tmp_path / "run"], ("table",), tmp_path / "x", evaluations=70, watcher=SilentWatcher())
+        run_frozen_benchmark([tmp_path / "run"], ("table",), tmp_path / "x", evaluations=70, watcher=SilentProgress())
     with pytest.raises(SettingsError, match="evaluations = 0"):
-        run_frozen_benchmark([tmp_path / "run"], names, tmp_path / "x", evaluations=0, watcher=SilentWatcher())
+        run_frozen_benchmark([tmp_path / "run"], names, tmp_path / "x", evaluations=0, watcher=SilentProgress())
     with pytest.raises(CheckpointError):
-        run_frozen_benchmark([tmp_path / "none"], names, tmp_path / "x", evaluations=70, watcher=SilentWatcher())
+        run_frozen_benchmark([tmp_path / "none"], names, tmp_path / "x", evaluations=70, watcher=SilentProgress())
     assert not (tmp_path / "x").exists()

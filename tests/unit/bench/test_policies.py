@@ -16,13 +16,13 @@ from airlora.bench.policies import (
 )
 from airlora.errors import CheckpointError, SettingsError
 from airlora.policy import policy_specs
-from airlora.progress import SilentWatcher
+from airlora.progress import SilentProgress
 
 PLAN = BenchmarkPlan(("separable-36",), ("random", "cmaes", "ppo"), evaluations=500, num_seeds=1)
 CHEAP = replace(PLAN, policies=("random", "cmaes"))
 
 
-class Recorder(SilentWatcher):
+class Recorder(SilentProgress):
     """Records the length of every phase and all steps."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Recorder(SilentWatcher):
 
 
 def benchmark(plan: BenchmarkPlan, out: Path, num_processes: int = 1) -> list[BenchmarkRecord]:
-    return run_benchmark(plan, out, num_processes=num_processes, watcher=SilentWatcher())
+    return run_benchmark(plan, out, num_processes=num_processes, watcher=SilentProgress())
 
 
 def without_time(records: list[BenchmarkRecord]) -> list[BenchmarkRecord]:

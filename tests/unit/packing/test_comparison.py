@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from airlora.adapters import canonicalise
 from airlora.codec import decode_stream, encode_stream
 from airlora.packing import stream_sources
-from airlora.packing.comparison import Judge, find_temperature, last_layer, predict_decoded
+from airlora.packing.comparison import Judge, find_temperature, predict_decoded
 from airlora.packing.sources import StreamSources
 from airlora.ranks import RankPattern
-from airlora.tasks import Predictions, predict
-from airlora.training import FineTuner, Settings, Workbench, assemble, stream_header
+from airlora.tasks import Classification, Predictions, predict
+from airlora.training import FineTuner, RunContext, Settings, build_context, stream_header
 
-Trained = tuple[Settings, Workbench, StreamSources]
+Trained = tuple[Settings, RunContext, StreamSources]
 
 
 @pytest.fixture(scope="module")
 def trained(make_settings: Callable[..., Settings]) -> Trained:
     """An adapter after some steps, and its sources."""
     settings = make_settings(**{"finetune.steps": 60, "finetune.learning_rate": 0.03})
-    bench = assemble(settings)
+    bench = build_context(settings)
     tuner = FineTuner(bench.adapted, bench.train, settings, bench.device)
     for _ in range(60):
         tuner.train_step(RankPattern.constant(bench.adapted.shapes, 4))
@@ -38,7 +38,7 @@ def trained(make_settings: Callable[..., Settings]) -> Trained:
 
 def judge_of(trained: Trained) -> Judge:
     settings, bench, _ = trained
-    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.task)
     return Judge(bench.adapted, header, {"bits": 16}, bench.calibration, settings.compute_options(bench.device))
 
 
@@ -50,7 +50,8 @@ def spoiled(sources: StreamSources) -> StreamSources:
 def random_predictions(seed: int) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(50, 3, generator=generator)
-    return Predictions(logits, torch.multinomial(torch.softmax(logits / 2, dim=1), 1, generator=generator)[:, 0])
+    labels = torch.multinomial(torch.softmax(logits / 2, dim=1), 1, generator=generator)[:, 0]
+    return Predictions(Classification(label_names=("a", "b", "c")), logits, labels.tolist())
 
 
 @given(st.integers(0, 2**31 - 1))
@@ -62,33 +63,19 @@ def test_no_temperature_has_less_loss(seed: int) -> None:
 
 def test_larger_logits_have_a_higher_temperature() -> None:
     found = random_predictions(0)
-    larger = Predictions(1.5 * found.logits, found.labels)
+    larger = Predictions(found.task, 1.5 * found.logits, found.targets)
     assert find_temperature([larger]) == pytest.approx(1.5 * find_temperature([found]), rel=1e-3)
 
 
 def test_logits_that_are_all_right_are_left_alone() -> None:
-    assert find_temperature([Predictions(torch.eye(3), torch.arange(3))]) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("shapes", "expected"),
-    [
-        ({"classifier.weight": (3, 8), "classifier.bias": (3,)}, ["classifier.weight", "classifier.bias"]),
-        ({"score.weight": (3, 8)}, ["score.weight"]),
-        ({"dense.weight": (3, 8), "dense.bias": (3,), "out.weight": (3, 3), "out.bias": (3,)}, []),
-        ({"dense.weight": (8, 8), "dense.bias": (8,)}, []),
-        ({}, []),
-    ],
-)
-def test_the_last_layer_is_found_or_left_alone(shapes: dict[str, tuple[int, ...]], expected: list[str]) -> None:
-    assert last_layer({name: np.zeros(shape) for name, shape in shapes.items()}, 3) == expected
+    assert find_temperature([Predictions(Classification(label_names=("a", "b", "c")), torch.eye(3), [0, 1, 2])]) == 1.0
 
 
 def test_a_tempered_head_divides_the_logits_and_the_model_is_left_as_it_was(trained: Trained) -> None:
     _, bench, sources = trained
     judge = judge_of(trained)
     before = predict(bench.adapted.model, bench.calibration, bench.device).logits
-    names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, len(bench.label_names))
+    names = bench.task.logit_tensors({name: tensor.values for name, tensor in sources.head.items()})
     logits = []
     for own in (sources, sources.tempered(names, 2.0)):
         decoded = decode_stream(encode_stream(judge.header, own.updates, own.head, bits=32))
@@ -108,7 +95,7 @@ def test_the_better_of_two_is_taken(trained: Trained, cuts: tuple[float, ...]) -
 
 def test_what_is_too_sure_of_itself_is_brought_down(trained: Trained) -> None:
     _, bench, sources = trained
-    names = last_layer({name: tensor.values for name, tensor in sources.head.items()}, len(bench.label_names))
+    names = bench.task.logit_tensors({name: tensor.values for name, tensor in sources.head.items()})
     sure = spoiled(sources).tempered(names, 0.01)
     found = judge_of(trained).better(sure, sure)
     for name in names:

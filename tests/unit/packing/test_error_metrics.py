@@ -8,13 +8,13 @@ import torch
 
 from airlora.codec.encoder.metric import squared_norms
 from airlora.packing.error_metrics import measure_metrics
-from airlora.training import Settings, Workbench, assemble
+from airlora.training import RunContext, Settings, build_context
 
 
 @pytest.fixture(scope="module")
-def bench(make_settings: Callable[..., Settings]) -> Workbench:
+def bench(make_settings: Callable[..., Settings]) -> RunContext:
     """An adapter with random values."""
-    bench = assemble(make_settings())
+    bench = build_context(make_settings())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for update in bench.adapted.updates.values():
@@ -22,7 +22,7 @@ def bench(make_settings: Callable[..., Settings]) -> Workbench:
     return bench
 
 
-def test_an_error_counts_as_it_changes_what_the_module_adds(bench: Workbench) -> None:
+def test_an_error_counts_as_it_changes_what_the_module_adds(bench: RunContext) -> None:
     """Of two errors of a right factor's row the metric says by how much more the one moves the output."""
     name, update = next(iter(bench.adapted.updates.items()))
     inputs: list[torch.Tensor] = []
@@ -42,7 +42,7 @@ def test_an_error_counts_as_it_changes_what_the_module_adds(bench: Workbench) ->
     np.testing.assert_allclose(found / found[0], damped / damped[0], rtol=1e-3)
 
 
-def test_blocks_cover_a_wide_side_and_nothing_is_left_behind(bench: Workbench) -> None:
+def test_blocks_cover_a_wide_side_and_nothing_is_left_behind(bench: RunContext) -> None:
     before = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
     found = measure_metrics(bench.adapted, bench.calibration, bench.device, 8, max_block=5)
     for name, (left, right) in found.items():

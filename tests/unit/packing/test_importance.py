@@ -16,25 +16,25 @@ from airlora.packing.importance import (
     measure_taylor,
 )
 from airlora.tasks import evaluate, predict
-from airlora.training import Settings, Workbench, assemble
+from airlora.training import RunContext, Settings, build_context
 
 
 @pytest.fixture
-def bench(settings: Settings) -> Workbench:
-    return assemble(settings)
+def bench(settings: Settings) -> RunContext:
+    return build_context(settings)
 
 
 @pytest.mark.parametrize(
     "measure", [measure_balanced, measure_explained_variance, measure_importance, measure_path, measure_taylor]
 )
-def test_one_number_per_component(bench: Workbench, measure: Callable[..., np.ndarray]) -> None:
+def test_one_number_per_component(bench: RunContext, measure: Callable[..., np.ndarray]) -> None:
     values = measure(bench.adapted, bench.calibration, bench.device, 8)
     assert values.shape == (12, 4)
     assert values.dtype == np.float64
     assert (values >= 0).all()
 
 
-def test_explained_variance_does_not_depend_on_batches_or_training(bench: Workbench) -> None:
+def test_explained_variance_does_not_depend_on_batches_or_training(bench: RunContext) -> None:
     whole = measure_explained_variance(bench.adapted, bench.calibration, bench.device, len(bench.calibration))
     batch = bench.calibration.batch(np.arange(len(bench.calibration)), bench.device)
     np.testing.assert_allclose(whole, explained_variance_ratio(bench.adapted, [batch]), rtol=1e-5)
@@ -46,14 +46,14 @@ def test_explained_variance_does_not_depend_on_batches_or_training(bench: Workbe
     assert (whole > 0).all()
 
 
-def fill(bench: Workbench, size: float = 1.0) -> None:
+def fill(bench: RunContext, size: float = 1.0) -> None:
     with torch.no_grad():
         for update in bench.adapted.updates.values():
             for part in (update.P, update.lam, update.Q):
                 part.copy_(size * torch.randn(part.shape, generator=torch.Generator().manual_seed(1)))
 
 
-def test_balanced_is_what_counts_on_the_way_and_at_the_end(bench: Workbench) -> None:
+def test_balanced_is_what_counts_on_the_way_and_at_the_end(bench: RunContext) -> None:
     fill(bench, 0.5)
     way, end, both = (
         measure(bench.adapted, bench.calibration, bench.device, 8)
@@ -65,14 +65,14 @@ def test_balanced_is_what_counts_on_the_way_and_at_the_end(bench: Workbench) -> 
     assert np.abs(np.log(way_share / end_share)).max() > np.abs(np.log(way_share / share)).max()
 
 
-def test_what_is_sure_and_right_of_every_sample_is_weighed_on_the_way(bench: Workbench) -> None:
+def test_what_is_sure_and_right_of_every_sample_is_weighed_on_the_way(bench: RunContext) -> None:
     fill(bench, 0.5)
     with torch.no_grad():
         for tensor in bench.adapted.head_state().values():
             tensor.mul_(1e8)
     labels = predict(bench.adapted.model, bench.calibration, bench.device).logits.argmax(dim=1).numpy()
     data = copy.copy(bench.calibration)
-    data.labels = labels
+    data.columns = {**data.columns, "labels": labels}
     way, end, both = (
         measure(bench.adapted, data, bench.device, 8)
         for measure in (measure_path, measure_importance, measure_balanced)
@@ -82,7 +82,7 @@ def test_what_is_sure_and_right_of_every_sample_is_weighed_on_the_way(bench: Wor
     np.testing.assert_array_equal(both, way)
 
 
-def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: Workbench) -> None:
+def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: RunContext) -> None:
     fill(bench, 0.5)
     with torch.no_grad():
         for tensor in bench.adapted.head_state().values():
@@ -98,7 +98,7 @@ def test_the_way_to_the_adapter_shares_out_all_that_it_changes(bench: Workbench)
     assert (path.squares >= path.taken**2 * (1 - 1e-9)).all()
 
 
-def test_the_way_to_the_adapter_ends_where_it_was(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_to_the_adapter_ends_where_it_was(bench: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(bench)
     was = [update.lam.detach().clone() for update in bench.adapted.updates.values()]
     weights = measure_path(bench.adapted, bench.calibration, bench.device, 8)
@@ -115,7 +115,7 @@ def test_the_way_to_the_adapter_ends_where_it_was(bench: Workbench, monkeypatch:
 
 
 def test_half_a_weight_is_what_is_taken_off_the_loss_half_the_squared_gradient(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    bench: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken, squares = np.zeros((12, 4)), np.zeros((12, 4))
     taken[0, :3], squares[1, :2] = [3.0, 1.0, -7.0], [1.0, 4.0]
@@ -135,7 +135,7 @@ def test_half_a_weight_is_what_is_taken_off_the_loss_half_the_squared_gradient(
     assert not measure_path(bench.adapted, bench.calibration, bench.device, 8).any()
 
 
-def test_a_loss_rise_is_the_loss_without_the_component(bench: Workbench) -> None:
+def test_a_loss_rise_is_the_loss_without_the_component(bench: RunContext) -> None:
     fill(bench)
     rises = measure_loss_rises(bench.adapted, bench.calibration, bench.device, 5, num_samples=10_000)
     update = list(bench.adapted.updates.values())[3]
@@ -153,7 +153,7 @@ def test_a_loss_rise_is_the_loss_without_the_component(bench: Workbench) -> None
 
 @pytest.mark.parametrize("num_samples", [1, 7, 15, 10_000])
 def test_samples_for_loss_rises_span_all_lengths(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch, num_samples: int
+    bench: RunContext, monkeypatch: pytest.MonkeyPatch, num_samples: int
 ) -> None:
     data, taken = bench.calibration, []
     whole = type(data).batch

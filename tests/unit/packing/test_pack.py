@@ -13,9 +13,9 @@ from airlora.packing.comparison import Judge
 from airlora.packing.sources import StreamSources
 from airlora.ranks import RankPattern
 from airlora.tasks import predict
-from airlora.training import FineTuner, Settings, Workbench, assemble, stream_header
+from airlora.training import FineTuner, RunContext, Settings, build_context, stream_header
 
-Trained = tuple[Settings, Workbench]
+Trained = tuple[Settings, RunContext]
 SIZE = 2400
 
 
@@ -23,7 +23,7 @@ SIZE = 2400
 def trained(make_settings: Callable[..., Settings]) -> Trained:
     """An adapter after some steps, in canonical order."""
     settings = make_settings(**{"finetune.steps": 60, "finetune.learning_rate": 0.03, "adapter.r_max": 8})
-    bench = assemble(settings)
+    bench = build_context(settings)
     tuner = FineTuner(bench.adapted, bench.train, settings, bench.device)
     for _ in range(60):
         tuner.train_step(RankPattern.constant(bench.adapted.shapes, 8))
@@ -33,7 +33,7 @@ def trained(make_settings: Callable[..., Settings]) -> Trained:
 
 def packed(trained: Trained, **options: Any) -> bytes:
     settings, bench = trained
-    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.label_names)
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.task)
     how = Packing(**{"max_bytes": SIZE, **options})
     data = {"calibration": bench.calibration, "train": bench.train}
     return pack_adapter(bench.adapted, header, how, settings.compute_options(bench.device), **data)

@@ -13,15 +13,15 @@ from airlora.errors import TrainingError
 from airlora.packing.qat import Polished, _feature_distance, _Student, polish, round_every
 from airlora.ranks import RankPattern
 from airlora.tasks import evaluate
-from airlora.training import FineTuner, Settings, Workbench, assemble
+from airlora.training import FineTuner, RunContext, Settings, build_context
 
 
 @pytest.fixture(scope="module")
-def trained(make_settings: Callable[..., Settings]) -> tuple[Settings, Workbench]:
+def trained(make_settings: Callable[..., Settings]) -> tuple[Settings, RunContext]:
     """An adapter after some steps, in canonical order."""
     rates = dict.fromkeys(("finetune.learning_rate", "finetune.head_learning_rate"), 0.01)
     settings = make_settings(**rates, **{"finetune.steps": 300, "model.dropout": False})
-    bench = assemble(settings)
+    bench = build_context(settings)
     tuner = FineTuner(bench.adapted, bench.train, settings, bench.device)
     for _ in range(300):
         tuner.train_step(RankPattern.constant(bench.adapted.shapes, 4))
@@ -58,14 +58,14 @@ class Coder:
         step = np.float32(self.step * np.sqrt(np.mean(values**2)))
         return np.rint(values / step) * step
 
-    def first(self, bench: Workbench) -> StreamPreview:
+    def first(self, bench: RunContext) -> StreamPreview:
         """What it makes of the bench's own adapter."""
         updates = {name: own.balanced() for name, own in components_of(bench.adapted).items()}
         head = {name: value.detach().float().numpy() for name, value in bench.adapted.head_state().items()}
         return self(Polished(updates, head, []))
 
 
-def loss_of(bench: Workbench, found: Polished, coder: Coder) -> float:
+def loss_of(bench: RunContext, found: Polished, coder: Coder) -> float:
     """Return the training loss with the components as they will be decoded; the bench's own adapter comes back."""
     state = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
     install(bench, found, coder)
@@ -74,7 +74,7 @@ def loss_of(bench: Workbench, found: Polished, coder: Coder) -> float:
     return result.loss
 
 
-def install(bench: Workbench, found: Polished, coder: Coder) -> None:
+def install(bench: RunContext, found: Polished, coder: Coder) -> None:
     """Let the model compute with the components as they will be decoded."""
     updates: dict[str, list[PreviewedItem]] = {}
     for item in coder(found).items:
@@ -86,7 +86,7 @@ def install(bench: Workbench, found: Polished, coder: Coder) -> None:
     install_updates(bench.adapted, factors, found.head)
 
 
-def run(trained: tuple[Settings, Workbench], coder: Coder, steps: int, **options: Any) -> Polished:
+def run(trained: tuple[Settings, RunContext], coder: Coder, steps: int, **options: Any) -> Polished:
     settings, bench = trained
     first = coder.first(bench)
     return polish(
@@ -94,7 +94,7 @@ def run(trained: tuple[Settings, Workbench], coder: Coder, steps: int, **options
     )
 
 
-def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings, Workbench]) -> None:
+def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings, RunContext]) -> None:
     _, bench = trained
     coder = Coder()
     before, after = (loss_of(bench, run(trained, coder, steps, whole_share=1.0), coder) for steps in (0, 60))
@@ -103,7 +103,7 @@ def test_polished_components_lose_less_than_rounded_ones(trained: tuple[Settings
     assert after < before - 0.1 * (before - whole)
 
 
-def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
+def test_layers_are_followed_too(trained: tuple[Settings, RunContext]) -> None:
     _, bench = trained
     coder = Coder()
     without, followed = (
@@ -115,7 +115,7 @@ def test_layers_are_followed_too(trained: tuple[Settings, Workbench]) -> None:
 
 @pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)])
 def test_steps_that_take_the_whole_follow_layers_and_only_they(
-    trained: tuple[Settings, Workbench], monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, most: int
+    trained: tuple[Settings, RunContext], monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, most: int
 ) -> None:
     sent, cuts, followed = Coder().first(trained[1]).items, [], []
     state = _Student.state
@@ -138,7 +138,7 @@ def test_steps_that_take_the_whole_follow_layers_and_only_they(
         assert min(cuts) < len(sent)
 
 
-def features_of(bench: Workbench, found: Polished, coder: Coder) -> float:
+def features_of(bench: RunContext, found: Polished, coder: Coder) -> float:
     """Return how far the last layer's output is from that of the bench's own adapter."""
     batch = bench.train.batch(np.arange(64), bench.device)
     batch.pop("labels")
@@ -163,7 +163,7 @@ def test_padding_does_not_count_as_a_feature() -> None:
     assert float(_feature_distance([wanted, found], [wanted, wanted], mask)) == pytest.approx(0.5)
 
 
-def test_no_step_returns_the_components_as_they_are(trained: tuple[Settings, Workbench]) -> None:
+def test_no_step_returns_the_components_as_they_are(trained: tuple[Settings, RunContext]) -> None:
     _, bench = trained
     found = run(trained, Coder(), 0)
     assert found.losses == []
@@ -173,7 +173,7 @@ def test_no_step_returns_the_components_as_they_are(trained: tuple[Settings, Wor
         np.testing.assert_allclose(found.updates[name].right, factors.right[:2], atol=1e-6)
 
 
-def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same(trained: tuple[Settings, Workbench]) -> None:
+def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same(trained: tuple[Settings, RunContext]) -> None:
     _, bench = trained
     bench.adapted.set_ranks([3] * len(bench.adapted.shapes))
     before = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
@@ -190,7 +190,7 @@ def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same(trained: tuple[Se
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def parameter_names(bench: Workbench, module: str) -> list[str]:
+def parameter_names(bench: RunContext, module: str) -> list[str]:
     """Return the names of a module's P, lam and Q."""
     update = bench.adapted.updates[module]
     names = {id(value): name for name, value in bench.adapted.model.named_parameters()}
@@ -198,7 +198,7 @@ def parameter_names(bench: Workbench, module: str) -> list[str]:
 
 
 def test_the_encoder_is_asked_again_and_the_model_computes_with_what_it_says(
-    trained: tuple[Settings, Workbench], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Settings, RunContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, bench = trained
     given: list[Polished] = []
@@ -229,7 +229,7 @@ def test_the_encoder_is_asked_again_and_the_model_computes_with_what_it_says(
             np.testing.assert_allclose(Q[item.index], item.v, atol=1e-5)
 
 
-def test_a_component_is_there_while_the_encoder_sends_it(trained: tuple[Settings, Workbench]) -> None:
+def test_a_component_is_there_while_the_encoder_sends_it(trained: tuple[Settings, RunContext]) -> None:
     _, bench = trained
     first = Coder().first(bench)
     student = _Student(bench.adapted, components_of(bench.adapted), first, bench.device)
@@ -245,14 +245,14 @@ def test_a_component_is_there_while_the_encoder_sends_it(trained: tuple[Settings
     assert student.state(1)[lam].tolist() == [1.0, 0.0]
 
 
-def test_a_loss_that_explodes_is_refused(trained: tuple[Settings, Workbench]) -> None:
+def test_a_loss_that_explodes_is_refused(trained: tuple[Settings, RunContext]) -> None:
     with pytest.raises(TrainingError, match="loss at polishing step 1 = nan"):
         run(trained, Coder(), 5, learning_rate=float("inf"))
 
 
 def test_a_base_in_half_precision_is_polished_too(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(**{"model.dtype": "bfloat16"})
-    bench = assemble(settings)
+    bench = build_context(settings)
     with torch.no_grad():
         for update in bench.adapted.updates.values():
             update.lam.fill_(0.1)

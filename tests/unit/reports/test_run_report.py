@@ -4,9 +4,12 @@ import re
 import pytest
 
 from airlora.reports.compare import ComparisonRow
-from airlora.reports.figures import accuracy_by_params, accuracy_by_snr, rank_heat_maps, reward_curve
-from airlora.reports.run_report import accuracy_interval, findings
+from airlora.reports.figures import rank_heat_maps, reward_curve, score_by_params, score_by_snr
+from airlora.reports.run_report import findings, score_interval
 from airlora.reports.tables import comparison_table, rank_table
+from airlora.tasks import Classification, Evaluation
+
+METRIC = Classification.metrics[0]
 
 MODULES = {
     f"layer.{layer}.{role}": {"d_in": 4, "d_out": 4, "role": role, "layer": layer}
@@ -27,9 +30,7 @@ def row(policy: str, snr_db: float, accuracy: float, num_params: int = 900, shar
         payload_bytes=4 * num_params,
         seconds=share,
         deadline_share=share,
-        accuracy=accuracy,
-        loss=0.5,
-        num_samples=1000,
+        evaluation=Evaluation({"accuracy": accuracy, "loss": 0.5}, 1000, METRIC),
     )
 
 
@@ -55,26 +56,26 @@ def test_a_small_gap_is_called_within_the_interval() -> None:
 
 
 def test_the_interval_is_the_binomial_one() -> None:
-    assert accuracy_interval(rows(airllm=0.9)) == pytest.approx(1.96 * (0.9 * 0.1 / 1000) ** 0.5)
+    assert score_interval(rows(airllm=0.9)) == pytest.approx(1.96 * (0.9 * 0.1 / 1000) ** 0.5)
 
 
 def test_figures_are_self_contained_and_reproducible() -> None:
     data = rows(airllm=0.8, greedy=0.9)
     metrics = [{"kind": "learn", "step": step, "reward": -1.0 / step} for step in range(1, 50)]
     pictures = [
-        accuracy_by_snr(data),
-        accuracy_by_params(data),
-        reward_curve(metrics),
+        score_by_snr(data),
+        score_by_params(data),
+        reward_curve(metrics, METRIC),
         rank_heat_maps({"airllm": dict.fromkeys(MODULES, 3)}, MODULES, 8),
     ]
     for picture in pictures:
         assert picture.startswith("<svg")
         assert not re.search(r"(href|src)=\"http", picture)
-    assert accuracy_by_snr(data) == pictures[0]
+    assert score_by_snr(data) == pictures[0]
 
 
 def test_a_run_without_rewards_still_has_a_figure() -> None:
-    assert reward_curve([{"kind": "eval", "step": 1, "accuracy": 0.5}]).startswith("<svg")
+    assert reward_curve([{"kind": "eval", "step": 1, "accuracy": 0.5}], METRIC).startswith("<svg")
 
 
 def test_heat_maps_take_gated_layers_and_missing_modules() -> None:

@@ -1,4 +1,4 @@
-"""Jobs that a spawned process can import; test modules themselves have no importable name."""
+"""Jobs that a spawned process can import. Test modules themselves cannot be imported by name."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from airlora.errors import TrainingError
 
 STEP_S = 0.01
 LONG_STEPS = 9_000
-"""A minute and a half."""
+"""Number of steps of about 90 seconds in total."""
 
 
 def count(value: int, num_steps: int, seconds: float, count_step: Callable[[], None]) -> int:
-    """Return `value` after some time and steps."""
+    """Return `value` after `seconds` and `num_steps`."""
     time.sleep(seconds)
     for _ in range(num_steps):
         count_step()
@@ -24,13 +24,13 @@ def count(value: int, num_steps: int, seconds: float, count_step: Callable[[], N
 
 
 def num_threads(count_step: Callable[[], None]) -> tuple[int, int]:
-    """Return this process's id and torch's threads in it."""
+    """Return the id of this process and its number of torch threads."""
     count_step()
     return os.getpid(), torch.get_num_threads()
 
 
 def long(folder: Path, name: str, count_step: Callable[[], None]) -> None:
-    """Leave one file at the start and one at the end of a very long way."""
+    """Write one file at the start and one at the end of 90 seconds of steps."""
     (folder / f"{name} began").touch()
     for _ in range(LONG_STEPS):
         time.sleep(STEP_S)
@@ -39,21 +39,21 @@ def long(folder: Path, name: str, count_step: Callable[[], None]) -> None:
 
 
 def busy(folder: Path, name: str, count_step: Callable[[], None]) -> None:
-    """Be at one step for a very long time."""
+    """Spend 90 seconds in one step."""
     (folder / f"{name} began").write_text(str(os.getpid()))
     time.sleep(LONG_STEPS * STEP_S)
     (folder / f"{name} ended").touch()
 
 
 def fail(after: Path, count_step: Callable[[], None]) -> None:
-    """Raise an error as soon as a file is there."""
+    """Raise an error as soon as a file exists."""
     _wait_for(after)
     count_step()
     raise TrainingError("loss = nan at step 1")
 
 
 def die(after: Path, count_step: Callable[[], None]) -> None:
-    """Be killed as soon as a file is there, as a system without memory kills."""
+    """Kill this process as soon as a file exists, like a system out of memory."""
     _wait_for(after)
     count_step()
     os.kill(os.getpid(), signal.SIGKILL)

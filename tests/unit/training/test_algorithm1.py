@@ -11,7 +11,7 @@ from airlora.training import Algorithm1, is_learner, problem_of
 
 
 class Recorder:
-    """A learner that wants full rank always and records what its stages were given."""
+    """A learner that always chooses full rank and records the arguments of its stages."""
 
     name = "recorder"
 
@@ -51,7 +51,7 @@ def test_stages_alternate_in_order_on_one_bounded_buffer() -> None:
     assert records[3].updates == {"ppo/loss": 1.0, "diffusion/loss": 2.0}
 
 
-def test_what_is_stored_is_what_was_in_force() -> None:
+def test_the_buffer_stores_the_projected_ranks() -> None:
     algorithm = run(Recorder(), rollout_steps=100, buffer_size=100)
     records = [algorithm.step() for _ in range(5)]
     for index, record in enumerate(records):
@@ -64,7 +64,7 @@ def test_what_is_stored_is_what_was_in_force() -> None:
     assert any((row.ranks < 8).any() for row in (algorithm._buffer[i] for i in range(5)))
 
 
-def test_episodes_end_with_their_own_last_state() -> None:
+def test_the_last_transition_of_an_episode_has_the_episodes_own_next_state() -> None:
     algorithm = run(Recorder(), rollout_steps=100, buffer_size=100)
     for _ in range(4):
         algorithm.step()
@@ -85,7 +85,7 @@ def test_a_policy_that_does_not_learn_only_acts() -> None:
     np.testing.assert_array_equal(record.info["ranks"], np.ones(12))
 
 
-def test_resumes_in_the_middle_of_a_rollout_and_of_an_episode() -> None:
+def test_a_loop_resumes_in_the_middle_of_a_rollout_and_of_an_episode() -> None:
     one = run(Recorder())
     for _ in range(5):
         one.step()
@@ -100,6 +100,6 @@ def test_resumes_in_the_middle_of_a_rollout_and_of_an_episode() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 7])
-def test_counts_steps(steps: int) -> None:
+def test_steps_are_counted(steps: int) -> None:
     algorithm = run(Recorder())
     assert [algorithm.step().step for _ in range(steps)] == list(range(1, steps + 1))

@@ -19,7 +19,7 @@ STATE: dict[str, Any] = {
 }
 
 
-def test_round_trip_of_tensors_plain_values_and_generator_states(tmp_path: Path) -> None:
+def test_a_checkpoint_round_trips_tensors_plain_values_and_generator_states(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", STATE, fingerprint="f" * 64)
     state = load_checkpoint(tmp_path / "c.pt", fingerprint="f" * 64)
     assert torch.equal(state["tensor"], STATE["tensor"])
@@ -29,14 +29,14 @@ def test_round_trip_of_tensors_plain_values_and_generator_states(tmp_path: Path)
     assert generator.random() == np.random.default_rng(3).random()
 
 
-def test_refuses_another_base_model(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_base_model_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", STATE, fingerprint="a" * 64)
     with pytest.raises(CheckpointError, match=f"made for the base model {'a' * 12}, this one is {'b' * 12}"):
         load_checkpoint(tmp_path / "c.pt", fingerprint="b" * 64)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1, -200])
-def test_refuses_truncated_files(tmp_path: Path, cut: int) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "c.pt"
     save_checkpoint(path, STATE, fingerprint="f")
     path.write_bytes(path.read_bytes()[:cut])
@@ -44,7 +44,7 @@ def test_refuses_truncated_files(tmp_path: Path, cut: int) -> None:
         load_checkpoint(path, fingerprint="f")
 
 
-def test_refuses_foreign_files(tmp_path: Path) -> None:
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(path, fingerprint="f")
@@ -59,7 +59,7 @@ def test_refuses_foreign_files(tmp_path: Path) -> None:
         load_checkpoint(path, fingerprint="f")
 
 
-def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     save_checkpoint(path, STATE, fingerprint="f")
     good = path.read_bytes()
@@ -69,7 +69,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(path, fingerprint="f")
 
 
-def test_never_runs_code_from_a_file(tmp_path: Path) -> None:
+def test_code_in_a_file_is_never_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return (os.mkdir, (str(tmp_path / "ran"),))
@@ -82,7 +82,7 @@ def test_never_runs_code_from_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"step": 1}, fingerprint="f")
 

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from airlora.training import Interrupted, Interrupts
+from airlora.training import Interrupted, InterruptHandler
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_remembers_the_signal_instead_of_dying(number: signal.Signals) -> None:
+def test_a_signal_is_stored_and_a_second_one_has_its_usual_effect(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Interrupts() as interrupts:
+    with InterruptHandler() as interrupts:
         assert interrupts.received is None
         os.kill(os.getpid(), number)
         assert interrupts.received == number
@@ -19,15 +19,15 @@ def test_remembers_the_signal_instead_of_dying(number: signal.Signals) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_the_exit_code_is_the_shells() -> None:
+def test_the_exit_code_is_that_of_shells() -> None:
     assert Interrupted("saved", signal.SIGTERM).exit_code == 143
 
 
-def test_outside_the_main_thread_nothing_is_changed() -> None:
+def test_outside_the_main_thread_no_handler_is_set() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with Interrupts() as interrupts:
+        with InterruptHandler() as interrupts:
             seen.append(interrupts.received)
 
     thread = threading.Thread(target=work)

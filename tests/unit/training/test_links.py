@@ -12,13 +12,13 @@ from airlora.training import decide_for_link, problem_of, reference_link
 TEXT = TextComplexity(entropy_nats=2.0, oov_rate=0.3)
 
 
-def test_the_reference_link_is_the_middle() -> None:
+def test_the_reference_link_has_median_snr_and_bandwidth() -> None:
     link = reference_link(ChannelSettings(snr_db=[15.0, -5.0, 5.0, 0.0, 10.0], bandwidth_hz=[1e5, 1e7]))
     assert link.snr_db == 5.0
     assert link.bandwidth_hz == pytest.approx(1e6)
 
 
-def test_the_budget_is_what_the_deadline_allows() -> None:
+def test_the_budget_is_the_number_of_parameters_sent_by_the_deadline() -> None:
     env = RankAllocationEnv()
     observation = env.observe_link(Link(0.0, 3e5), TEXT)
     # 300 kbit/s for 1 s at 32 bit: 9,375 numbers.
@@ -26,7 +26,7 @@ def test_the_budget_is_what_the_deadline_allows() -> None:
     assert observation.entropy_nats == 2.0
 
 
-def test_a_decision_is_cut_to_the_deadline_only_in_mode_project() -> None:
+def test_a_decision_is_projected_onto_the_deadline_in_mode_project_only() -> None:
     for mode, expected in (("project", 28), ("price", 96)):
         env = RankAllocationEnv(channel=ANALYTIC_CHANNEL.model_copy(update={"deadline_mode": mode}))
         pattern = decide_for_link(ConstantPolicy(problem_of(env), rank=8), env, Link(-5.0, 3e5), TEXT)
@@ -40,6 +40,6 @@ def test_the_capacity_follows_the_rate_model() -> None:
     assert Link(0.0, 1e6).capacity_bps(ChannelSettings()) == pytest.approx(1e6 * math.log2(2))
 
 
-def test_what_is_observed_is_at_the_start_of_an_episode() -> None:
+def test_the_observation_is_that_of_the_start_of_an_episode() -> None:
     env = RankAllocationEnv(initial_rank=3)
     np.testing.assert_array_equal(env.observe_link(Link(0.0, 3e5), TEXT).ranks, np.full(12, 3))

@@ -8,13 +8,13 @@ from airlora.errors import CheckpointError
 from airlora.training import MetricsLog, read_metrics
 
 
-def test_lines_read_back_and_numpy_and_nan_are_plain(tmp_path: Path) -> None:
+def test_lines_are_read_back_as_plain_values(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, tensorboard=False) as log:
         log.write("eval", 3, {"accuracy": np.float64(0.5), "ranks": np.arange(2), "loss": float("nan")})
     assert read_metrics(tmp_path) == [{"kind": "eval", "step": 3, "accuracy": 0.5, "ranks": [0, 1], "loss": None}]
 
 
-def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+def test_a_resumed_log_drops_the_lines_after_the_checkpoint(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, tensorboard=False) as log:
         for step in range(4):
             log.write("learn", step, {})
@@ -32,7 +32,7 @@ def test_tensorboard_reads_the_numbers(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("learn/reward")] == [(1, -0.5), (2, -0.25)]
 
 
-def test_refuses_missing_and_damaged_files(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"kind": ')

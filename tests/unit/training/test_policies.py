@@ -9,9 +9,9 @@ from airlora.observation import Observation
 from airlora.packing import measure_explained_variance
 from airlora.policy import EvaPolicy, load_policy, policy_specs, save_policy
 from airlora.training import (
+    RunContext,
     Settings,
-    Workbench,
-    assemble,
+    build_context,
     build_policy,
     frozen_objective,
     is_learner,
@@ -24,17 +24,17 @@ SPECS = policy_specs()
 
 
 @pytest.fixture
-def bench(settings: Settings) -> Workbench:
-    return assemble(settings)
+def context(settings: Settings) -> RunContext:
+    return build_context(settings)
 
 
-def env_of(settings: Settings, bench: Workbench) -> RankAllocationEnv:
+def env_of(settings: Settings, context: RunContext) -> RankAllocationEnv:
     return RankAllocationEnv(
-        frozen_objective(bench, settings),
+        frozen_objective(context, settings),
         channel=settings.channel,
         env=settings.env,
         initial_rank=2,
-        hidden_size=bench.hidden_size,
+        hidden_size=context.hidden_size,
     )
 
 
@@ -46,19 +46,19 @@ def named(settings: Settings, name: str, **cma: float) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def shared_bench(make_settings: Callable[..., Settings]) -> Workbench:
-    """Return a bench that no test of the module changes."""
-    return assemble(make_settings())
+def shared_context(make_settings: Callable[..., Settings]) -> RunContext:
+    """Return a context that no test of the module changes."""
+    return build_context(make_settings())
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_spec_makes_a_policy_of_its_class(
-    make_settings: Callable[..., Settings], shared_bench: Workbench, name: str
+    make_settings: Callable[..., Settings], shared_context: RunContext, name: str
 ) -> None:
     chosen = make_settings(**{"policy.name": name, "diffusion.warmup_updates": 2})
-    policy = build_policy(chosen, env_of(chosen, shared_bench), shared_bench)
+    policy = build_policy(chosen, env_of(chosen, shared_context), shared_context)
     assert type(policy) is SPECS[name].policy
-    assert policy.problem.module_names == tuple(shared_bench.adapted.shapes)
+    assert policy.problem.module_names == tuple(shared_context.adapted.shapes)
     assert is_learner(policy) == SPECS[name].learns
     ranks = policy.decide(Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 1000))
     assert ranks.shape == (12,)
@@ -72,20 +72,20 @@ def test_every_spec_makes_a_policy_of_its_class(
 
 @pytest.mark.parametrize(("mode", "keeps"), [("project", True), ("price", False), ("penalty", False)])
 def test_deadlines_are_kept_where_the_channel_projects(
-    make_settings: Callable[..., Settings], shared_bench: Workbench, mode: str, keeps: bool
+    make_settings: Callable[..., Settings], shared_context: RunContext, mode: str, keeps: bool
 ) -> None:
     chosen = make_settings(**{"channel.deadline_mode": mode})
-    assert problem_of(env_of(chosen, shared_bench)).keeps_deadline is keeps
+    assert problem_of(env_of(chosen, shared_context)).keeps_deadline is keeps
 
 
 def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
-    settings: Settings, bench: Workbench, tmp_path: Path
+    settings: Settings, context: RunContext, tmp_path: Path
 ) -> None:
     chosen = named(settings, "eva")
-    policy = build_policy(chosen, env_of(chosen, bench), bench)
+    policy = build_policy(chosen, env_of(chosen, context), context)
     assert isinstance(policy, EvaPolicy)
-    ratio = measure_explained_variance(bench.adapted, bench.calibration, bench.device, 1000)
-    sizes = [shape.params_per_rank for shape in bench.adapted.shapes.values()]
+    ratio = measure_explained_variance(context.adapted, context.calibration, context.device, 1000)
+    sizes = [shape.params_per_rank for shape in context.adapted.shapes.values()]
     observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), max(sizes))
     # The budget holds one component of the best module, and perhaps smaller ones beside it.
     assert policy.decide(observation)[np.unravel_index(ratio.argmax(), ratio.shape)[0]] >= 1
@@ -93,9 +93,9 @@ def test_eva_fills_by_the_explained_variance_of_the_calibration_samples(
     np.testing.assert_array_equal(load_policy(tmp_path / "p").decide(observation), policy.decide(observation))
 
 
-def test_cmaes_is_made_with_its_settings(settings: Settings, bench: Workbench) -> None:
+def test_cmaes_is_made_with_its_settings(settings: Settings, context: RunContext) -> None:
     chosen = named(settings, "cmaes", population_size=5, initial_rank_fraction=1.0)
-    policy = build_policy(chosen, env_of(chosen, bench), bench)
+    policy = build_policy(chosen, env_of(chosen, context), context)
     assert policy.arguments["settings"] == chosen.cma.model_dump()
     observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), 100_000)
     assert policy.decide(observation).tolist() == [4] * 12
@@ -110,11 +110,11 @@ def test_only_policies_with_importance_need_a_trained_adapter(settings: Settings
     assert {name for name in SPECS if policy_needs_trained_adapter(with_policy(bare, name))} == {"greedy"}
 
 
-def test_a_planner_starts_with_the_plans_of_greedy(settings: Settings, bench: Workbench) -> None:
+def test_a_planner_starts_with_the_plans_of_greedy(settings: Settings, context: RunContext) -> None:
     for name in ("allocate", "distilled"):
         chosen = with_policy(settings, name)
-        greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, bench), bench)
-        policy = build_policy(chosen, env_of(chosen, bench), bench)
+        greedy = build_policy(with_policy(settings, "greedy"), env_of(chosen, context), context)
+        policy = build_policy(chosen, env_of(chosen, context), context)
         if name == "allocate":
             for budget in (100, 500, 1000):
                 observation = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(12, np.int64), budget)

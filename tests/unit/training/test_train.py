@@ -9,8 +9,8 @@ from airlora.adapters import dense_reference, read_adapter_metadata
 from airlora.errors import AdapterError, CheckpointError, SettingsError
 from airlora.policy import load_policy
 from airlora.ranks import RankPattern
-from airlora.tasks import encode, predict
-from airlora.text import TokenizerVocabulary, load_dataset
+from airlora.tasks import predict
+from airlora.text import TokenizerVocabulary
 from airlora.training import Interrupted, RunFolder, Settings, Trainer, load_settings, open_run, read_metrics, train
 
 
@@ -27,7 +27,7 @@ def with_(settings: Settings, **overrides: Any) -> Settings:
 
 
 class Recorder:
-    """Watches a run and can end it at a step, as a signal would."""
+    """Reporter that records the phases and can send SIGTERM at a step."""
 
     def __init__(self, interrupt_at: tuple[str, int] | None = None) -> None:
         self.phases: list[str] = []
@@ -50,7 +50,7 @@ class Recorder:
 @pytest.mark.parametrize(
     "policy", ["airllm", "ppo", "ddim", "cmaes", "allocate", "greedy", "eva", "constant", "random"]
 )
-def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path: Path, policy: str) -> None:
+def test_every_policy_trains_a_complete_run(settings: Settings, tmp_path: Path, policy: str) -> None:
     chosen = with_(settings, policy__name=policy, env__objective="frozen" if policy == "greedy" else "live")
     record = train(chosen, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -58,7 +58,7 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
     assert folder.record() == record
     assert record.policy == policy
     assert record.steps == 12
-    assert 0.0 <= record.accuracy <= 1.0
+    assert 0.0 <= record.metrics["accuracy"] <= 1.0
     assert record.num_params == record.rank_pattern.num_params(record.shapes)
     assert read_adapter_metadata(folder.adapter_path).rank_pattern == record.rank_pattern
     assert load_policy(folder.policy_path).name == policy
@@ -70,39 +70,47 @@ def test_every_policy_trains_and_leaves_a_whole_run(settings: Settings, tmp_path
 def test_an_opened_run_gives_the_recorded_result(settings: Settings, tmp_path: Path, tiny_data: Any) -> None:
     record = train(with_(settings, policy__name="allocate", finetune__learning_rate=0.05), tmp_path / "run")
     run = open_run(tmp_path / "run")
-    data = load_dataset(tiny_data[1], label_names=record.label_names)
+    data = run.task.read(run.settings.data, str(tiny_data[1]))
     evaluation = run.predict(data).evaluation
-    assert evaluation.accuracy == record.accuracy
-    assert evaluation.loss == pytest.approx(record.loss, abs=1e-9)
+    assert evaluation.score == record.metrics["accuracy"]
+    assert evaluation.loss == pytest.approx(record.metrics["loss"], abs=1e-9)
     zero = run.predict(data, RankPattern.constant(record.shapes, 0))
     full = run.predict(data, RankPattern.constant(record.shapes, 4))
     assert not torch.equal(zero.logits, full.logits)
     # At any pattern the logits are those of the base model with the update added to its weights.
     mixed = RankPattern.from_ranks(record.shapes, [rank % 5 for rank in range(len(record.shapes))])
     ours = run.predict(data, mixed).logits
-    encoded = encode(data, run.tokenizer, TokenizerVocabulary(run.tokenizer), run.settings.data.max_length)
+    encoded = run.task.encode(data, run.tokenizer, TokenizerVocabulary(run.tokenizer), run.settings.data.max_length)
     dense = predict(dense_reference(run.adapted), encoded, run.device).logits
     torch.testing.assert_close(ours, dense, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("objective", ["live", "frozen"])
-@pytest.mark.parametrize("policy", ["airllm", "cmaes", "allocate"])
-@pytest.mark.parametrize("where", [("fine-tuning", 6), ("learning", 7)])
-def test_an_interrupted_run_goes_on_to_the_same_result(
+@pytest.mark.parametrize(
+    ("objective", "policy", "where"),
+    [
+        ("live", "airllm", ("fine-tuning", 6)),
+        ("live", "airllm", ("learning", 7)),
+        ("live", "cmaes", ("learning", 7)),
+        ("live", "allocate", ("fine-tuning", 6)),
+        ("frozen", "cmaes", ("fine-tuning", 6)),
+        ("frozen", "allocate", ("learning", 7)),
+    ],
+)
+def test_an_interrupted_run_resumes_to_the_same_result(
     settings: Settings, tmp_path: Path, objective: str, policy: str, where: tuple[str, int]
 ) -> None:
     chosen = with_(settings, policy__name=policy, env__objective=objective, env__full_rank_steps_per_action=0)
     whole = train(chosen, tmp_path / "whole")
     phase = where[0] if where[0] == "fine-tuning" else f"learning {policy}"
-    with pytest.raises(Interrupted, match="saved, go on with: airlora train --resume"):
-        train(chosen, tmp_path / "broken", watcher=Recorder((phase, where[1])))
+    with pytest.raises(Interrupted, match="the state is saved, resume with: airlora train --resume"):
+        train(chosen, tmp_path / "broken", progress=Recorder((phase, where[1])))
     resumed = train(chosen, tmp_path / "broken", resume=True)
     assert resumed == whole
     for name in ("adapter.safetensors", "metrics.jsonl", "run.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes(), name
 
 
-def test_the_papers_early_stop_ends_fine_tuning(settings: Settings, tmp_path: Path) -> None:
+def test_early_stopping_ends_fine_tuning(settings: Settings, tmp_path: Path) -> None:
     stopping = with_(
         settings,
         policy__patience=1,
@@ -118,18 +126,18 @@ def test_the_papers_early_stop_ends_fine_tuning(settings: Settings, tmp_path: Pa
     assert train(with_(stopping, policy__early_stop=False), tmp_path / "whole").steps == 60
 
 
-def test_without_steps_the_untrained_model_is_measured(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_of_no_steps_evaluates_the_untrained_model(settings: Settings, tmp_path: Path) -> None:
     record = train(with_(settings, finetune__steps=0, policy__steps=0), tmp_path / "run")
     assert record.steps == 0
 
 
-def test_phases_are_told_in_order(settings: Settings, tmp_path: Path) -> None:
+def test_phases_are_reported_in_order(settings: Settings, tmp_path: Path) -> None:
     watcher = Recorder()
-    train(with_(settings, policy__name="allocate"), tmp_path / "run", watcher=watcher)
+    train(with_(settings, policy__name="allocate"), tmp_path / "run", progress=watcher)
     assert watcher.phases == ["fine-tuning", "learning allocate"]
 
 
-def test_refuses_folders_that_hold_a_run_and_runs_that_do_not_fit(settings: Settings, tmp_path: Path) -> None:
+def test_unsuitable_folders_and_settings_are_refused(settings: Settings, tmp_path: Path) -> None:
     quick = with_(settings, policy__name="constant")
     train(quick, tmp_path / "run")
     with pytest.raises(CheckpointError, match="already holds a run"):
@@ -143,9 +151,9 @@ def test_refuses_folders_that_hold_a_run_and_runs_that_do_not_fit(settings: Sett
     assert not (tmp_path / "other").exists()
 
 
-def test_refuses_a_checkpoint_of_another_model_and_a_damaged_one(settings: Settings, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(settings, tmp_path / "run", watcher=Recorder(("fine-tuning", 6)))
+        train(settings, tmp_path / "run", progress=Recorder(("fine-tuning", 6)))
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     good = checkpoint.read_bytes()
     checkpoint.write_bytes(good[:-100])
@@ -157,7 +165,7 @@ def test_refuses_a_checkpoint_of_another_model_and_a_damaged_one(settings: Setti
     assert train(settings, tmp_path / "run", resume=True).steps == 12
 
 
-def test_refuses_an_adapter_of_another_base(settings: Settings, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_model_is_refused(settings: Settings, tmp_path: Path) -> None:
     train(with_(settings, policy__name="constant"), tmp_path / "run")
     record = tmp_path / "run" / "run.json"
     value = json.loads(record.read_text())
@@ -166,7 +174,7 @@ def test_refuses_an_adapter_of_another_base(settings: Settings, tmp_path: Path) 
         open_run(tmp_path / "run")
 
 
-def test_the_deadline_holds_for_what_is_sent(settings: Settings, tmp_path: Path) -> None:
+def test_the_ranks_of_a_run_keep_the_deadline(settings: Settings, tmp_path: Path) -> None:
     for policy in ("constant", "random", "allocate"):
         chosen = with_(settings, policy__name=policy, channel__bandwidth_hz=[5e3])
         record = train(chosen, tmp_path / policy)
@@ -184,7 +192,7 @@ def test_the_trainer_shares_one_policy_between_the_phases(settings: Settings, tm
 
 
 @pytest.mark.parametrize(("objective", "policy"), [("frozen", "greedy"), ("live", "airllm")])
-def test_a_run_that_starts_where_the_gradient_points(
+def test_a_run_with_head_and_alignment_steps_resumes_to_the_same_result(
     settings: Settings, tmp_path: Path, objective: str, policy: str
 ) -> None:
     start = {"finetune__head_steps": 3, "finetune__align_steps": 2, "model__dropout": False, "adapter__dropout": 0.2}
@@ -194,7 +202,7 @@ def test_a_run_that_starts_where_the_gradient_points(
     for name, at in (("head", 2), ("behind", 7)):
         watcher = Recorder(("fine-tuning", at))
         with pytest.raises(Interrupted):
-            train(chosen, tmp_path / name, watcher=watcher)
+            train(chosen, tmp_path / name, progress=watcher)
         assert train(chosen, tmp_path / name, resume=True) == expected
         for file in ("adapter.safetensors", "metrics.jsonl"):
             assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes(), file

@@ -13,13 +13,14 @@ from airlora.adapters import AdaptedModel
 from airlora.errors import DataError
 from airlora.observation import IntArray
 from airlora.ranks import ModuleShape
+from airlora.tasks import Task
 from airlora.text import TextComplexity
 
 __all__ = ["FrozenObjective"]
 
 
 class FrozenObjective:
-    """Loss of a trained adapter at the chosen ranks, on one of several fixed batches.
+    """Task loss of a trained adapter at the chosen ranks, on one of several fixed batches.
 
     Each step draws one batch at random. The batches do not change, so that two rank patterns can be compared on the
     same samples. The components of each module must be in order of importance, by canonical SVD order or nested
@@ -27,7 +28,8 @@ class FrozenObjective:
 
     Args:
         adapted: Model with the trained adapter. `measure` sets its ranks and changes nothing else.
-        batches: Tokenised batches with `labels`, on the model's device.
+        task: Task of the batches, whose loss is measured.
+        batches: Batches of `EncodedData`, on the model's device.
         complexities: Lexical entropy and OOV rate of each batch.
         autocast: Factory of the context manager of the forward pass, for reduced precision.
 
@@ -38,6 +40,7 @@ class FrozenObjective:
     def __init__(
         self,
         adapted: AdaptedModel,
+        task: Task,
         batches: Sequence[Mapping[str, torch.Tensor]],
         complexities: Sequence[TextComplexity],
         autocast: type[AbstractContextManager[None]] | Any = nullcontext,
@@ -48,6 +51,7 @@ class FrozenObjective:
                 f"{len(complexities)}"
             )
         self._adapted = adapted
+        self._task = task
         self._batches = batches
         self._complexities = complexities
         self._autocast = autocast
@@ -95,14 +99,8 @@ class FrozenObjective:
         self._adapted.set_ranks(ranks.tolist())
         self._adapted.model.eval()
         with self._autocast():
-            output = self._adapted.model(**self._batches[index])
-        return float(output.loss.float())
-
-    def mean_loss(self, ranks: IntArray) -> float:
-        """Return the mean loss at the ranks over all batches, nats per sample."""
-        sizes = [batch["labels"].shape[0] for batch in self._batches]
-        losses = [self.loss_on(ranks, index) for index in range(len(self._batches))]
-        return float(np.average(losses, weights=sizes))
+            loss = self._task.batch_loss(self._adapted.model, self._batches[index])
+        return float(loss.float())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the index of the current batch and the state of the generator."""

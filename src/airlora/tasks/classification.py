@@ -1,0 +1,111 @@
+"""Classification: one label for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from airlora.tasks.base import LOSS, TARGETS, Batch, EncodedData, Metric, Task
+from airlora.tasks.batches import encode_texts
+from airlora.tasks.settings import DataSettings
+from airlora.text import TextDataset, Vocabulary, embedded_corpus, load_dataset
+
+__all__ = ["Classification"]
+
+EMBEDDED_CORPUS_SEED = 42
+"""Seed of the embedded corpus, which is one fixed data set whatever the seed of a run."""
+
+
+class Classification(Task):
+    """Classification of texts by a softmax over the logits.
+
+    Args:
+        label_names: Name of each class, in the order of the logits.
+    """
+
+    name: ClassVar[str] = "classification"
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", higher_is_better=True, style="%"), LOSS)
+
+    label_names: tuple[str, ...] = Field(min_length=2)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes."""
+        return len(self.label_names)
+
+    @classmethod
+    def from_data(cls, settings: DataSettings) -> tuple[Self, TextDataset]:
+        """Return the task and the texts of the training file, or of the embedded corpus if no file is set."""
+        if settings.train is None:
+            data = _embedded(settings)[0]
+        else:
+            data = load_dataset(settings.train, text_column=settings.text_column, label_column=settings.label_column)
+        return cls(label_names=data.label_names), data
+
+    def read(self, settings: DataSettings, source: str | None = None) -> TextDataset:
+        """Return held-out texts with labels of the training data; see `Task.read`."""
+        if source is None and settings.eval is None:
+            return _embedded(settings)[1]
+        return load_dataset(
+            source or str(settings.eval),
+            text_column=settings.text_column,
+            label_column=settings.label_column,
+            label_names=self.label_names,
+            max_samples=settings.max_eval_samples if source is None else None,
+            require_classes=1,
+        )
+
+    def encode(self, data: TextDataset, tokenizer: Any, vocabulary: Vocabulary, max_length: int) -> EncodedData:
+        """Return the token ids of the texts, with class indices as targets."""
+        return encode_texts(self, data.texts, data.labels, data.name, tokenizer, vocabulary, max_length)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy, nats per sample.
+
+        Args:
+            logits: Float [batch, num_outputs].
+            batch: Tensors of the batch, class indices int64 [batch] among them.
+        """
+        return functional.cross_entropy(logits, batch[TARGETS])
+
+    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Return the mean KL divergence from the teacher's probabilities to the model's, nats per sample."""
+        learned, taught = (functional.log_softmax(values, dim=-1) for values in (logits, teacher_logits))
+        return functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
+
+    def score(self, outputs: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, float]:
+        """Return the share of samples whose largest logit is that of the label, and the mean cross-entropy."""
+        logits, labels = torch.stack(tuple(outputs)).double(), torch.as_tensor(np.asarray(targets))
+        num_right = int((logits.argmax(dim=-1) == labels).sum())
+        return {"accuracy": num_right / len(labels), "loss": float(functional.cross_entropy(logits, labels))}
+
+    def rows(self, outputs: Sequence[Tensor], targets: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Yield label index and logits of each sample."""
+        for label, logits in zip(targets, outputs, strict=True):
+            yield {"label": int(label), "logits": logits.tolist()}
+
+    def logit_tensors(self, head: Mapping[str, npt.NDArray[Any]]) -> list[str]:
+        """Return the names of the only matrix with a row per class, and of its bias.
+
+        The result is empty if no matrix or several matrices have a row per class.
+
+        >>> head = {"dense.weight": np.ones((8, 8)), "out.weight": np.ones((2, 8)), "out.bias": np.ones(2)}
+        >>> Classification(label_names=("negative", "positive")).logit_tensors(head)
+        ['out.weight', 'out.bias']
+        """
+        matrices = [name for name, value in head.items() if value.ndim > 1 and value.shape[0] == self.num_outputs]
+        if len(matrices) != 1:
+            return []
+        bias = f"{matrices[0].rpartition('.')[0]}.bias"
+        return matrices + [name for name in head if name == bias]
+
+
+def _embedded(settings: DataSettings) -> tuple[TextDataset, TextDataset]:
+    return embedded_corpus(seed=EMBEDDED_CORPUS_SEED, num_train=settings.num_train, num_dev=settings.num_eval)
