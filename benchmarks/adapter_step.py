@@ -1,9 +1,9 @@
-"""Time one fine-tuning step of airlora's adapter against PEFT's LoRA and AdaLoRA, interleaved, as ratios.
+"""Time of a fine-tuning step with airlora's adapter and with PEFT's AdaLoRA, relative to PEFT's LoRA.
 
     python benchmarks/adapter_step.py [--r-max 16] [--rank 4] [--rounds 30]
 
-One round is a step of each, in random order on the same batch; the figure is the median over rounds of the ratio to
-PEFT's LoRA at `rank`.  airlora and AdaLoRA hold r_max components and use `rank` of them.
+Each round runs one step of every method on the same batch, in random order. The result is the median over rounds of
+the ratio to PEFT's LoRA at `rank`. airlora and AdaLoRA hold r_max components, of which `rank` are active.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH, LENGTH = 32, 24
 def step_of(
     model: torch.nn.Module, after: Callable[[], object] = lambda: None
 ) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Return a call that takes one AdamW step."""
+    """Return a function that runs one AdamW step on a batch and then calls `after`."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
@@ -39,7 +39,7 @@ def step_of(
 
 
 def main() -> None:
-    """Print one JSON object: the median ratio to PEFT's LoRA of each contender."""
+    """Print the median ratio of each method as one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--r-max", type=int, default=16)
     parser.add_argument("--rank", type=int, default=4)
@@ -52,8 +52,8 @@ def main() -> None:
         return load_base_model(EMBEDDED_MODEL, num_labels=2, seed=0, attn_implementation="eager")[0]
 
     targets = [site.name for site in find_projections(base())]
-    ours = inject(base(), r_max=options.r_max, seed=0)
-    ours.set_ranks([options.rank] * len(ours.shapes))
+    adapted = inject(base(), r_max=options.r_max, seed=0)
+    adapted.set_ranks([options.rank] * len(adapted.shapes))
     lora = get_peft_model(base(), LoraConfig(r=options.rank, target_modules=targets))
     counter = iter(range(1, 10**6))
     adalora = get_peft_model(
@@ -62,25 +62,25 @@ def main() -> None:
             init_r=options.r_max, target_r=options.rank, tinit=0, tfinal=1, total_step=10**6, target_modules=targets
         ),
     )
-    contenders = {
+    methods = {
         "peft_lora": step_of(lora),
-        "airlora": step_of(ours.model),
+        "airlora": step_of(adapted.model),
         "peft_adalora": step_of(adalora, lambda: adalora.base_model.update_and_allocate(next(counter))),
     }
     generator = torch.Generator().manual_seed(0)
-    ratios: dict[str, list[float]] = {name: [] for name in contenders}
+    ratios: dict[str, list[float]] = {name: [] for name in methods}
     for round_index in range(options.rounds + 3):
         batch = {
             "input_ids": torch.randint(1000, 20_000, (BATCH, LENGTH), generator=generator),
             "labels": torch.randint(0, 2, (BATCH,), generator=generator),
         }
         seconds = {}
-        for name in random.sample(list(contenders), len(contenders)):
+        for name in random.sample(list(methods), len(methods)):
             start = time.perf_counter()
-            contenders[name](batch)
+            methods[name](batch)
             seconds[name] = time.perf_counter() - start
         if round_index >= 3:
-            for name in contenders:
+            for name in methods:
                 ratios[name].append(seconds[name] / seconds["peft_lora"])
     medians = {name: round(statistics.median(values), 3) for name, values in ratios.items()}
     print(json.dumps({"r_max": options.r_max, "rank": options.rank, "rounds": options.rounds} | medians))

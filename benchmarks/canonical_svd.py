@@ -1,10 +1,10 @@
-"""Seconds that canonical SVD order takes for an OPT-1.3B-sized adapter, beside the SVD of the dense update.
+"""Time of the canonical SVD of an adapter of OPT-1.3B size, compared with the SVD of the dense updates.
 
 python benchmarks/canonical_svd.py                      # 24 layers, rank 128; dense: one of each projection, scaled up
 python benchmarks/canonical_svd.py --layers 2 --rank 8  # a quick look
 
-The peer forms every update as a matrix and takes its SVD by `torch.linalg.svd`, or its largest part by
-`torch.svd_lowrank`.  It is run once for each kind of projection and counted once a layer.
+The compared methods form every update as a dense matrix and decompose it by `torch.linalg.svd`, or its leading
+components by `torch.svd_lowrank`. They run once per kind of projection, and their time is multiplied by the layers.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def low_rank(P: torch.Tensor, lam: torch.Tensor, Q: torch.Tensor) -> torch.Tenso
 
 
 def measure(function: Callable[..., torch.Tensor], factors: Factors) -> tuple[float, float]:
-    """Return seconds, the closing product included, and the relative error of what comes out."""
+    """Return the time including the final product, seconds, and the relative error of the product."""
     start = time.perf_counter()
     product = function(*factors)
     seconds = time.perf_counter() - start
-    P, lam, Q = (part.double() for part in factors)
+    P, lam, Q = (factor.double() for factor in factors)
     exact = (P * lam) @ Q
     return seconds, float((product.double() - exact).norm() / exact.norm())
 

@@ -24,9 +24,9 @@ from rich.progress import track
 from airlora.codec import describe
 from airlora.delivery import (
     AgentPlan,
-    Cut,
     KeyFolder,
     LinkLimits,
+    PrefixScore,
     StateFolder,
     create_repository,
     publish_stream,
@@ -79,7 +79,7 @@ def main() -> None:
     at_bps = rate_at(times, rates)
     generator = np.random.default_rng(arguments.seed)
     stream = arguments.stream.read_bytes() if arguments.stream else random_stream(60_000)
-    cuts = [Cut(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
+    cuts = [PrefixScore(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
     fingerprint = describe(stream)["base_fingerprint"]
     found = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airlora.delivery import Cut, KeyFolder, create_repository, publish_stream
+from airlora.delivery import KeyFolder, PrefixScore, create_repository, publish_stream
 from random_streams import random_stream
 
 SPACE = "airlora-device"
@@ -205,7 +205,7 @@ def main() -> None:
     if os.geteuid() != 0 or not shutil.which("ip") or not Path("/dev/net/tun").exists():
         raise SystemExit("needs root, ip and /dev/net/tun (Linux)")
     stream = arguments.stream.read_bytes() if arguments.stream else random_stream(arguments.random_bytes)
-    cuts = [Cut(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
+    cuts = [PrefixScore(**cut) for cut in json.loads(arguments.cuts.read_text())] if arguments.cuts else []
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from airlora.codec import HeadTensor, ModuleUpdate, StreamHeader, StreamReader, encode_stream
-from airlora.delivery import AgentPlan, Cut, KeyFolder, SignedRepository, StateFolder, Visit, create_repository, visit
+from airlora.delivery import (
+    AgentPlan,
+    KeyFolder,
+    PrefixScore,
+    SignedRepository,
+    StateFolder,
+    Visit,
+    create_repository,
+    visit,
+)
 from airlora.delivery.device.answers import HttpError
 from airlora.errors import NetworkError
 from airlora.ranks import ModuleShape
@@ -102,7 +111,7 @@ URL = "http://example.org"
 STREAMS = [make_stream(seed, size=96, num_modules=24, max_distortion=0.002) for seed in range(3)]
 
 
-def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Cut]:
+def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[PrefixScore]:
     """Return cuts at every fourth segment from the whole head on, of rising accuracy."""
     reader, ends = StreamReader(stream), []
     while (place := reader.next_range) is not None:
@@ -112,7 +121,8 @@ def cuts_of(stream: bytes, *, low: float = 0.6, high: float = 0.9) -> list[Cut]:
     ends = sorted({*ends[::4], ends[-1]})
     step = (high - low) / max(1, len(ends) - 1)
     return [
-        Cut(num_bytes=end, num_components=1, accuracy=low + step * place, loss=0.4) for place, end in enumerate(ends)
+        PrefixScore(num_bytes=end, num_components=1, accuracy=low + step * place, loss=0.4)
+        for place, end in enumerate(ends)
     ]
 
 

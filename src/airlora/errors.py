@@ -1,7 +1,7 @@
-"""Every error that airlora raises on purpose, in one tree.
+"""Error classes of airlora, all derived from `AirloraError`.
 
-A message names the thing that is wrong, its value and what is allowed, in one line.  The command line prints
-that line and exits with `AirloraError.exit_code`.
+A message is one line that names the setting or file, its value and what is allowed. The command line prints the
+message and exits with `AirloraError.exit_code`.
 
 ```text
 AirloraError
@@ -10,16 +10,16 @@ AirloraError
 ├── ChannelError             SNR, bandwidth, fading, deadline
 ├── DataError                data sets, corpora, vocabularies
 ├── ModelError               base models and their modules
-├── AdapterError             adapter files and the base they belong to
-├── CodecError               adapter streams that are damaged, foreign or newer
+├── AdapterError             adapter files and their base models
+├── CodecError               adapter streams
 ├── PolicyError              rank policies and their files
 ├── CheckpointError          runs and checkpoints
-├── TrainingError            a loss or reward that is not finite
-├── StorageError             a file that cannot be read or written
+├── TrainingError            losses and rewards that are not finite
+├── StorageError             files that cannot be read or written
 ├── ReleaseError             repositories, releases and their keys
-├── NetworkError             a server that cannot be reached, or gives up (exit code 3)
-├── TrustError               signatures, versions and digests that are not to be trusted (exit code 4)
-└── MissingDependencyError   an optional package that is not installed
+├── NetworkError             unreachable servers (exit code 3)
+├── TrustError               signatures, versions and digests (exit code 4)
+└── MissingDependencyError   optional packages that are not installed
 ```
 """
 
@@ -48,10 +48,10 @@ __all__ = [
 
 
 class AirloraError(Exception):
-    """A mistake that the user can mend; the message is one line.
+    """Base class of all errors that airlora raises deliberately.
 
     Args:
-        message: What is wrong, in one line; line breaks are folded into spaces.
+        message: Description of the problem and its remedy. Line breaks are replaced by spaces.
     """
 
     exit_code = 2
@@ -61,12 +61,12 @@ class AirloraError(Exception):
 
     @classmethod
     def of(cls, name: str, value: object, allowed: str) -> Self:
-        """Return the error `NAME = VALUE: ALLOWED`, the shape that every value error has.
+        """Return the error with the message `NAME = VALUE: allowed is ALLOWED`.
 
         Args:
-            name: The setting, argument or file.
-            value: What was given; long values are cut to 120 characters.
-            allowed: What would be accepted, for example `"a number above 0"`.
+            name: Name of the setting, argument or file.
+            value: Rejected value, shown with at most 120 characters.
+            allowed: Description of the allowed values, such as `"a number above 0"`.
 
         >>> str(ChannelError.of("snr_db", 1e9, "a number from -50 to 100"))
         'snr_db = 1000000000.0: allowed is a number from -50 to 100'
@@ -94,31 +94,31 @@ class DataError(AirloraError):
 
 
 class ModelError(AirloraError):
-    """A base model is missing or has no module of the names asked for."""
+    """A base model is missing or damaged, or lacks a requested module."""
 
 
 class AdapterError(AirloraError):
-    """An adapter file is damaged or belongs to another base model."""
+    """An adapter file is missing, damaged or belongs to another base model."""
 
 
 class CodecError(AirloraError):
-    """An adapter stream is damaged, foreign or newer, or something cannot be coded."""
+    """An adapter stream is damaged, of an unknown format or version, or an adapter cannot be encoded."""
 
 
 class PolicyError(AirloraError):
-    """A rank policy cannot be used for this problem, or its file is damaged."""
+    """A rank policy does not fit the problem, or its file is damaged."""
 
 
 class CheckpointError(AirloraError):
-    """A run or checkpoint is missing, damaged or not airlora's."""
+    """A run or checkpoint is missing, damaged or not written by airlora."""
 
 
 class TrainingError(AirloraError):
-    """Training met a loss or a reward that is not a finite number."""
+    """A loss, gradient or reward in training is not finite or not available."""
 
 
 class StorageError(AirloraError):
-    """A file or folder cannot be read or written (full disk, permission, read-only)."""
+    """A file or folder cannot be read or written, for example because the disk is full or read-only."""
 
 
 class ReleaseError(AirloraError):
@@ -126,16 +126,16 @@ class ReleaseError(AirloraError):
 
 
 class NetworkError(AirloraError):
-    """A server cannot be reached, or was given up after bounded retries."""
+    """A server cannot be reached within the allowed retries."""
 
     exit_code = 3
 
 
 class TrustError(AirloraError):
-    """Something that came is not signed, too old, of the wrong digest, or otherwise not to be trusted."""
+    """Received data have a missing or invalid signature, an outdated version or a wrong digest."""
 
     exit_code = 4
 
 
 class MissingDependencyError(AirloraError):
-    """An optional package is needed and is not installed."""
+    """A required optional package is not installed."""

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and read one with errors that name it."""
+"""Atomic writing of files, and reading with errors that name the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "sync_folder",
     "sync_paths",
     "unseal",
-    "unsealed",
+    "unseal_bytes",
     "write_bytes",
     "write_json",
 ]
@@ -35,11 +35,14 @@ def _reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path | str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """Yield a binary file that becomes `path` only once it is whole and on disk.
+    """Yield a binary file that replaces `path` when the block ends without an error.
 
-    The bytes go to a temporary file in the same folder, are fsynced, and are renamed over `path`.  If anything fails
-    the temporary file is removed and an earlier `path` stays as it was.  `mode` is what the file allows, less the
-    process's umask; until it is whole its owner alone can read it.
+    The bytes are written to a temporary file in the same folder, fsynced and renamed to `path`. On any error the
+    temporary file is removed, and an existing `path` is unchanged.
+
+    Args:
+        path: File to write.
+        mode: Permission bits of the file, before the process's umask. The temporary file is readable by its owner only.
 
     Raises:
         StorageError: The folder is missing, read-only or full.
@@ -58,7 +61,7 @@ def atomic_write(path: Path | str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         os.replace(name, target)
     except OSError as error:
         _remove(name)
-        raise StorageError(f"cannot write {target}: {_reason(error)}; what was there before is untouched") from error
+        raise StorageError(f"cannot write {target}: {_reason(error)}; an earlier file is unchanged") from error
     except BaseException:
         _remove(name)
         raise
@@ -77,12 +80,23 @@ def _remove(name: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put renames in a folder on disk for good; raises `StorageError`."""
+    """Fsync a folder, so that renames in it survive a power failure.
+
+    Raises:
+        StorageError: The folder cannot be synced.
+    """
     sync_paths([folder])
 
 
 def sync_paths(paths: Iterable[Path]) -> None:
-    """Put the contents of files, and the names in folders, on disk for good; raises `StorageError`."""
+    """Fsync files and folders, so that their contents survive a power failure.
+
+    Args:
+        paths: Files and folders to sync. Systems other than POSIX ignore them.
+
+    Raises:
+        StorageError: A file or folder cannot be synced.
+    """
     if os.name != "posix":
         return
     for path in paths:
@@ -97,26 +111,44 @@ def sync_paths(paths: Iterable[Path]) -> None:
 
 
 def write_bytes(path: Path | str, data: bytes, *, mode: int = 0o666) -> None:
-    """Write `data` to `path`, whole or not at all; see `atomic_write`; raises `StorageError`."""
+    """Write bytes to a file atomically.
+
+    Args:
+        path: File to write.
+        data: Content of the file.
+        mode: Permission bits of the file, before the process's umask.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     with atomic_write(path, mode=mode) as file:
         file.write(data)
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; raises `StorageError`."""
+    """Write a value as indented JSON atomically.
+
+    Args:
+        path: File to write.
+        value: JSON-compatible value.
+
+    Raises:
+        StorageError: The file cannot be written.
+        ValueError: The value holds NaN or infinity.
+    """
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_bytes(path: Path | str, kind: str, error: type[AirloraError] = StorageError) -> bytes:
-    """Return the bytes of `path`.
+    """Return the content of a file.
 
     Args:
-        path: The file.
-        kind: What the file is, for the message ("data file", "checkpoint").
-        error: What to raise.
+        path: File to read.
+        kind: Kind of file for the message, such as "data file" or "checkpoint".
+        error: Class of the error to raise.
 
     Raises:
-        AirloraError: Of type `error`; the file is missing or cannot be read.
+        AirloraError: The file is missing or cannot be read. The class is `error`.
     """
     try:
         return Path(path).read_bytes()
@@ -127,7 +159,16 @@ def read_bytes(path: Path | str, kind: str, error: type[AirloraError] = StorageE
 
 
 def read_json(path: Path | str, kind: str, error: type[AirloraError] = StorageError) -> Any:
-    """Return the JSON value in `path`; raises `error` if it is missing or no JSON."""
+    """Return the JSON value in a file.
+
+    Args:
+        path: File to read.
+        kind: Kind of file for the message, such as "data file" or "checkpoint".
+        error: Class of the error to raise.
+
+    Raises:
+        AirloraError: The file is missing, cannot be read or is not valid JSON. The class is `error`.
+    """
     try:
         return json.loads(read_bytes(path, kind, error))
     except ValueError as cause:
@@ -135,7 +176,11 @@ def read_json(path: Path | str, kind: str, error: type[AirloraError] = StorageEr
 
 
 def make_folder(path: Path | str) -> Path:
-    """Create the folder `path` with its parents and return it; raises `StorageError`."""
+    """Create a folder with its parents if it is missing, and return it.
+
+    Raises:
+        StorageError: The folder cannot be created.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +190,11 @@ def make_folder(path: Path | str) -> Path:
 
 
 def sha256_of(path: Path | str) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits; raises `StorageError`."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -154,32 +203,48 @@ def sha256_of(path: Path | str) -> str:
 
 
 def seal(content: bytes, kind: str, version: int) -> bytes:
-    """Return `content` behind a line that names its kind, version and SHA-256; `unseal` takes the line off again.
+    """Return the content preceded by one line with its kind, version and SHA-256.
 
-    Archives of tensors do not notice a flipped bit by themselves.
+    The digest lets `unseal` detect damage that archives of tensors do not detect themselves.
+
+    Args:
+        content: Bytes to seal.
+        kind: Kind of content, one word, such as "policy" or "checkpoint".
+        version: Version of the content's format.
     """
     return f"airlora-{kind} {version} {hashlib.sha256(content).hexdigest()}\n".encode() + content
 
 
 def unseal(path: Path | str, kind: str, version: int, error: type[AirloraError] = StorageError) -> bytes:
-    """Return what was sealed in `path`.
+    """Return the sealed content of a file.
 
     Args:
-        path: The file.
-        kind: What it must be, one word ("policy", "checkpoint").
-        version: The version that can be read.
-        error: What to raise.
+        path: File to read.
+        kind: Required kind of content, one word, such as "policy" or "checkpoint".
+        version: Required version of the content's format.
+        error: Class of the error to raise.
 
     Raises:
-        AirloraError: Of type `error`; the file is missing, of another kind or version, or damaged.
+        AirloraError: The file is missing, of another kind or version, or damaged. The class is `error`.
     """
-    return unsealed(read_bytes(path, kind, error), path, kind, version, error)
+    return unseal_bytes(read_bytes(path, kind, error), path, kind, version, error)
 
 
-def unsealed(
+def unseal_bytes(
     sealed: bytes, path: Path | str, kind: str, version: int, error: type[AirloraError] = StorageError
 ) -> bytes:
-    """Return what was sealed in the bytes of `path`; otherwise as `unseal`."""
+    """Return the content of sealed bytes.
+
+    Args:
+        sealed: Bytes returned by `seal`.
+        path: File that the bytes come from, for messages.
+        kind: Required kind of content, one word, such as "policy" or "checkpoint".
+        version: Required version of the content's format.
+        error: Class of the error to raise.
+
+    Raises:
+        AirloraError: The bytes are of another kind or version, or damaged. The class is `error`.
+    """
     header, _, content = sealed.partition(b"\n")
     written_by, _, rest = header.partition(b" ")
     found, _, digest = rest.partition(b" ")

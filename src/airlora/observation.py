@@ -1,7 +1,7 @@
-"""What a policy sees before it decides: the paper's state s_t = {SNR, W, H, rho, r} (IV-A1).
+"""Observation of a policy: the paper's state s_t = {SNR, W, H, rho, r} (IV-A1).
 
-`Observation` keeps the quantities in their units; `ObservationSpec` says how they become the normalised vector that
-networks and Gymnasium see.  Learners use the vector, planners use the units.
+`Observation` holds the quantities in their units, as planners need them. `ObservationSpec` maps an observation to the
+normalised vector that networks and Gymnasium use.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 NUM_CONTEXT = 4
-"""Length of the part before the ranks: SNR, bandwidth, lexical entropy, OOV rate."""
+"""Number of entries before the ranks in the vector: SNR, bandwidth, lexical entropy and OOV rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """The state s_t in its units.
+    """The state s_t with its quantities in physical units.
 
     Args:
-        snr_db: SNR of the link as the transmitter knows it, dB.
-        bandwidth_hz: W, Hz, > 0.
+        snr_db: SNR of the link as known to the transmitter, dB.
+        bandwidth_hz: Bandwidth W of the link, Hz, > 0.
         entropy_nats: Lexical entropy H of the text, nats per word, >= 0.
-        oov_rate: Share of words out of vocabulary, 0 to 1.
-        ranks: r_t, the ranks in force; int64 [num_modules].
-        budget_params: How many numbers the link carries before its deadline at this SNR (Eq. 7 solved for the count),
-            head already taken off; >= 0. Planners fill it; it is no part of the paper's state.
+        oov_rate: Out-of-vocabulary rate rho of the text, 0 to 1.
+        ranks: Current ranks r_t, int64 [num_modules].
+        budget_params: Number of adapter parameters that the link carries before its deadline at this SNR (Eq. 7 solved
+            for the count), after the head; >= 0. Planners use it; the paper's state lacks it.
     """
 
     snr_db: float
@@ -51,30 +51,33 @@ class Observation:
             return NotImplemented
         return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
-    __hash__ = None  # type: ignore[assignment]  # it holds an array
+    __hash__ = None  # type: ignore[assignment]  # arrays are not hashable
 
 
 @dataclass(frozen=True, slots=True)
 class ObservationSpec:
-    """How an `Observation` becomes a vector.
+    """Mapping from an `Observation` to a normalised vector.
 
-    | index | quantity | mapped |
+    | index | quantity | range mapped linearly to [-1, 1] |
     |---|---|---|
-    | 0 | SNR, dB | `snr_db_range` -> [-1, 1] |
-    | 1 | bandwidth, Hz | log10 of `bandwidth_hz_range` -> [-1, 1] |
-    | 2 | lexical entropy, nats | [0, `entropy_max_nats`] -> [-1, 1] |
-    | 3 | OOV rate | [0, 1] -> [-1, 1] |
-    | 4 ... | rank per module | [0, r_max] -> [-1, 1] |
+    | 0 | SNR, dB | `snr_db_range` |
+    | 1 | log10 of the bandwidth, Hz | log10 of `bandwidth_hz_range` |
+    | 2 | lexical entropy, nats per word | [0, `entropy_max_nats`] |
+    | 3 | OOV rate | [0, 1] |
+    | 4 ... | rank per module | [0, r_max] |
 
-    Values outside the ranges map outside [-1, 1] and are clipped at `-LIMIT` and `LIMIT`: a link somewhat beyond the
-    trained ones is still told apart.
+    Values outside the ranges map outside [-1, 1] and are clipped at `-LIMIT` and `LIMIT`. A policy can therefore
+    distinguish links slightly outside the ranges.
 
     Args:
-        num_modules: Adapted projections, 6L in the paper.
+        num_modules: Number of adapted modules, 6L in the paper.
         r_max: Largest rank, >= 1.
-        snr_db_range: Lowest and highest usual SNR, dB.
-        bandwidth_hz_range: Lowest and highest usual bandwidth, Hz.
-        entropy_max_nats: Largest usual lexical entropy.
+        snr_db_range: Lowest and highest expected SNR, dB.
+        bandwidth_hz_range: Lowest and highest expected bandwidth, Hz, > 0.
+        entropy_max_nats: Largest expected lexical entropy, nats per word, > 0.
+
+    Raises:
+        SettingsError: A count is below 1 or a range is empty.
     """
 
     num_modules: int
@@ -103,7 +106,7 @@ class ObservationSpec:
         return NUM_CONTEXT + self.num_modules
 
     def to_vector(self, observation: Observation) -> FloatArray:
-        """Return the normalised state, float32 [4 + num_modules], each entry within +-LIMIT."""
+        """Return the normalised state, float32 [4 + num_modules], with entries from -LIMIT to LIMIT."""
         low_hz, high_hz = (math.log10(value) for value in self.bandwidth_hz_range)
         context = (
             _to_unit(observation.snr_db, *self.snr_db_range),
@@ -117,12 +120,12 @@ class ObservationSpec:
         return clipped
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain values for JSON or a checkpoint."""
+        """Return the fields as JSON-compatible values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ObservationSpec:
-        """Return the spec written by `to_dict`."""
+        """Return the specification from the result of `to_dict`."""
         given = dict(value)
         given["snr_db_range"] = tuple(given["snr_db_range"])
         given["bandwidth_hz_range"] = tuple(given["bandwidth_hz_range"])

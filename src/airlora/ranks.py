@@ -1,7 +1,7 @@
-"""Which rank each adapted projection has, and how many numbers that is.
+"""Rank patterns: the rank of each adapted module, and the number of parameters that follows.
 
-A `RankPattern` is what every policy decides and what everything downstream obeys: an ordered map from module name to
-rank.  Rank 0 means that nothing is sent for the module (Eq. 9 starts at 1, the paper's action space at 0; we take 0).
+A `RankPattern` is an ordered mapping from module name to rank. Policies decide it, and training and delivery apply it.
+At rank 0 nothing is sent for a module. (Eq. 9 starts at rank 1, the paper's action space at 0; airlora uses 0.)
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["ModuleShape", "RankPattern", "paper_num_params", "params_per_rank"]
 
 @dataclass(frozen=True, slots=True)
 class ModuleShape:
-    """In- and out-features of one adapted projection.
+    """In- and out-features of one adapted module.
 
     Args:
-        d_in: Columns of W0, >= 1.
-        d_out: Rows of W0, >= 1.
+        d_in: In-features, the number of columns of W0, >= 1.
+        d_out: Out-features, the number of rows of W0, >= 1.
 
     Raises:
         RankPatternError: A dimension is below 1.
@@ -38,7 +38,7 @@ class ModuleShape:
 
     @property
     def params_per_rank(self) -> int:
-        """Numbers in one rank-one component (p, lambda, q): d_in + d_out + 1.
+        """Number of parameters of one rank-one component (p, lambda, q): d_in + d_out + 1.
 
         >>> ModuleShape(384, 1536).params_per_rank
         1921
@@ -47,28 +47,31 @@ class ModuleShape:
 
     @property
     def max_rank(self) -> int:
-        """The largest rank that is not redundant: min(d_in, d_out)."""
+        """Largest useful rank, min(d_in, d_out)."""
         return min(self.d_in, self.d_out)
 
 
 def params_per_rank(shapes: Mapping[str, ModuleShape]) -> tuple[int, ...]:
-    """Return d_in + d_out + 1 per module, in the order of `shapes`."""
+    """Return the number of parameters of one component, d_in + d_out + 1, per module in the order of `shapes`."""
     return tuple(shape.params_per_rank for shape in shapes.values())
 
 
 def paper_num_params(ranks: Iterable[int], hidden_size: int) -> int:
-    r"""Return the paper's count of numbers to send.
+    r"""Return the paper's count of the parameters of an adapter.
 
     $$\sum_m r_m (2 d_h + 1)$$
 
-    It takes every projection as d_h x d_h, which fc1 and fc2 are not (erratum 1); use `RankPattern.num_params` for what
-    is really sent, and this one only beside the paper's tables.
+    The count assumes that every projection is d_h x d_h, which fc1 and fc2 are not (erratum 1). Use it for comparison
+    with the paper's tables only; `RankPattern.num_params` returns the true number.
 
     Notation: r_m ranks[m]; d_h hidden_size.
 
     Args:
-        ranks: Rank per module, >= 0.
-        hidden_size: d_h, >= 1.
+        ranks: Rank of each module, >= 0.
+        hidden_size: Hidden size d_h of the model, >= 1.
+
+    Raises:
+        RankPatternError: hidden_size is below 1.
 
     Source: AirLLM III-A1, the count inside Eq. 6.
 
@@ -81,10 +84,10 @@ def paper_num_params(ranks: Iterable[int], hidden_size: int) -> int:
 
 
 class RankPattern(Mapping[str, int]):
-    """An ordered map from module name to rank; it does not change once made.
+    """Immutable ordered mapping from module name to rank.
 
     Args:
-        ranks: Rank per module name, in the order of the model's modules.
+        ranks: Ranks by module name, in the order of the model's modules; 0 or more.
 
     Raises:
         RankPatternError: A rank is negative or not a whole number.
@@ -99,15 +102,22 @@ class RankPattern(Mapping[str, int]):
     def __init__(self, ranks: Mapping[str, int]) -> None:
         checked: dict[str, int] = {}
         for name, rank in ranks.items():
-            whole = isinstance(rank, int) or (hasattr(rank, "__index__") and not isinstance(rank, bool))
-            if isinstance(rank, bool) or not whole or int(rank) < 0:
+            if isinstance(rank, bool) or not hasattr(rank, "__index__") or int(rank) < 0:
                 raise RankPatternError.of(f"rank of {name}", rank, "a whole number, 0 or more")
             checked[str(name)] = int(rank)
         self._ranks = checked
 
     @classmethod
     def from_ranks(cls, names: Iterable[str], ranks: Iterable[int]) -> RankPattern:
-        """Return the pattern that gives `ranks[i]` to `names[i]`; raises `RankPatternError` if the lengths differ."""
+        """Return the pattern with rank `ranks[i]` for module `names[i]`.
+
+        Args:
+            names: Module names, in order.
+            ranks: Rank of each module, >= 0.
+
+        Raises:
+            RankPatternError: The lengths differ, or a rank is not allowed.
+        """
         keys, values = list(names), list(ranks)
         if len(keys) != len(values):
             raise RankPatternError(f"{len(values)} ranks for {len(keys)} modules: one rank per module is needed")
@@ -115,12 +125,16 @@ class RankPattern(Mapping[str, int]):
 
     @classmethod
     def constant(cls, names: Iterable[str], rank: int) -> RankPattern:
-        """Return the pattern with the same rank in every module."""
+        """Return the pattern with the same rank for every module."""
         return cls(dict.fromkeys(names, rank))
 
     @classmethod
     def from_json(cls, text: str) -> RankPattern:
-        """Return the pattern written by `to_json`; raises `RankPatternError` if it is no JSON object of ranks."""
+        """Return the pattern from the result of `to_json`.
+
+        Raises:
+            RankPatternError: The text is not a JSON object of module name to rank.
+        """
         try:
             value: Any = json.loads(text)
         except ValueError as error:
@@ -131,14 +145,15 @@ class RankPattern(Mapping[str, int]):
 
     @classmethod
     def from_peft(cls, rank_pattern: Mapping[str, int], names: Iterable[str], default: int) -> RankPattern:
-        """Return the pattern that PEFT's `rank_pattern` and `r` describe.
+        """Return the pattern of PEFT's `rank_pattern` and `r`.
 
-        A key matches a module whose name equals it or ends with "." + key, as in PEFT; the longest key wins.
+        A key matches a module if the name equals the key or ends in "." and the key. The longest matching key applies.
+        Keys are compared as strings, whereas PEFT interprets them as regular expressions and applies the first match.
 
         Args:
-            rank_pattern: PEFT's `rank_pattern`.
-            names: Every adapted module.
-            default: PEFT's `r`, for modules that no key matches.
+            rank_pattern: PEFT's `rank_pattern`, ranks by names or endings of names.
+            names: Names of all adapted modules.
+            default: PEFT's `r`, the rank of modules without a matching key.
 
         Raises:
             RankPatternError: A key matches no module.
@@ -151,15 +166,15 @@ class RankPattern(Mapping[str, int]):
         return cls({name: next((rank_pattern[k] for k in keys if _peft_matches(k, name)), default) for name in modules})
 
     def to_dict(self) -> dict[str, int]:
-        """Return a plain dict, in order."""
+        """Return the ranks by module name as a dict, in order."""
         return dict(self._ranks)
 
     def to_json(self) -> str:
-        """Return one line of JSON that `from_json` reads back."""
+        """Return the pattern as one line of JSON, for `from_json`."""
         return json.dumps(self._ranks)
 
     def to_peft(self) -> dict[str, int]:
-        """Return PEFT's `rank_pattern`: full names, modules of rank 0 left out (PEFT has no rank 0)."""
+        """Return PEFT's `rank_pattern` with full names. Modules of rank 0 are omitted, because PEFT has no rank 0."""
         return {name: rank for name, rank in self._ranks.items() if rank > 0}
 
     @property
@@ -173,27 +188,33 @@ class RankPattern(Mapping[str, int]):
         return tuple(self._ranks.values())
 
     def num_params(self, shapes: Mapping[str, ModuleShape]) -> int:
-        r"""Return how many numbers the pattern sends: $\sum_m r_m (d^{in}_m + d^{out}_m + 1)$.
+        r"""Return the number of parameters of the adapter, $\sum_m r_m (d^{in}_m + d^{out}_m + 1)$.
+
+        Args:
+            shapes: Shapes of the adapted modules by name.
 
         Raises:
-            RankPatternError: The pattern names other modules than `shapes`, or a rank above min(d_in, d_out).
+            RankPatternError: The modules of pattern and `shapes` differ, or a rank is above min(d_in, d_out).
         """
         self.verify(shapes)
         return sum(rank * shapes[name].params_per_rank for name, rank in self._ranks.items())
 
     def verify(self, shapes: Mapping[str, ModuleShape], max_rank: int | None = None) -> None:
-        """Raise `RankPatternError` unless the pattern fits the modules.
+        """Raise an error unless the pattern fits the modules.
 
         Args:
-            shapes: The model's modules; the pattern must name exactly these.
-            max_rank: r_max; the default is min(d_in, d_out) per module.
+            shapes: Shapes of the model's adapted modules by name. The pattern must have exactly these names.
+            max_rank: Largest allowed rank r_max, or None for min(d_in, d_out) of each module.
+
+        Raises:
+            RankPatternError: A module is unknown or missing, or a rank is too large.
         """
         missing = [name for name in shapes if name not in self._ranks]
         unknown = [name for name in self._ranks if name not in shapes]
         if unknown:
-            raise RankPatternError.of("module", unknown[0], f"one of the {len(shapes)} adapted: {_some(list(shapes))}")
+            raise RankPatternError.of("module", unknown[0], f"one of the {len(shapes)} adapted: {_first(list(shapes))}")
         if missing:
-            raise RankPatternError(f"rank pattern lacks {len(missing)} of {len(shapes)} modules: {_some(missing)}")
+            raise RankPatternError(f"rank pattern lacks {len(missing)} of {len(shapes)} modules: {_first(missing)}")
         for name, rank in self._ranks.items():
             limit = shapes[name].max_rank if max_rank is None else min(max_rank, shapes[name].max_rank)
             if rank > limit:
@@ -224,6 +245,6 @@ def _peft_matches(key: str, name: str) -> bool:
     return name == key or name.endswith(f".{key}")
 
 
-def _some(names: Sequence[str], count: int = 3) -> str:
+def _first(names: Sequence[str], count: int = 3) -> str:
     shown = ", ".join(names[:count])
     return f"{shown}, ..." if len(names) > count else shown

@@ -49,9 +49,9 @@ def _eval_of(run: Path) -> str:
     return text.partition("=")[2].strip().strip('"')
 
 
-def test_a_stream_is_published_as_it_is(repo: Path, stream: Path) -> None:
+def test_a_stream_is_published_unchanged(repo: Path, stream: Path) -> None:
     assert value("publish", stream, repo)["version"] == 1
-    refused(airlora("publish", stream, repo), "release 1 already")
+    refused(airlora("publish", stream, repo), "already published as release 1")
     refused(airlora("publish", stream, repo, "--polish", "3"), "packed already")
     shown = airlora("repo", "verify", repo).stdout
     assert "verified, 1 releases" in shown
@@ -76,10 +76,10 @@ def test_tenants_rotation_renewal_and_garbage(repo: Path, stream: Path, tmp_path
 
 def test_bad_input_is_one_line(repo: Path, stream: Path, tmp_path: Path) -> None:
     refused(airlora("repo", "init", repo), "empty")
-    refused(airlora("repo", "init", tmp_path / "new", "--keys", tmp_path / "new" / "keys"), "published")
+    refused(airlora("repo", "init", tmp_path / "new", "--keys", tmp_path / "new" / "keys"), "public")
     refused(airlora("repo", "init", tmp_path / "new", "--root-threshold", "9"), "threshold")
-    refused(airlora("repo", "verify", tmp_path / "nothing"), "no repository")
-    refused(airlora("publish", stream, tmp_path / "nothing"), "no repository")
+    refused(airlora("repo", "verify", tmp_path / "nothing"), "not a repository")
+    refused(airlora("publish", stream, tmp_path / "nothing"), "not a repository")
     refused(airlora("publish", tmp_path / "nothing", repo), "nothing")
     refused(airlora("publish", stream, repo, "--keys", tmp_path / "elsewhere"), "targets keys", "elsewhere")
     refused(airlora("repo", "gc", repo, "--keep", "-1"), "keep = -1")
@@ -89,7 +89,7 @@ def test_bad_input_is_one_line(repo: Path, stream: Path, tmp_path: Path) -> None
     refused(airlora("publish", damaged, repo), "cut")
 
 
-def test_what_a_device_would_refuse_exits_with_four(repo: Path, stream: Path) -> None:
+def test_a_repository_that_devices_would_refuse_exits_with_four(repo: Path, stream: Path) -> None:
     value("publish", stream, repo)
     path = repo / "metadata" / "timestamp.json"
     path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":9'))

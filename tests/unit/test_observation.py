@@ -21,7 +21,7 @@ def observation(**changes: object) -> Observation:
     return Observation(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_the_middle_of_every_range_is_zero() -> None:
+def test_middle_of_every_range_maps_to_zero() -> None:
     vector = SPEC.to_vector(observation())
     assert vector.dtype == np.float32
     assert vector.shape == (SPEC.size,) == (NUM_CONTEXT + 3,)
@@ -37,17 +37,17 @@ def test_the_middle_of_every_range_is_zero() -> None:
         ("oov_rate", 0.0, 1.0, 3),
     ],
 )
-def test_the_ends_of_every_range_are_minus_one_and_one(field: str, low: float, high: float, index: int) -> None:
+def test_ends_of_every_range_map_to_minus_one_and_one(field: str, low: float, high: float, index: int) -> None:
     assert SPEC.to_vector(observation(**{field: low}))[index] == pytest.approx(-1.0)
     assert SPEC.to_vector(observation(**{field: high}))[index] == pytest.approx(1.0)
 
 
-def test_beyond_the_range_is_told_apart_and_then_clipped() -> None:
+def test_values_outside_the_range_stay_distinct_up_to_the_limit() -> None:
     near, far = (SPEC.to_vector(observation(snr_db=snr_db))[0] for snr_db in (25.0, 100.0))
     assert 1.0 < near < far == ObservationSpec.LIMIT
 
 
-def test_round_trip_through_json() -> None:
+def test_specification_survives_json() -> None:
     assert ObservationSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
 
 
@@ -62,12 +62,12 @@ def test_round_trip_through_json() -> None:
         ("entropy_max_nats", 0.0),
     ],
 )
-def test_refuses_empty_ranges(name: str, value: object) -> None:
+def test_empty_ranges_and_counts_below_one_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
         ObservationSpec(**({"num_modules": 1, "r_max": 1} | {name: value}))  # type: ignore[arg-type]
 
 
-def test_two_observations_are_equal_when_all_is() -> None:
+def test_observations_are_equal_if_all_fields_are() -> None:
     assert observation() == observation(ranks=np.asarray([0, 4, 8]))
     assert observation() != observation(ranks=np.asarray([0, 4, 7]))
     assert observation() != observation(snr_db=5.1)

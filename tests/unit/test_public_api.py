@@ -11,6 +11,7 @@ PUBLIC = [
     "FrozenObjective",
     "Learner",
     "Link",
+    "LinkModel",
     "LinkProcess",
     "LiveObjective",
     "ModuleShape",

@@ -1,7 +1,7 @@
-r"""How much of the variance of a projection's inputs each direction explains, for EVA's allocation of ranks.
+r"""Explained variance of the inputs of each projection, the statistic that EVA allocates ranks by.
 
-The inputs of a module over all tokens are the rows of X, singular values sigma.  X itself is never kept: the sums
-$\sum x$ and $\sum x x^\top$ have all that is needed, since the eigenvalues of the second are $\sigma^2$.
+The rows of X are the inputs of a module, one per token, and sigma are its singular values. X is never stored: the
+eigenvalues of $\sum x x^\top$ are $\sigma^2$, and $\sum x$ serves to subtract the mean.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from airlora.adapters.inject import AdaptedModel
-from airlora.adapters.linear import linear_shape
+from airlora.adapters.svd import linear_shape
 from airlora.errors import ModelError, SettingsError, TrainingError
 
 __all__ = ["explained_variance_ratio"]
@@ -30,31 +30,32 @@ def explained_variance_ratio(
     centred: bool = True,
     max_bytes: int = 2**31,
 ) -> npt.NDArray[np.float64]:
-    r"""Return the share of the inputs' variance along each of the first r_max principal directions, module by module.
+    r"""Return the share of input variance along each of the first r_max principal directions of every module.
 
     $$\xi_{mk} = \frac{\sigma_{mk}^2}{\sum_j \sigma_{mj}^2}$$
 
-    Notation: sigma_mk the k-th largest singular value of module m's inputs, one row per token that is no padding.
+    Notation: sigma_mk k-th largest singular value of the inputs of module m, one row per token that is no padding.
 
-    The inputs are those of the model without its updates, in evaluation mode, as EVA sees them before fine-tuning;
-    ranks and mode are put back afterwards.  Modules with the same inputs, such as q, k and v of a layer, have the same
-    ratios.  The whole decomposition takes the place of EVA's incremental one, which stops when it has converged.
+    The inputs are those of the base model in evaluation mode, at rank 0. Ranks and training mode are restored
+    afterwards. Modules with equal inputs, such as q, k and v of a layer, have equal ratios. The decomposition is exact,
+    whereas EVA updates an incremental one until it converges.
 
     Args:
-        adapted: The model.
-        batches: What the model is called with, `attention_mask` among it or else no padding; gone through once, or
-            more often if the sums of all modules do not fit into `max_bytes` together.
-        centred: Take the mean of the inputs off first, as PEFT's EVA does, of the same authors; else a direction
-            shared by all tokens counts as variance.
-        max_bytes: Memory for the sums, on the model's device; a single module may take more.
+        adapted: Model with an adapter.
+        batches: Keyword arguments of the model's calls. All tokens count if a batch has no `attention_mask`. The
+            batches are iterated more than once if the sums of all modules do not fit into `max_bytes` together.
+        centred: Whether the mean of the inputs is subtracted, as in PEFT's EVA. Otherwise a direction that all tokens
+            share counts as variance.
+        max_bytes: Memory for the sums on the model's device, bytes. The sums of one module may take more.
 
     Returns:
-        Float64 [num_modules, r_max], each row falling and of sum 1 or less; zeros where all inputs are equal.
+        Float64 [num_modules, r_max]. Rows are descending and add up to 1 or less. Rows of modules whose inputs are all
+        equal are zero.
 
     Raises:
         SettingsError: `max_bytes` is below 1.
         TrainingError: There is no batch, or a module's inputs are not finite.
-        ModelError: A module is not called on the batch's tokens, or the adapter has been taken out of the model.
+        ModelError: A module is not called once per token, or the adapter has been removed from the model.
 
     Source: Paischer et al. 2024 (arXiv:2410.07170), and `peft.tuners.lora.eva`.
     """
@@ -64,7 +65,7 @@ def explained_variance_ratio(
         raise TrainingError("explained variance of no batch: give one or more")
     widths = {name: linear_shape(layer.base).d_in for name, layer in adapted.layers.items()}
     ratios: dict[str, npt.NDArray[np.float64]] = {}
-    with _base_alone(adapted):
+    with _without_updates(adapted):
         for names in _groups(widths, max_bytes):
             for name, moments in _gather(adapted.model, names, batches).items():
                 ratios[name] = moments.ratio(adapted.r_max, centred=centred)
@@ -72,7 +73,7 @@ def explained_variance_ratio(
 
 
 class _Moments:
-    """Sums over the rows that a module was called with."""
+    """Sums of x and of x x^T over the inputs x of a module."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -81,7 +82,7 @@ class _Moments:
         self._products: Tensor | None = None
 
     def add(self, inputs: Tensor, kept: Tensor) -> None:
-        """Take in inputs [..., d_in] where `kept`, bool [batch, length], is true."""
+        """Add the inputs [..., d_in] of the tokens where `kept`, bool [batch, length], is true."""
         rows = inputs.reshape(-1, inputs.shape[-1])
         if len(rows) != kept.numel():
             raise ModelError(f"{self._name} is called on {len(rows)} vectors for a batch of {kept.numel()} tokens")
@@ -92,7 +93,7 @@ class _Moments:
         self._products = products if self._products is None else self._products.add_(products)
 
     def ratio(self, num_components: int, *, centred: bool) -> npt.NDArray[np.float64]:
-        """Return the first ratios, float64 [num_components]."""
+        """Return the ratios of the first components, float64 [num_components]."""
         if self._sum is None or self._products is None:
             raise ModelError(f"{self._name} is not called by the model")
         matrix = self._products
@@ -100,7 +101,7 @@ class _Moments:
             matrix = matrix - torch.outer(self._sum, self._sum) / self._count
         if not torch.isfinite(matrix).all():
             raise TrainingError(f"the inputs of {self._name} are not finite")
-        # Rounding leaves some eps of the uncentred size: where nothing else is left, all inputs are equal.
+        # Rounding error is proportional to the uncentred sum. A variance below it means that all inputs are equal.
         floor = torch.finfo(matrix.dtype).eps * len(matrix) * float(self._products.trace())
         variances = torch.linalg.eigvalsh(matrix).flip(0).clamp(min=0).cpu().numpy()
         total = float(variances.sum())
@@ -111,7 +112,6 @@ class _Moments:
 
 
 def _gather(model: nn.Module, names: Sequence[str], batches: Sequence[Mapping[str, Tensor]]) -> dict[str, _Moments]:
-    """Return the sums of these modules' inputs over all batches."""
     moments = {name: _Moments(name) for name in names}
     kept = torch.empty(0, dtype=torch.bool)
 
@@ -131,7 +131,7 @@ def _gather(model: nn.Module, names: Sequence[str], batches: Sequence[Mapping[st
 
 
 def _groups(widths: Mapping[str, int], max_bytes: int) -> Iterator[list[str]]:
-    """Yield modules whose sums, in double precision, fit into the memory together; one at least."""
+    """Yield groups of modules whose float64 sums fit into the memory together, one module at least."""
     group: list[str] = []
     used = 0
     for name, width in widths.items():
@@ -145,8 +145,8 @@ def _groups(widths: Mapping[str, int], max_bytes: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _base_alone(adapted: AdaptedModel) -> Iterator[None]:
-    """Have no update act and no dropout inside the block."""
+def _without_updates(adapted: AdaptedModel) -> Iterator[None]:
+    """Set all ranks to 0 and the model to evaluation mode inside the block."""
     pattern, training = adapted.rank_pattern, adapted.model.training
     adapted.set_ranks([0] * len(adapted.shapes))
     adapted.model.eval()

@@ -1,7 +1,7 @@
-r"""How much the loss leans on each rank-one component, from gradients alone.
+r"""Gradient-based importance of the rank-one components of an adapter.
 
-Put a gate on component k of module m, $\gamma_k s\,\lambda_k p_k q_k$ with $\gamma_k = 1$.  The gate multiplies
-$\lambda_k$, so its gradient is exact and free: $g_k = \lambda_k\,\partial L / \partial \lambda_k$.
+Let a gate multiply component k of module m: $\gamma_k s\,\lambda_k p_k q_k$ with $\gamma_k = 1$. Its gradient follows
+from that of $\lambda_k$ at no extra cost: $g_k = \lambda_k\,\partial L / \partial \lambda_k$.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ __all__ = ["ImportanceAccumulator"]
 
 
 class ImportanceAccumulator:
-    r"""Importance per component, averaged over mini-batches; use it on canonical components (`canonicalise`).
+    r"""Accumulator of the gate gradients $g_k$ over mini-batches.
 
-    Call `add` after the backward pass of each mini-batch, with gradients cleared in between and every module at full
-    rank.  The loss has to be that of the mini-batch alone, without the penalty of Eq. 3.
+    Call `add` after the backward pass of each mini-batch. Clear the gradients between mini-batches, and keep every
+    module at rank r_max. The loss must be that of the mini-batch, without the penalty of Eq. 3. The components should
+    be in canonical order (`canonicalise`).
 
     Args:
-        adapted: The model.
+        adapted: Model with the adapter to measure.
     """
 
     def __init__(self, adapted: AdaptedModel) -> None:
@@ -33,10 +34,10 @@ class ImportanceAccumulator:
         self._num_batches = 0
 
     def add(self) -> None:
-        """Take in the gradients that the model holds now.
+        """Add the gradients that the model holds as one mini-batch.
 
         Raises:
-            RankPatternError: A module is below full rank.
+            RankPatternError: A module is below rank r_max.
             TrainingError: A module has no gradient, or one that is not finite.
         """
         gates = np.empty_like(self._sum)
@@ -44,7 +45,7 @@ class ImportanceAccumulator:
             if update.rank != update.r_max:
                 raise RankPatternError.of(f"rank of {name}", update.rank, f"{update.r_max}: importance needs full rank")
             if update.lam.grad is None:
-                raise TrainingError(f"no gradient in {name}: importance is taken after the backward pass")
+                raise TrainingError(f"no gradient in {name}: call add() after a backward pass")
             gates[row] = (update.lam.grad.double() * update.lam.detach().double()).cpu().numpy()
             if not np.isfinite(gates[row]).all():
                 raise TrainingError(f"the gradient in {name} is not finite")
@@ -53,30 +54,33 @@ class ImportanceAccumulator:
         self._num_batches += 1
 
     def squared_gradient(self) -> npt.NDArray[np.float64]:
-        r"""Return the mean over batches of $g_k^2$, float64 [num_modules, r_max].
+        r"""Return the mean of $g_k^2$ over the mini-batches, float64 [num_modules, r_max].
 
-        It is the diagonal of the empirical Fisher information of the gates, with a mini-batch as the sample.
+        This is the diagonal of the empirical Fisher information of the gates, with mini-batches as samples.
 
         Raises:
-            TrainingError: No batch was added.
+            TrainingError: No mini-batch was added.
         """
         return self._mean(self._sum_of_squares)
 
     def gradient(self) -> npt.NDArray[np.float64]:
-        r"""Return $\overline{g_k}$, float64 [num_modules, r_max]; negative where the component makes the loss less.
+        r"""Return the mean gradient $\overline{g_k}$, float64 [num_modules, r_max].
+
+        A negative value means that strengthening the component lowers the loss.
 
         Raises:
-            TrainingError: No batch was added.
+            TrainingError: No mini-batch was added.
         """
         return self._mean(self._sum)
 
     def taylor(self) -> npt.NDArray[np.float64]:
         r"""Return $|\overline{g_k}|$, float64 [num_modules, r_max].
 
-        To first order it is how much the mean loss changes if the component is removed; near a minimum it vanishes.
+        This is the first-order estimate of the change of the mean loss when the component is removed. It vanishes at a
+        minimum of the loss.
 
         Raises:
-            TrainingError: No batch was added.
+            TrainingError: No mini-batch was added.
 
         Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning".
         """

@@ -1,6 +1,7 @@
-"""A base model with an update beside every projection.
+"""Injection of updates into a base model.
 
-`inject` changes the model in place and returns an `AdaptedModel`, the one handle to ranks, updates and head.
+`inject` replaces the projections of a model in place and returns an `AdaptedModel`, the handle to its ranks, updates
+and head.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from airlora.adapters.linear import add_to_weight
-from airlora.adapters.projections import FfnUpdate, ProjectionSite, find_head, find_projections
+from airlora.adapters.projections import ProjectionSite, find_head, find_projections
+from airlora.adapters.settings import FfnUpdate
 from airlora.adapters.svd import (
     SVDFusedLinear,
     SVDLayer,
     SVDLinear,
     SVDResidualLinear,
     SVDUpdate,
+    add_to_weight,
     orthogonality_penalty,
 )
 from airlora.errors import ModelError, RankPatternError
@@ -29,14 +31,15 @@ __all__ = ["AdaptedModel", "dense_reference", "inject"]
 
 
 class AdaptedModel:
-    """A model whose projections carry updates; made by `inject`.
+    """A model whose projections carry updates. `inject` creates it.
 
     Args:
-        model: The model, already with its new layers.
-        sites: The adapted projections, in model order.
-        updates: Site name to update, same order.
+        model: Model with its `SVDLayer` modules in place.
+        sites: Adapted projections in model order.
+        updates: Update of each site by its name, in the same order.
         head_names: Full names of the head's modules.
-        was_trainable: The base's parameters that asked for a gradient before; `eject` turns them on again.
+        was_trainable: Parameters of the base model that required gradients before. `eject` makes them require
+            gradients again.
     """
 
     def __init__(
@@ -56,42 +59,42 @@ class AdaptedModel:
 
     @property
     def layers(self) -> dict[str, SVDLayer]:
-        """The adapted layers by name, in model order; a fused layer holds several sites.
+        """Adapted layers by module name, in model order. A fused layer holds several sites.
 
         Raises:
-            ModelError: The adapter has been taken out of the model.
+            ModelError: The adapter has been removed from the model.
         """
         layers = {}
         for site in self.sites:
             layer = self.model.get_submodule(site.module_name)
             if not isinstance(layer, SVDLayer):
-                raise ModelError("the adapter has been taken out of the model")
+                raise ModelError("the adapter has been removed from the model: inject a new one")
             layers[site.module_name] = layer
         return layers
 
     @property
     def r_max(self) -> int:
-        """Components held per module."""
+        """Number of components per module."""
         return next(iter(self.updates.values())).r_max
 
     @property
     def scale(self) -> float:
-        """The factor s of Eq. 2."""
+        """Scale s of Eq. 2."""
         return next(iter(self.updates.values())).scale
 
     @property
     def rank_pattern(self) -> RankPattern:
-        """The rank in force, per module in model order."""
+        """Current rank of every module, in model order."""
         return RankPattern({name: update.rank for name, update in self.updates.items()})
 
     def set_ranks(self, pattern: RankPattern | Sequence[SupportsIndex]) -> None:
-        """Set every module's rank: all of them, or, on an error, none.
+        """Set the rank of every module. On an error no rank is changed.
 
         Args:
-            pattern: Rank per module name, or the ranks alone in model order; 0 to r_max each.
+            pattern: Ranks by module name, or the ranks alone in model order; 0 to r_max each.
 
         Raises:
-            RankPatternError: Other modules than the model's, or a rank out of range.
+            RankPatternError: The modules are not those of the model, or a rank is out of range.
         """
         if not isinstance(pattern, RankPattern):
             pattern = RankPattern.from_ranks(self.updates, pattern)  # type: ignore[arg-type]
@@ -101,12 +104,12 @@ class AdaptedModel:
 
     @property
     def num_params(self) -> int:
-        """Numbers in the active components, the head not counted."""
+        """Number of parameters of the active components, without the head."""
         return self.rank_pattern.num_params(self.shapes)
 
     @property
     def head_params(self) -> int:
-        """Numbers in the head."""
+        """Number of parameters of the head."""
         return sum(parameter.numel() for parameter in self.head_parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -114,7 +117,7 @@ class AdaptedModel:
         return [parameter for name in self.head_names for parameter in self.model.get_submodule(name).parameters()]
 
     def head_state(self) -> dict[str, Tensor]:
-        """Return the head's tensors by full name; they share memory with the model."""
+        """Return the head's parameters and buffers by full name. They share memory with the model."""
         return {
             f"{name}.{key}": value
             for name in self.head_names
@@ -122,18 +125,20 @@ class AdaptedModel:
         }
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return what an optimiser gets: P, lam and Q of every module, then the head."""
+        """Return P, lam and Q of every module, then the head's parameters."""
         components = [parameter for update in self.updates.values() for parameter in update.parameters()]
         return components + self.head_parameters()
 
     def orthogonality_penalty(self, weight: float) -> Tensor:
-        """Return `weight` times the penalty of Eq. 3 over the active components; nothing is computed at weight 0."""
+        """Return `weight` times the penalty of Eq. 3 on the active components, a scalar.
+
+        Args:
+            weight: Factor of the penalty, >= 0. At 0 nothing is computed.
+        """
         return orthogonality_penalty(self.updates.values(), weight)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Let the model recompute activations in the backward pass: less memory, more time, the same gradients.
-
-        The kind without reentry needs no gradient on the inputs, so the frozen embeddings stay as they are.
+        """Recompute activations in the backward pass: less memory, more time, the same gradients.
 
         Raises:
             ModelError: The model does not support it.
@@ -141,18 +146,19 @@ class AdaptedModel:
         model: Any = self.model
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise ModelError(f"{type(model).__name__} does not support gradient checkpointing")
-        # transformers 5 renames the method and will drop the old name.
+        # transformers 5 renames the method.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        # The reentrant variant would need inputs that require gradients, and the embeddings are frozen.
         enable({"use_reentrant": False})
 
     def eject(self) -> nn.Module:
-        """Put the original layers back and return the model; the head stays as it was trained.
+        """Put the base layers back and return the model. The head keeps its trained values.
 
         Raises:
-            ModelError: It has been done before.
+            ModelError: The adapter has already been removed.
         """
         if not any(isinstance(module, SVDLayer) for module in self.model.modules()):
-            raise ModelError("the adapter has already been taken out of the model")
+            raise ModelError("the adapter has already been removed from the model")
         _replace_layers(self.model, lambda layer: layer.base)
         for parameter in self._was_trainable:
             parameter.requires_grad_(True)
@@ -171,23 +177,23 @@ def inject(
     ffn_update: FfnUpdate = "weight",
     dtype: torch.dtype = torch.float32,
 ) -> AdaptedModel:
-    """Freeze the model, put a zero update beside every projection, in place, and return the handle.
+    """Freeze the model, add a zero update to every projection in place, and return the handle.
 
-    Only the updates and the head ask for gradients afterwards.  On an error the model is as it was.
+    Afterwards only the updates and the head require gradients. On an error the model is unchanged.
 
     Args:
-        model: A Transformer of `transformers`.
-        r_max: Components per module, 1 to the smallest dimension of the adapted layers.
-        seed: Of the random P and Q.
-        scale: The factor s of Eq. 2, > 0; it does not depend on the rank.
-        dropout: On the updates' inputs while training, 0 <= dropout < 1.
-        target_modules: As in `find_projections`.
-        head_modules: As in `find_head`.
-        ffn_update: As in `find_projections`.
-        dtype: Of the updates.
+        model: Transformer of `transformers`.
+        r_max: Number of components per module, 1 to the smallest dimension of the adapted modules.
+        seed: Seed of the generator that draws P and Q.
+        scale: Scale s of Eq. 2, > 0, independent of the rank.
+        dropout: Dropout probability on the inputs of the updates during training, 0 <= dropout < 1.
+        target_modules: Selection of the projections, see `find_projections`.
+        head_modules: Selection of the head, see `find_head`.
+        ffn_update: Side of the FFN's projections that the updates act on, see `find_projections`.
+        dtype: Floating-point dtype of the updates.
 
     Raises:
-        ModelError: The model already carries updates, has none of the modules asked for, or its head shares
+        ModelError: The model already carries updates, has none of the requested modules, or its head shares
             parameters with the frozen base.
         RankPatternError: r_max is larger than a module's dimension.
         SettingsError: Another value is not allowed.
@@ -212,8 +218,8 @@ def inject(
     model.requires_grad_(False)
     for module_name in dict.fromkeys(site.module_name for site in sites):
         base = model.get_submodule(module_name)
-        parts = {site.part: updates[site.name] for site in sites if site.module_name == module_name}
-        model.set_submodule(module_name, _layer(base, parts).train(base.training))
+        by_suffix = {site.suffix or "": updates[site.name] for site in sites if site.module_name == module_name}
+        model.set_submodule(module_name, _layer(base, by_suffix).train(base.training))
     for name in head_names:
         model.get_submodule(name).requires_grad_(True)
     return AdaptedModel(model, sites, updates, head_names, was_trainable)
@@ -222,7 +228,7 @@ def inject(
 def dense_reference(adapted: AdaptedModel) -> nn.Module:
     r"""Return a copy of the model with every update merged into its weight, $W_0 + s P_r \Lambda_r Q_r$ (Eq. 2).
 
-    It computes the same logits at the ranks in force, with layers that know nothing of updates.
+    The copy has the logits of the adapted model at its current ranks, and only the base model's layers.
     """
     reference = copy.deepcopy(adapted.model)
 
@@ -230,8 +236,7 @@ def dense_reference(adapted: AdaptedModel) -> nn.Module:
         add_to_weight(layer.base, layer.dense())
         return layer.base
 
-    with torch.no_grad():
-        _replace_layers(reference, merged)
+    _replace_layers(reference, merged)
     return reference
 
 
@@ -242,7 +247,7 @@ def _replace_layers(model: nn.Module, replacement: Callable[[SVDLayer], nn.Modul
 
 
 def _verify_head(model: nn.Module, head_names: Sequence[str]) -> None:
-    """Raise `ModelError` if the head is tied to the base: training it would change what has to stay frozen."""
+    """Raise `ModelError` if the head shares a parameter with the base, which must stay frozen."""
     heads = tuple(f"{name}." for name in head_names)
     named = list(model.named_parameters(remove_duplicate=False))
     base = {id(parameter): name for name, parameter in named if not name.startswith(heads)}
@@ -251,16 +256,12 @@ def _verify_head(model: nn.Module, head_names: Sequence[str]) -> None:
             raise ModelError(f"head parameter {name} is tied to {base[id(parameter)]}, which has to stay frozen")
 
 
-def _layer(base: nn.Module, parts: Mapping[str | None, SVDUpdate]) -> SVDLayer:
-    """Return the layer that takes the base layer's place, with the updates of its parts."""
-    if None in parts:
-        return SVDLinear(base, parts[None])
-    if "in" in parts:
-        return SVDResidualLinear(base, parts["in"], "in")
-    if "out" in parts:
-        return SVDResidualLinear(base, parts["out"], "out")
-    return SVDFusedLinear(base, _named(parts))
-
-
-def _named(parts: Mapping[str | None, SVDUpdate]) -> dict[str, SVDUpdate]:
-    return {part: update for part, update in parts.items() if part is not None}
+def _layer(base: nn.Module, updates: Mapping[str, SVDUpdate]) -> SVDLayer:
+    """Return the layer that replaces `base`, given its updates by `ProjectionSite.suffix` ("" for None)."""
+    if "" in updates:
+        return SVDLinear(base, updates[""])
+    if "in" in updates:
+        return SVDResidualLinear(base, updates["in"], "in")
+    if "out" in updates:
+        return SVDResidualLinear(base, updates["out"], "out")
+    return SVDFusedLinear(base, updates)

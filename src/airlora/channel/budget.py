@@ -1,11 +1,12 @@
-"""What sending a rank pattern takes: time (Eq. 6), the deadline (Eq. 7), the cost (Eq. 8) and the budget they leave."""
+"""Transfer time of a rank pattern (Eq. 6), its deadline (Eq. 7), its cost (Eq. 8) and the budget of a deadline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 
-from airlora.channel.limits import verify_bits_per_param, verify_capacity_bps, verify_count, verify_deadline_s
+from airlora.channel.limits import verify_count, verify_number
+from airlora.channel.settings import BITS_PER_PARAM, CAPACITY_BPS, DEADLINE_S
 from airlora.errors import ChannelError
 from airlora.ranks import ModuleShape, RankPattern, paper_num_params
 
@@ -20,23 +21,23 @@ __all__ = [
 ]
 
 MAX_BUDGET_PARAMS = 2**50
-"""A budget beyond this (4 PB of FP32) is cut to it: above, rounding no longer tells two counts apart."""
+"""Largest budget that is returned, 4 PB of FP32. Above it, floats cannot distinguish neighbouring counts."""
 
 
 def transfer_time_s(num_params: int, *, capacity_bps: float, bits_per_param: float = 32.0) -> float:
-    r"""Return how long sending so many numbers takes, s (Eq. 6).
+    r"""Return the transfer time of a number of parameters, s (Eq. 6).
 
     $$T = \frac{n\,b}{C}$$
 
     Notation: n num_params; b bits_per_param; C capacity_bps.
 
     Args:
-        num_params: Numbers to send, >= 0.
+        num_params: Number of parameters to send, >= 0.
         capacity_bps: Link rate, bit/s, > 0.
-        bits_per_param: Bits per number, above 0 and at most 64; 32 is FP32.
+        bits_per_param: Bits per parameter, above 0 and at most 64; 32 is FP32.
 
     Raises:
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
     Source: AirLLM Eq. 6.
 
@@ -44,32 +45,32 @@ def transfer_time_s(num_params: int, *, capacity_bps: float, bits_per_param: flo
     0.5
     """
     verify_count("num_params", num_params)
-    verify_capacity_bps(capacity_bps)
-    verify_bits_per_param(bits_per_param)
+    verify_number("capacity_bps", capacity_bps, CAPACITY_BPS)
+    verify_number("bits_per_param", bits_per_param, BITS_PER_PARAM)
     return num_params * bits_per_param / capacity_bps
 
 
 def transfer_times_s(
     pattern: RankPattern, shapes: Mapping[str, ModuleShape], *, capacity_bps: float, bits_per_param: float = 32.0
 ) -> dict[str, float]:
-    r"""Return how long each module of a pattern takes, s (Eq. 6).
+    r"""Return the transfer time of each module of a pattern, s (Eq. 6).
 
     $$T_m = \frac{r_m (d^{in}_m + d^{out}_m + 1)\,b}{C}$$
 
     Notation: r_m pattern[m]; d shapes[m]; b bits_per_param; C capacity_bps.
 
     Args:
-        pattern: Rank per module.
-        shapes: In- and out-features per module, same keys.
+        pattern: Rank of each module.
+        shapes: Input and output features of each module, with the keys of the pattern.
         capacity_bps: Link rate, bit/s, > 0.
-        bits_per_param: Bits per number, above 0 and at most 64.
+        bits_per_param: Bits per parameter, above 0 and at most 64.
 
     Returns:
-        Seconds per module, in the order of the pattern.
+        Transfer time of each module, s, in the order of the pattern.
 
     Raises:
-        RankPatternError: Pattern and shapes name different modules, or a rank is too large.
-        ChannelError: A value is outside its limits.
+        RankPatternError: The pattern and the shapes name different modules, or a rank is too large.
+        ChannelError: A value is out of range.
 
     Source: AirLLM Eq. 6, with true d_in and d_out (the paper writes 2 d_h).
 
@@ -94,55 +95,54 @@ def communication_cost(
     bits_per_param: float = 32.0,
     head_params: int = 0,
 ) -> float:
-    r"""Return the share of the deadline that sending the pattern takes (Eq. 8).
+    r"""Return the communication cost of a pattern, its transfer time over the deadline (Eq. 8).
 
     $$\eta = \frac{b \left(\sum_m r_m (d^{in}_m + d^{out}_m + 1) + n_{head}\right)}{C\,T_{max}}$$
 
     Notation: r_m pattern[m]; d shapes[m]; n_head head_params; C capacity_bps; T_max deadline_s; b bits_per_param.
 
     Args:
-        pattern: Rank per module.
-        shapes: In- and out-features per module, same keys.
+        pattern: Rank of each module.
+        shapes: Input and output features of each module, with the keys of the pattern.
         capacity_bps: Link rate, bit/s, > 0.
-        deadline_s: Time allowed, s, > 0.
-        bits_per_param: Bits per number, above 0 and at most 64.
-        head_params: Numbers of a trained head that travels with the adapter, >= 0.
+        deadline_s: Deadline T_max, s, > 0.
+        bits_per_param: Bits per parameter, above 0 and at most 64.
+        head_params: Parameters of a classification head that is sent with the adapter, >= 0.
 
     Returns:
-        A ratio; the transfer meets the deadline if it is <= 1.
+        Cost eta. The transfer meets the deadline if it is at most 1.
 
     Raises:
-        RankPatternError: Pattern and shapes name different modules, or a rank is too large.
-        ChannelError: A value is outside its limits.
+        RankPatternError: The pattern and the shapes name different modules, or a rank is too large.
+        ChannelError: A value is out of range.
 
-    Source: AirLLM Eq. 8, with true d_in and d_out (the paper writes 2 d_h); the head is our addition.
+    Source: AirLLM Eq. 8, with true d_in and d_out (the paper writes 2 d_h). The head is an addition.
 
     >>> communication_cost(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0, deadline_s=2.0)
     0.5
     """
-    verify_count("head_params", head_params)
-    return _cost(pattern.num_params(shapes) + head_params, capacity_bps, deadline_s, bits_per_param)
+    return _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params)
 
 
 def paper_communication_cost(
     ranks: Iterable[int], hidden_size: int, *, capacity_bps: float, deadline_s: float, bits_per_param: float = 32.0
 ) -> float:
-    r"""Return the paper's own cost, which takes every projection as square (Eq. 8 to the letter).
+    r"""Return the communication cost by the paper's equation as printed, with square projections (Eq. 8).
 
     $$\eta = \frac{b \sum_m r_m (2 d_h + 1)}{C\,T_{max}}$$
 
-    Use it only beside the paper's tables; `communication_cost` is what a transfer really takes.
+    This cost is for comparison with the paper's tables. `communication_cost` is the cost of a real transfer.
 
     Args:
-        ranks: Rank per module, >= 0.
-        hidden_size: d_h, >= 1.
+        ranks: Rank of each module, >= 0.
+        hidden_size: Hidden size d_h of the model, >= 1.
         capacity_bps: Link rate, bit/s, > 0.
-        deadline_s: Time allowed, s, > 0.
-        bits_per_param: Bits per number, above 0 and at most 64.
+        deadline_s: Deadline T_max, s, > 0.
+        bits_per_param: Bits per parameter, above 0 and at most 64.
 
     Raises:
         RankPatternError: The hidden size is below 1.
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
     Source: AirLLM Eq. 8.
 
@@ -161,19 +161,11 @@ def is_within_deadline(
     bits_per_param: float = 32.0,
     head_params: int = 0,
 ) -> bool:
-    r"""Return whether the pattern arrives in time (Eq. 7): $\sum_m T_m \le T_{max}$, the head counted.
+    r"""Return whether a pattern meets the deadline (Eq. 7), $\sum_m T_m \le T_{max}$ including the head.
 
-    Arguments and errors are those of `communication_cost`.
+    The arguments and errors are those of `communication_cost`.
     """
-    cost = communication_cost(
-        pattern,
-        shapes,
-        capacity_bps=capacity_bps,
-        deadline_s=deadline_s,
-        bits_per_param=bits_per_param,
-        head_params=head_params,
-    )
-    return cost <= 1.0
+    return _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params) <= 1.0
 
 
 def verify_within_deadline(
@@ -185,18 +177,11 @@ def verify_within_deadline(
     bits_per_param: float = 32.0,
     head_params: int = 0,
 ) -> None:
-    """Raise `ChannelError` unless the pattern arrives in time (Eq. 7).
+    """Raise `ChannelError` unless a pattern meets the deadline (Eq. 7).
 
-    Arguments and other errors are those of `communication_cost`.
+    The arguments and other errors are those of `communication_cost`.
     """
-    cost = communication_cost(
-        pattern,
-        shapes,
-        capacity_bps=capacity_bps,
-        deadline_s=deadline_s,
-        bits_per_param=bits_per_param,
-        head_params=head_params,
-    )
+    cost = _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params)
     if cost > 1.0:
         raise ChannelError(
             f"sending the pattern takes {cost * deadline_s:.4g} s at {capacity_bps:.4g} bit/s: "
@@ -205,23 +190,23 @@ def verify_within_deadline(
 
 
 def budget_params(*, capacity_bps: float, deadline_s: float, bits_per_param: float = 32.0, head_params: int = 0) -> int:
-    r"""Return how many numbers of an adapter the link carries in time (Eq. 7 solved for the count).
+    r"""Return the number of adapter parameters that a link carries before the deadline (Eq. 7 solved for the count).
 
     $$n = \max\left(0, \left\lfloor \frac{C\,T_{max}}{b} \right\rfloor - n_{head}\right)$$
 
-    It agrees with `communication_cost` to the last number: n of them cost at most 1, n + 1 more than 1.
+    The result agrees exactly with `communication_cost`: n parameters cost at most 1, and n + 1 cost more than 1.
 
     Args:
         capacity_bps: Link rate, bit/s, > 0.
-        deadline_s: Time allowed, s, > 0.
-        bits_per_param: Bits per number, above 0 and at most 64.
-        head_params: Numbers of a trained head that travels first, >= 0.
+        deadline_s: Deadline T_max, s, > 0.
+        bits_per_param: Bits per parameter, above 0 and at most 64.
+        head_params: Parameters of a classification head that is sent first, >= 0.
 
     Returns:
-        A whole number from 0 to 2^50.
+        Number of parameters, 0 to 2^50.
 
     Raises:
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
     Source: AirLLM Eq. 7.
 
@@ -229,11 +214,11 @@ def budget_params(*, capacity_bps: float, deadline_s: float, bits_per_param: flo
     21
     """
     verify_count("head_params", head_params)
-    verify_capacity_bps(capacity_bps)
-    verify_deadline_s(deadline_s)
-    verify_bits_per_param(bits_per_param)
+    verify_number("capacity_bps", capacity_bps, CAPACITY_BPS)
+    verify_number("deadline_s", deadline_s, DEADLINE_S)
+    verify_number("bits_per_param", bits_per_param, BITS_PER_PARAM)
     carried = math.floor(min(capacity_bps * deadline_s / bits_per_param, float(MAX_BUDGET_PARAMS)))
-    # The division may round across a whole number; the cost decides, so that both tell the same story.
+    # The division may round across a whole number. The cost decides, so that budget and cost agree.
     if _cost(carried, capacity_bps, deadline_s, bits_per_param) > 1.0:
         carried -= 1
     elif carried < MAX_BUDGET_PARAMS and _cost(carried + 1, capacity_bps, deadline_s, bits_per_param) <= 1.0:
@@ -241,6 +226,18 @@ def budget_params(*, capacity_bps: float, deadline_s: float, bits_per_param: flo
     return max(0, carried - int(head_params))
 
 
+def _pattern_cost(
+    pattern: RankPattern,
+    shapes: Mapping[str, ModuleShape],
+    capacity_bps: float,
+    deadline_s: float,
+    bits_per_param: float,
+    head_params: int,
+) -> float:
+    verify_count("head_params", head_params)
+    return _cost(pattern.num_params(shapes) + head_params, capacity_bps, deadline_s, bits_per_param)
+
+
 def _cost(num_params: int, capacity_bps: float, deadline_s: float, bits_per_param: float) -> float:
-    verify_deadline_s(deadline_s)
+    verify_number("deadline_s", deadline_s, DEADLINE_S)
     return transfer_time_s(num_params, capacity_bps=capacity_bps, bits_per_param=bits_per_param) / deadline_s

@@ -1,136 +1,197 @@
-"""The link as the environment meets it: an SNR, a bandwidth and a rate per block."""
+"""Links as the environment sees them: mean SNR, bandwidth and rate per block.
+
+A link process draws a link per episode and moves it from block to block. `LinkProcess` is the built-in one. Any class
+with the members of `LinkModel` can replace it: pass an instance as `link=` to `RankAllocationEnv`, or name the class by
+`--set channel.process=package.module:Class`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Protocol
 
 import numpy as np
+from annotated_types import Interval
 
-from airlora.channel.fading import FadingKind, FadingModel, FadingProcess, jakes_correlation
-from airlora.channel.limits import (
-    MAX_SNR_DB,
-    MIN_SNR_DB,
-    db_to_linear,
-    linear_to_db,
-    verify_bandwidth_hz,
-    verify_choice,
-    verify_outage_epsilon,
-    verify_snr_db,
-)
-from airlora.channel.rates import RateModel, capacity_bps
-from airlora.errors import ChannelError, CheckpointError
+from airlora.channel.fading import FadingProcess, jakes_correlation, make_fading
+from airlora.channel.limits import db_to_linear, linear_to_db, verify_number
+from airlora.channel.rates import capacity_bps
+from airlora.channel.settings import BANDWIDTH_HZ, MAX_SNR_DB, MIN_SNR_DB, SNR_DB, ChannelSettings
+from airlora.errors import ChannelError, CheckpointError, SettingsError
+from airlora.settings.plugins import load_named_class
 
-__all__ = ["LinkProcess", "LinkState", "Range"]
+__all__ = [
+    "LINK_PROCESSES",
+    "Link",
+    "LinkModel",
+    "LinkProcess",
+    "LinkState",
+    "Range",
+    "make_link",
+    "register_link_process",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Every value from `low` to `high`, each decibel equally likely.
+class Link:
+    """A link given by its mean SNR and its bandwidth.
 
-    That is uniform for an SNR in dB and log-uniform for a bandwidth in Hz.
+    Args:
+        snr_db: Mean SNR, dB.
+        bandwidth_hz: Bandwidth, Hz.
     """
 
-    low: float
-    high: float
+    snr_db: float
+    bandwidth_hz: float
+
+    def capacity_bps(self, channel: ChannelSettings) -> float:
+        """Return the rate of this link by the process and the rate model of the settings, bit/s.
+
+        Raises:
+            ChannelError: A value is out of range.
+            SettingsError: The settings name a link process that is not registered.
+        """
+        return make_link(channel).capacity_bps(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """The link during one block.
+    """State of a link during one block.
 
     Args:
-        mean_snr_db: SNR at mean gain, dB; the same for an episode.
-        snr_db: SNR of this block, mean_snr_db + 20 log10 |h|, dB, kept within -50 to 100.
-        bandwidth_hz: W, Hz; the same for an episode.
-        capacity_bps: Rate under the process's rate model, bit/s.
-        gain: h of this block.
+        mean_snr_db: SNR at mean gain, dB.
+        snr_db: SNR of this block, dB.
+        bandwidth_hz: Bandwidth W, Hz.
+        capacity_bps: Rate of this block, bit/s.
+        gain: Complex gain h of this block.
     """
 
     mean_snr_db: float
     snr_db: float
     bandwidth_hz: float
     capacity_bps: float
-    gain: complex
+    gain: complex = 1.0
+
+
+class LinkModel(Protocol):
+    """Members that the environment needs of a link process.
+
+    A class that `channel.process` names is called with one argument, the run's `ChannelSettings`.
+    """
+
+    @property
+    def state(self) -> LinkState:
+        """State of the current block."""
+        ...
+
+    def reset(self, generator: np.random.Generator) -> LinkState:
+        """Start an episode and return the state of its first block.
+
+        Args:
+            generator: Generator for every random draw of the episode. The process keeps it.
+        """
+        ...
+
+    def step(self) -> LinkState:
+        """Move to the next block and return its state."""
+        ...
+
+    def capacity_bps(self, link: Link) -> float:
+        """Return the rate that a policy can expect at a given mean SNR and bandwidth, bit/s."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the process as values that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state from `state_dict`, so that the process continues as if it had not stopped."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Interval that a quantity is drawn from, uniform in decibels.
+
+    An SNR in dB is drawn uniformly. A bandwidth in Hz is drawn log-uniformly.
+    """
+
+    low: float
+    high: float
 
 
 class LinkProcess:
-    """A link whose mean SNR and bandwidth are drawn per episode and whose gain fades per block.
+    """Link whose mean SNR and bandwidth are drawn per episode and whose gain fades from block to block.
 
-    The state is the true one of this block. A delay of the transmitter's channel knowledge belongs between `step` and
-    whoever reads the state: hand on the state of some steps ago and keep this one for the transfer itself.
+    The state holds the SNR of the current block, mean_snr_db + 20 log10 |h|, limited to -50 to 100 dB.
 
     Args:
-        snr_db: Mean SNR, dB: one value, several to draw from, or a `Range`.
-        bandwidth_hz: Bandwidth, Hz: one value, several to draw from, or a `Range`.
-        fading: "none", "rayleigh" or "rician".
-        k_factor_db: Rician K factor, dB.
-        doppler_hz: Largest Doppler shift, Hz.
-        block_s: Length of a block, s.
-        rate: "shannon" (rate at this block's SNR), "ergodic" or "outage" (rate at the mean SNR).
-        outage_epsilon: Probability of an outage, for "outage".
+        channel: Settings of the link: SNRs, bandwidths, fading, Doppler shift and rate model.
+        snr_db: Mean SNR, dB: one value, several to draw from, or a `Range`. None takes those of the settings.
+        bandwidth_hz: Bandwidth, Hz: one value, several to draw from, or a `Range`. None takes those of the settings.
 
     Raises:
-        ChannelError: A value is outside its limits, or there is nothing to draw from.
+        ChannelError: A value is out of range, or a list is empty.
 
-    >>> link = LinkProcess(snr_db=[0.0], bandwidth_hz=1e6)
+    >>> link = LinkProcess(ChannelSettings(snr_db=[0.0], bandwidth_hz=[1e6]))
     >>> link.reset(np.random.default_rng(0)).capacity_bps
     1000000.0
     """
 
     def __init__(
         self,
+        channel: ChannelSettings,
         *,
-        snr_db: float | Sequence[float] | Range,
-        bandwidth_hz: float | Sequence[float] | Range,
-        fading: FadingKind = "none",
-        k_factor_db: float | None = None,
-        doppler_hz: float = 0.0,
-        block_s: float = 1.0,
-        rate: RateModel = "shannon",
-        outage_epsilon: float = 0.1,
+        snr_db: float | Sequence[float] | Range | None = None,
+        bandwidth_hz: float | Sequence[float] | Range | None = None,
     ) -> None:
-        self._snrs_db = _verify_spread("snr_db", snr_db, verify_snr_db)
-        self._bandwidths_hz = _verify_spread("bandwidth_hz", bandwidth_hz, verify_bandwidth_hz)
-        self.fading = FadingModel(fading, k_factor_db)
-        jakes_correlation(doppler_hz, block_s)
-        verify_choice("rate", rate, get_args(RateModel))
-        verify_outage_epsilon(outage_epsilon)
-        self.rate: RateModel = rate
-        self._doppler_hz = doppler_hz
-        self._block_s = block_s
-        self._outage_epsilon = outage_epsilon
+        self.channel = channel
+        self._snrs_db = _verify_spread("snr_db", channel.snr_db if snr_db is None else snr_db, SNR_DB)
+        self._bandwidths_hz = _verify_spread(
+            "bandwidth_hz", channel.bandwidth_hz if bandwidth_hz is None else bandwidth_hz, BANDWIDTH_HZ
+        )
+        # A copy of settings may hold values that were never validated: these calls check them.
+        self._fading = make_fading(channel)
+        jakes_correlation(channel.doppler_hz, channel.block_s)
+        capacity_bps(channel, mean_snr_db=0.0, bandwidth_hz=1.0)
         self._process: FadingProcess | None = None
         self._state: LinkState | None = None
 
     @property
     def state(self) -> LinkState:
-        """The link during this block; raises `ChannelError` before the first `reset`."""
-        return self._begun()[1]
+        """State of the current block; raises `ChannelError` before the first `reset`."""
+        return self._started()[1]
 
     def reset(self, generator: np.random.Generator) -> LinkState:
-        """Begin an episode: draw mean SNR, bandwidth and a stationary gain; return the first block's state."""
+        """Draw mean SNR, bandwidth and gain of an episode, and return the state of its first block.
+
+        Args:
+            generator: Generator of the draws.
+        """
         mean_snr_db = _draw(self._snrs_db, generator, _uniform)
         bandwidth_hz = _draw(self._bandwidths_hz, generator, _log_uniform)
-        process = self._new_process(generator)
-        self._process = process
-        self._state = self._observe(mean_snr_db, bandwidth_hz, process.gain)
+        self._process = self._new_process(generator)
+        self._state = self._observe(mean_snr_db, bandwidth_hz, self._process.gain)
         return self._state
 
     def step(self) -> LinkState:
-        """Move to the next block of the episode and return its state; raises `ChannelError` before `reset`."""
-        process, last = self._begun()
+        """Move to the next block and return its state; raises `ChannelError` before the first `reset`."""
+        process, last = self._started()
         self._state = self._observe(last.mean_snr_db, last.bandwidth_hz, process.step())
         return self._state
 
+    def capacity_bps(self, link: Link) -> float:
+        """Return the rate of a link by the rate model of the settings, bit/s; raises `ChannelError`."""
+        return capacity_bps(self.channel, mean_snr_db=link.snr_db, bandwidth_hz=link.bandwidth_hz)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold and `load_state_dict` needs to go on bit for bit.
+        """Return the state of the process as values that JSON can hold.
 
         Raises:
-            ChannelError: There has been no `reset` yet.
+            ChannelError: `reset` has not been called.
         """
-        process, state = self._begun()
+        process, state = self._started()
         return {
             "mean_snr_db": state.mean_snr_db,
             "bandwidth_hz": state.bandwidth_hz,
@@ -138,62 +199,88 @@ class LinkProcess:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, on a process with the same settings.
+        """Restore a state from `state_dict` of a process with the same settings. It then continues bit for bit.
 
         Raises:
-            CheckpointError: The state is damaged; the process stays as it was.
+            CheckpointError: The state is damaged. The process is unchanged.
         """
         try:
             mean_snr_db, bandwidth_hz, fading = state["mean_snr_db"], state["bandwidth_hz"], state["fading"]
-            verify_snr_db(mean_snr_db, "mean_snr_db")
-            verify_bandwidth_hz(bandwidth_hz)
+            verify_number("mean_snr_db", mean_snr_db, SNR_DB)
+            verify_number("bandwidth_hz", bandwidth_hz, BANDWIDTH_HZ)
         except (ChannelError, KeyError, TypeError) as error:
             raise CheckpointError(f"state of the link is damaged: {error!r}") from error
-        # The seed does not matter: the loaded state replaces all that it gave.
+        # The loaded state replaces everything that this seed determines.
         process = self._new_process(np.random.default_rng(0))
         process.load_state_dict(fading)
         self._process = process
         self._state = self._observe(mean_snr_db, bandwidth_hz, process.gain)
 
-    def _begun(self) -> tuple[FadingProcess, LinkState]:
+    def _started(self) -> tuple[FadingProcess, LinkState]:
         if self._process is None or self._state is None:
             raise ChannelError("the link has no state yet: call reset first")
         return self._process, self._state
 
     def _new_process(self, generator: np.random.Generator) -> FadingProcess:
-        return FadingProcess(
-            self.fading.kind,
-            k_factor_db=self.fading.k_factor_db,
-            doppler_hz=self._doppler_hz,
-            block_s=self._block_s,
-            generator=generator,
-        )
+        channel = self.channel
+        return FadingProcess(self._fading, doppler_hz=channel.doppler_hz, block_s=channel.block_s, generator=generator)
 
     def _observe(self, mean_snr_db: float, bandwidth_hz: float, gain: complex) -> LinkState:
         snr_db = _faded_snr_db(mean_snr_db, gain)
-        capacity = capacity_bps(
-            self.rate,
-            mean_snr_db=mean_snr_db,
-            bandwidth_hz=bandwidth_hz,
-            snr_db=snr_db,
-            fading=self.fading,
-            outage_epsilon=self._outage_epsilon,
-        )
+        capacity = capacity_bps(self.channel, mean_snr_db=mean_snr_db, bandwidth_hz=bandwidth_hz, snr_db=snr_db)
         return LinkState(mean_snr_db, snr_db, bandwidth_hz, capacity, gain)
 
 
+LINK_PROCESSES: dict[str, Callable[[ChannelSettings], LinkModel]] = {}
+"""Link processes that `channel.process` can name, beside the built-in one. `register_link_process` adds to them."""
+
+
+def register_link_process(name: str, factory: Callable[[ChannelSettings], LinkModel] | None = None) -> None:
+    """Allow the setting `channel.process` to name a link process.
+
+    The command line calls this function for `--set channel.process=NAME`. Loading a file of settings never does: a
+    file cannot make airlora import a class.
+
+    Args:
+        name: Value of `channel.process`: `package.module:Class`, or any other name with a factory.
+        factory: Class or function that makes the process from the settings. None imports the class that `name` names.
+
+    Raises:
+        SettingsError: The class cannot be imported, or it lacks a method of `LinkModel`.
+    """
+    methods = ("reset", "step", "capacity_bps", "state_dict", "load_state_dict")
+    LINK_PROCESSES[name] = factory or load_named_class(name, "channel.process", methods)
+
+
+def make_link(channel: ChannelSettings) -> LinkModel:
+    """Return the link process that the settings name.
+
+    Raises:
+        ChannelError: A value of the settings is out of range.
+        SettingsError: `channel.process` is not registered in this process of Python.
+    """
+    name = channel.process
+    if name is None:
+        return LinkProcess(channel)
+    if name not in LINK_PROCESSES:
+        raise SettingsError(
+            f"channel.process = {name!r}: allowed is a class that the command line names; a class that only a file "
+            f"names is not imported. Name it again with --set channel.process={name}, or in Python by "
+            f"airlora.channel.register_link_process({name!r})"
+        )
+    return LINK_PROCESSES[name](channel)
+
+
 def _faded_snr_db(mean_snr_db: float, gain: complex) -> float:
-    """Return mean + 20 log10 |h|; the floor keeps a gain of 0 finite."""
+    # The floor keeps the decibels of a gain of 0 finite.
     faded_db = linear_to_db(max(abs(gain) ** 2, db_to_linear(MIN_SNR_DB - MAX_SNR_DB)))
     return min(max(mean_snr_db + faded_db, MIN_SNR_DB), MAX_SNR_DB)
 
 
-def _verify_spread(
-    name: str, spread: float | Sequence[float] | Range, verify: Callable[[object, str], None]
-) -> tuple[float, ...] | Range:
+def _verify_spread(name: str, spread: float | Sequence[float] | Range, allowed: Interval) -> tuple[float, ...] | Range:
     if isinstance(spread, Range):
-        verify(spread.low, f"{name}.low")
-        verify(spread.high, f"{name}.high")
+        verify_number(f"{name}.low", spread.low, allowed)
+        verify_number(f"{name}.high", spread.high, allowed)
         if spread.low > spread.high:
             raise ChannelError.of(name, spread, "a range whose low is not above its high")
         return spread
@@ -201,7 +288,7 @@ def _verify_spread(
     if not values:
         raise ChannelError.of(name, spread, "one value or more")
     for value in values:
-        verify(value, name)
+        verify_number(name, value, allowed)
     return tuple(float(value) for value in values)
 
 
@@ -209,7 +296,7 @@ def _draw(
     spread: tuple[float, ...] | Range, generator: np.random.Generator, within: Callable[[Range, float], float]
 ) -> float:
     if isinstance(spread, Range):
-        return min(spread.high, within(spread, generator.random()))  # rounding may pass the end
+        return min(spread.high, within(spread, generator.random()))  # rounding may exceed the end
     return spread[int(generator.integers(len(spread)))]
 
 

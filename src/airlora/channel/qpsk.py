@@ -1,4 +1,4 @@
-r"""Bits as symbols without a code: Gray-labelled QPSK, the simplest codeword maker for Eq. 4.
+r"""Uncoded QPSK with Gray labels, the simplest modulation for Eq. 4.
 
 | bits | symbol |
 |---|---|
@@ -7,7 +7,8 @@ r"""Bits as symbols without a code: Gray-labelled QPSK, the simplest codeword ma
 | 1 1 | (-1 - j) / sqrt 2 |
 | 1 0 | (-1 + j) / sqrt 2 |
 
-Neighbours differ in one bit, and each bit rides on an axis of its own.
+Neighbouring symbols differ in one bit. The first bit is the sign of the real component. The second bit is the sign of
+the imaginary component.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ import numpy.typing as npt
 from scipy.special import erfc
 
 from airlora.channel.awgn import ComplexArray
-from airlora.channel.limits import verify_number
+from airlora.channel.limits import NON_NEGATIVE, verify_number
 from airlora.errors import ChannelError
 
 __all__ = ["demodulate_qpsk", "modulate_qpsk", "qpsk_bit_error_rate"]
 
 
 def modulate_qpsk(bits: npt.ArrayLike) -> ComplexArray:
-    """Return two bits a symbol, power 1 each, complex128 [len(bits) / 2].
+    """Return the symbols of a sequence of bits, two bits per symbol, with power 1, complex128 [b].
 
     Args:
-        bits: Zeros and ones, [2 b]; `numpy.unpackbits` makes them of bytes.
+        bits: Zeros and ones, [2 b]. `numpy.unpackbits` converts bytes to bits.
 
     Raises:
-        ChannelError: Nothing, an odd number, or a value other than 0 and 1.
+        ChannelError: The number of bits is zero or odd, or a value is not 0 or 1.
 
     >>> (modulate_qpsk([0, 0, 1, 0]) * 2**0.5).round(6)
     array([ 1.+1.j, -1.+1.j])
@@ -48,7 +49,7 @@ def modulate_qpsk(bits: npt.ArrayLike) -> ComplexArray:
 
 
 def demodulate_qpsk(symbols: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Return the bits of the nearest symbols, uint8 [2 b].
+    """Return the bits of the nearest QPSK symbols, uint8 [2 b].
 
     Args:
         symbols: Equalised symbols, complex [b], at any power.
@@ -61,7 +62,7 @@ def demodulate_qpsk(symbols: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def qpsk_bit_error_rate(snr: float) -> float:
-    r"""Return the probability that a bit arrives wrong.
+    r"""Return the probability of a bit error.
 
     $$Q(\sqrt{\mathrm{SNR}}) = \tfrac{1}{2}\,\mathrm{erfc}\sqrt{\mathrm{SNR} / 2}$$
 
@@ -78,5 +79,5 @@ def qpsk_bit_error_rate(snr: float) -> float:
     >>> qpsk_bit_error_rate(0.0)
     0.5
     """
-    verify_number("snr", snr, 0.0, math.inf)
+    verify_number("snr", snr, NON_NEGATIVE)
     return float(0.5 * erfc(math.sqrt(snr / 2.0)))

@@ -1,186 +1,119 @@
-r"""How many bits a second a link carries, under three readings of Eq. 5.
+r"""Data rate of a link (Eq. 5) under one of three rate models.
 
-| model | knows of the gain | rate |
+| `channel.rate` | channel knowledge | rate |
 |---|---|---|
 | `shannon` | h of this block, at both ends | $W \log_2(1 + |h|^2 \gamma)$ |
-| `ergodic` | h at the receiver; the codeword spans many fades | $E_h[W \log_2(1 + |h|^2 \gamma)]$, Eq. 5 as written |
-| `outage` | h at the receiver; the codeword meets one fade | $W \log_2(1 + F^{-1}(\epsilon) \gamma)$ |
+| `ergodic` | h at the receiver; the codeword spans many fades | $E_h[W \log_2(1 + |h|^2 \gamma)]$, Eq. 5 as printed |
+| `outage` | h at the receiver; the codeword spans one fade | $W \log_2(1 + F^{-1}(\epsilon) \gamma)$ |
 
-Notation: W bandwidth_hz; gamma the mean SNR, linear; F the distribution of |h|^2, whose mean is 1.
+Notation: W bandwidth_hz; gamma the linear mean SNR; F the distribution function of |h|^2, whose mean is 1.
+
+To add a model, enter it in `RATE_MODELS`, and add its name and its parameters to `airlora.channel.settings`.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
 
-from scipy.integrate import quad
-from scipy.special import exp1, i0e
-from scipy.stats import ncx2
+from airlora.channel.fading import FadingModel, bits_per_symbol, make_fading
+from airlora.channel.limits import db_to_linear, verify_choice, verify_number
+from airlora.channel.settings import BANDWIDTH_HZ, OUTAGE_EPSILON, SNR_DB, ChannelSettings, RateModel
 
-from airlora.channel.fading import FadingModel
-from airlora.channel.limits import (
-    db_to_linear,
-    verify_bandwidth_hz,
-    verify_choice,
-    verify_outage_epsilon,
-    verify_snr_db,
-)
-
-__all__ = ["RateModel", "capacity_bps", "ergodic_bps", "outage_bps", "shannon_bps"]
-
-RateModel = Literal["shannon", "ergodic", "outage"]
-
-LOG2_E = math.log2(math.e)
+__all__ = ["RATE_MODELS", "capacity_bps", "ergodic_bps", "outage_bps", "shannon_bps"]
 
 
 def capacity_bps(
-    model: RateModel,
-    *,
-    mean_snr_db: float,
-    bandwidth_hz: float,
-    snr_db: float | None = None,
-    fading: FadingModel | None = None,
-    outage_epsilon: float = 0.1,
+    channel: ChannelSettings, *, mean_snr_db: float, bandwidth_hz: float, snr_db: float | None = None
 ) -> float:
-    """Return the rate of the link under one of the three models, bit/s.
+    """Return the rate of a link under the rate model of the settings, bit/s (Eq. 5).
 
     Args:
-        model: "shannon", "ergodic" or "outage".
-        mean_snr_db: SNR at mean gain, dB.
-        bandwidth_hz: W, Hz.
-        snr_db: SNR of this block, dB, which "shannon" reads; the default is the mean.
-        fading: Distribution of the gain, which "ergodic" and "outage" read; the default is none.
-        outage_epsilon: Share of fades that lose the codeword, which "outage" reads.
+        channel: Settings that name the rate model, the fading model and their parameters.
+        mean_snr_db: SNR at mean gain, -50 to 100 dB.
+        bandwidth_hz: Bandwidth W, Hz, > 0.
+        snr_db: SNR of the block, dB, for models that depend on it. None takes the mean SNR.
 
     Raises:
-        ChannelError: An unknown model, or a value outside its limits.
+        ChannelError: A model is unknown, or a value is out of range.
 
-    >>> capacity_bps("shannon", mean_snr_db=0.0, bandwidth_hz=1e6)
+    >>> capacity_bps(ChannelSettings(rate="shannon"), mean_snr_db=0.0, bandwidth_hz=1e6)
     1000000.0
     """
-    verify_choice("rate", model, get_args(RateModel))
-    law = FadingModel() if fading is None else fading
-    if model == "shannon":
-        return shannon_bps(mean_snr_db if snr_db is None else snr_db, bandwidth_hz)
-    if model == "ergodic":
-        return ergodic_bps(mean_snr_db, bandwidth_hz, law)
-    return outage_bps(mean_snr_db, bandwidth_hz, law, outage_epsilon)
+    verify_choice("rate", channel.rate, RATE_MODELS)
+    return RATE_MODELS[channel.rate](channel, mean_snr_db, mean_snr_db if snr_db is None else snr_db, bandwidth_hz)
 
 
 def shannon_bps(snr_db: float, bandwidth_hz: float) -> float:
-    r"""Return the capacity at one SNR, $W \log_2(1 + \mathrm{SNR})$, bit/s (the inside of Eq. 5).
+    r"""Return the capacity at one SNR, $W \log_2(1 + \mathrm{SNR})$, bit/s (inner term of Eq. 5).
 
     Args:
-        snr_db: SNR of the block, dB, -50 to 100.
-        bandwidth_hz: W, Hz, above 0.
+        snr_db: SNR of the block, -50 to 100 dB.
+        bandwidth_hz: Bandwidth W, Hz, > 0.
 
     Raises:
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
     >>> shannon_bps(0.0, 100.0)
     100.0
     """
-    verify_snr_db(snr_db)
-    verify_bandwidth_hz(bandwidth_hz)
-    return bandwidth_hz * _bits_per_symbol(db_to_linear(snr_db))
+    verify_number("snr_db", snr_db, SNR_DB)
+    verify_number("bandwidth_hz", bandwidth_hz, BANDWIDTH_HZ)
+    return bandwidth_hz * bits_per_symbol(db_to_linear(snr_db))
 
 
 def ergodic_bps(mean_snr_db: float, bandwidth_hz: float, fading: FadingModel) -> float:
-    r"""Return the capacity averaged over the fades, bit/s (Eq. 5).
+    r"""Return the capacity averaged over the fading, bit/s (Eq. 5).
 
-    $$C = E_h[W \log_2(1 + |h|^2 \gamma)], \qquad C_{Rayleigh} = W \log_2(e)\, e^{1/\gamma} E_1(1/\gamma)$$
+    $$C = E_h[W \log_2(1 + |h|^2 \gamma)]$$
 
-    Notation: gamma mean_snr_db, linear; E_1 the exponential integral. Rician fading is integrated numerically.
+    Notation: gamma the linear mean SNR.
 
     Args:
-        mean_snr_db: SNR at mean gain, dB, -50 to 100.
-        bandwidth_hz: W, Hz, above 0.
-        fading: Distribution of h; without fading this is `shannon_bps`.
+        mean_snr_db: SNR at mean gain, -50 to 100 dB.
+        bandwidth_hz: Bandwidth W, Hz, > 0.
+        fading: Distribution of h. Without fading the result is `shannon_bps`.
 
     Raises:
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
-    Source: AirLLM Eq. 5; the closed form is Alouini and Goldsmith, IEEE Trans. Veh. Technol. 48(4), 1999.
+    Source: AirLLM Eq. 5.
     """
-    verify_snr_db(mean_snr_db, "mean_snr_db")
-    verify_bandwidth_hz(bandwidth_hz)
-    mean_snr = db_to_linear(mean_snr_db)
-    if fading.kind == "none":
-        return bandwidth_hz * _bits_per_symbol(mean_snr)
-    if fading.kind == "rayleigh":
-        return bandwidth_hz * LOG2_E * _scaled_exp1(1.0 / mean_snr)
-    return bandwidth_hz * _rician_mean_bits(mean_snr, fading.k_factor)
+    verify_number("mean_snr_db", mean_snr_db, SNR_DB)
+    verify_number("bandwidth_hz", bandwidth_hz, BANDWIDTH_HZ)
+    return bandwidth_hz * fading.mean_bits(db_to_linear(mean_snr_db))
 
 
 def outage_bps(mean_snr_db: float, bandwidth_hz: float, fading: FadingModel, epsilon: float) -> float:
-    r"""Return the rate that all but a share epsilon of the fades carry, bit/s.
+    r"""Return the rate that fails with probability epsilon, bit/s.
 
-    $$C_\epsilon = W \log_2(1 + F^{-1}(\epsilon)\,\gamma), \qquad F^{-1}_{Rayleigh}(\epsilon) = -\ln(1 - \epsilon)$$
+    $$C_\epsilon = W \log_2(1 + F^{-1}(\epsilon)\,\gamma)$$
 
-    Notation: gamma mean_snr_db, linear; F the distribution of |h|^2. For Rician fading 2 (K + 1) |h|^2 is noncentral
-    chi-square with 2 degrees of freedom and noncentrality 2 K.
+    Notation: gamma the linear mean SNR; F the distribution function of |h|^2.
 
     Args:
-        mean_snr_db: SNR at mean gain, dB, -50 to 100.
-        bandwidth_hz: W, Hz, above 0.
-        fading: Distribution of h; without fading this is `shannon_bps`.
-        epsilon: Probability of an outage, between 0 and 1.
+        mean_snr_db: SNR at mean gain, -50 to 100 dB.
+        bandwidth_hz: Bandwidth W, Hz, > 0.
+        fading: Distribution of h. Without fading the result is `shannon_bps`.
+        epsilon: Probability of an outage, above 0 and below 1.
 
     Raises:
-        ChannelError: A value is outside its limits.
+        ChannelError: A value is out of range.
 
     Source: Tse and Viswanath, Fundamentals of Wireless Communication, 2005, section 5.4.1.
     """
-    verify_snr_db(mean_snr_db, "mean_snr_db")
-    verify_bandwidth_hz(bandwidth_hz)
-    verify_outage_epsilon(epsilon)
-    return bandwidth_hz * _bits_per_symbol(_power_quantile(fading, epsilon) * db_to_linear(mean_snr_db))
+    verify_number("mean_snr_db", mean_snr_db, SNR_DB)
+    verify_number("bandwidth_hz", bandwidth_hz, BANDWIDTH_HZ)
+    verify_number("outage_epsilon", epsilon, OUTAGE_EPSILON)
+    return bandwidth_hz * bits_per_symbol(fading.power_quantile(epsilon) * db_to_linear(mean_snr_db))
 
 
-def _bits_per_symbol(snr: float) -> float:
-    """Return log2(1 + snr), exact where snr is far below 1."""
-    return math.log1p(snr) * LOG2_E if snr < 1e-3 else math.log2(1.0 + snr)
-
-
-def _power_quantile(fading: FadingModel, probability: float) -> float:
-    """Return F^{-1} of |h|^2."""
-    if fading.kind == "none":
-        return 1.0
-    if fading.kind == "rayleigh":
-        return -math.log1p(-probability)
-    k = fading.k_factor
-    return float(ncx2.ppf(probability, df=2, nc=2.0 * k)) / (2.0 * (k + 1.0))
-
-
-def _scaled_exp1(x: float) -> float:
-    r"""Return $e^x E_1(x)$ for x > 0, which stays finite where e^x does not.
-
-    Above 50 the asymptotic series $\sum_k (-1)^k k! / x^{k+1}$ is exact to the last digit after 20 terms.
-    """
-    if x <= 50.0:
-        return math.exp(x) * float(exp1(x))
-    total, term = 0.0, 1.0 / x
-    for k in range(1, 21):
-        total += term
-        term *= -k / x
-    return total
-
-
-@functools.lru_cache(maxsize=1024)
-def _rician_mean_bits(mean_snr: float, k: float) -> float:
-    """Return E[log2(1 + |h|^2 mean_snr)] under the noncentral chi-square law of |h|^2.
-
-    Integrated over the amplitude a = sqrt(K + 1) |h|: its density 2 a exp(-(a - sqrt K)^2) i0e(2 a sqrt K) is about 1
-    wide around sqrt K whatever K is, and below 1e-30 beyond 9 from it. Cached, as a link asks for the same mean SNR at
-    every block.
-    """
-    centre = math.sqrt(k)
-
-    def integrand(a: float) -> float:
-        density = 2.0 * a * math.exp(-((a - centre) ** 2)) * float(i0e(2.0 * a * centre))
-        return density * _bits_per_symbol(a * a * mean_snr / (k + 1.0))
-
-    mean, _ = quad(integrand, max(0.0, centre - 9.0), centre + 9.0, epsabs=0.0, epsrel=1e-10, limit=200)
-    return float(mean)
+RATE_MODELS: Mapping[RateModel, Callable[[ChannelSettings, float, float, float], float]] = {
+    "shannon": lambda channel, mean_snr_db, snr_db, bandwidth_hz: shannon_bps(snr_db, bandwidth_hz),
+    "ergodic": lambda channel, mean_snr_db, snr_db, bandwidth_hz: ergodic_bps(
+        mean_snr_db, bandwidth_hz, make_fading(channel)
+    ),
+    "outage": lambda channel, mean_snr_db, snr_db, bandwidth_hz: outage_bps(
+        mean_snr_db, bandwidth_hz, make_fading(channel), channel.outage_epsilon
+    ),
+}
+"""Rate model by its name in `channel.rate`: a function of settings, mean SNR (dB), block SNR (dB), bandwidth (Hz)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from airlora.errors import AirloraError, SettingsError
+from airlora.settings.loading import parse_items
 from airlora.version import __version__
 
 __all__ = ["Json", "Model", "Set", "Since", "app", "main", "make_console", "parse_bits", "parse_settings"]
@@ -77,23 +77,16 @@ def _root(
 
 
 def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Return `KEY=VALUE` items as a dict; a value is read as TOML, or else as a plain string.
+    """Return the values of `--set` by dotted key, and import the link process and the policy that they name."""
+    values = parse_items(items or [])
+    if (process := values.get("channel.process")) is not None:
+        from airlora.channel import register_link_process
 
-    A policy that is given as `package.module:Class` is imported.
-    """
-    values: dict[str, Any] = {}
-    for item in items or []:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip():
-            raise SettingsError.of("--set", item, "KEY=VALUE, such as adapter.r_max=16")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text
-    if isinstance(values.get("policy.name"), str):
+        register_link_process(str(process))
+    if isinstance(policy := values.get("policy.name"), str):
         from airlora.policy import import_policy
 
-        import_policy(values["policy.name"])
+        import_policy(policy)
     return values
 
 

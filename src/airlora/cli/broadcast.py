@@ -1,4 +1,4 @@
-"""Commands for links that go one way: cast and listen."""
+"""Commands for broadcasts: cast and listen."""
 
 from __future__ import annotations
 
@@ -21,35 +21,38 @@ from airlora.settings.sizes import parse_size
 __all__ = ["cast", "listen"]
 
 LEAST_WAIT_S = 1.0
-"""Between visits to a broadcast."""
+"""Shortest wait between two visits, s."""
 
 LONGEST_WAIT_S = 60.0
-"""Between visits that better nothing."""
+"""Longest wait after visits without progress, s."""
 
 
 @app.command()
 def cast(
     repository: Repo,
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Where to: an address, or a group such as 239.1.2.3:9000.")
+        str, typer.Argument(metavar="HOST:PORT", help="Unicast or multicast address, such as 239.1.2.3:9000.")
     ],
-    rate_bps: Annotated[float, typer.Option(metavar="R", help="Bit/s of packets at most.")] = 1e6,
+    rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of UDP payload, bit/s.")] = 1e6,
     rounds: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Send everything so many times; none: until interrupted."),
+        typer.Option(metavar="N", help="Number of rounds. [default: until interrupted]"),
     ] = None,
     packet_bytes: Annotated[
-        int, typer.Option(metavar="B", help="Of a packet at most, such as 222 for LoRaWAN at its fastest.")
+        int, typer.Option(metavar="B", help="Largest packet, bytes, such as 222 for the fastest LoRaWAN data rate.")
     ] = 1200,
-    tenant: Annotated[Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")] = None,  # noqa: UP045
-    hops: Annotated[int, typer.Option(metavar="H", help="Routers that packets to a group may pass.")] = 1,
+    tenant: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="T", help="Tenant whose release is sent. [default: devices without a tenant]"),
+    ] = None,
+    hops: Annotated[int, typer.Option(metavar="H", help="Largest number of routers for multicast packets.")] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Send the newest release to whoever listens, again and again: no way back is needed.
+    """Broadcast the newest release over UDP in rounds. No return channel is needed.
 
-    Each packet is signed by the timestamp key. The metadata and the part that makes a first adapter are protected most.
-    A release that is published meanwhile is sent from the next round on.
+    The timestamp key signs each packet. The metadata and the first usable prefix get the most repair symbols. A release
+    that is published during a round is sent from the next round on.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""Commands on releases: publish, and repo init, tenant, rotate, renew, verify, gc."""
+"""Commands for releases: publish, and repo init, tenant, rotate, renew, verify, gc."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Keys", "Repo", "open_with_keys", "publish", "repo"]
 
-repo = typer.Typer(help="Make, look after and check a signed repository of releases.", no_args_is_help=True)
+repo = typer.Typer(help="Create, maintain and verify a signed repository of releases.", no_args_is_help=True)
 app.add_typer(repo, name="repo")
 
-Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository, static files for a web server.")]
+Repo = Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository.")]
 Keys = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--keys", metavar="DIR", help="Folder of its private keys; none: `<REPO>-keys` beside it."),
+    typer.Option("--keys", metavar="DIR", help="Folder of the private keys. [default: <REPO>-keys beside REPO]"),
 ]
 
 
 @app.command()
 def publish(
-    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or a stream file.")],
     repository: Repo,
     tenant: Annotated[
-        Optional[str], typer.Option(metavar="T", help="Whose release; none: everybody's.")  # noqa: UP045
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="T", help="Tenant that the release is for. [default: devices without a tenant]"),
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Measure prefixes on these samples; none: a run's evaluation data."),
+        typer.Option(
+            metavar="FILE", help="Samples to measure the accuracy of prefixes on. [default: a run's evaluation data]"
+        ),
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
@@ -48,9 +51,9 @@ def publish(
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign an adapter and what to expect of its prefixes, and make it the newest release.
+    """Sign an adapter with the measured accuracy of its prefixes, and publish it as the newest release.
 
-    A run is packed as by `airlora pack`; a stream is taken as it is.
+    A run is packed as by `airlora pack`. A stream is published unchanged.
     """
     from airlora.delivery.repository.publish import publish_stream
     from airlora.packing import Packing
@@ -78,15 +81,19 @@ def publish(
 def init(
     repository: Repo,
     keys: Keys = None,
-    root_keys: Annotated[int, typer.Option(metavar="N", help="How many root keys.")] = 3,
-    root_threshold: Annotated[int, typer.Option(metavar="N", help="How many of them sign a change of keys.")] = 2,
-    root_days: Annotated[int, typer.Option(metavar="D", help="Days that the list of keys is valid.")] = 365,
-    targets_days: Annotated[int, typer.Option(metavar="D", help="Days that a release is valid.")] = 180,
-    snapshot_days: Annotated[int, typer.Option(metavar="D", help="Days that a snapshot is valid.")] = 30,
-    timestamp_days: Annotated[int, typer.Option(metavar="D", help="Days until `repo renew` is due.")] = 7,
+    root_keys: Annotated[int, typer.Option(metavar="N", help="Number of root keys.")] = 3,
+    root_threshold: Annotated[
+        int, typer.Option(metavar="N", help="Number of root keys that must sign a change of keys.")
+    ] = 2,
+    root_days: Annotated[int, typer.Option(metavar="D", help="Validity of the list of keys, days.")] = 365,
+    targets_days: Annotated[int, typer.Option(metavar="D", help="Validity of a release, days.")] = 180,
+    snapshot_days: Annotated[int, typer.Option(metavar="D", help="Validity of a snapshot, days.")] = 30,
+    timestamp_days: Annotated[
+        int, typer.Option(metavar="D", help="Validity of a timestamp, days. Run `repo renew` more often.")
+    ] = 7,
     as_json: Json = False,
 ) -> None:
-    """Make an empty repository and its keys."""
+    """Create an empty repository and its keys."""
     from airlora.delivery.repository.create import create_repository, default_keys
     from airlora.delivery.repository.keys import KeyFolder
 
@@ -100,10 +107,10 @@ def init(
         print(json.dumps({"repository": str(repository), "keys": str(folder), "root": str(root)}))
         return
     console = make_console()
-    console.print(f"{repository}: a repository with nothing released yet", soft_wrap=True)
-    console.print(f"{root}: give this to every device; it is what they trust", soft_wrap=True)
+    console.print(f"{repository}: created, without a release", soft_wrap=True)
+    console.print(f"{root}: copy this file to every device; devices trust it", soft_wrap=True)
     console.print(
-        f"{folder}: the private keys; move {folder / 'root'} to a place that is offline, it is not needed to publish",
+        f"{folder}: private keys; move {folder / 'root'} to offline storage, publishing does not need it",
         soft_wrap=True,
     )
 
@@ -115,12 +122,12 @@ def tenant(
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Give a tenant a key of its own, good for its releases alone."""
+    """Add a tenant with its own key, which can sign only the tenant's releases."""
     from airlora.delivery.repository.roles import add_tenant
 
     opened = open_with_keys(repository, keys)
     key = add_tenant(opened, name)
-    _say({"tenant": name, "keyid": key.keyid}, f"{name}: signs by key {key.keyid[:12]}", as_json=as_json)
+    _say({"tenant": name, "keyid": key.keyid}, f"{name}: added with key {key.keyid[:12]}", as_json=as_json)
 
 
 @repo.command()
@@ -130,11 +137,14 @@ def rotate(
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Replace a key by a new one; of `root` the oldest one. Needs the root keys, of a tenant the targets key."""
+    """Replace the key of a role, or the oldest root key.
+
+    Requires the root keys, or the targets key to replace the key of a tenant.
+    """
     from airlora.delivery.repository.roles import rotate_key
 
     gone, new = rotate_key(open_with_keys(repository, keys), role)
-    text = f"{role}: {', '.join(keyid[:12] for keyid in gone)} sign no longer, {new[:12]} does"
+    text = f"{role}: revoked {', '.join(keyid[:12] for keyid in gone)}, added {new[:12]}"
     _say({"role": role, "revoked": gone, "keyid": new}, text, as_json=as_json)
 
 
@@ -143,24 +153,24 @@ def renew(
     repository: Repo,
     roles: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--role", metavar="R", help="Sign this again too; repeatable."),
+        typer.Option("--role", metavar="R", help="Another role to sign again; repeatable."),
     ] = None,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Sign snapshot and timestamp again, so that devices see that nobody holds news back."""
+    """Sign snapshot and timestamp again before they expire. Run it every few days."""
     from airlora.delivery.repository.roles import renew
     from airlora.delivery.repository.verify import verify_repository
 
     opened = open_with_keys(repository, keys)
     renew(opened, roles=("snapshot", "timestamp", *(roles or ())))
     expires = {role: f"{when:%Y-%m-%dT%H:%M:%SZ}" for role, when in verify_repository(opened).expires.items()}
-    _say({"expires": expires}, f"{repository}: fresh until {expires['timestamp']}", as_json=as_json)
+    _say({"expires": expires}, f"{repository}: valid until {expires['timestamp']}", as_json=as_json)
 
 
 @repo.command()
 def verify(repository: Repo, as_json: Json = False) -> None:
-    """Look at a repository as a device would that starts from its first root: every signature, digest and segment."""
+    """Verify every signature, digest and segment of a repository as a new device does."""
     from airlora.delivery.repository.verify import verify_repository
 
     report = verify_repository(open_with_keys(repository, None))
@@ -178,22 +188,22 @@ def verify(repository: Repo, as_json: Json = False) -> None:
     console.print(f"valid for: {days}", soft_wrap=True)
     for warning in report.warnings:
         console.print(warning, style="yellow", soft_wrap=True)
-    what = f"{len(report.manifests)} releases" if report.manifests else "nothing released yet"
+    what = f"{len(report.manifests)} releases" if report.manifests else "no release"
     console.print(f"{repository}: verified, {what}, {report.num_bytes:,} bytes", soft_wrap=True)
 
 
 @repo.command()
 def gc(
     repository: Repo,
-    keep: Annotated[int, typer.Option(metavar="N", help="Releases before the newest that stay.")] = 1,
+    keep: Annotated[int, typer.Option(metavar="N", help="Number of releases before the newest to keep.")] = 1,
     keys: Keys = None,
     as_json: Json = False,
 ) -> None:
-    """Remove releases and metadata that no device needs any more."""
+    """Remove old releases, and metadata that no device needs any more."""
     from airlora.delivery.repository.publish import collect_garbage
 
     removed = collect_garbage(open_with_keys(repository, keys), keep=keep)
-    text = f"{repository}: {removed['num_files']} files, {removed['num_bytes']:,} bytes removed"
+    text = f"{repository}: removed {removed['num_files']} files, {removed['num_bytes']:,} bytes"
     _say(dict(removed), text, as_json=as_json)
 
 
@@ -229,6 +239,6 @@ def _show_manifest(console: Console, repository: str, name: str | None, manifest
     entry = manifest.stream
     console.print(
         f"stream {entry.digest[:12]}: {entry.total_bytes:,} bytes in {entry.num_segments} segments, "
-        f"head {entry.head_bytes:,}; made {manifest.created}",
+        f"header {entry.head_bytes:,} bytes; published {manifest.created}",
         soft_wrap=True,
     )

@@ -56,6 +56,7 @@ def train(
     """
     from airlora.policy import import_policy
     from airlora.progress import LiveProgress
+    from airlora.settings.loading import value_at
     from airlora.training import RunFolder, load_settings, train
 
     flags = {
@@ -69,12 +70,14 @@ def train(
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
     if policy is not None:
         import_policy(policy)
-    own = {"policy.name": RunFolder(out).settings().policy.name} if resume and policy is not None else {}
-    if resume and (given != own or preset or config):
-        raise SettingsError(
-            "--resume goes on with the run's own settings: give no option but --out, --json and the run's own --policy"
-        )
-    resolved = load_settings(preset, config, given)
+    classes = given.keys() & {"channel.process", "policy.name"}
+    if resume and (given.keys() - classes or preset or config):
+        raise SettingsError("--resume goes on with the run's own settings: give no other option than --out and --json")
+    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
+    for key in classes:
+        own = value_at(resolved.model_dump(), key)
+        if given[key] != own:
+            raise SettingsError.of(key, given[key], f"the run's own, {own!r}")
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, watcher=progress)
     result = {

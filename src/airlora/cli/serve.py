@@ -19,52 +19,62 @@ __all__ = ["listening", "serve"]
 def serve(
     repository: Annotated[Path, typer.Argument(metavar="REPO", help="Folder of the repository.")],
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="P", help="Port; 0: any that is free.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(metavar="P", help="Port; 0 chooses a free one.", min=0, max=65535)] = 8000,
     reports: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Database of devices' reports; none: `<REPO>-reports.sqlite` beside it."),
+        typer.Option(
+            metavar="FILE", help="Database of the devices' reports. [default: <REPO>-reports.sqlite beside REPO]"
+        ),
     ] = None,
     tokens: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Lines of `DEVICE TOKEN` and `@OPERATOR TOKEN`: nobody else may ask."),
+        typer.Option(
+            metavar="FILE",
+            help="Require one of the tokens in FILE, with lines `DEVICE TOKEN` or `@OPERATOR TOKEN`. "
+            "[default: no token needed]",
+        ),
     ] = None,
     rate: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="N/TIME", help="Requests that one device may make, such as 600/minute."),
+        typer.Option(metavar="N/TIME", help="Request limit of one device, such as 600/minute. [default: none]"),
     ] = None,
     certificate: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Certificate chain (PEM), for https."),
+        typer.Option(metavar="FILE", help="Certificate chain for HTTPS, PEM."),
     ] = None,
     private_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Its private key."),
+        typer.Option(metavar="FILE", help="Private key of the certificate, PEM."),
     ] = None,
-    rollout_percent: Annotated[float, typer.Option(metavar="P", help="Of the devices that may take a release.")] = 100,
+    rollout_percent: Annotated[
+        float, typer.Option(metavar="P", help="Percentage of the devices that may install a new release.")
+    ] = 100,
     rollout_first: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="DEVICE", help="Always among them; repeatable."),
+        typer.Option(metavar="DEVICE", help="Device that may always install a new release; repeatable."),
     ] = None,
     rollout_group: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="PATTERN=P", help="Of the devices of such names, such as 'lab-*=100'; repeatable."),
+        typer.Option(
+            metavar="PATTERN=P", help="Percentage for devices of matching names, such as 'lab-*=100'; repeatable."
+        ),
     ] = None,
     rollout_stop: Annotated[
-        float, typer.Option(metavar="S", help="Stop a release that fails on a larger share of those that tried it.")
+        float, typer.Option(metavar="S", help="Largest share of failed installations before a release is stopped.")
     ] = 0.1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line per request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
-    """Serve a repository: files with ranges, devices' reports, rollout, a dashboard at /, /healthz and /metrics."""
+    """Serve a repository over HTTP, with reports of devices, staged rollout, and a dashboard at /."""
     import uvicorn
 
+    from airlora.delivery.server.access import Tokens, parse_rate
     from airlora.delivery.server.app import ServerPlan, make_app, verify_repository_folder
     from airlora.delivery.server.dashboard.pages import dashboard_routes
-    from airlora.delivery.server.gate import Tokens, parse_rate
     from airlora.delivery.server.reports import ReportStore
     from airlora.delivery.server.rollout import Rollout
 
     if (certificate is None) != (private_key is None):
-        raise SettingsError("give --certificate and --private-key, or neither")
+        raise SettingsError("pass both --certificate and --private-key, or neither")
     for path in (certificate, private_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"{path}: no such file")
@@ -79,7 +89,7 @@ def serve(
     limit = None if rate is None else parse_rate(rate)
     place = reports or whole.with_name(f"{whole.name}-reports.sqlite")
     if place.resolve().is_relative_to(whole):
-        raise SettingsError.of("reports", str(place), f"a file outside of {repository}, which is published")
+        raise SettingsError.of("reports", str(place), f"a file outside of {repository}, which is public")
     verify_repository_folder(repository)
     store = ReportStore(place)
     plan = ServerPlan(repository, store, rollout, checked, limit)
@@ -113,7 +123,7 @@ def _group(text: str) -> tuple[str, float]:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises `SettingsError` where that cannot be."""
+    """Return a listening socket; raises `SettingsError` if the address cannot be used."""
     try:
         return socket.create_server((host, port), backlog=2048)
     except (OSError, UnicodeError) as error:

@@ -34,8 +34,8 @@ from .repository.create import default_keys as default_keys
 from .repository.create import open_repository as open_repository
 from .repository.keys import PASSPHRASE_VARIABLE as PASSPHRASE_VARIABLE
 from .repository.keys import KeyFolder as KeyFolder
-from .repository.manifest import Cut as Cut
 from .repository.manifest import Manifest as Manifest
+from .repository.manifest import PrefixScore as PrefixScore
 from .repository.manifest import StreamEntry as StreamEntry
 from .repository.publish import collect_garbage as collect_garbage
 from .repository.publish import current_manifest as current_manifest
@@ -51,14 +51,14 @@ from .repository.verify import FolderFetcher as FolderFetcher
 from .repository.verify import RepositoryReport as RepositoryReport
 from .repository.verify import verify_repository as verify_repository
 from .repository.verify import verify_stream as verify_stream
+from .server.access import Tokens as Tokens
+from .server.access import parse_rate as parse_rate
 from .server.app import ServerPlan as ServerPlan
 from .server.app import make_app as make_app
 from .server.app import verify_repository_folder as verify_repository_folder
 from .server.dashboard.overview import Overview as Overview
 from .server.dashboard.overview import read_overview as read_overview
 from .server.dashboard.pages import dashboard_routes as dashboard_routes
-from .server.gate import Tokens as Tokens
-from .server.gate import parse_rate as parse_rate
 from .server.reports import DeviceReport as DeviceReport
 from .server.reports import ReportStore as ReportStore
 from .server.rollout import Rollout as Rollout

@@ -1,7 +1,7 @@
-"""The decision problem: reward, objectives, the Gymnasium environment `airlora/RankAllocation-v0`, and its judge."""
+"""The decision problem: reward, objectives, and the Gymnasium environment `airlora/RankAllocation-v0`."""
 
-from airlora.env.environment import ANALYTIC_CHANNEL, RankAllocationEnv, make_link, make_spec
-from airlora.env.links import Link
+from airlora.channel import Link
+from airlora.env.environment import ANALYTIC_CHANNEL, RankAllocationEnv, make_spec
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
 from airlora.env.objectives.frozen import FrozenObjective
@@ -21,7 +21,6 @@ __all__ = [
     "Stepper",
     "allocation_cost",
     "deadline_penalty",
-    "make_link",
     "make_spec",
     "reward",
 ]

@@ -1,4 +1,4 @@
-"""The Markov decision process of IV-A1 as a Gymnasium environment."""
+"""The Markov decision process of rank allocation (IV-A1) as a Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from airlora.allocation import project_ranks
 from airlora.channel import (
     ChannelSettings,
-    LinkProcess,
+    Link,
+    LinkModel,
     LinkState,
     budget_params,
-    communication_cost,
-    project_ranks,
+    make_link,
     transfer_time_s,
 )
-from airlora.env.links import Link
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
 from airlora.env.reward import deadline_penalty, reward
@@ -27,31 +27,22 @@ from airlora.observation import FloatArray, IntArray, Observation, ObservationSp
 from airlora.ranks import RankPattern, paper_num_params, params_per_rank
 from airlora.text import TextComplexity
 
-__all__ = ["ANALYTIC_CHANNEL", "RankAllocationEnv", "make_link", "make_spec"]
+__all__ = ["ANALYTIC_CHANNEL", "RankAllocationEnv", "make_spec"]
 
 ANALYTIC_CHANNEL = ChannelSettings(bandwidth_hz=[3e5], deadline_mode="project")
-"""The link of the default environment: at -5 to 15 dB it carries 28 to 365 of the 96 components of 129 numbers."""
-
-
-def make_link(channel: ChannelSettings) -> LinkProcess:
-    """Return the link that the settings describe; raises `ChannelError`."""
-    return LinkProcess(
-        snr_db=channel.snr_db,
-        bandwidth_hz=channel.bandwidth_hz,
-        fading=channel.fading,
-        k_factor_db=channel.k_factor_db,
-        doppler_hz=channel.doppler_hz,
-        block_s=channel.block_s,
-        rate=channel.rate,
-        outage_epsilon=channel.outage_epsilon,
-    )
+"""Settings of the default environment's link. It carries 28 of the 96 components at -5 dB, and all of them at 5 dB."""
 
 
 def make_spec(channel: ChannelSettings, num_modules: int, r_max: int) -> ObservationSpec:
-    """Return how observations of that link are normalised.
+    """Return the ranges that normalise the observations of a link.
 
-    The SNR range is that of the settings, widened to at least 20 dB around its middle; the bandwidth range likewise
-    to a factor of ten: a policy trained on one link must not see a range of width zero.
+    The SNR range of the settings is widened to at least 20 dB around its middle. The bandwidth range is widened to at
+    least a factor of ten. Settings with a single link therefore also give a range above zero.
+
+    Args:
+        channel: Settings of the link.
+        num_modules: Number of adapted modules.
+        r_max: Largest rank of a module.
     """
     middle_db = (min(channel.snr_db) + max(channel.snr_db)) / 2.0
     half_db = max(10.0, (max(channel.snr_db) - min(channel.snr_db)) / 2.0)
@@ -66,42 +57,59 @@ def make_spec(channel: ChannelSettings, num_modules: int, r_max: int) -> Observa
 
 
 class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
-    r"""Choose a rank per projection for the link and the text at hand.
+    r"""Decision problem of choosing a rank per adapted module for a link and a text.
 
-    **Observation** (float32 [4 + num_modules]): SNR, bandwidth, lexical entropy, OOV rate and the ranks in force,
-    normalised as `ObservationSpec` says; the same in units is `info["observation"]`.
+    **Observation** (float32 [4 + num_modules]): SNR, bandwidth, lexical entropy, OOV rate and current ranks, normalised
+    by `ObservationSpec`. `info["observation"]` holds the same quantities in their units.
 
-    **Action** (int [num_modules], each 0 to r_max): the ranks to use. In mode `project` they are first cut to what the
-    link carries before the deadline (Eq. 7).
+    **Action** (int [num_modules], each 0 to r_max): the wanted ranks. In mode `project`, `project_ranks` reduces them
+    to the parameters that the link carries before the deadline (Eq. 7).
 
-    **Reward** (Eq. 10): $-U(r_t) - \lambda \eta(r_t)$, in mode `penalty` less `penalty_weight * max(0, eta - 1)`.
+    **Reward** (Eq. 10): $-U(r_t) - \lambda \eta(r_t)$. In mode `penalty`, `penalty_weight * max(0, eta - 1)` is
+    subtracted.
 
-    **Episode**: T_env steps, then truncated; never terminated, since no state is final. The mean SNR and the bandwidth
-    are drawn at reset, the fading goes on from step to step.
+    **Episode**: T_env steps, then truncated. An episode never terminates, because no state is final. The link process
+    draws mean SNR and bandwidth at reset and moves the fading from step to step.
 
-    **Info**: `loss` (nats), `cost` (eta), `params` (numbers sent, head included), `paper_params`, `seconds` (to send
-    them), `violation` (seconds beyond the deadline, else 0), `ranks` (in force), `wanted` (the action), `snr_db`,
-    `mean_snr_db`, `bandwidth_hz`, `capacity_bps`, `observation`.
+    **Info** of a step:
+
+    | key | value |
+    |---|---|
+    | `loss` | loss U, nats |
+    | `cost` | communication cost eta |
+    | `params` | parameters sent, including the head |
+    | `paper_params` | parameters by the paper's count, which takes every module as square |
+    | `seconds` | transfer time, s |
+    | `violation` | transfer time beyond the deadline, s, or 0 |
+    | `ranks` | ranks that were used, after the projection |
+    | `wanted` | ranks of the action |
+    | `snr_db`, `mean_snr_db`, `bandwidth_hz`, `capacity_bps` | state of the link |
+    | `observation` | next observation, in units |
 
     Args:
-        objective: What ranks are worth; the default is `AnalyticObjective()`, whose optimum is known.
-        channel: The link; the default is `ANALYTIC_CHANNEL`.
-        env: T_env and lambda.
+        objective: Loss of the ranks, any class with the members of `Objective`. None takes `AnalyticObjective()`,
+            whose optimum is known.
+        channel: Settings of the link, its deadline, and the ranges that normalise the observation. None takes
+            `ANALYTIC_CHANNEL`.
+        link: Link process, any class with the members of `LinkModel`. None makes the one that `channel` describes.
+        env: Settings of the decision problem, such as T_env and lambda.
         initial_rank: Rank of every module at reset.
-        hidden_size: d_h for the paper's count of numbers; the default is the smallest dimension of the modules.
+        hidden_size: Hidden size d_h for `paper_params`. None takes the smallest dimension of the modules.
 
     Raises:
-        SettingsError: `initial_rank` is above r_max.
-        ChannelError: The link's settings are not allowed, or in mode `project` its weakest does not carry the head.
+        SettingsError: `initial_rank` is above r_max, or `channel.process` is not registered.
+        ChannelError: A setting of the link is not allowed. In mode `project`, also if the weakest link does not carry
+            the head before the deadline.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own spelling)
+    metadata = {"render_modes": []}  # noqa: RUF012 (declared so by Gymnasium)
 
     def __init__(
         self,
         objective: Objective | None = None,
         *,
         channel: ChannelSettings | None = None,
+        link: LinkModel | None = None,
         env: EnvSettings | None = None,
         initial_rank: int = 1,
         hidden_size: int | None = None,
@@ -123,7 +131,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self.action_space = gymnasium.spaces.MultiDiscrete(
             np.full(len(self.names), self.objective.r_max + 1), dtype=np.int64
         )
-        self._link = make_link(self.channel)
+        self._link = make_link(self.channel) if link is None else link
         if self.channel.deadline_mode == "project":
             self._verify_head_fits()
         self._link_state: LinkState | None = None
@@ -133,35 +141,54 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
-        """Start an episode: draw the link and the text, set every rank to `initial_rank`.
+        """Start an episode: draw a link and a text, and set every rank to `initial_rank`.
 
         Args:
-            seed: Seeds the environment's generator.
-            options: None are known; anything else is refused.
+            seed: Seed of the environment's generator. None continues with the current generator.
+            options: Options of Gymnasium, which must be empty.
+
+        Raises:
+            SettingsError: `options` is not empty.
         """
         super().reset(seed=seed)
         if options:
-            raise SettingsError.of("options", options, "nothing: the link is set by the channel settings")
+            raise SettingsError.of("options", options, "none; the channel settings describe the link")
         self._step = 0
         self._ranks = np.full(len(self.names), self.initial_rank, dtype=np.int64)
-        # Each part owns a generator: their states are saved apart, and one's draws never shift the other's.
+        # Link and objective have a generator each: draws of one do not change those of the other.
         self._link_state = self._link.reset(self._fork_generator())
         self.objective.reset(self._fork_generator())
         observation = self.observe()
         return self.observation_spec.to_vector(observation), {"observation": observation}
 
     def observe(self) -> Observation:
-        """Return the state in units; raises `SettingsError` before the first reset."""
+        """Return the current state in units; raises `SettingsError` before the first reset."""
         link = self._state()
         return self._observation(link, link.capacity_bps, self.objective.complexity(), self._ranks)
 
     def observe_link(self, link: Link, text: TextComplexity) -> Observation:
-        """Return the state that a policy sees at the start of an episode on that link; raises `ChannelError`."""
+        """Return the state that a policy sees at the start of an episode, in units.
+
+        Args:
+            link: Link of the episode.
+            text: Lexical entropy and OOV rate of the first step.
+
+        Raises:
+            ChannelError: A value of the link is out of range.
+        """
         initial = np.full(len(self.names), self.initial_rank, dtype=np.int64)
-        return self._observation(link, link.capacity_bps(self.channel), text, initial)
+        return self._observation(link, self.capacity_bps(link), text, initial)
+
+    def capacity_bps(self, link: Link) -> float:
+        """Return the rate of a link by the environment's link process, bit/s."""
+        return self._link.capacity_bps(link)
 
     def budget_params(self, capacity_bps: float) -> int:
-        """Return how many adapter numbers a link carries before the deadline, the head taken off."""
+        """Return the number of adapter parameters that a link carries before the deadline, beside the head.
+
+        Args:
+            capacity_bps: Rate of the link, bit/s, > 0.
+        """
         return budget_params(
             capacity_bps=capacity_bps,
             deadline_s=self.channel.deadline_s,
@@ -170,10 +197,13 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         )
 
     def step(self, action: IntArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """Use the ranks for one step.
+        """Measure the loss of the ranks on the current text, and move link and text to the next step.
+
+        Args:
+            action: Wanted rank of each module, int [num_modules].
 
         Raises:
-            RankPatternError: The action has another length or a rank outside 0 to r_max.
+            RankPatternError: The action has a wrong shape or type, or a rank outside 0 to r_max.
             TrainingError: The objective's loss is not finite.
         """
         link = self._state()
@@ -195,7 +225,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         return self.observation_spec.to_vector(observation), value, False, truncated, info
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `step` depends on, for bit-equal resumption; the objective's own training aside."""
+        """Return the state for a bit-equal continuation, except for the training state of a `LiveObjective`."""
         return {
             "step": self._step,
             "ranks": self._ranks.tolist(),
@@ -205,7 +235,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore a state from `state_dict` of an environment with the same settings."""
         self.reset(seed=0)
         self._step = int(state["step"])
         self._ranks = np.asarray(state["ranks"], dtype=np.int64)
@@ -215,19 +245,19 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self.np_random.bit_generator.state = state["generator"]
 
     def _verify_head_fits(self) -> None:
-        """Raise `ChannelError` if a link of the settings does not even carry the head, at its mean SNR."""
+        """Raise `ChannelError` if the weakest link of the settings does not carry the head at its mean SNR."""
         channel, head = self.channel, self.objective.head_params
         weakest = Link(min(channel.snr_db), min(channel.bandwidth_hz))
         carried = budget_params(
-            capacity_bps=weakest.capacity_bps(channel),
+            capacity_bps=self.capacity_bps(weakest),
             deadline_s=channel.deadline_s,
             bits_per_param=channel.bits_per_param,
         )
         if carried < head:
             raise ChannelError(
                 f"channel.snr_db = {weakest.snr_db:g}, channel.bandwidth_hz = {weakest.bandwidth_hz:g}: the link "
-                f"carries {carried} numbers before the deadline of {channel.deadline_s:g} s, allowed is {head} or "
-                "more, the size of the head, which always travels"
+                f"carries {carried} parameters before the deadline of {channel.deadline_s:g} s, allowed is {head} or "
+                "more, the size of the classification head, which is always sent"
             )
 
     def _observation(
@@ -260,20 +290,11 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         return ranks.astype(np.int64)
 
     def _account(self, ranks: IntArray, link: LinkState) -> dict[str, Any]:
-        """Return what sending `ranks` over `link` takes."""
         pattern = RankPattern.from_ranks(self.names, ranks.tolist())
         params = pattern.num_params(self.shapes) + self.objective.head_params
         seconds = transfer_time_s(params, capacity_bps=link.capacity_bps, bits_per_param=self.channel.bits_per_param)
-        cost = communication_cost(
-            pattern,
-            self.shapes,
-            capacity_bps=link.capacity_bps,
-            deadline_s=self.channel.deadline_s,
-            bits_per_param=self.channel.bits_per_param,
-            head_params=self.objective.head_params,
-        )
         return {
-            "cost": cost,
+            "cost": seconds / self.channel.deadline_s,  # Eq. 8
             "params": params,
             "paper_params": paper_num_params(ranks.tolist(), self.hidden_size),
             "seconds": seconds,

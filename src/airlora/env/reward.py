@@ -10,16 +10,16 @@ __all__ = ["allocation_cost", "deadline_penalty", "reward"]
 
 
 def allocation_cost(loss: float, cost: float, cost_weight: float) -> float:
-    r"""Return what the allocation minimises (Eq. 9).
+    r"""Return the quantity that the allocation minimises (Eq. 9).
 
     $$U(r) + \lambda\,\eta(r)$$
 
-    Notation: U loss; eta cost (Eq. 8); lambda cost_weight.
+    Notation: U loss; eta cost; lambda cost_weight.
 
     Args:
         loss: Task loss at the chosen ranks, nats per sample.
-        cost: Share of the deadline that the transfer takes (Eq. 8), >= 0.
-        cost_weight: Price of the whole deadline, nats, >= 0.
+        cost: Communication cost, the transfer time over the deadline (Eq. 8), >= 0.
+        cost_weight: Weight of the communication cost, nats, >= 0.
 
     Raises:
         TrainingError: The loss or the cost is not finite.
@@ -37,9 +37,9 @@ def allocation_cost(loss: float, cost: float, cost_weight: float) -> float:
 
 
 def reward(loss: float, cost: float, cost_weight: float) -> float:
-    r"""Return the reward R_t of a decision (Eq. 10): $R_t = -U(r_t) - \lambda\,\eta(r_t)$.
+    r"""Return the reward R_t of a decision (Eq. 10), $R_t = -U(r_t) - \lambda\,\eta(r_t)$.
 
-    Arguments and errors are those of `allocation_cost`, whose negative this is.
+    The reward is the negative of `allocation_cost`. The arguments and errors are the same.
 
     Source: AirLLM Eq. 10.
 
@@ -50,9 +50,13 @@ def reward(loss: float, cost: float, cost_weight: float) -> float:
 
 
 def deadline_penalty(cost: float, penalty_weight: float) -> float:
-    """Return what a transfer that breaks its deadline loses: penalty_weight * max(0, eta - 1).
+    """Return the penalty of a transfer that exceeds its deadline, penalty_weight * max(0, eta - 1).
 
-    The paper only prices eta and never enforces Eq. 7 (erratum 7); this makes breaking it dear.
+    The paper only weights eta in the reward and does not enforce Eq. 7 (erratum 7).
+
+    Args:
+        cost: Communication cost eta (Eq. 8), >= 0.
+        penalty_weight: Penalty per unit of eta above 1, >= 0.
 
     >>> deadline_penalty(1.5, 2.0)
     1.0

@@ -13,6 +13,7 @@
 | `greedy`, `eva`, `constant`, `random`, `table` | policies that do not learn |
 """
 
+from airlora.allocation import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.allocate import AllocatePolicy
 from airlora.policy.base import (
     Decision,
@@ -36,7 +37,6 @@ from airlora.policy.ppo import PPOPolicy
 from airlora.policy.random import RandomPolicy
 from airlora.policy.scaling import ranks_to_unit, unit_to_ranks
 from airlora.policy.settings import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
-from airlora.policy.solver import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.specs import PolicyInputs, PolicySpec, find_policy, import_policy, policy_specs, register_policy
 from airlora.policy.table import TablePolicy
 from airlora.policy.utility.advisor import Advisor

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import Gains
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import Decision, PolicyProblem, Stage
 from airlora.policy.buffer import Buffer
 from airlora.policy.settings import AllocateSettings
-from airlora.policy.solver import Gains
 from airlora.policy.specs import PolicySpec
 from airlora.policy.utility.advisor import Advisor
 

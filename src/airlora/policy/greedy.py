@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import concave_envelope, fill_greedily
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
 from airlora.policy.base import PolicyProblem, Stateless
-from airlora.policy.solver import concave_envelope, fill_greedily
 from airlora.policy.specs import PolicySpec
 
 __all__ = ["GreedyPolicy"]

@@ -72,7 +72,7 @@ def row_of(
     num_params = pattern.num_params(env.shapes) if num_params is None else num_params
     num_head_params = env.objective.head_params
     seconds = transfer_time_s(
-        num_params + num_head_params, capacity_bps=link.capacity_bps(channel), bits_per_param=channel.bits_per_param
+        num_params + num_head_params, capacity_bps=env.capacity_bps(link), bits_per_param=channel.bits_per_param
     )
     return ComparisonRow(
         policy=name,

@@ -1,8 +1,8 @@
-"""Texts: how complex they are, where they come from, and a corpus that needs no download.
+"""Data sets of labelled texts, text statistics, and a generated corpus that needs no download.
 
-- `complexity`: lexical entropy and OOV rate, the text part of the state (III-A1).
-- `datasets`: `TextDataset`, and `load_dataset` from TSV, CSV, JSON, Parquet or the Hugging Face Hub.
-- `corpus`: labelled sentences from a grammar of our own; `grammar`, `rules` and `lexicon` say how and from what.
+- `complexity`: lexical entropy and OOV rate, the text features of the state (III-A1).
+- `datasets`: `TextDataset`, and `load_dataset` for TSV, CSV, JSON, Parquet and the Hugging Face Hub.
+- `embedded`: the generated corpus with its grammar and word lists.
 """
 
 from airlora.text.complexity import (
@@ -11,15 +11,13 @@ from airlora.text.complexity import (
     Tokenizer,
     TokenizerVocabulary,
     Vocabulary,
-    batch_complexity,
     lexical_entropy_nats,
     oov_rate,
     sample_complexity,
     words,
 )
-from airlora.text.corpus import LABEL_NAMES, embedded_corpus, generate_corpus
-from airlora.text.datasets import TextDataset, load_dataset, save_tsv
-from airlora.text.lexicon import DOMAINS, Domain
+from airlora.text.datasets import TextDataset, load_dataset
+from airlora.text.embedded import DOMAINS, LABEL_NAMES, Domain, embedded_corpus, generate_corpus
 
 __all__ = [
     "DOMAINS",
@@ -31,13 +29,11 @@ __all__ = [
     "Tokenizer",
     "TokenizerVocabulary",
     "Vocabulary",
-    "batch_complexity",
     "embedded_corpus",
     "generate_corpus",
     "lexical_entropy_nats",
     "load_dataset",
     "oov_rate",
     "sample_complexity",
-    "save_tsv",
     "words",
 ]

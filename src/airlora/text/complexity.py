@@ -1,7 +1,7 @@
-"""How varied and how unusual a text is: the two text features in the state (III-A1).
+"""Lexical entropy and out-of-vocabulary rate of a text, the two text features of the state (III-A1).
 
-Lexical entropy says how many different words a sample spends, the OOV rate how many of them the model has no token of
-its own for.  Both are properties of the text and a vocabulary; no model is needed.
+Lexical entropy measures the variety of a sample's words. The out-of-vocabulary (OOV) rate is the share of words that a
+vocabulary lacks. Both are properties of the text and the vocabulary; no model is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     "Tokenizer",
     "TokenizerVocabulary",
     "Vocabulary",
-    "batch_complexity",
     "lexical_entropy_nats",
     "oov_rate",
     "sample_complexity",
@@ -34,10 +33,13 @@ __all__ = [
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in order, case kept, punctuation dropped.
+    """Return the words of a text in order, with their case and without punctuation.
 
-    A word is a run of letters, digits and their combining marks, with single apostrophes or hyphens inside it.  Scripts
-    written without spaces give one word per run.
+    A word is a run of letters, digits and their combining marks, possibly with single apostrophes or hyphens inside.
+    In scripts without spaces every run is one word.
+
+    Args:
+        text: Text of one sample.
 
     >>> words("The so-called 'plot' isn't there -- 7/10.")
     ['The', 'so-called', 'plot', "isn't", 'there', '7', '10']
@@ -47,25 +49,26 @@ def words(text: str) -> list[str]:
 
 @functools.cache
 def _word_pattern() -> re.Pattern[str]:
-    # Python's \w leaves combining marks out, which would cut words of many scripts (and decomposed accents) in two.
-    # Marks that take part in words lie in the first two planes.
+    # Python's \w lacks combining marks, which would split words of many scripts and with decomposed accents. The marks
+    # that occur in words lie in the first two planes of Unicode.
     marks = "".join(char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("M"))
     run = rf"[^\W_](?:[^\W_]|[{re.escape(marks)}])*"
     return re.compile(rf"{run}(?:['\u2019\-\u2010\u2011]{run})*")
 
 
 def lexical_entropy_nats(text: str) -> float:
-    r"""Return the lexical entropy of a sample, nats per word.
+    r"""Return the lexical entropy of a text, nats per word.
 
     $$H = -\sum_w p(w) \log p(w)$$
 
-    Notation: p(w) share of the sample's words that are w, upper and lower case taken as one.
+    Notation: p(w) relative frequency of word w in the text, ignoring case.
 
     Args:
-        text: One sample.
+        text: Text of one sample.
 
     Returns:
-        0 to log(number of words); 0.0 for a text without words.
+        Entropy from 0 to log(number of words), 0.0 for a text without words.
+
     Source: AirLLM III-A1.
 
     >>> round(lexical_entropy_nats("good, good film"), 4)
@@ -77,17 +80,17 @@ def lexical_entropy_nats(text: str) -> float:
 
 
 class Vocabulary(Protocol):
-    """Anything that says whether a word is known."""
+    """Protocol of a vocabulary: `word in vocabulary` tells whether the word is known."""
 
     def __contains__(self, word: str) -> bool: ...
 
 
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
+    """Protocol of a tokenizer, a subset of Hugging Face's."""
 
     @property
     def unk_token(self) -> str | None:
-        """The token of what the tokenizer cannot spell."""
+        """Token for text that the tokenizer cannot represent, or None."""
         ...
 
     def tokenize(self, text: str) -> list[str]:
@@ -96,10 +99,10 @@ class Tokenizer(Protocol):
 
 
 class FileVocabulary:
-    """A pre-defined vocabulary; upper and lower case are taken as one.
+    """A given list of known words. Case is ignored.
 
     Args:
-        known: The words.
+        known: Known words.
     """
 
     def __init__(self, known: Sequence[str]) -> None:
@@ -107,7 +110,10 @@ class FileVocabulary:
 
     @classmethod
     def from_file(cls, path: Path | str) -> FileVocabulary:
-        """Return the vocabulary in a UTF-8 file of one word a line; blank lines are skipped.
+        """Return the vocabulary of a file with one word per line. Blank lines are skipped.
+
+        Args:
+            path: UTF-8 text file.
 
         Raises:
             DataError: The file is missing, holds no word or is not UTF-8.
@@ -120,7 +126,7 @@ class FileVocabulary:
             raise DataError(f"vocabulary {path}, line {line}: not UTF-8 text") from error
         known = [line.strip() for line in text.split("\n") if line.strip()]
         if not known:
-            raise DataError(f"vocabulary {path}: holds no word; one word a line is needed")
+            raise DataError(f"vocabulary {path}: holds no word; one word per line is needed")
         return cls(known)
 
     def __contains__(self, word: str) -> bool:
@@ -131,15 +137,15 @@ class FileVocabulary:
 
 
 class TokenizerVocabulary:
-    """The words that a tokenizer knows whole.
+    """The words that a tokenizer represents by a single token.
 
-    A word is known when it becomes exactly one token that is not the unknown token, at the start of a text or after a
-    space (byte-level BPE has different tokens for the two).  The word is passed as it stands; an uncased tokenizer
-    lower-cases it itself.  Tokenizers that split at apostrophes and hyphens know no word that holds one.
+    A word is known if it becomes exactly one token other than the unknown token, at the start of a text or after a
+    space. Byte-level BPE has different tokens for the two. The word is passed with its case; an uncased tokenizer
+    lower-cases it. Tokenizers that split at apostrophes and hyphens know no word that contains one.
 
     Args:
-        tokenizer: Any object with `tokenize(text)` and `unk_token`, such as a Hugging Face tokenizer.
-        cache_size: Words remembered.
+        tokenizer: Any `Tokenizer`, such as a Hugging Face tokenizer.
+        cache_size: Maximum number of words in the cache of results.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, cache_size: int = 65_536) -> None:
@@ -158,14 +164,15 @@ class TokenizerVocabulary:
 
 
 def oov_rate(text: str, vocabulary: Vocabulary) -> float:
-    """Return the share of a sample's words, repeats counted, that the vocabulary lacks.
+    """Return the out-of-vocabulary (OOV) rate: the share of a text's words that the vocabulary lacks.
 
     Args:
-        text: One sample.
-        vocabulary: What is known.
+        text: Text of one sample. Repeated words count repeatedly.
+        vocabulary: Known words.
 
     Returns:
-        0 to 1; 0.0 for a text without words.
+        Rate from 0 to 1, 0.0 for a text without words.
+
     Source: AirLLM III-A1.
 
     >>> oov_rate("the beamforming the gain", FileVocabulary(["the", "gain"]))
@@ -179,11 +186,11 @@ def oov_rate(text: str, vocabulary: Vocabulary) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TextComplexity:
-    """The text part (H, rho) of the state s_t.
+    """The text features (H, rho) of the state s_t.
 
     Args:
         entropy_nats: Lexical entropy H, nats per word, >= 0.
-        oov_rate: rho, 0 to 1.
+        oov_rate: Out-of-vocabulary rate rho, 0 to 1.
     """
 
     entropy_nats: float
@@ -191,23 +198,10 @@ class TextComplexity:
 
 
 def sample_complexity(text: str, vocabulary: Vocabulary) -> TextComplexity:
-    """Return entropy and OOV rate of one sample."""
-    return TextComplexity(lexical_entropy_nats(text), oov_rate(text, vocabulary))
+    """Return lexical entropy and OOV rate of one sample.
 
-
-def batch_complexity(texts: Sequence[str], vocabulary: Vocabulary) -> TextComplexity:
-    """Return the mean of the samples' entropies and of their OOV rates.
-
-    The mean, not the entropy of all words pooled: that one grows with the number of samples, so the same data would
-    look different to a policy when the batch size changes.
-
-    Raises:
-        DataError: There is no sample.
+    Args:
+        text: Text of the sample.
+        vocabulary: Known words.
     """
-    if not texts:
-        raise DataError.of("texts", texts, "one sample or more")
-    samples = [sample_complexity(text, vocabulary) for text in texts]
-    return TextComplexity(
-        entropy_nats=math.fsum(sample.entropy_nats for sample in samples) / len(samples),
-        oov_rate=math.fsum(sample.oov_rate for sample in samples) / len(samples),
-    )
+    return TextComplexity(lexical_entropy_nats(text), oov_rate(text, vocabulary))

@@ -1,4 +1,4 @@
-"""Labelled texts: the data set that everything downstream takes, and how one is loaded and saved."""
+"""Data sets of labelled texts, and loading them from files or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from itertools import islice
 from pathlib import Path
 
 from airlora.errors import DataError, SettingsError
-from airlora.files import atomic_write
 from airlora.text.labels import LabelMapping, infer_labels
 from airlora.text.readers import Row, open_rows
 
-__all__ = ["TextDataset", "load_dataset", "save_tsv"]
+__all__ = ["TextDataset", "load_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
 class TextDataset:
-    """Texts with their class labels; it does not change once made.
+    """Immutable data set of texts with class labels.
 
     Args:
-        texts: One per sample, verbatim.
-        labels: Class index per sample, 0 to num_labels - 1.
-        label_names: Name per class.
-        name: Where the samples come from, for messages and reports.
-        groups: What part of the data a sample belongs to (the domain, in the embedded corpus), if known.
+        texts: Text of each sample, verbatim.
+        labels: Class index of each sample, 0 to num_labels - 1.
+        label_names: Name of each class.
+        name: Name of the data set, for messages and reports.
+        groups: Group of each sample, such as its domain in the embedded corpus, or None.
 
     Raises:
-        DataError: Lengths differ or a label has no name.
+        DataError: The lengths differ, names are not unique, or a label has no name.
 
     >>> TextDataset(("fine", "poor"), (1, 0), ("negative", "positive")).subset([1]).texts
     ('poor',)
@@ -42,9 +41,13 @@ class TextDataset:
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.texts):
-            raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self.texts)} texts; one each is needed")
+            raise DataError(
+                f"{self.name}: {len(self.labels)} labels for {len(self.texts)} texts; one per text is needed"
+            )
         if self.groups is not None and len(self.groups) != len(self.texts):
-            raise DataError(f"{self.name}: {len(self.groups)} groups for {len(self.texts)} texts; one each is needed")
+            raise DataError(
+                f"{self.name}: {len(self.groups)} groups for {len(self.texts)} texts; one per text is needed"
+            )
         if len(set(self.label_names)) != len(self.label_names):
             raise DataError.of(f"{self.name}: label_names", self.label_names, "names that differ")
         for label in set(self.labels):
@@ -56,11 +59,15 @@ class TextDataset:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes, those without a sample counted."""
+        """Number of classes, including classes without samples."""
         return len(self.label_names)
 
     def subset(self, indices: Sequence[int], *, name: str | None = None) -> TextDataset:
-        """Return the samples at `indices`, in that order, under the same label names.
+        """Return the samples at the given indices, with the same label names.
+
+        Args:
+            indices: Indices of samples in the order of the result, 0 to len - 1.
+            name: Name of the result, or None for the name of this data set.
 
         Raises:
             DataError: An index is outside 0 to len - 1.
@@ -77,19 +84,19 @@ class TextDataset:
         )
 
     def split(self, fraction: float, seed: int) -> tuple[TextDataset, TextDataset]:
-        """Return two disjoint parts with every class shared out alike; samples keep their order.
+        """Return a stratified split into two data sets that keep the order of the samples.
 
         Args:
-            fraction: Share of each class that goes to the first part, 0 < fraction < 1, rounded to whole samples.
-            seed: Says which samples; the same seed gives the same parts on every Python version.
+            fraction: Share of each class in the first data set, 0 < fraction < 1, rounded to whole samples.
+            seed: Seed of the split. The same seed gives the same split on every Python version.
 
         Raises:
-            DataError: `fraction` is not allowed, or a part would be empty.
+            DataError: `fraction` is not allowed, or one of the data sets would be empty.
         """
         if not 0 < fraction < 1:
             raise DataError.of("fraction", fraction, "a number above 0 and below 1")
         generator = random.Random(seed)
-        # Only `random()` is promised to give the same numbers on every Python version, so the order comes from keys.
+        # Python guarantees the sequence of `random()` across versions, but not that of `shuffle`.
         keys = [generator.random() for _ in range(len(self))]
         first: list[int] = []
         for label in range(self.num_labels):
@@ -98,7 +105,7 @@ class TextDataset:
         chosen = set(first)
         rest = [i for i in range(len(self)) if i not in chosen]
         if not first or not rest:
-            raise DataError(f"{self.name}: fraction {fraction} of {len(self)} samples leaves one part empty")
+            raise DataError(f"{self.name}: fraction {fraction} of {len(self)} samples leaves one data set empty")
         return self.subset(sorted(first)), self.subset(rest)
 
 
@@ -113,28 +120,29 @@ def load_dataset(
 ) -> TextDataset:
     """Return the labelled texts in a file or on the Hugging Face Hub.
 
-    | source | how it is read |
+    | source | format |
     |---|---|
-    | `*.tsv` | header, then one sample a line; quotes are plain characters |
+    | `*.tsv` | header, then one sample per line; quotes are plain characters |
     | `*.csv` | header, then records, quoted as in RFC 4180 |
-    | `*.jsonl`, `*.json` | one JSON object a line, or one JSON list of objects |
-    | `*.parquet` | needs the extra "parquet" |
-    | `hf:owner/name[:config][:split]` | needs the extra "hub"; split "train" if none is given |
+    | `*.jsonl`, `*.json` | one JSON object per line, or one JSON list of objects |
+    | `*.parquet` | Parquet; requires the extra "parquet" |
+    | `hf:owner/name[:config][:split]` | Hub data set; requires the extra "hub"; the default split is "train" |
 
-    Text files are UTF-8; a byte order mark is skipped.  Labels that are whole numbers are class indices; other labels
-    are class names, with indices in their sorted order.  Whoever loads a second file for the same model passes the
-    first one's `label_names`, so that an index means the same class in both.
+    Text files are UTF-8, with or without a byte order mark. Labels that are whole numbers are class indices. Other
+    labels are class names, and their indices follow the sorted order. Pass the `label_names` of a first file to load
+    further files for the same model, so that an index means the same class in all of them.
 
     Args:
-        source: A file, or a data set of the Hub.
-        text_column: Column of the text.
-        label_column: Column of the label.
-        label_names: Name per class; a label is then one of these names or, if it is a whole number, its index.
-        max_samples: Take the first so many samples only, >= 1.
-        require_classes: Number of different labels that must occur.
+        source: File, or name of a Hub data set.
+        text_column: Name of the column of the text.
+        label_column: Name of the column of the label.
+        label_names: Names of the classes. A label is then one of them or, if it is a whole number, its index. None
+            infers the classes from the labels.
+        max_samples: Maximum number of samples to read, >= 1, or None for all.
+        require_classes: Minimum number of different labels, >= 1.
 
     Raises:
-        DataError: The data are missing, empty or malformed; the message says in which line.
+        DataError: The data are missing, empty or malformed. The message names the line.
         MissingDependencyError: The format needs a package that is not installed.
         SettingsError: `max_samples` or `require_classes` is below 1.
     """
@@ -178,22 +186,6 @@ def _checked_text(row: Row, source: str, column: str) -> str:
         raise DataError(f"{where}: the text holds a NUL character")
     try:
         row.text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair.
+    except UnicodeEncodeError as error:  # A JSON escape can encode half a surrogate pair.
         raise DataError(f"{where}: the text holds half a surrogate pair, which is no Unicode text") from error
     return row.text
-
-
-def save_tsv(dataset: TextDataset, path: Path | str) -> None:
-    """Write `label<TAB>text` lines under that header, whole or not at all.
-
-    Labels are written as indices.  `load_dataset(path, label_names=dataset.label_names)` reads texts and labels back;
-    tabs and line breaks inside a text become spaces, and groups are not kept.
-
-    Raises:
-        StorageError: The folder is missing, read-only or full.
-    """
-    flat = str.maketrans("\t\n\r", "   ")
-    with atomic_write(path) as file:
-        file.write(b"label\ttext\n")
-        for label, text in zip(dataset.labels, dataset.texts, strict=True):
-            file.write(f"{label}\t{text.translate(flat)}\n".encode())

@@ -1,4 +1,4 @@
-"""How the labels in a file become class indices."""
+"""Conversion of the labels in a file to class indices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airlora.errors import DataError
 __all__ = ["MAX_CLASSES", "LabelMapping", "infer_labels"]
 
 MAX_CLASSES = 1000
-"""Largest number of classes; more is a column of identifiers or scores taken for labels."""
+"""Largest number of classes. A column with more different values holds identifiers or scores instead of labels."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
@@ -19,16 +19,16 @@ _WHOLE = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 
 @dataclass(frozen=True, slots=True)
 class LabelMapping:
-    """The classes of a task; index i belongs to `names[i]`.
+    """The classes of a task. Class i has the name `names[i]`.
 
-    A label is one of the names.  Where no name looks like a number, a whole number is taken as an index too: the same
-    task is often stored under either.
+    A label is the name of a class. If no name looks like a number, a whole number is accepted as an index too, because
+    data sets of the same task store either.
 
     Args:
-        names: Name per class, all different, one or more.
+        names: Names of the classes, 1 to `MAX_CLASSES`, all different.
 
     Raises:
-        DataError: There is no name, too many, or one occurs twice.
+        DataError: There is no name, there are too many, or one occurs twice.
 
     >>> LabelMapping(("negative", "positive")).index_of("1", "dev.tsv, line 2")
     1
@@ -41,14 +41,14 @@ class LabelMapping:
             raise DataError.of("label_names", self.names, f"1 to {MAX_CLASSES} names that differ")
 
     def index_of(self, label: object, where: str) -> int:
-        """Return the class index of a label as it stands in the file.
+        """Return the class index of a label.
 
         Args:
-            label: A whole number, a truth value or a string.
-            where: File, line and column, for the message.
+            label: Label in the file: a whole number, a truth value or a string.
+            where: File, line and column of the label, for the message.
 
         Raises:
-            DataError: The label is none of the classes.
+            DataError: The label belongs to no class.
         """
         word = _to_word(label, where)
         if word in self.names:
@@ -63,19 +63,20 @@ class LabelMapping:
 
 
 def infer_labels(labels: Sequence[object], places: Sequence[str], source: str, column: str) -> LabelMapping:
-    """Return the classes that a column of labels spans.
+    """Return the classes of a column of labels.
 
-    Numbers must be whole and count from 0: class i is then called "i".  Other labels are names, sorted.  A column that
-    mixes the two is refused, for one damaged number would otherwise turn all indices into names.
+    Numeric labels must be whole numbers from 0, and class i gets the name "i". Other labels are names, and their
+    classes are in sorted order. A column that mixes both is refused, because one damaged number would otherwise turn
+    all indices into names.
 
     Args:
-        labels: As they stand in the file.
-        places: Line or row per label.
-        source: The file, for the message.
-        column: Column of the label, for the message.
+        labels: Labels in the file.
+        places: Line or row of each label, for messages.
+        source: Name of the file, for messages.
+        column: Name of the column, for messages.
 
     Raises:
-        DataError: A label is empty, negative, too large or no whole number, or the column mixes numbers and names.
+        DataError: A label is empty, negative, too large or a fraction, or the column mixes numbers and names.
     """
     wheres = [f"{source}, {place}, column {column}" for place in places]
     words = [_to_word(label, where) for label, where in zip(labels, wheres, strict=True)]
@@ -112,7 +113,7 @@ def _is_number(word: str) -> bool:
 
 
 def _to_index(word: str, where: str, num_classes: int) -> int:
-    # Python refuses to convert numbers of thousands of digits, so the pattern bounds them.
+    # The pattern limits the number of digits, because Python refuses to convert thousands of them.
     whole = _WHOLE.fullmatch(word)
     if not whole or not 0 <= int(whole[1]) < num_classes:
         raise DataError.of(where, word, f"a whole number from 0 to {num_classes - 1}")

@@ -1,6 +1,6 @@
-"""Rows of text and label out of TSV, CSV, JSON and Parquet files and the Hugging Face Hub, one at a time.
+"""Readers of text and label columns in TSV, CSV, JSON and Parquet files and on the Hugging Face Hub.
 
-Every reader says where a row stands, so that an error can name the line.
+Rows are read one at a time, and each carries its place in the source for error messages.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SPLITS = ("train", "validation", "valid", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample as it stands in the source; text and label are not checked yet.
+    """One sample of a source, with unchecked values.
 
     Args:
-        place: "line 7", "item 7" or "row 7", counted from 1.
-        text: What the text column holds.
-        label: What the label column holds.
+        place: Place in the source, such as "line 7", "item 7" or "row 7", counted from 1.
+        text: Value of the text column.
+        label: Value of the label column.
     """
 
     place: str
@@ -42,11 +42,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """An open source.
+    """An open source of samples.
 
     Args:
-        samples: The rows, read as they are asked for.
-        label_names: Name per class where the source itself says so.
+        samples: Iterator that reads the rows on demand.
+        label_names: Names of the classes if the source states them, or None.
     """
 
     samples: Iterator[Row]
@@ -55,10 +55,15 @@ class Rows:
 
 @contextmanager
 def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterator[Rows]:
-    """Yield the rows of a source; it is closed afterwards.
+    """Yield the rows of a source, which is closed after the block.
+
+    Args:
+        source: File, or name of a Hub data set as `hf:owner/name[:config][:split]`.
+        text_column: Name of the column of the text.
+        label_column: Name of the column of the label.
 
     Raises:
-        DataError: The source is missing, of an unknown kind, or (while rows are read) malformed.
+        DataError: The source is missing, of an unknown format, or (while rows are read) malformed.
         MissingDependencyError: The format needs a package that is not installed.
     """
     columns = (text_column, label_column)
@@ -68,7 +73,7 @@ def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterat
     path = Path(source)
     try:
         if path.is_dir():
-            raise DataError(f"data file {path}: is a folder; give one of its files")
+            raise DataError(f"data file {path}: is a folder; name one of its files")
         if path.suffix.lower() not in _SUFFIXES or "\0" in str(source):
             raise DataError.of(
                 "data file", str(source), f"a file that ends in {', '.join(_SUFFIXES)}, or hf:owner/name"
@@ -94,8 +99,8 @@ def _file_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterato
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    # Lines are decoded one by one so that the number in the message is right; only "\n" ends one, not the other
-    # characters that Python counts as line breaks and that occur inside texts.
+    # Decoding line by line gives the right line number in messages. Only "\n" ends a line: other characters that Python
+    # counts as line breaks occur inside texts.
     for number, raw in enumerate(file, start=1):
         if b"\0" in raw:
             raise DataError(f"{path}, line {number}: holds a NUL byte; UTF-8 text is needed")
@@ -107,7 +112,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
 
 
 def _csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
-    # Strict, or a quote that is never closed would swallow the rest of the file as one text.
+    # Without strict mode, an unclosed quote would turn the rest of the file into one text.
     reader = csv.reader((line for _, line in _lines(path, file)), strict=True)
     while True:
         start = reader.line_num + 1
@@ -212,18 +217,18 @@ def _hub_rows(source: str, columns: tuple[str, str]) -> Rows:
 
 
 def _hub_name(source: str) -> tuple[str, str | None, str]:
-    name, *parts = source.removeprefix("hf:").split(":")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or len(parts) > 2:
+    name, *fields = source.removeprefix("hf:").split(":")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or len(fields) > 2:
         raise DataError.of("data set", source, "hf:owner/name, hf:owner/name:split or hf:owner/name:config:split")
-    if len(parts) == 1:
-        # One part alone is the split if it is a usual name of one, and otherwise the config.
-        parts = ["", parts[0]] if parts[0] in _SPLITS else [parts[0], ""]
-    config, split = parts or ["", ""]
+    if len(fields) == 1:
+        # A single field is a split if it is a usual name of one, and otherwise a config.
+        fields = ["", fields[0]] if fields[0] in _SPLITS else [fields[0], ""]
+    config, split = fields or ["", ""]
     return name, config or None, split or "train"
 
 
-def _optional(module: str, what: str, package: str, extra: str) -> ModuleType:
+def _optional(module: str, purpose: str, package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(f"{what} needs {package}: pip install 'airlora[{extra}]'") from error
+        raise MissingDependencyError(f"{purpose} needs {package}: pip install 'airlora[{extra}]'") from error

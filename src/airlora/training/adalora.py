@@ -128,7 +128,7 @@ def load_sites(settings: Settings, num_labels: int, method: str) -> tuple[Any, t
     """Return the base model and the projections that `method` of PEFT adapts; raises `ModelError` for fused ones."""
     model, _ = load_base(settings, num_labels)
     sites = find_projections(model, settings.adapter.target_modules)
-    if any(site.part is not None for site in sites):
+    if any(site.suffix is not None for site in sites):
         raise ModelError(f"{method}: {settings.model.name} has fused projections, which PEFT's {method} cannot split")
     return model, sites
 

@@ -104,7 +104,7 @@ class FineTuner:
 
         With nested training, a share of the steps takes random cuts instead of `ranks`.  The first `head_steps` train
         the head alone, and the one behind them stands for all `align_steps`, which turn the components to the gradient
-        (see `airlora.adapters.start`): until they are over the update is zero, and there is no dropout.
+        (see `airlora.adapters.initialisation`): until they are over the update is zero, and there is no dropout.
 
         Raises:
             TrainingError: The loss or its gradient is not finite; no parameter was changed.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 
-from airlora.channel import ChannelSettings, project_ranks
-from airlora.env import Link, RankAllocationEnv
+from airlora.allocation import project_ranks
+from airlora.channel import ChannelSettings, Link
+from airlora.env import RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.ranks import RankPattern
 from airlora.text import TextComplexity

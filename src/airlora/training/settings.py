@@ -1,25 +1,22 @@
-"""The settings of a run: checked on the way in, written beside every run, read back from TOML.
+"""Settings of a run, composed of one section per package.
 
-`Settings` holds one section per room.  Three presets are a start: `paper` (Table II), `standard` (a workstation with a
-GPU) and `quick` (two CPU cores, minutes).  A TOML file and then single values are laid over the preset.
+A run starts from a preset: `paper` (Table II), `standard` (a workstation with a GPU) or `quick` (minutes on two CPU
+cores). A TOML file overrides the preset, and single values override both.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tomli_w
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
 from airlora.env import EnvSettings
 from airlora.errors import SettingsError
-from airlora.files import read_bytes, write_bytes
 from airlora.policy import (
     AllocateSettings,
     CmaSettings,
@@ -29,8 +26,8 @@ from airlora.policy import (
     find_policy,
     policy_specs,
 )
-from airlora.settings.errors import explain
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
+from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
 from airlora.training.presets import PRESETS
 
@@ -110,60 +107,59 @@ def load_settings(
     toml: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Return the settings of a preset with a TOML file and single values laid over it.
+    """Return the settings of a preset, overridden by the policy's recipe, a TOML file and single values, in this order.
+
+    Loading runs no code that the settings name: `channel.process` remains a name.
 
     Args:
-        preset: `paper`, `standard` or `quick`; the default is the file's, or else `quick`.
-        toml: A TOML file with any of the sections of `Settings`.
-        overrides: Dotted keys to values, such as `{"finetune.steps": 100}`; they win.
+        preset: Preset `paper`, `standard` or `quick`. None takes the one that the values or the file name, or `quick`.
+        toml: Path of a TOML file with any of the sections of `Settings`.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
-        SettingsError: An unknown preset or key, a value that is not allowed (key, value and what is allowed are
-            named), or a file that is missing or no TOML.
+        SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
     >>> load_settings("paper").ppo.gamma
     0.95
     """
-    layers: list[Mapping[str, Any]] = []
-    if toml is not None:
-        layers.append(_read_toml(toml))
-    layers.append(_nest(overrides or {}))
+    layers = [read_toml(toml)] if toml is not None else []
+    layers.append(nest(overrides or {}))
     name = preset or next((layer["preset"] for layer in reversed(layers) if "preset" in layer), "quick")
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
-    merged: dict[str, Any] = {"preset": name}
-    for layer in (PRESETS[name], *layers, {"preset": name}):
-        merged = _merge(merged, layer)
-    # The overrides of a policy's spec replace values of the preset; the user's values replace both.
-    section = merged.get("policy")
+    layers.append({"preset": name})
+    # The overrides of a policy's spec replace values of the preset, and the user's values replace both.
+    section = merge(PRESETS[name], *layers).get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
     spec = policy_specs().get(chosen) if isinstance(chosen, str) else None
-    if spec is not None and spec.overrides:
-        merged = {"preset": name}
-        for layer in (PRESETS[name], _nest(spec.overrides), *layers, {"preset": name}):
-            merged = _merge(merged, layer)
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(explain(error, Settings)) from error
+    return validate(Settings, merge(PRESETS[name], nest(spec.overrides if spec else {}), *layers))
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings with some values changed; dotted keys, and errors as of `load_settings`."""
-    try:
-        return Settings.model_validate(_merge(settings.model_dump(), _nest(overrides)))
-    except ValidationError as error:
-        raise SettingsError(explain(error, Settings)) from error
+    """Return the settings with some values changed.
+
+    Args:
+        settings: Settings to start from. They do not change.
+        overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
+
+    Raises:
+        SettingsError: A key is unknown, or a value is not allowed.
+    """
+    return validate(Settings, merge(settings.model_dump(), nest(overrides)))
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
     """Return the settings with another policy and the overrides of its spec.
 
-    Overrides of the former policy return to the preset's values, unless they were changed since. The mapping
+    Overrides of the former policy return to the preset's values, unless they were changed. The mapping
     `policy.settings` of the former policy is dropped.
 
+    Args:
+        settings: Settings to start from. They do not change.
+        name: Name of a known policy.
+
     Raises:
-        SettingsError: The name is unknown.
+        SettingsError: The policy is unknown.
     """
     overrides = find_policy(name).overrides
     values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
@@ -171,47 +167,11 @@ def with_policy(settings: Settings, name: str) -> Settings:
         values["policy"]["settings"] = {}
     former = policy_specs().get(settings.policy.name)
     for key, value in former.overrides.items() if former else ():
-        if not key.startswith("policy.settings.") and _at(values, key) == value:
-            values = _merge(values, _nest({key: _at(preset, key)}))
-    return Settings.model_validate(_merge(values, _nest({**overrides, "policy.name": name})))
+        if not key.startswith("policy.settings.") and value_at(values, key) == value:
+            values = merge(values, nest({key: value_at(preset, key)}))
+    return Settings.model_validate(merge(values, nest({**overrides, "policy.name": name})))
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
-    """Write the resolved settings as TOML that `load_settings` reads back to equal settings; raises `StorageError`."""
-    write_bytes(path, tomli_w.dumps(settings.model_dump(exclude_none=True)).encode())
-
-
-def _read_toml(path: Path | str) -> dict[str, Any]:
-    data = read_bytes(path, "settings file", SettingsError)
-    try:
-        return tomllib.loads(data.decode())
-    except ValueError as error:
-        raise SettingsError(f"settings file {path}: not valid TOML ({error})") from error
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise SettingsError.of(section, place, f"a section, since {key} is given too")
-        place[last] = value
-    return nested
-
-
-def _at(nested: Mapping[str, Any], key: str) -> Any:
-    value: Any = nested
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+    """Write the settings as a TOML file, which `load_settings` reads to equal settings; raises `StorageError`."""
+    write_toml(settings, path)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from airlora.adapters import find_projections, load_peft, peft_requirements
+from airlora.adapters import find_projections
+from airlora.adapters.peft import load_peft, peft_requirements
 from airlora.codec import describe
 from airlora.errors import AdapterError, SettingsError
 from airlora.files import write_bytes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from airlora.adapters import AdaptedModel, export_peft, export_uniform, load_adapter, save_adapter
+from airlora.adapters import AdaptedModel, load_adapter, save_adapter
+from airlora.adapters.peft import export_peft, export_uniform
 from airlora.codec import DecodedStream, decode_stream, describe
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_bytes, write_json

@@ -8,7 +8,7 @@ import numpy as np
 
 from airlora.adapters import LowRankUpdate, install_updates
 from airlora.codec import StreamReader, cut, decode_stream
-from airlora.delivery.repository.manifest import Cut
+from airlora.delivery.repository.manifest import PrefixScore
 from airlora.errors import SettingsError
 from airlora.packing import Packing
 from airlora.progress import SilentWatcher, Watcher
@@ -31,7 +31,7 @@ def prepare_release(
     data: str | None = None,
     model: str | None = None,
     watcher: Watcher | None = None,
-) -> tuple[bytes, list[Cut]]:
+) -> tuple[bytes, list[PrefixScore]]:
     """Return the stream to release and what to expect of its prefixes.
 
     Args:
@@ -63,7 +63,7 @@ def prepare_release(
 
 def measure_cuts(
     stream: bytes, data: TextDataset, *, model: str | None = None, watcher: Watcher | None = None
-) -> list[Cut]:
+) -> list[PrefixScore]:
     """Return what prefixes of a stream come to on held-out data: `MAX_CUTS` at most, from the model's head on.
 
     Raises:
@@ -81,7 +81,7 @@ def measure_cuts(
         )
         found = evaluate(opened.adapted.model, samples, opened.device, opened.settings.finetune.eval_batch_size)
         cuts.append(
-            Cut(
+            PrefixScore(
                 num_bytes=size,
                 num_components=part.num_components,
                 accuracy=round(found.accuracy, 4),

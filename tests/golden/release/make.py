@@ -16,8 +16,8 @@ from pathlib import Path
 
 from airlora.delivery import (
     AgentPlan,
-    Cut,
     KeyFolder,
+    PrefixScore,
     StateFolder,
     Wish,
     add_tenant,
@@ -53,8 +53,8 @@ def main() -> None:
                 raise found.error
 
         cuts = [
-            Cut(num_bytes=300, num_components=4, accuracy=0.7, loss=0.6),
-            Cut(num_bytes=len(small), num_components=16, accuracy=0.8, loss=0.5),
+            PrefixScore(num_bytes=300, num_components=4, accuracy=0.7, loss=0.6),
+            PrefixScore(num_bytes=len(small), num_components=16, accuracy=0.8, loss=0.5),
         ]
         publish_stream(repository, small, cuts=cuts)
         visit_once()

@@ -10,7 +10,7 @@ import transformers as hf
 from peft import AdaLoraConfig, LoraConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, inject, random_initialised
+from airlora.adapters import AdaptedModel, inject
 
 HIDDEN, INNER, VOCAB = 32, 48, 60
 
@@ -57,7 +57,7 @@ PEFT_TARGETS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """On models this small, threads only wait for each other."""
+    """Models this small run faster on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,23 +66,28 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=list(CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:
-    """The name of a model family; a test that takes it runs once for each."""
+    """Name of a model family. A test that takes it runs once per family."""
     return str(request.param)
 
 
 @pytest.fixture
 def tiny() -> Callable[..., nn.Module]:
-    """`tiny(family, seed=0)` makes a random classifier with two layers."""
+    """`tiny(family, seed=0)` returns a randomly initialised classifier with two layers."""
 
     def make(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-        return random_initialised(CONFIGS[name](), num_labels=2, seed=seed, dtype=dtype, attn_implementation="eager")
+        config = CONFIGS[name]()
+        config.pad_token_id = config.pad_token_id or 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = hf.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+        return model.to(dtype).eval()  # type: ignore[no-any-return]
 
     return make
 
 
 @pytest.fixture
 def adapted(tiny: Callable[..., nn.Module]) -> Callable[..., AdaptedModel]:
-    """`adapted(family, r_max=4)` injects a tiny model and gives its updates random values."""
+    """`adapted(family, r_max=4)` returns a tiny model with random updates."""
 
     def make(name: str, *, r_max: int = 4, seed: int = 0, **settings: object) -> AdaptedModel:
         adapted = inject(tiny(name), r_max=r_max, seed=seed, **settings)
@@ -111,7 +116,7 @@ def batch() -> dict[str, Tensor]:
 
 @pytest.fixture
 def train(tiny: Callable[..., nn.Module], batch: dict[str, Tensor]) -> Callable[..., Tensor]:
-    """`train(family, folder, **config)` trains PEFT's LoRA or AdaLoRA, saves it and returns PEFT's logits."""
+    """`train(family, folder, **config)` trains and saves PEFT's LoRA or AdaLoRA and returns PEFT's logits."""
 
     def run(family: str, folder: Path, *, adalora: bool = False, steps: int = 6, **settings: Any) -> Tensor:
         settings = {"task_type": TaskType.SEQ_CLS, "target_modules": PEFT_TARGETS[family], "lora_alpha": 12} | settings

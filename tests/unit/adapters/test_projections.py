@@ -19,7 +19,7 @@ ROLES_OF_LAYER = {
 HEADS = {"bert": ("classifier",), "roberta": ("classifier",), "distilbert": ("pre_classifier", "classifier")}
 
 
-def test_every_family_layer_by_layer(family: str, tiny: Callable[..., nn.Module]) -> None:
+def test_projections_of_every_family_are_listed_layer_by_layer(family: str, tiny: Callable[..., nn.Module]) -> None:
     sites = find_projections(tiny(family))
     roles = ROLES_OF_LAYER[family]
     assert [site.role for site in sites] == roles * 2
@@ -31,11 +31,11 @@ def test_every_family_layer_by_layer(family: str, tiny: Callable[..., nn.Module]
         assert (site.shape.d_in, site.shape.d_out) == expected
 
 
-def test_head_of_every_family(family: str, tiny: Callable[..., nn.Module]) -> None:
+def test_head_of_every_family_is_found(family: str, tiny: Callable[..., nn.Module]) -> None:
     assert find_head(tiny(family)) == HEADS.get(family, ("score",))
 
 
-def test_names_of_bert(tiny: Callable[..., nn.Module]) -> None:
+def test_projections_of_bert_have_their_module_names(tiny: Callable[..., nn.Module]) -> None:
     layer = "bert.encoder.layer.1"
     assert [site.name for site in find_projections(tiny("bert"))][6:] == [
         f"{layer}.attention.self.query",
@@ -47,21 +47,21 @@ def test_names_of_bert(tiny: Callable[..., nn.Module]) -> None:
     ]
 
 
-def test_fused_projection_gives_three_sites(tiny: Callable[..., nn.Module]) -> None:
+def test_fused_layer_gives_three_sites(tiny: Callable[..., nn.Module]) -> None:
     sites = find_projections(tiny("gpt2"))[:4]
     fused = "transformer.h.0.attn.c_attn"
     assert [site.name for site in sites] == [f"{fused}.q", f"{fused}.k", f"{fused}.v", "transformer.h.0.attn.c_proj"]
     assert [site.module_name for site in sites] == [fused, fused, fused, "transformer.h.0.attn.c_proj"]
-    assert [site.part for site in sites] == ["q", "k", "v", None]
+    assert [site.suffix for site in sites] == ["q", "k", "v", None]
     assert find_projections(tiny("gpt2"), ["c_attn"])[:3] == sites[:3]
 
 
-def test_targets_by_ending(tiny: Callable[..., nn.Module]) -> None:
+def test_targets_can_be_endings_of_names(tiny: Callable[..., nn.Module]) -> None:
     sites = find_projections(tiny("bert"), ["value", "query"])
     assert [(site.layer, site.role) for site in sites] == [(0, "q"), (0, "v"), (1, "q"), (1, "v")]
 
 
-def test_targets_by_pattern(tiny: Callable[..., nn.Module]) -> None:
+def test_targets_can_be_a_regular_expression(tiny: Callable[..., nn.Module]) -> None:
     sites = find_projections(tiny("llama"), r".*\.layers\.1\.mlp\.(up|down)_proj")
     assert [site.name for site in sites] == ["model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"]
 
@@ -80,12 +80,12 @@ def test_lm_head_is_never_adapted() -> None:
     )
     names = [site.name for site in find_projections(hf.OPTForCausalLM(config), "all-linear")]
     assert "lm_head" not in names
-    # outside the numbered layers: by their own name, with no layer and no role
+    # Projections outside the numbered layers have no layer and no known role.
     other = [site for site in find_projections(hf.OPTForCausalLM(config), ["project_in", "fc1"]) if site.layer is None]
     assert other == [ProjectionSite("model.decoder.project_in", "other", None, ModuleShape(16, 32))]
 
 
-def test_own_head_is_not_adapted(tiny: Callable[..., nn.Module]) -> None:
+def test_chosen_head_modules_are_not_adapted(tiny: Callable[..., nn.Module]) -> None:
     model = tiny("bert")
     names = [site.name for site in find_projections(model, head_modules=["layer.1.output.dense"])]
     assert len(names) == 11
@@ -93,7 +93,9 @@ def test_own_head_is_not_adapted(tiny: Callable[..., nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("targets", [["query", "c_attn"], ["classifier"], "query", ["uery"], r"score"])
-def test_target_that_matches_nothing(targets: list[str] | str, tiny: Callable[..., nn.Module]) -> None:
+def test_target_without_a_match_lists_the_linear_layers(
+    targets: list[str] | str, tiny: Callable[..., nn.Module]
+) -> None:
     with pytest.raises(ModelError, match=r"end in attention\.self\.query \(2\), .*, output\.dense \(2\)$"):
         find_projections(tiny("bert"), targets)
 
@@ -108,18 +110,20 @@ def test_unknown_model_lists_its_linear_layers() -> None:
         find_projections(nn.Embedding(2, 3))
 
 
-def test_output_of_multihead_attention_is_no_target() -> None:
+def test_output_projection_of_multihead_attention_is_not_adapted() -> None:
     model = nn.TransformerEncoderLayer(8, 2)
     assert [site.name for site in find_projections(model, "all-linear")] == ["linear1", "linear2"]
 
 
 @pytest.mark.parametrize("targets", [[], "("])
-def test_bad_targets_are_refused(targets: list[str] | str, tiny: Callable[..., nn.Module]) -> None:
+def test_empty_targets_and_invalid_expressions_are_refused(
+    targets: list[str] | str, tiny: Callable[..., nn.Module]
+) -> None:
     with pytest.raises(SettingsError, match="target_modules"):
         find_projections(tiny("bert"), targets)
 
 
-def test_head_modules(tiny: Callable[..., nn.Module]) -> None:
+def test_head_modules_select_the_head_by_endings_of_names(tiny: Callable[..., nn.Module]) -> None:
     model = tiny("bert")
     assert find_head(model, ["pooler", "classifier"]) == ("bert.pooler", "classifier")
     assert find_head(model, "classifier") == ("classifier",)

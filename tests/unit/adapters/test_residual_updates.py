@@ -1,4 +1,4 @@
-"""Updates of the FFN that act on what its projections read from the residual stream, or write to it."""
+"""Updates of FFN projections that act on the residual stream (`ffn_update="residual"`)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from airlora.adapters import (
     components_of,
     dense_reference,
     explained_variance_ratio,
-    export_peft,
     find_projections,
     inject,
     load_adapter,
-    load_peft,
-    peft_requirements,
     save_adapter,
 )
+from airlora.adapters.peft import export_peft, load_peft, peft_requirements
 from airlora.errors import AdapterError, ModelError, RankPatternError
 from airlora.ranks import ModuleShape
 
@@ -60,22 +58,21 @@ def residual(adapted: Make) -> Make:
     return make
 
 
-def test_sites_of_every_family(family: str, tiny: Tiny) -> None:
+def test_only_ffn_sites_move_to_the_residual_side(family: str, tiny: Tiny) -> None:
     plain, sites = (find_projections(tiny(family), ffn_update=kind) for kind in ("weight", "residual"))
     assert [(site.role, site.layer, site.module_name) for site in sites] == [
         (site.role, site.layer, site.module_name) for site in plain
     ]
     for site, other in zip(sites, plain, strict=True):
         if site.role in ("fc1", "fc2"):
-            assert site.part == {"fc1": "in", "fc2": "out"}[site.role]
-            assert site.name == f"{other.name}.{site.part}"
+            assert site.suffix == {"fc1": "in", "fc2": "out"}[site.role]
+            assert site.name == f"{other.name}.{site.suffix}"
             assert site.shape == ModuleShape(32, 32)
         else:
             assert site == other
 
 
-def test_no_gain_no_change() -> None:
-    """Projections that do not widen or narrow keep their updates on the weight."""
+def test_projections_that_keep_the_width_keep_their_updates_on_the_weight() -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=60)
@@ -83,7 +80,7 @@ def test_no_gain_no_change() -> None:
     assert find_projections(model, ffn_update="residual") == find_projections(model)
 
 
-def test_zero_updates_change_no_logit(family: str, tiny: Tiny, batch: Batch) -> None:
+def test_zero_updates_keep_the_logits(family: str, tiny: Tiny, batch: Batch) -> None:
     model = tiny(family)
     before = logits_of(model, batch)
     fingerprint = base_fingerprint(model)
@@ -93,7 +90,7 @@ def test_zero_updates_change_no_logit(family: str, tiny: Tiny, batch: Batch) -> 
     assert torch.equal(logits_of(adapted.eject(), batch), before)
 
 
-def test_they_are_low_rank_updates_of_the_weight(family: str, residual: Make, batch: Batch) -> None:
+def test_residual_updates_are_low_rank_updates_of_the_weight(family: str, residual: Make, batch: Batch) -> None:
     model = residual(family, scale=0.5)
     model.set_ranks([0] * len(model.sites))
     base = logits_of(model.model, batch)
@@ -109,12 +106,12 @@ def test_they_are_low_rank_updates_of_the_weight(family: str, residual: Make, ba
         if isinstance(module, SVDResidualLinear) and module.update.rank:
             B, A = module.factors()
             assert B.shape[1] == A.shape[0] == module.update.rank
-            torch.testing.assert_close(B @ A, module.dense().double(), rtol=1e-5, atol=1e-6)
+            assert torch.equal(B @ A, module.dense())
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Linear(4, 6), lambda: nn.Linear(4, 6, bias=False), lambda: Conv1D(6, 4)])
 @pytest.mark.parametrize("side", ["in", "out"])
-def test_by_hand(make: Callable[[], nn.Module], side: str) -> None:
+def test_weight_of_a_residual_layer_by_hand(make: Callable[[], nn.Module], side: str) -> None:
     torch.manual_seed(0)
     base, width = make(), {"in": 4, "out": 6}[side]
     update = SVDUpdate(width, width, 2, scale=0.7, generator=torch.Generator().manual_seed(1))
@@ -125,13 +122,13 @@ def test_by_hand(make: Callable[[], nn.Module], side: str) -> None:
     weight = (base(torch.eye(4)) - bias).T
     changed = weight @ change if side == "in" else change @ weight
     torch.testing.assert_close(layer(x), x @ changed.T + bias)
-    torch.testing.assert_close(layer.dense(), changed - weight)
+    torch.testing.assert_close(layer.dense().float(), changed - weight)
     with pytest.raises(RankPatternError, match="shape of the update"):
         SVDResidualLinear(base, SVDUpdate(5, 5, 2, generator=torch.Generator()), side)  # type: ignore[arg-type]
 
 
-def test_gradient_and_start_are_those_of_the_update(residual: Make, batch: Batch) -> None:
-    """It is W0^T dL/dW before the layer and dL/dW W0^T behind it; the start is its first singular vectors."""
+def test_initialisation_uses_the_gradient_of_the_residual_update(residual: Make, batch: Batch) -> None:
+    """The gradient is W0^T dL/dW on the input side and dL/dW W0^T on the output side."""
     model = residual("bert", scale=1.0)
     with torch.no_grad():
         for update in model.updates.values():
@@ -144,7 +141,7 @@ def test_gradient_and_start_are_those_of_the_update(residual: Make, batch: Batch
     for site in model.sites:
         layer = reference.get_submodule(site.module_name)
         gradient, weight = layer.weight.grad, layer.weight.detach()
-        expected = {"in": weight.T @ gradient, "out": gradient @ weight.T}.get(site.part or "", gradient)
+        expected = {"in": weight.T @ gradient, "out": gradient @ weight.T}.get(site.suffix or "", gradient)
         update = model.updates[site.name]
         found = update.P[:, 0] @ expected @ update.Q[0]
         torch.testing.assert_close(found.abs(), torch.linalg.svdvals(expected)[0], rtol=1e-3, atol=1e-7)
@@ -163,15 +160,15 @@ def test_stock_peft_gives_the_same_logits(
     torch.testing.assert_close(logits_of(loaded, batch), logits_of(model.model, batch), rtol=0, atol=1e-5)
 
 
-def test_what_was_taken_out_is_not_exported(residual: Make, tmp_path: Path) -> None:
+def test_export_after_eject_is_refused(residual: Make, tmp_path: Path) -> None:
     model = residual("bert")
     model.eject()
-    with pytest.raises(ModelError, match="has been taken out"):
+    with pytest.raises(ModelError, match="has been removed"):
         export_peft(model, tmp_path, base_model="base")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_peft_adapter_does_not_fit_them(residual: Make, tiny: Tiny, tmp_path: Path) -> None:
+def test_peft_adapter_of_weight_updates_is_refused(residual: Make, tiny: Tiny, tmp_path: Path) -> None:
     export_peft(residual("bert"), tmp_path, base_model="base")
     needs = peft_requirements(tmp_path)
     plain = inject(tiny("bert"), r_max=needs.r_max, seed=0)
@@ -180,7 +177,9 @@ def test_a_peft_adapter_does_not_fit_them(residual: Make, tiny: Tiny, tmp_path: 
         load_peft(inject(tiny("bert"), r_max=needs.r_max, seed=0, ffn_update="residual"), tmp_path)
 
 
-def test_a_file_belongs_to_one_form(residual: Make, adapted: Make, tmp_path: Path, batch: Batch) -> None:
+def test_adapter_file_loads_only_into_the_same_form_of_update(
+    residual: Make, adapted: Make, tmp_path: Path, batch: Batch
+) -> None:
     model, again = mixed(residual("bert")), residual("bert", seed=3)
     save_adapter(model, tmp_path / "a", settings={})
     assert not torch.equal(logits_of(again.model, batch), logits_of(model.model, batch))
@@ -190,7 +189,7 @@ def test_a_file_belongs_to_one_form(residual: Make, adapted: Make, tmp_path: Pat
         load_adapter(adapted("bert"), tmp_path / "a")
 
 
-def test_components_and_explained_variance(residual: Make, adapted: Make, batch: Batch) -> None:
+def test_components_and_explained_variance_of_residual_updates(residual: Make, adapted: Make, batch: Batch) -> None:
     model = residual("gpt2")
     components = components_of(model)
     for site in model.sites:

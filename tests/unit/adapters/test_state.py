@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -21,7 +22,7 @@ Tiny = Callable[..., nn.Module]
 
 @pytest.fixture
 def path(tmp_path: Path, adapted: Make) -> Path:
-    """The file of a BERT adapter with random values and a head that has been trained."""
+    """File of a BERT adapter with random components and a changed head."""
     model = adapted("bert", scale=0.5)
     with torch.no_grad():
         for parameter in model.head_parameters():
@@ -33,7 +34,7 @@ def path(tmp_path: Path, adapted: Make) -> Path:
 
 @pytest.fixture
 def fresh(tiny: Tiny) -> AdaptedModel:
-    """The same base with a new adapter."""
+    """The same base model with a new adapter."""
     return inject(tiny("bert"), r_max=4, seed=9, scale=0.5)
 
 
@@ -62,7 +63,9 @@ def assert_refused(adapted: AdaptedModel, path: Path, match: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, everything(adapted), strict=True))
 
 
-def test_round_trip(family: str, adapted: Make, tiny: Tiny, tmp_path: Path, batch: dict[str, Tensor]) -> None:
+def test_saved_adapter_loads_with_the_same_values_and_ranks(
+    family: str, adapted: Make, tiny: Tiny, tmp_path: Path, batch: dict[str, Tensor]
+) -> None:
     written = adapted(family)
     written.set_ranks([index % 5 for index in range(len(written.sites))])
     save_adapter(written, tmp_path / "a.safetensors", settings={"lr": 1e-3})
@@ -77,20 +80,20 @@ def test_round_trip(family: str, adapted: Make, tiny: Tiny, tmp_path: Path, batc
     assert torch.equal(written.model(**batch).logits, read.model(**batch).logits)
 
 
-def test_same_adapter_same_bytes(adapted: Make, tmp_path: Path) -> None:
+def test_the_same_adapter_gives_the_same_bytes(adapted: Make, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_adapter(adapted("bert"), tmp_path / name, settings={"x": 1, "y": 2})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_type_of_the_components_may_differ(tiny: Tiny, path: Path) -> None:
+def test_components_are_converted_to_the_dtype_of_the_model(tiny: Tiny, path: Path) -> None:
     model = inject(tiny("bert"), r_max=4, seed=9, scale=0.5, dtype=torch.bfloat16)
     load_adapter(model, path)
     name = model.sites[0].name
     torch.testing.assert_close(model.updates[name].P.float(), load_file(path)[f"update.{name}.P"], rtol=1e-2, atol=1e-2)
 
 
-def test_own_head_modules(tiny: Tiny, tmp_path: Path) -> None:
+def test_chosen_head_modules_are_saved(tiny: Tiny, tmp_path: Path) -> None:
     def make() -> AdaptedModel:
         return inject(tiny("bert"), r_max=2, seed=0, head_modules=["pooler", "classifier"])
 
@@ -103,13 +106,13 @@ def test_own_head_modules(tiny: Tiny, tmp_path: Path) -> None:
     assert torch.equal(read.model.bert.pooler.dense.weight, written.model.bert.pooler.dense.weight)
 
 
-def test_missing_file(fresh: AdaptedModel, tmp_path: Path) -> None:
+def test_missing_file_is_refused(fresh: AdaptedModel, tmp_path: Path) -> None:
     assert_refused(fresh, tmp_path / "none", "no such file")
     assert_refused(fresh, tmp_path, "cannot be read")
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-4, 0.01, 0.5, 0.999])
-def test_truncated_file(share: float, fresh: AdaptedModel, path: Path) -> None:
+def test_truncated_file_is_refused(share: float, fresh: AdaptedModel, path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     assert_refused(fresh, path, "damaged")
@@ -125,12 +128,12 @@ def test_truncated_file(share: float, fresh: AdaptedModel, path: Path) -> None:
         b"PK\x03\x04" + bytes(100),
     ],
 )
-def test_no_safetensors_file(junk: bytes, fresh: AdaptedModel, path: Path) -> None:
+def test_file_of_another_format_is_refused(junk: bytes, fresh: AdaptedModel, path: Path) -> None:
     path.write_bytes(junk)
     assert_refused(fresh, path, "damaged")
 
 
-def test_foreign_safetensors_file(fresh: AdaptedModel, path: Path) -> None:
+def test_safetensors_file_without_adapter_metadata_is_refused(fresh: AdaptedModel, path: Path) -> None:
     tensors = load_file(path)
     for metadata in (None, {"format": "pt"}):
         save_file(tensors, path, metadata)
@@ -138,7 +141,7 @@ def test_foreign_safetensors_file(fresh: AdaptedModel, path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"a"', "[" * 100_000])
-def test_metadata_that_are_no_object(text: str, fresh: AdaptedModel, path: Path) -> None:
+def test_metadata_other_than_a_json_object_are_refused(text: str, fresh: AdaptedModel, path: Path) -> None:
     rewrite(path, load_file(path), text)
     assert_refused(fresh, path, "metadata are")
 
@@ -158,6 +161,7 @@ def test_metadata_that_are_no_object(text: str, fresh: AdaptedModel, path: Path)
         ("base_fingerprint", "0" * 64, "belongs to base model 000000000000, this is [0-9a-f]{12}$"),
         ("base_fingerprint", "0" * 63, "base_fingerprint"),
         ("base_fingerprint", 7, "base_fingerprint"),
+        ("base_fingerprint", int("1" * 64), "base_fingerprint"),
         ("settings", [], "settings"),
         ("library_version", 1, "library_version"),
         ("rank_pattern", {}, "rank_pattern"),
@@ -166,13 +170,15 @@ def test_metadata_that_are_no_object(text: str, fresh: AdaptedModel, path: Path)
         ("rank_pattern", {"a": 1}, "adapts other modules: it lacks 12 of .* has 1 others"),
     ],
 )
-def test_metadata_with_a_bad_value(key: str, value: object, match: str, fresh: AdaptedModel, path: Path) -> None:
+def test_metadata_with_an_invalid_value_are_refused(
+    key: str, value: object, match: str, fresh: AdaptedModel, path: Path
+) -> None:
     tensors, metadata = contents(path)
     rewrite(path, tensors, metadata | {key: value})
     assert_refused(fresh, path, match)
 
 
-def test_other_models(adapted: Make, tiny: Tiny, path: Path) -> None:
+def test_adapter_of_another_model_is_refused(adapted: Make, tiny: Tiny, path: Path) -> None:
     assert_refused(adapted("opt", scale=0.5), path, "adapts other modules")
     assert_refused(inject(tiny("bert", seed=1), r_max=4, seed=0, scale=0.5), path, "belongs to base model")
     assert_refused(inject(tiny("bert"), r_max=3, seed=0, scale=0.5), path, "r_max = 4")
@@ -182,7 +188,7 @@ def test_other_models(adapted: Make, tiny: Tiny, path: Path) -> None:
     assert_refused(no_head, path, r"unknown tensor head\.classifier")
 
 
-def test_tensors_that_do_not_fit(fresh: AdaptedModel, path: Path) -> None:
+def test_tensors_that_do_not_fit_are_refused(fresh: AdaptedModel, path: Path) -> None:
     tensors, metadata = contents(path)
     name = next(name for name in tensors if name.endswith("query.P"))
     rewrite(path, {key: value for key, value in tensors.items() if key != name}, metadata)
@@ -196,7 +202,7 @@ def test_tensors_that_do_not_fit(fresh: AdaptedModel, path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_values_that_are_not_finite(value: float, fresh: AdaptedModel, path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(value: float, fresh: AdaptedModel, path: Path) -> None:
     tensors, metadata = contents(path)
     name = list(tensors)[-1]
     tensors[name].view(-1)[0] = value
@@ -204,14 +210,14 @@ def test_values_that_are_not_finite(value: float, fresh: AdaptedModel, path: Pat
     assert_refused(fresh, path, f"{name} holds values that are not finite")
 
 
-def test_values_too_large_for_the_model(fresh: AdaptedModel, path: Path) -> None:
+def test_values_that_overflow_the_dtype_of_the_model_are_refused(fresh: AdaptedModel, path: Path) -> None:
     tensors, metadata = contents(path)
     name = next(iter(tensors))
     rewrite(path, tensors | {name: tensors[name].double() + 1e300}, metadata)
     assert_refused(fresh, path, "not finite")
 
 
-def test_metadata_of_a_bad_file(tmp_path: Path) -> None:
+def test_reading_metadata_of_a_damaged_or_missing_file_fails(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk" * 10)
     for name in ("none", "junk"):
         with pytest.raises(AdapterError, match=name):
@@ -219,12 +225,70 @@ def test_metadata_of_a_bad_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"x": float("nan")}, {"x": object()}])
-def test_settings_that_json_cannot_hold(settings: dict[str, object], adapted: Make, tmp_path: Path) -> None:
+def test_settings_that_json_cannot_represent_are_refused(
+    settings: dict[str, object], adapted: Make, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match="JSON"):
         save_adapter(adapted("bert"), tmp_path / "a", settings=settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_is_not_there(adapted: Make, tmp_path: Path) -> None:
+def test_saving_into_a_missing_folder_fails(adapted: Make, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         save_adapter(adapted("bert"), tmp_path / "none" / "a", settings={})
+
+
+def test_fingerprint_is_unchanged_by_injection_and_training(family: str, tiny: Tiny) -> None:
+    model = tiny(family)
+    before = base_fingerprint(model)
+    adapted = inject(model, r_max=2, seed=0)
+    assert base_fingerprint(model) == before
+    with torch.no_grad():
+        for parameter in adapted.trainable_parameters():
+            parameter.add_(1.0)
+    assert base_fingerprint(model) == before
+    adapted.eject()
+    assert base_fingerprint(model) == before
+
+
+def test_fingerprint_depends_on_every_base_tensor(tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    prints = {base_fingerprint(model)}
+    base = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("score.")}
+    for tensor in base.values():
+        tensor.view(-1)[-1] += 1
+        prints.add(base_fingerprint(model))
+    assert len(prints) == len(base) + 1
+
+
+def test_fingerprint_depends_on_names_and_dtypes(tiny: Tiny) -> None:
+    layer = nn.Linear(2, 2)
+    prints = [
+        base_fingerprint(nn.ModuleDict({"a": layer})),
+        base_fingerprint(nn.ModuleDict({"b": layer})),
+        base_fingerprint(nn.ModuleDict({"a": nn.Linear(2, 2).to(torch.bfloat16)})),
+    ]
+    assert len(set(prints)) == 3
+    assert base_fingerprint(tiny("opt")) == base_fingerprint(tiny("opt"))
+    assert base_fingerprint(tiny("opt")) != base_fingerprint(tiny("opt", seed=1))
+
+
+def test_fingerprint_computed_by_hand() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    # 1.0 in float32, little-endian
+    text = b'["weight", "torch.float32", [1, 1]]' + bytes([0, 0, 0x80, 0x3F])
+    assert base_fingerprint(layer) == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize("head_modules", [None, (), ("pooler", "classifier")])
+def test_fingerprint_omits_the_head(head_modules: tuple[str, ...] | None, tiny: Tiny) -> None:
+    model = tiny("bert")
+    before = base_fingerprint(model, head_modules=head_modules)
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)
+    assert (base_fingerprint(model, head_modules=head_modules) == before) == (head_modules != ())
+    before = base_fingerprint(model, head_modules=head_modules)
+    with torch.no_grad():
+        model.bert.pooler.dense.weight.add_(1.0)
+    assert (base_fingerprint(model, head_modules=head_modules) == before) == (head_modules == ("pooler", "classifier"))

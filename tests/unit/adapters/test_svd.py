@@ -33,28 +33,28 @@ def conv1d(d_in: int, d_out: int) -> Conv1D:
     return layer
 
 
-def test_new_update_is_zero_and_orthonormal() -> None:
+def test_new_update_is_zero_with_orthonormal_factors() -> None:
     update = make_update(random=False)
     assert update.rank == 4
     assert torch.equal(update(torch.randn(3, 6)), torch.zeros(3, 5))
     assert update.orthogonality_penalty().item() == pytest.approx(0.0, abs=1e-10)
 
 
-def test_hand_computed_value() -> None:
+def test_forward_and_penalty_by_hand() -> None:
     update = make_update(2, 2, 1, random=False, scale=2.0)
     with torch.no_grad():
         update.P.copy_(torch.tensor([[1.0], [3.0]]))
         update.lam.copy_(torch.tensor([0.5]))
         update.Q.copy_(torch.tensor([[1.0, -1.0]]))
-    # q x = 5 - 2 = 3; times s lam = 1: 3; times p = (1, 3)
+    # q x = 5 - 2 = 3, times s lam = 1, times p = (1, 3)
     assert update(torch.tensor([5.0, 2.0])).tolist() == [3.0, 9.0]
-    # |p|^2 - 1 = 9, squared 81; |q|^2 - 1 = 1, squared 1
+    # (|p|^2 - 1)^2 = 9^2 and (|q|^2 - 1)^2 = 1^2
     assert update.orthogonality_penalty().item() == 82.0
 
 
 @settings(deadline=None)
 @given(rank=st.integers(0, 4), scale=st.floats(0.1, 10), seed=st.integers(0, 100))
-def test_forward_is_the_dense_update(rank: int, scale: float, seed: int) -> None:
+def test_forward_multiplies_by_the_dense_update(rank: int, scale: float, seed: int) -> None:
     update = make_update(seed=seed, scale=scale)
     update.set_rank(rank)
     x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed))
@@ -62,14 +62,14 @@ def test_forward_is_the_dense_update(rank: int, scale: float, seed: int) -> None
     assert torch.linalg.matrix_rank(update.dense().double(), rtol=1e-5) == rank
 
 
-def test_dense_is_the_sum_of_its_components() -> None:
+def test_dense_update_is_the_sum_of_its_components() -> None:
     update = make_update(scale=1.5)
     update.set_rank(3)
     total = sum(1.5 * update.lam[k] * torch.outer(update.P[:, k], update.Q[k]) for k in range(3))
     torch.testing.assert_close(update.dense(), total)
 
 
-def test_ranks_go_down_and_up_without_loss() -> None:
+def test_lowering_and_raising_the_rank_keeps_the_update() -> None:
     update = make_update()
     before = update.dense().detach().clone()
     for rank in (0, 2, np.int64(1), 4):
@@ -77,7 +77,7 @@ def test_ranks_go_down_and_up_without_loss() -> None:
     assert torch.equal(update.dense(), before)
 
 
-def test_work_follows_the_rank() -> None:
+def test_number_of_operations_is_proportional_to_the_rank() -> None:
     update = make_update(64, 64, 32)
     flops = {}
     for rank in (32, 8, 0):
@@ -88,7 +88,7 @@ def test_work_follows_the_rank() -> None:
     assert flops == {32: 2 * 10 * 32 * 128, 8: 2 * 10 * 8 * 128, 0: 0}
 
 
-def test_inactive_components_get_no_gradient() -> None:
+def test_inactive_components_have_gradient_zero() -> None:
     update = make_update()
     update.set_rank(2)
     update(torch.randn(3, 6)).square().sum().backward()
@@ -99,7 +99,7 @@ def test_inactive_components_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("rank", [-1, 5, True, 1.0, "2", None])
-def test_bad_rank_is_refused(rank: object) -> None:
+def test_invalid_rank_is_refused(rank: object) -> None:
     update = make_update()
     update.set_rank(3)
     with pytest.raises(RankPatternError, match="0 to 4"):
@@ -108,7 +108,7 @@ def test_bad_rank_is_refused(rank: object) -> None:
 
 
 @pytest.mark.parametrize("r_max", [0, 6, -1])
-def test_bad_r_max_is_refused(r_max: int) -> None:
+def test_invalid_r_max_is_refused(r_max: int) -> None:
     with pytest.raises(RankPatternError, match="1 to 5"):
         make_update(6, 5, r_max)
 
@@ -125,12 +125,12 @@ def test_bad_r_max_is_refused(r_max: int) -> None:
         ("dtype", torch.int8),
     ],
 )
-def test_bad_settings_are_refused(name: str, value: object) -> None:
+def test_invalid_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
         make_update(**{name: value})
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_is_active_in_training_mode_only() -> None:
     update = make_update(dropout=0.5)
     x = torch.ones(400, 6)
     assert torch.equal(update.eval()(x), update(x))
@@ -160,10 +160,10 @@ def test_dtypes_of_base_and_update_may_differ(
 
 
 @pytest.mark.parametrize("base", [nn.Linear(6, 5), nn.Linear(6, 5, bias=False), conv1d(6, 5)])
-def test_layer_adds_the_update(base: nn.Module) -> None:
+def test_layer_adds_the_update_to_its_base(base: nn.Module) -> None:
     layer = SVDLinear(base, make_update())
     x = torch.randn(2, 3, 6)
-    torch.testing.assert_close(layer(x), base(x) + x @ layer.dense().T)
+    torch.testing.assert_close(layer(x), base(x) + x @ layer.dense().float().T)
     assert layer.weight is base.weight
     assert layer.bias is base.bias
     assert not base.weight.requires_grad
@@ -173,16 +173,16 @@ def test_layer_adds_the_update(base: nn.Module) -> None:
 
 @pytest.mark.parametrize("base", [nn.Linear(6, 9), conv1d(6, 9)])
 @pytest.mark.parametrize("ranks", [(0, 0, 0), (1, 0, 3), (2, 3, 1)])
-def test_fused_layer_adds_each_part_to_its_slice(base: nn.Module, ranks: tuple[int, ...]) -> None:
+def test_fused_layer_adds_each_update_to_its_slice(base: nn.Module, ranks: tuple[int, ...]) -> None:
     layer = SVDFusedLinear(base, {name: make_update(6, 3, 3, seed=seed) for seed, name in enumerate("qkv")})
-    for update, rank in zip(layer.parts.values(), ranks, strict=True):
+    for update, rank in zip(layer.updates.values(), ranks, strict=True):
         update.set_rank(rank)
     x = torch.randn(2, 4, 6)
     expected = base(x).clone()
-    for index, update in enumerate(layer.parts.values()):
+    for index, update in enumerate(layer.updates.values()):
         expected[..., 3 * index : 3 * index + 3] += x @ update.dense().T
     torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(base(x) + x @ layer.dense().T, expected)
+    torch.testing.assert_close(base(x) + x @ layer.dense().float().T, expected)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -211,7 +211,7 @@ def test_penalty_sums_active_components_of_all_modules() -> None:
     assert not updates[0].P.grad[:, 2:].any()
 
 
-def test_penalty_of_weight_zero_has_no_graph() -> None:
+def test_penalty_with_weight_zero_has_no_graph() -> None:
     penalty = orthogonality_penalty([make_update()], 0.0)
     assert penalty.item() == 0.0
     assert not penalty.requires_grad
@@ -224,7 +224,7 @@ def test_penalty_is_exact_under_autocast() -> None:
         assert orthogonality_penalty([update], 1.0).item() == pytest.approx(0.0, abs=1e-10)
 
 
-def test_same_seed_same_start() -> None:
+def test_seed_determines_the_initial_values() -> None:
     first, second, other = (make_update(random=False, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.P, second.P)
     assert torch.equal(first.Q, second.Q)

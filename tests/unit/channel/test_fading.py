@@ -1,19 +1,42 @@
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import j0, jn_zeros
-from scipy.stats import kstest, ncx2
+from scipy.stats import gamma, kstest, ncx2
 
-from airlora.channel import FadingModel, FadingProcess, jakes_correlation
+from airlora.channel import (
+    ChannelSettings,
+    FadingKind,
+    FadingModel,
+    FadingProcess,
+    NoFading,
+    RayleighFading,
+    RicianFading,
+    jakes_correlation,
+    make_fading,
+)
+from airlora.channel.fading import FADING_MODELS
 from airlora.errors import ChannelError, CheckpointError
 
+NONE, RAYLEIGH = NoFading(), RayleighFading()
 
-def process(kind="rayleigh", seed=0, **settings):
-    return FadingProcess(kind, generator=np.random.default_rng(seed), **settings)
+
+class Nakagami(FadingModel):
+    """A model that defines its power distribution only: |h|^2 is gamma distributed with shape m and mean 1."""
+
+    m = 2.5
+
+    def power_quantile(self, probability):
+        return float(gamma.ppf(probability, self.m)) / self.m
+
+
+def process(fading=RAYLEIGH, seed=0, **settings):
+    return FadingProcess(fading, generator=np.random.default_rng(seed), **settings)
 
 
 def doppler_of(rho):
@@ -25,27 +48,32 @@ def doppler_of(rho):
     return low
 
 
-def independent_gains(kind, k_factor_db, n):
+def independent_gains(model, n):
     """Return n gains a block apart at the first zero of J0, where the process has no memory."""
     doppler_hz = float(jn_zeros(0, 1)[0]) / (2 * math.pi)
-    fading = process(kind, k_factor_db=k_factor_db, doppler_hz=doppler_hz)
+    fading = process(model, doppler_hz=doppler_hz)
     assert fading.correlation == pytest.approx(0.0, abs=1e-12)
     return np.array([fading.step() for _ in range(n)])
 
 
-def test_k_factor_per_kind():
-    assert FadingModel("none").k_factor == math.inf
-    assert FadingModel("rayleigh").k_factor == 0.0
-    assert FadingModel("rician", k_factor_db=3.0).k_factor == pytest.approx(1.9952623149688795)
-    assert [FadingModel("none").scattered_share, FadingModel("rayleigh").scattered_share] == [0.0, 1.0]
-    assert FadingModel("rician", k_factor_db=0.0).scattered_share == 0.5
+def test_every_name_of_the_settings_has_a_model_and_no_other():
+    assert tuple(FADING_MODELS) == get_args(FadingKind)
+    channel = ChannelSettings(k_factor_db=3.0)
+    models = [make_fading(channel.model_copy(update={"fading": kind})) for kind in FADING_MODELS]
+    assert models == [NONE, RAYLEIGH, RicianFading(3.0)]
 
 
-@pytest.mark.parametrize(("kind", "k_factor_db"), [("rayleigh", None), ("rician", -3.0), ("rician", 6.0)])
-def test_gain_has_mean_power_one_and_the_k_factor_set(kind, k_factor_db):
+def test_the_k_factor_is_a_power_ratio():
+    assert RicianFading(3.0).k_factor == pytest.approx(1.9952623149688795)
+    assert RicianFading(0.0).gain(1j) == pytest.approx(math.sqrt(0.5) * (1 + 1j))
+
+
+@pytest.mark.parametrize(
+    ("fading", "k"), [(RAYLEIGH, 0.0), (RicianFading(-3.0), 10**-0.3), (RicianFading(6.0), 10**0.6)]
+)
+def test_gain_has_mean_power_one_and_the_given_k_factor(fading, k):
     n = 40_000
-    gains = independent_gains(kind, k_factor_db, n)
-    k = FadingModel(kind, k_factor_db).k_factor
+    gains = independent_gains(fading, n)
     power = np.abs(gains) ** 2
     assert power.mean() == pytest.approx(1.0, abs=5 * power.std() / math.sqrt(n))
     line_of_sight = gains.mean()
@@ -56,7 +84,7 @@ def test_gain_has_mean_power_one_and_the_k_factor_set(kind, k_factor_db):
 
 def test_first_gain_is_already_stationary():
     rng = np.random.default_rng(1)
-    power = [abs(FadingProcess("rayleigh", generator=rng).gain) ** 2 for _ in range(4000)]
+    power = [abs(FadingProcess(RAYLEIGH, generator=rng).gain) ** 2 for _ in range(4000)]
     assert kstest(power, "expon").pvalue > 1e-3
 
 
@@ -73,16 +101,26 @@ def test_autocorrelation_is_a_power_of_rho(rho):
         assert measured.imag == pytest.approx(0.0, abs=error)
 
 
-@pytest.mark.parametrize(("kind", "k_factor_db"), [("rayleigh", None), ("rician", 5.0)])
-def test_without_doppler_the_gain_stays(kind, k_factor_db):
-    fading = process(kind, k_factor_db=k_factor_db)
+@pytest.mark.parametrize("model", [RAYLEIGH, RicianFading(5.0)])
+def test_without_doppler_the_gain_is_constant(model):
+    fading = process(model)
     first = fading.gain
     assert {fading.step() for _ in range(50)} == {first}
-    assert process(kind, k_factor_db=k_factor_db, seed=1).gain != first
+    assert process(model, seed=1).gain != first
+
+
+def test_a_model_needs_only_the_distribution_of_its_power():
+    n = 20_000
+    gains = independent_gains(Nakagami(), n)
+    assert kstest(Nakagami.m * np.abs(gains) ** 2, gamma(Nakagami.m).cdf).pvalue > 1e-3
+    assert kstest(np.angle(gains) / (2 * math.pi) + 0.5, "uniform").pvalue > 1e-3
+    assert abs(Nakagami().gain(100.0 + 0j)) < 10.0
+    bits = np.log2(1.0 + 3.0 * np.abs(gains) ** 2)
+    assert Nakagami().mean_bits(3.0) == pytest.approx(bits.mean(), abs=5 * bits.std() / math.sqrt(n))
 
 
 def test_without_fading_the_gain_is_one():
-    fading = process("none", doppler_hz=5.0)
+    fading = process(NONE, doppler_hz=5.0)
     assert [fading.gain, fading.step(), fading.step()] == [1.0, 1.0, 1.0]
 
 
@@ -100,22 +138,21 @@ def test_jakes_correlation_is_a_correlation(doppler_hz, block_s):
     assert -0.41 < jakes_correlation(doppler_hz, block_s) <= 1.0
 
 
-@pytest.mark.parametrize("kind", ["none", "rayleigh", "rician"])
-def test_resumes_bit_for_bit_through_json(kind):
-    settings = {"k_factor_db": 4.0, "doppler_hz": 0.2}
-    fading = process(kind, **settings)
+@pytest.mark.parametrize("model", [NONE, RAYLEIGH, RicianFading(4.0)])
+def test_a_restored_state_continues_bit_for_bit(model):
+    fading = process(model, doppler_hz=0.2)
     for _ in range(7):
         fading.step()
     state = json.loads(json.dumps(fading.state_dict()))
-    other = process(kind, seed=99, **settings)
+    other = process(model, seed=99, doppler_hz=0.2)
     other.load_state_dict(state)
     assert other.gain == fading.gain
     assert [other.step() for _ in range(20)] == [fading.step() for _ in range(20)]
 
 
-def test_other_draws_from_the_generator_do_not_move_the_process():
+def test_later_draws_from_the_generator_do_not_change_the_process():
     shared = np.random.default_rng(5)
-    fading = FadingProcess("rayleigh", doppler_hz=0.2, generator=shared)
+    fading = FadingProcess(RAYLEIGH, doppler_hz=0.2, generator=shared)
     alone = process(seed=5, doppler_hz=0.2)
     gains = []
     for _ in range(5):
@@ -146,24 +183,16 @@ def test_damaged_state_is_refused_and_changes_nothing(damage):
     assert [fading.step() for _ in range(5)] == [twin.step() for _ in range(5)]
 
 
-@pytest.mark.parametrize("kind", ["nakagami", "", None, "Rayleigh"])
-def test_unknown_kind(kind):
+@pytest.mark.parametrize("kind", ["fog", "", None, "Rayleigh"])
+def test_an_unknown_model_is_refused(kind):
     with pytest.raises(ChannelError, match="one of none, rayleigh, rician"):
-        FadingModel(kind)
-    with pytest.raises(ChannelError, match="one of none, rayleigh, rician"):
-        process(kind)
+        make_fading(ChannelSettings().model_copy(update={"fading": kind}))
 
 
-def test_rician_needs_k():
-    with pytest.raises(ChannelError, match="k_factor_db = None"):
-        FadingModel("rician")
-
-
-@pytest.mark.parametrize("k_factor_db", [math.nan, math.inf, -math.inf, 51.0, -51.0, "3"])
-def test_k_factor_limits(k_factor_db):
-    for kind in ("rician", "rayleigh"):
-        with pytest.raises(ChannelError, match="k_factor_db"):
-            FadingModel(kind, k_factor_db)
+@pytest.mark.parametrize("k_factor_db", [None, math.nan, math.inf, -math.inf, 51.0, -51.0, "3"])
+def test_a_k_factor_out_of_range_is_refused(k_factor_db):
+    with pytest.raises(ChannelError, match="k_factor_db = "):
+        RicianFading(k_factor_db)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +204,6 @@ def test_k_factor_limits(k_factor_db):
         ({"block_s": math.inf}, "block_s"),
     ],
 )
-def test_doppler_and_block_limits(settings, name):
+def test_doppler_shift_and_block_length_out_of_range_are_refused(settings, name):
     with pytest.raises(ChannelError, match=name):
         process(**settings)

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,31 +8,42 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import ncx2
 
-from airlora.channel import FadingModel, capacity_bps, ergodic_bps, outage_bps, shannon_bps
+from airlora.channel import (
+    ChannelSettings,
+    NoFading,
+    RateModel,
+    RayleighFading,
+    RicianFading,
+    capacity_bps,
+    ergodic_bps,
+    outage_bps,
+    shannon_bps,
+)
+from airlora.channel.rates import RATE_MODELS
 from airlora.errors import ChannelError
 
-NONE, RAYLEIGH = FadingModel("none"), FadingModel("rayleigh")
+NONE, RAYLEIGH = NoFading(), RayleighFading()
 SNRS_DB = [-50.0, -28.0, -20.0, -16.99, -5.0, 0.0, 5.0, 15.0, 40.0, 100.0]
 
 
-def rician(k_factor_db):
-    return FadingModel("rician", k_factor_db=k_factor_db)
-
-
-MODELS = [NONE, RAYLEIGH, rician(-20.0), rician(0.0), rician(10.0), rician(50.0)]
+MODELS = [NONE, RAYLEIGH, RicianFading(-20.0), RicianFading(0.0), RicianFading(10.0), RicianFading(50.0)]
+FADINGS = [
+    {"fading": "none"},
+    {"fading": "rayleigh"},
+    *({"fading": "rician", "k_factor_db": k} for k in (-20.0, 0.0, 10.0)),
+]
 
 
 def powers(fading, n, seed=0):
     rng = np.random.default_rng(seed)
-    share = fading.scattered_share
     scattered = (rng.standard_normal(n) + 1j * rng.standard_normal(n)) * math.sqrt(0.5)
-    return np.abs(math.sqrt(1 - share) + math.sqrt(share) * scattered) ** 2
+    return np.abs(fading.gain(scattered)) ** 2 * np.ones(n)
 
 
 @pytest.mark.parametrize(
     ("snr_db", "bits"), [(0.0, 1.0), (10 * math.log10(3), 2.0), (10 * math.log10(1023), 10.0), (-50.0, 1.4426878e-5)]
 )
-def test_shannon_by_hand(snr_db, bits):
+def test_the_shannon_rate_by_hand(snr_db, bits):
     assert shannon_bps(snr_db, 1e6) == pytest.approx(1e6 * bits, rel=1e-7)
 
 
@@ -58,13 +70,13 @@ def test_ergodic_rician_agrees_with_the_chi_square_density(k_factor_db, snr_db):
         return ncx2.pdf(x, 2, 2 * k) * math.log1p(x * snr / (2 * (k + 1))) * math.log2(math.e)
 
     mean = sum(quad(integrand, low, low + 10, epsrel=1e-10)[0] for low in range(0, 120, 10))
-    assert ergodic_bps(snr_db, 1.0, rician(k_factor_db)) == pytest.approx(mean, rel=1e-8)
+    assert ergodic_bps(snr_db, 1.0, RicianFading(k_factor_db)) == pytest.approx(mean, rel=1e-8)
 
 
 @pytest.mark.parametrize("snr_db", SNRS_DB)
 def test_ergodic_rayleigh_agrees_with_its_integral(snr_db):
     """The closed form and the asymptotic series below -17 dB, against the quadrature at a K of nearly 0."""
-    assert ergodic_bps(snr_db, 1.0, RAYLEIGH) == pytest.approx(ergodic_bps(snr_db, 1.0, rician(-50.0)), rel=2e-5)
+    assert ergodic_bps(snr_db, 1.0, RAYLEIGH) == pytest.approx(ergodic_bps(snr_db, 1.0, RicianFading(-50.0)), rel=2e-5)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, -13.0, -14.0, -16.9, -17.1, -20.0, -35.0, -50.0])
@@ -84,7 +96,10 @@ def test_ergodic_rayleigh_is_smooth_where_the_series_takes_over():
 
 @pytest.mark.parametrize("snr_db", SNRS_DB)
 def test_ergodic_is_below_shannon_by_jensen_and_grows_with_k(snr_db):
-    rates = [ergodic_bps(snr_db, 1.0, fading) for fading in (RAYLEIGH, rician(0.0), rician(10.0), rician(30.0), NONE)]
+    rates = [
+        ergodic_bps(snr_db, 1.0, fading)
+        for fading in (RAYLEIGH, RicianFading(0.0), RicianFading(10.0), RicianFading(30.0), NONE)
+    ]
     assert rates == sorted(rates)
     assert rates[-1] == shannon_bps(snr_db, 1.0)
     assert rates[-2] == pytest.approx(rates[-1], rel=3e-3)
@@ -92,7 +107,7 @@ def test_ergodic_is_below_shannon_by_jensen_and_grows_with_k(snr_db):
 
 @pytest.mark.parametrize("fading", MODELS)
 @pytest.mark.parametrize("epsilon", [0.001, 0.1, 0.5, 0.9])
-def test_outage_happens_as_often_as_asked(fading, epsilon):
+def test_an_outage_has_the_given_probability(fading, epsilon):
     n, snr = 100_000, 10**0.5
     rate = outage_bps(5.0, 1.0, fading, epsilon)
     lost = np.mean(np.log2(1 + powers(fading, n) * snr) < rate * (1 - 1e-12))
@@ -110,10 +125,10 @@ def test_outage_rayleigh_by_hand():
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.5])
 def test_outage_rician_lies_between_its_limits(epsilon):
-    assert outage_bps(5.0, 1.0, rician(-50.0), epsilon) == pytest.approx(
+    assert outage_bps(5.0, 1.0, RicianFading(-50.0), epsilon) == pytest.approx(
         outage_bps(5.0, 1.0, RAYLEIGH, epsilon), rel=1e-4
     )
-    assert outage_bps(5.0, 1.0, rician(50.0), epsilon) == pytest.approx(shannon_bps(5.0, 1.0), rel=1e-2)
+    assert outage_bps(5.0, 1.0, RicianFading(50.0), epsilon) == pytest.approx(shannon_bps(5.0, 1.0), rel=1e-2)
 
 
 @settings(deadline=None)
@@ -126,39 +141,48 @@ def test_every_rate_grows_with_snr(a_db, b_db, fading):
 
 
 @settings(deadline=None)
-@given(st.floats(1e-3, 1e12), st.sampled_from(MODELS), st.sampled_from(["shannon", "ergodic", "outage"]))
+@given(st.floats(1e-3, 1e12), st.sampled_from(FADINGS), st.sampled_from(sorted(RATE_MODELS)))
 def test_every_rate_is_proportional_to_bandwidth(bandwidth_hz, fading, model):
+    channel = ChannelSettings(rate=model, **fading)
+
     def rate(width_hz):
-        return capacity_bps(model, mean_snr_db=3.0, bandwidth_hz=width_hz, fading=fading)
+        return capacity_bps(channel, mean_snr_db=3.0, bandwidth_hz=width_hz)
 
     assert rate(bandwidth_hz) == pytest.approx(bandwidth_hz * rate(1.0), rel=1e-12)
     assert rate(bandwidth_hz) > 0
 
 
 @pytest.mark.parametrize("epsilon_pair", [(0.01, 0.1), (0.1, 0.6)])
-def test_outage_rate_grows_with_the_share_given_up(epsilon_pair):
-    low, high = (outage_bps(5.0, 1.0, rician(3.0), epsilon) for epsilon in epsilon_pair)
+def test_the_outage_rate_grows_with_its_probability(epsilon_pair):
+    low, high = (outage_bps(5.0, 1.0, RicianFading(3.0), epsilon) for epsilon in epsilon_pair)
     assert low < high
 
 
-def test_dispatch():
-    fading = rician(6.0)
-    settings = {"mean_snr_db": 5.0, "bandwidth_hz": 1e6, "fading": fading}
-    assert capacity_bps("shannon", snr_db=1.0, **settings) == shannon_bps(1.0, 1e6)
-    assert capacity_bps("shannon", **settings) == shannon_bps(5.0, 1e6)
-    assert capacity_bps("ergodic", snr_db=1.0, **settings) == ergodic_bps(5.0, 1e6, fading)
-    assert capacity_bps("outage", outage_epsilon=0.3, **settings) == outage_bps(5.0, 1e6, fading, 0.3)
-    assert capacity_bps("ergodic", mean_snr_db=5.0, bandwidth_hz=1e6) == shannon_bps(5.0, 1e6)
+def test_the_settings_choose_rate_and_fading_model():
+    def rate(model, snr_db=None, **settings):
+        channel = ChannelSettings(rate=model, **settings)
+        return capacity_bps(channel, mean_snr_db=5.0, bandwidth_hz=1e6, snr_db=snr_db)
+
+    fading = {"fading": "rician", "k_factor_db": 6.0}
+    assert rate("shannon", snr_db=1.0, **fading) == shannon_bps(1.0, 1e6)
+    assert rate("shannon", **fading) == shannon_bps(5.0, 1e6)
+    assert rate("ergodic", snr_db=1.0, **fading) == ergodic_bps(5.0, 1e6, RicianFading(6.0))
+    assert rate("outage", outage_epsilon=0.3, **fading) == outage_bps(5.0, 1e6, RicianFading(6.0), 0.3)
+    assert rate("ergodic") == shannon_bps(5.0, 1e6)
+
+
+def test_every_name_of_the_settings_has_a_rate_model_and_no_other():
+    assert tuple(RATE_MODELS) == get_args(RateModel)
 
 
 @pytest.mark.parametrize("model", ["shanon", "", None])
-def test_unknown_rate_model(model):
+def test_an_unknown_rate_model_is_refused(model):
     with pytest.raises(ChannelError, match="one of shannon, ergodic, outage"):
-        capacity_bps(model, mean_snr_db=0.0, bandwidth_hz=1.0)
+        capacity_bps(ChannelSettings().model_copy(update={"rate": model}), mean_snr_db=0.0, bandwidth_hz=1.0)
 
 
 @pytest.mark.parametrize("snr_db", [1e9, -51.0, math.nan, math.inf])
-def test_snr_limits(snr_db):
+def test_an_snr_out_of_range_is_refused(snr_db):
     for call in (
         lambda: shannon_bps(snr_db, 1.0),
         lambda: ergodic_bps(snr_db, 1.0, RAYLEIGH),
@@ -169,7 +193,7 @@ def test_snr_limits(snr_db):
 
 
 @pytest.mark.parametrize("bandwidth_hz", [0.0, -1e6, 1e13, math.nan])
-def test_bandwidth_limits(bandwidth_hz):
+def test_a_bandwidth_out_of_range_is_refused(bandwidth_hz):
     for call in (
         lambda: shannon_bps(0.0, bandwidth_hz),
         lambda: ergodic_bps(0.0, bandwidth_hz, RAYLEIGH),
@@ -180,6 +204,6 @@ def test_bandwidth_limits(bandwidth_hz):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, 2.0, math.nan])
-def test_epsilon_limits(epsilon):
+def test_an_outage_probability_out_of_range_is_refused(epsilon):
     with pytest.raises(ChannelError, match="outage_epsilon"):
         outage_bps(0.0, 1.0, RAYLEIGH, epsilon)

@@ -15,7 +15,7 @@ def brute_force(objective: AnalyticObjective, oov_rate: float, price: float, mos
 
 
 @pytest.mark.parametrize(("price", "most"), [(0.0, 5), (0.01, 12), (0.02, 12), (0.0, 0), (1.0, 12)])
-def test_the_optimum_is_the_best_of_all_patterns(price: float, most: int) -> None:
+def test_the_optimum_equals_exhaustive_search(price: float, most: int) -> None:
     objective = AnalyticObjective(num_layers=1, r_max=2, seed=3)
     ranks = objective.optimum(0.2, price, most)
     assert ranks.sum() <= most
@@ -23,7 +23,7 @@ def test_the_optimum_is_the_best_of_all_patterns(price: float, most: int) -> Non
     assert found == pytest.approx(brute_force(objective, 0.2, price, most))
 
 
-def test_gains_are_the_differences_of_the_loss_and_fall() -> None:
+def test_gains_are_differences_of_the_loss_and_decrease() -> None:
     objective = AnalyticObjective()
     gains = objective.gains(0.3)
     zero, one = np.zeros(12, np.int64), np.eye(12, dtype=np.int64)[4]
@@ -33,12 +33,12 @@ def test_gains_are_the_differences_of_the_loss_and_fall() -> None:
     assert (gains >= 0).all()
 
 
-def test_harder_text_makes_every_component_worth_more() -> None:
+def test_a_higher_oov_rate_raises_every_gain() -> None:
     objective = AnalyticObjective()
     assert (objective.gains(0.5) > objective.gains(0.1)).all()
 
 
-def test_measure_moves_to_the_next_text_and_resumes() -> None:
+def test_measure_moves_to_the_next_text_and_a_restored_objective_continues() -> None:
     objective = AnalyticObjective()
     objective.reset(np.random.default_rng(1))
     objective.measure(np.zeros(12, np.int64))
@@ -50,6 +50,6 @@ def test_measure_moves_to_the_next_text_and_resumes() -> None:
     assert first[0] != first[2]
 
 
-def test_refuses_ranks_above_the_dimension() -> None:
+def test_ranks_above_the_size_of_the_modules_are_refused() -> None:
     with pytest.raises(RankPatternError, match="r_max = 65: allowed is 1 to 64"):
         AnalyticObjective(r_max=65)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from airlora.channel import ChannelSettings, shannon_bps
+from airlora.channel import ChannelSettings, Link, LinkState, shannon_bps
 from airlora.env import ANALYTIC_CHANNEL, AnalyticObjective, EnvSettings, RankAllocationEnv, make_spec, reward
 from airlora.errors import ChannelError, RankPatternError, SettingsError, TrainingError
 
@@ -17,11 +18,11 @@ def env_of(mode: str = "project", **channel: Any) -> RankAllocationEnv:
     return RankAllocationEnv(channel=settings, env=EnvSettings(cost_weight=0.1, episode_steps=4))
 
 
-def test_passes_gymnasiums_own_check() -> None:
+def test_the_environment_passes_gymnasiums_check() -> None:
     check_env(RankAllocationEnv(), skip_render_check=True)
 
 
-def test_is_registered_by_importing_airlora() -> None:
+def test_importing_airlora_registers_the_environment() -> None:
     code = "import airlora, gymnasium; print(gymnasium.make('airlora/RankAllocation-v0').reset(seed=0)[0].shape)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "(16,)"
@@ -53,7 +54,7 @@ def test_the_reward_is_eq_10_of_the_info() -> None:
     assert value == pytest.approx(reward(info["loss"], info["cost"], 0.1))
 
 
-def test_price_lets_the_deadline_break_project_and_penalty_do_not_ignore_it() -> None:
+def test_only_project_keeps_the_deadline_and_penalty_lowers_the_reward() -> None:
     action = np.full(12, 8)
     outcomes = {}
     for mode in ("price", "project", "penalty"):
@@ -61,7 +62,7 @@ def test_price_lets_the_deadline_break_project_and_penalty_do_not_ignore_it() ->
         env.reset(seed=0)
         outcomes[mode] = env.step(action)
     price, project, penalty = (outcomes[mode] for mode in ("price", "project", "penalty"))
-    # Erratum 7: as a price alone, Eq. 7 is not enforced.
+    # Erratum 7: a weight in the reward does not enforce Eq. 7.
     assert price[4]["cost"] > 1
     assert price[4]["violation"] > 0
     assert project[4]["cost"] <= 1
@@ -71,14 +72,14 @@ def test_price_lets_the_deadline_break_project_and_penalty_do_not_ignore_it() ->
     assert penalty[1] == pytest.approx(price[1] - (price[4]["cost"] - 1))
 
 
-def test_episodes_are_cut_never_ended() -> None:
+def test_episodes_are_truncated_and_never_terminate() -> None:
     env = env_of()
     env.reset(seed=0)
     ends = [env.step(np.zeros(12, np.int64))[2:4] for _ in range(4)]
     assert ends == [(False, False)] * 3 + [(False, True)]
 
 
-def test_same_seed_same_episode() -> None:
+def test_the_same_seed_gives_the_same_episode() -> None:
     def play(seed: int) -> list[float]:
         env = env_of(fading="rayleigh", doppler_hz=0.1)
         env.reset(seed=seed)
@@ -88,7 +89,7 @@ def test_same_seed_same_episode() -> None:
     assert play(1) != play(2)
 
 
-def test_resumes_bit_equal_across_episodes() -> None:
+def test_a_restored_environment_continues_bit_for_bit_across_episodes() -> None:
     one = env_of(fading="rayleigh", doppler_hz=0.1)
     one.reset(seed=5)
     one.step(np.full(12, 2))
@@ -103,7 +104,7 @@ def test_resumes_bit_equal_across_episodes() -> None:
     assert play(one) == play(other)
 
 
-def test_an_episode_keeps_its_link_while_fading_moves_it() -> None:
+def test_fading_changes_the_snr_but_not_the_mean_snr_within_an_episode() -> None:
     env = env_of(fading="rayleigh", doppler_hz=0.2)
     env.reset(seed=0)
     infos = [env.step(np.zeros(12, np.int64))[4] for _ in range(4)]
@@ -114,14 +115,14 @@ def test_an_episode_keeps_its_link_while_fading_moves_it() -> None:
 @pytest.mark.parametrize(
     "action", [np.zeros(11, np.int64), np.full(12, -1), np.full(12, 9), np.zeros(12), np.zeros((12, 1), np.int64)]
 )
-def test_refuses_actions_outside_the_space(action: Any) -> None:
+def test_actions_outside_the_space_are_refused(action: Any) -> None:
     env = env_of()
     env.reset(seed=0)
     with pytest.raises(RankPatternError, match="action = .*12 whole numbers from 0 to 8"):
         env.step(action)
 
 
-def test_refuses_steps_before_reset_and_unknown_options() -> None:
+def test_steps_before_reset_and_unknown_options_are_refused() -> None:
     with pytest.raises(SettingsError, match="call reset"):
         env_of().step(np.zeros(12, np.int64))
     with pytest.raises(SettingsError, match="options"):
@@ -130,7 +131,7 @@ def test_refuses_steps_before_reset_and_unknown_options() -> None:
         RankAllocationEnv(initial_rank=9)
 
 
-def test_refuses_a_loss_that_is_not_finite() -> None:
+def test_a_loss_that_is_not_finite_is_refused() -> None:
     class Broken(AnalyticObjective):
         def measure(self, ranks: Any) -> float:
             return float("nan")
@@ -141,20 +142,20 @@ def test_refuses_a_loss_that_is_not_finite() -> None:
         env.step(np.zeros(12, np.int64))
 
 
-def test_the_vector_stays_in_the_space_for_extreme_links() -> None:
+def test_the_observation_of_extreme_links_is_within_the_space() -> None:
     env = env_of(snr_db=[-50.0, 100.0], bandwidth_hz=[1.0, 1e12])
     for seed in range(8):
         vector, _ = env.reset(seed=seed)
         assert env.observation_space.contains(vector)
 
 
-def test_one_link_alone_still_has_a_range_to_be_normalised_by() -> None:
+def test_settings_with_one_link_give_ranges_above_zero() -> None:
     spec = make_spec(ChannelSettings(snr_db=[5.0], bandwidth_hz=[1e6]), 12, 8)
     assert spec.snr_db_range == (-5.0, 15.0)
     assert spec.bandwidth_hz_range[1] / spec.bandwidth_hz_range[0] == pytest.approx(10.0)
 
 
-def test_gymnasium_vectorises_it() -> None:
+def test_gymnasium_vectorises_the_environment() -> None:
     envs = gymnasium.vector.SyncVectorEnv([RankAllocationEnv, RankAllocationEnv])
     observations, _ = envs.reset(seed=0)
     assert observations.shape == (2, 16)
@@ -162,20 +163,66 @@ def test_gymnasium_vectorises_it() -> None:
 
 
 class Headed(AnalyticObjective):
-    """An objective with a head of 100 numbers."""
+    """An objective with a head of 100 parameters."""
 
     @property
     def head_params(self) -> int:
         return 100
 
 
-def test_a_link_that_does_not_carry_the_head_is_refused_where_the_deadline_is_kept() -> None:
-    # At -5 dB a hertz carries .396 bit/s: 100 numbers of 32 bits need 8,075 Hz.
+def test_mode_project_refuses_a_link_that_does_not_carry_the_head() -> None:
+    # At -5 dB one hertz carries .396 bit/s, so that 100 parameters of 32 bits need 8,075 Hz.
     settings = ANALYTIC_CHANNEL.model_copy(update={"bandwidth_hz": [8_000.0, 1e6]})
     with pytest.raises(
-        ChannelError, match=r"channel.snr_db = -5, channel.bandwidth_hz = 8000.*carries 99.*100 or more"
+        ChannelError, match=r"channel.snr_db = -5, channel.bandwidth_hz = 8000.*carries 99 parameters.*100 or more"
     ):
         RankAllocationEnv(Headed(), channel=settings)
     RankAllocationEnv(Headed(), channel=settings.model_copy(update={"bandwidth_hz": [8_080.0]}))
     RankAllocationEnv(Headed(), channel=settings.model_copy(update={"deadline_mode": "price"}))
     RankAllocationEnv(channel=settings)
+
+
+class Trace:
+    """A link process that a user wrote: the rate rises by 1,000 bit/s per block."""
+
+    def __init__(self) -> None:
+        self.block = 0
+
+    @property
+    def state(self) -> LinkState:
+        return LinkState(mean_snr_db=5.0, snr_db=5.0, bandwidth_hz=1e5, capacity_bps=1e5 + 1e3 * self.block)
+
+    def reset(self, generator: np.random.Generator) -> LinkState:
+        self.block = int(generator.integers(10))
+        return self.state
+
+    def step(self) -> LinkState:
+        self.block += 1
+        return self.state
+
+    def capacity_bps(self, link: Link) -> float:
+        return link.bandwidth_hz
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"block": self.block}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.block = state["block"]
+
+
+def test_a_users_link_process_replaces_that_of_the_settings() -> None:
+    env = RankAllocationEnv(link=Trace(), channel=ANALYTIC_CHANNEL)
+    env.reset(seed=1)
+    rates = [env.step(np.zeros(12, np.int64))[4]["capacity_bps"] for _ in range(3)]
+    assert np.diff(rates).tolist() == [1e3, 1e3]
+    observation = env.observe_link(Link(-5.0, 64_000.0), env.objective.complexity())
+    assert observation.budget_params == 2000
+
+    other = RankAllocationEnv(link=Trace(), channel=ANALYTIC_CHANNEL)
+    other.load_state_dict(env.state_dict())
+    assert other.step(np.zeros(12, np.int64))[4]["capacity_bps"] == rates[-1] + 1e3
+
+
+def test_settings_that_name_an_unregistered_link_process_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"channel.process = 'mylinks:Mine': .*--set channel.process=mylinks:Mine"):
+        env_of(process="mylinks:Mine")

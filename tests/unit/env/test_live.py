@@ -8,7 +8,7 @@ from airlora.text import TextComplexity
 
 
 class Counter:
-    """Fine-tunes nothing: its loss is the number of the step, and it remembers the ranks."""
+    """A stepper without a model. Its loss is the number of the step, and it records the ranks."""
 
     shapes = {"a": ModuleShape(4, 4), "b": ModuleShape(4, 4)}
     r_max = 4
@@ -38,14 +38,14 @@ def test_the_loss_is_the_mean_over_k_steps_at_the_ranks() -> None:
     assert objective.complexity().entropy_nats == 3.0
 
 
-def test_steps_at_full_rank_come_after_and_do_not_count() -> None:
+def test_full_rank_steps_follow_and_their_losses_are_not_counted() -> None:
     stepper = Counter()
     objective = LiveObjective(stepper, steps_per_action=1, full_rank_steps=2)
     assert [objective.measure(np.asarray([1, 0])) for _ in range(2)] == [1.0, 4.0]
     assert stepper.seen == [[1, 0], [4, 4], [4, 4]] * 2
 
 
-def test_the_last_action_stops_where_the_steps_end() -> None:
+def test_the_last_action_takes_only_the_steps_that_are_left() -> None:
     stepper = Counter(num_steps=5)
     objective = LiveObjective(stepper, steps_per_action=2, full_rank_steps=2)
     objective.measure(np.asarray([1, 0]))
@@ -55,20 +55,20 @@ def test_the_last_action_stops_where_the_steps_end() -> None:
     assert len(stepper.seen) == 6
 
 
-def test_the_problem_is_the_steppers() -> None:
+def test_modules_and_head_are_those_of_the_stepper() -> None:
     objective = LiveObjective(Counter())
     assert (objective.r_max, objective.head_params, list(objective.shapes)) == (4, 3, ["a", "b"])
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (-1, 0), (1, -1)])
-def test_refuses_counts_below_one_or_zero(counts: tuple[int, int]) -> None:
+def test_counts_that_are_too_small_are_refused(counts: tuple[int, int]) -> None:
     with pytest.raises(SettingsError, match="_steps_per_action = "):
         LiveObjective(Counter(), *counts)
 
 
-def test_a_step_that_stands_for_several_ends_the_action_where_the_steps_end() -> None:
+def test_a_call_that_takes_several_steps_can_end_the_action() -> None:
     class Leaping(Counter):
-        """Its first call takes four steps."""
+        """A stepper whose first call takes four steps."""
 
         @property
         def steps_left(self) -> int:

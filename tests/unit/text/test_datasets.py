@@ -1,12 +1,11 @@
-import errno
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.errors import DataError, SettingsError, StorageError
-from airlora.text import TextDataset, load_dataset, save_tsv
+from airlora.errors import DataError, SettingsError
+from airlora.text import TextDataset, load_dataset
 
 TEN = TextDataset(
     texts=tuple(f"text {i}" for i in range(10)),
@@ -16,19 +15,19 @@ TEN = TextDataset(
 )
 
 
-def test_size() -> None:
+def test_size_and_number_of_labels() -> None:
     assert len(TEN) == 10
     assert TEN.num_labels == 2
 
 
-def test_subset_keeps_rows_together() -> None:
-    part = TEN.subset([7, 2], name="part")
-    assert (part.texts, part.labels, part.groups) == (("text 7", "text 2"), (1, 1), ("h", "c"))
-    assert (part.name, part.label_names) == ("part", TEN.label_names)
+def test_subset_keeps_texts_labels_and_groups_aligned() -> None:
+    few = TEN.subset([7, 2], name="few")
+    assert (few.texts, few.labels, few.groups) == (("text 7", "text 2"), (1, 1), ("h", "c"))
+    assert (few.name, few.label_names) == ("few", TEN.label_names)
 
 
 @pytest.mark.parametrize("index", [-1, 10])
-def test_subset_outside(index: int) -> None:
+def test_subset_index_outside_the_data_set_is_refused(index: int) -> None:
     with pytest.raises(DataError, match="allowed is 0 to 9"):
         TEN.subset([index])
 
@@ -49,7 +48,7 @@ def test_split_depends_on_the_seed() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan"), 0.01])
-def test_bad_split(fraction: float) -> None:
+def test_invalid_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(DataError, match="fraction"):
         TEN.split(fraction, 0)
 
@@ -64,47 +63,11 @@ def test_bad_split(fraction: float) -> None:
         ((0, 1), ("a", "b"), ("x",), "1 groups for 2 texts"),
     ],
 )
-def test_bad_dataset(
+def test_inconsistent_data_set_is_refused(
     labels: tuple[int, ...], names: tuple[str, ...], groups: tuple[str, ...] | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         TextDataset(("x", "y"), labels, names, groups=groups)
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
-
-
-@given(st.lists(TEXTS, min_size=2, max_size=8))
-def test_save_then_load_is_the_same_but_for_tabs_and_line_breaks(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
-    path = tmp_path_factory.mktemp("tsv") / "data.tsv"
-    labels = tuple(i % 2 for i in range(len(texts)))
-    save_tsv(TextDataset(tuple(texts), labels, ("good", "bad")), path)
-    loaded = load_dataset(path, label_names=("good", "bad"))
-    assert loaded.texts == tuple(text.replace("\t", " ").replace("\n", " ").replace("\r", " ") for text in texts)
-    assert (loaded.labels, loaded.label_names, loaded.name) == (labels, ("good", "bad"), str(path))
-    save_tsv(loaded, path)
-    assert load_dataset(path, label_names=("good", "bad")) == loaded
-
-
-def test_save_into_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot write"):
-        save_tsv(TEN, tmp_path / "none" / "data.tsv")
-
-
-def test_failed_save_keeps_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "data.tsv"
-    save_tsv(TEN, path)
-
-    def full_disk(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(StorageError, match="no space left"):
-        save_tsv(TEN.subset([0]), path)
-    assert len(load_dataset(path)) == 10
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def write(path: Path, rows: list[str]) -> Path:
@@ -112,7 +75,7 @@ def write(path: Path, rows: list[str]) -> Path:
     return path
 
 
-def test_max_samples_reads_no_further(tmp_path: Path) -> None:
+def test_max_samples_limits_the_lines_that_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "data.tsv", ["0\tbad", "1\tgood", "this line has no label"])
     assert load_dataset(path, max_samples=2).texts == ("bad", "good")
     with pytest.raises(DataError, match="line 4"):
@@ -120,25 +83,25 @@ def test_max_samples_reads_no_further(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["max_samples", "require_classes"])
-def test_bad_counts(tmp_path: Path, keyword: str) -> None:
+def test_counts_below_one_are_refused(tmp_path: Path, keyword: str) -> None:
     with pytest.raises(SettingsError, match=f"{keyword} = 0"):
         load_dataset(tmp_path, **{keyword: 0})  # type: ignore[arg-type]
 
 
-def test_one_class_only(tmp_path: Path) -> None:
+def test_fewer_classes_than_required_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "data.tsv", ["1\tgood", "1\tfine"])
     with pytest.raises(DataError, match=r"1 different label\(s\) in 2 samples, such as '1'; 2 or more are needed"):
         load_dataset(path)
     assert load_dataset(path, require_classes=1).labels == (1, 1)
 
 
-def test_pinned_names_error_names_file_line_and_value(tmp_path: Path) -> None:
+def test_message_of_an_unknown_label_names_file_line_and_value(tmp_path: Path) -> None:
     path = write(tmp_path / "dev.tsv", ["good\tx", "fair\ty"])
     with pytest.raises(DataError, match=r"dev\.tsv, line 3, column label = 'fair': allowed is one of bad, good"):
         load_dataset(path, label_names=("bad", "good"))
 
 
-def test_empty_text(tmp_path: Path) -> None:
+def test_empty_text_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "data.tsv", ["0\tbad", "1\t "])
     with pytest.raises(DataError, match=r"data\.tsv, line 3, column text: the text is empty"):
         load_dataset(path)
@@ -147,14 +110,14 @@ def test_empty_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"), [('"a\\u0000b"', "NUL character"), ('"\\ud800"', "surrogate"), ("5", "allowed is text")]
 )
-def test_json_texts_that_are_no_text(tmp_path: Path, value: str, message: str) -> None:
+def test_json_values_that_are_no_unicode_text_are_refused(tmp_path: Path, value: str, message: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(f'{{"text": "fine", "label": 1}}\n{{"text": {value}, "label": 0}}\n')
     with pytest.raises(DataError, match=rf"line 2, column text.*{message}"):
         load_dataset(path)
 
 
-def test_every_message_is_one_line(tmp_path: Path) -> None:
+def test_message_is_one_line_even_for_a_path_with_a_line_break(tmp_path: Path) -> None:
     path = write(tmp_path / "two\nlines.tsv", ["1\tgood"])
     with pytest.raises(DataError) as caught:
         load_dataset(path)

@@ -11,7 +11,7 @@ def infer(labels: list[object]) -> LabelMapping:
 
 
 @given(st.lists(st.integers(0, 20), min_size=1))
-def test_whole_numbers_are_their_own_index(labels: list[int]) -> None:
+def test_whole_numbers_are_class_indices(labels: list[int]) -> None:
     for written in (list(labels), [str(label) for label in labels], [f"{label}.0" for label in labels]):
         mapping = infer(written)
         assert [mapping.index_of(label, "here") for label in written] == labels
@@ -19,7 +19,7 @@ def test_whole_numbers_are_their_own_index(labels: list[int]) -> None:
 
 
 @given(st.lists(st.text("abcxyz", min_size=1), min_size=1))
-def test_names_are_numbered_in_sorted_order(labels: list[str]) -> None:
+def test_names_get_indices_in_sorted_order(labels: list[str]) -> None:
     mapping = infer(list(labels))
     assert mapping.names == tuple(sorted(set(labels)))
     assert [mapping.names[mapping.index_of(label, "here")] for label in labels] == labels
@@ -49,12 +49,12 @@ def test_truth_values_and_whole_floats_count_as_numbers() -> None:
         ([f"id-{i}" for i in range(MAX_CLASSES + 1)], r"column label: 1001 different labels; allowed are up to 1000"),
     ],
 )
-def test_bad_columns(labels: list[object], message: str) -> None:
+def test_invalid_columns_are_refused(labels: list[object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         infer(labels)
 
 
-def test_pinned_names_take_the_name_or_the_index() -> None:
+def test_given_names_accept_the_name_or_the_index() -> None:
     mapping = LabelMapping(("negative", "positive"))
     assert [mapping.index_of(label, "here") for label in ("positive", "1", 1, True, "1.0")] == [1] * 5
 
@@ -67,18 +67,18 @@ def test_numeric_names_are_names_not_indices() -> None:
 
 
 @pytest.mark.parametrize("label", ["neutral", "", None, 0.5])
-def test_label_outside_the_pinned_names(label: object) -> None:
+def test_label_outside_the_given_names_is_refused(label: object) -> None:
     with pytest.raises(DataError, match=r"dev.tsv, line 7"):
         LabelMapping(("negative", "positive")).index_of(label, "dev.tsv, line 7")
 
 
 @pytest.mark.parametrize("label", [2, "2", "-1"])
-def test_index_outside_the_pinned_names(label: object) -> None:
+def test_index_outside_the_given_names_is_refused(label: object) -> None:
     with pytest.raises(DataError, match=r"allowed is a whole number from 0 to 1"):
         LabelMapping(("negative", "positive")).index_of(label, "dev.tsv, line 7")
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), tuple(str(i) for i in range(MAX_CLASSES + 1))])
-def test_bad_names(names: tuple[str, ...]) -> None:
+def test_invalid_names_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="names that differ"):
         LabelMapping(names)

@@ -59,25 +59,25 @@ def test_byte_order_mark_blank_lines_and_dos_line_ends(tmp_path: Path, kind: str
     assert load(tmp_path, f"data{kind}", data).texts == tuple(text for text, _ in SAMPLES)
 
 
-def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
+def test_json_lines_may_have_the_suffix_json(tmp_path: Path) -> None:
     assert len(load(tmp_path, "data.json", written(".jsonl"))) == 3
 
 
-def test_tsv_keeps_quotes_and_odd_line_breaks(tmp_path: Path) -> None:
+def test_tsv_keeps_quotes_and_unicode_line_breaks(tmp_path: Path) -> None:
     text = 'an "open quote \u2028 and \x85 more '
     dataset = load(tmp_path, "data.tsv", f"text\tlabel\n{text}\tyes\n'x\tno\n".encode())
     assert dataset.texts == (text, "'x")
     assert dataset.label_names == ("no", "yes")
 
 
-def test_csv_field_may_hold_line_breaks_and_the_line_number_stays_right(tmp_path: Path) -> None:
+def test_csv_fields_may_contain_line_breaks_and_line_numbers_stay_right(tmp_path: Path) -> None:
     assert load(tmp_path, "a.csv", b'text,label\n"one\ntwo",0\nx,1\n').texts == ("one\ntwo", "x")
     with pytest.raises(DataError, match=r"b\.csv, line 4: 1 columns where the header has 2"):
         load(tmp_path, "b.csv", b'text,label\n"one\ntwo",0\nx\n')
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_columns_can_be_named(tmp_path: Path, kind: str) -> None:
+def test_missing_column_is_named_with_the_columns_there_are(tmp_path: Path, kind: str) -> None:
     data = written(kind)
     with pytest.raises(DataError, match=r"column 'sentence' is missing; there are .*'text'"):
         load(tmp_path, f"data{kind}", data, text_column="sentence")
@@ -90,14 +90,14 @@ def test_named_columns_are_read(tmp_path: Path) -> None:
     assert load(tmp_path, "a.csv", data, text_column="sentence", label_column="target").texts == ("x", "y")
 
 
-def test_column_that_occurs_twice(tmp_path: Path) -> None:
+def test_duplicate_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'text' occurs twice"):
         load(tmp_path, "a.tsv", b"text\tlabel\ttext\nx\t1\ty\n")
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n"])
-def test_empty_file(tmp_path: Path, kind: str, data: bytes) -> None:
+def test_empty_file_is_refused(tmp_path: Path, kind: str, data: bytes) -> None:
     with pytest.raises(DataError, match=r"is empty|no samples"):
         load(tmp_path, f"data{kind}", data)
 
@@ -105,7 +105,7 @@ def test_empty_file(tmp_path: Path, kind: str, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "data"), [("a.tsv", b"label\ttext\n"), ("a.csv", b"label,text\n"), ("a.json", b"[]"), ("a.jsonl", b"\n")]
 )
-def test_no_samples(tmp_path: Path, name: str, data: bytes) -> None:
+def test_file_without_samples_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
     with pytest.raises(DataError, match="no samples; a header and one sample or more are needed"):
         load(tmp_path, name, data)
 
@@ -136,20 +136,20 @@ def test_no_samples(tmp_path: Path, name: str, data: bytes) -> None:
         ("a.parquet", b"PAR1 nothing PAR1", "not a readable Parquet file"),
     ],
 )
-def test_damaged_file(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_damaged_file_is_refused_with_its_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
     with pytest.raises(DataError, match=message):
         load(tmp_path, name, data)
 
 
-def test_header_less_file_lists_what_it_took_for_columns(tmp_path: Path) -> None:
+def test_message_for_a_file_without_header_is_short(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'text' is missing; there are '1', 'a film") as caught:
         load(tmp_path, "a.tsv", b"1\ta film " + b"so long " * 100 + b"\n0\tbad\n")
     assert len(str(caught.value)) < 300
 
 
-def test_parquet_null_is_no_text(tmp_path: Path) -> None:
+def test_null_in_parquet_is_refused_as_text(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     buffer = io.BytesIO()
     table = arrow.table({"text": ["x", None], "label": [0, 1]})
@@ -158,7 +158,7 @@ def test_parquet_null_is_no_text(tmp_path: Path) -> None:
         load(tmp_path, "a.parquet", buffer.getvalue())
 
 
-def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
+def test_missing_file_folder_and_unknown_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.tsv: no such file"):
         load_dataset(tmp_path / "none.tsv")
     with pytest.raises(DataError, match="is a folder"):
@@ -176,20 +176,20 @@ def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_is_a_data_error_or_harmless(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+def test_any_damage_is_harmless_or_a_data_error(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     raw = bytearray(written(kind))
     for _ in range(data.draw(st.integers(0, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    cut = bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    truncated = bytes(raw[: data.draw(st.integers(0, len(raw)))])
     try:
-        dataset = load(tmp_path, f"data{kind}", cut, require_classes=1)
+        dataset = load(tmp_path, f"data{kind}", truncated, require_classes=1)
     except DataError as error:
         assert str(tmp_path) in str(error)  # noqa: PT017 - either outcome is right
     else:
         assert len(dataset) >= 1
 
 
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingDependencyError, match=r"needs pyarrow: pip install 'airlora\[parquet\]'"):
         load(tmp_path, "a.parquet", b"x")
@@ -209,7 +209,7 @@ class DatasetsError(Exception):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Stands for the package `datasets`: notes what is asked for, and answers with `outcome`."""
+    """Replacement for the package `datasets` that records calls and returns or raises `outcome`."""
     state = SimpleNamespace(asked=[], outcome=HubTable())
 
     def load_hub(name: str, config: str | None, *, split: str) -> object:
@@ -236,32 +236,32 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         ("hf:owner/name::dev2", ("owner/name", None, "dev2")),
     ],
 )
-def test_hub_source(hub: SimpleNamespace, source: str, asked: tuple[str, str | None, str]) -> None:
+def test_hub_source_is_parsed(hub: SimpleNamespace, source: str, asked: tuple[str, str | None, str]) -> None:
     dataset = load_dataset(source)
     assert hub.asked == [asked]
     assert (dataset.texts, dataset.labels, dataset.label_names) == (("x", "y"), (1, 0), ("bad", "good"))
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:a/b/c", "hf:owner/name:a:b:c", "hf:owner/../x"])
-def test_bad_hub_source(hub: SimpleNamespace, source: str) -> None:
+def test_malformed_hub_source_is_refused(hub: SimpleNamespace, source: str) -> None:
     with pytest.raises(DataError, match="allowed is hf:owner/name"):
         load_dataset(source)
     assert hub.asked == []
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Unknown split"), DatasetsError("none")])
-def test_hub_that_does_not_answer(hub: SimpleNamespace, error: Exception) -> None:
+def test_unreachable_hub_is_reported(hub: SimpleNamespace, error: Exception) -> None:
     hub.outcome = error
     with pytest.raises(DataError, match=r"hf:owner/name: not found, or the Hugging Face Hub cannot be reached"):
         load_dataset("hf:owner/name")
 
 
-def test_hub_column_missing(hub: SimpleNamespace) -> None:
+def test_missing_column_on_the_hub_is_refused(hub: SimpleNamespace) -> None:
     with pytest.raises(DataError, match=r"hf:owner/name: column 'sentence' is missing; there are 'text', 'label'"):
         load_dataset("hf:owner/name", text_column="sentence")
 
 
-def test_hub_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_datasets_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match=r"needs datasets: pip install 'airlora\[hub\]'"):
         load_dataset("hf:owner/name")

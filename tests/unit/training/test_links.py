@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from airlora.channel import ChannelSettings, FadingModel, ergodic_bps
-from airlora.env import ANALYTIC_CHANNEL, Link, RankAllocationEnv
+from airlora.channel import ChannelSettings, Link, RayleighFading, ergodic_bps
+from airlora.env import ANALYTIC_CHANNEL, RankAllocationEnv
 from airlora.policy import ConstantPolicy
 from airlora.text import TextComplexity
 from airlora.training import decide_for_link, problem_of, reference_link
@@ -36,7 +36,7 @@ def test_a_decision_is_cut_to_the_deadline_only_in_mode_project() -> None:
 
 def test_the_capacity_follows_the_rate_model() -> None:
     channel = ChannelSettings(fading="rayleigh", rate="ergodic")
-    assert Link(5.0, 1e6).capacity_bps(channel) == pytest.approx(ergodic_bps(5.0, 1e6, FadingModel("rayleigh")))
+    assert Link(5.0, 1e6).capacity_bps(channel) == pytest.approx(ergodic_bps(5.0, 1e6, RayleighFading()))
     assert Link(0.0, 1e6).capacity_bps(ChannelSettings()) == pytest.approx(1e6 * math.log2(2))
 
 

@@ -1,9 +1,9 @@
-"""What a broadcast sends, and in which order: over and over, the first segments with the most protection.
+"""The carousel: order and protection of the packets of a broadcast, repeated in rounds.
 
-A round begins with the signed metadata and the part of the stream that makes a device's first adapter; what it adds to
-protect them is spread over the rest of the round, so that a burst of losses does not take it all, and who comes late
-need not wait for the next round.  Each round sends other symbols than the one before: what a device has heard of an
-object always helps, however little it was.
+A round starts with the bundle of signed metadata and the prefix of the stream that makes a first usable adapter.  Both
+get the most repair symbols.  Repair symbols are spread over the rest of the round, so that a burst of losses does not
+hit all of them, and a late receiver need not wait for the next round.  Consecutive rounds send different symbols, so
+that every received symbol helps to restore its object.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ MIN_PACKET_BYTES = PACKET_OVERHEAD + 8
 MAX_PACKET_BYTES = 65_000
 
 FIRST_PROTECTION = 1.0
-"""Repair symbols over source symbols, of the metadata and of the first usable part."""
+"""Repair symbols per source symbol for the bundle and for the first usable prefix."""
 
 LEAST_PROTECTION = 0.1
+"""Smallest number of repair symbols per source symbol."""
 
 MAX_REPAIR = 1024
-"""Repair symbols of an object beyond as many as it has source symbols: they are all kept in memory."""
+"""Bound on the repair symbols of an object, which are all kept in memory."""
 
 FIRST_GROUP_BYTES = 4 * 1024
-"""Of the stream behind the first usable part; each group is twice as large as the one before."""
+"""Size of the first object after the usable prefix.  Each following object is twice as large."""
 
 
 def fountain() -> Any:
@@ -47,7 +48,7 @@ def fountain() -> Any:
     try:
         return importlib.import_module("raptorq")
     except ImportError as error:
-        raise MissingDependencyError("a broadcast needs raptorq: pip install 'airlora[broadcast]'") from error
+        raise MissingDependencyError("broadcasts need the package raptorq: pip install 'airlora[broadcast]'") from error
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,19 @@ class _Object:
     symbols: list[bytes]
 
     def of_round(self, number: int) -> list[bytes]:
-        """Return the symbols of one round; the next one goes on where it ended."""
+        """Return the symbols of one round, which continue where the previous round ended."""
         count = self.num_source + max(1, round(self.protection * self.num_source))
         first = number * count
         return [self.symbols[place % len(self.symbols)] for place in range(first, first + count)]
 
 
 class Carousel:
-    """The packets of one release.
+    """Packets of one release.
 
     Args:
-        manifest: Of the release.
-        objects: What is sent, the most important first.
-        signer: The timestamp key.
+        manifest: Manifest of the release.
+        objects: Objects to send, most important first.
+        signer: Signer with the repository's timestamp key.
     """
 
     def __init__(self, manifest: Manifest, objects: list[_Object], signer: Signer) -> None:
@@ -79,17 +80,17 @@ class Carousel:
 
     @property
     def num_objects(self) -> int:
-        """How many there are."""
+        """Number of objects."""
         return len(self._objects)
 
     def round(self, number: int) -> Iterator[bytes]:
-        """Yield the packets of a round, 0 for the first."""
+        """Yield the packets of a round; the first round is 0."""
         placed: list[tuple[float, int, bytes]] = []
         position = 0.0
         late: list[tuple[int, float, list[bytes]]] = []
         for place, item in enumerate(self._objects):
             symbols = item.of_round(number)
-            # Enough for a link with few losses, at once.
+            # The least protection is sent at once. It suffices for a link with few losses.
             num_now = item.num_source + max(1, round(LEAST_PROTECTION * item.num_source))
             for symbol in symbols[:num_now]:
                 placed.append((position, place, symbol))
@@ -103,26 +104,26 @@ class Carousel:
 
 
 def open_carousel(repository: SignedRepository, *, tenant: str | None = None, packet_bytes: int = 1200) -> Carousel:
-    """Return what to send of the newest release.
+    """Return the carousel of the newest release.
 
     Args:
-        repository: The repository; its timestamp key is needed.
-        tenant: Whose release.
-        packet_bytes: Of each packet, at most.
+        repository: Repository with its timestamp key.
+        tenant: Name of the tenant whose release is sent.  None sends the release for devices without a tenant.
+        packet_bytes: Largest size of a packet, bytes, `MIN_PACKET_BYTES` to `MAX_PACKET_BYTES`.
 
     Raises:
-        ReleaseError: There is no release, a file of it or the key is missing, or packets are too small or too large.
+        ReleaseError: There is no release, a file or the key is missing, or `packet_bytes` is out of range.
         MissingDependencyError: `raptorq` is not installed.
     """
     if not MIN_PACKET_BYTES <= packet_bytes <= MAX_PACKET_BYTES:
         raise ReleaseError.of("packet bytes", packet_bytes, f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES}")
     manifest = current_manifest(repository, tenant)
     if manifest is None:
-        raise ReleaseError(f"{repository.folder}: nothing has been released")
+        raise ReleaseError(f"{repository.folder}: no release has been published; publish one by `airlora publish`")
     root = repository.root()
     keyids = [keyid for keyid in root.roles["timestamp"].keyids if repository.keys.has("timestamp", keyid)]
     if not keyids:
-        raise ReleaseError(f"timestamp key in {repository.keys.folder}: missing; a broadcast is signed by it")
+        raise ReleaseError(f"timestamp key in {repository.keys.folder}: missing; a broadcast must be signed with it")
     signer = repository.signer("timestamp", keyids[0])
     room = packet_bytes - PACKET_OVERHEAD
     bundle, name = pack_bundle(_metadata(repository, tenant))
@@ -136,14 +137,14 @@ def open_carousel(repository: SignedRepository, *, tenant: str | None = None, pa
 
 
 def _metadata(repository: SignedRepository, tenant: str | None) -> dict[str, bytes]:
-    """Return every file that a device asks for before the stream, and all roots, for nobody can ask for one."""
+    """Return the files that a device needs before the stream, with all roots, since receivers cannot request any."""
     names = [f"metadata/{version}.root.json" for version in range(1, repository.version_of("root") + 1)]
     roots = {name: read_bytes(repository.folder / name, "metadata", ReleaseError) for name in names}
     return roots | repository.newest_files(tenant)
 
 
 def _groups(stream: bytes) -> Iterator[tuple[int, int]]:
-    """Yield from where to where objects go: what makes the first adapter, and then ever larger groups of segments."""
+    """Yield start and end of each object: the first usable prefix, then groups of segments of growing size."""
     reader, start, size = StreamReader(stream), 0, 0
     is_usable = False
     ends = []
@@ -164,7 +165,7 @@ def _groups(stream: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _split(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a range in parts that an object may have, for the sake of segments of a megabyte."""
+    """Yield a range in pieces of at most `MAX_OBJECT_BYTES`."""
     for at in range(start, end, MAX_OBJECT_BYTES):
         yield at, min(end, at + MAX_OBJECT_BYTES)
 
@@ -172,7 +173,7 @@ def _split(start: int, end: int) -> Iterator[tuple[int, int]]:
 def _object(stream: bytes, start: int, content: bytes, room: int, protection: float) -> _Object:
     symbol_bytes = min(room - room % 8, -(-len(content) // 8) * 8)
     num_source = -(-len(content) // symbol_bytes)
-    # Enough for several rounds; what comes round again is still of use to who lost it.
+    # Repair symbols suffice for several rounds. Later rounds repeat symbols, which still help receivers that lost them.
     num_repair = max(64, min(4 * num_source, MAX_REPAIR), num_source)
     symbols = fountain().Encoder.with_defaults(content, symbol_bytes).get_encoded_packets(num_repair)
     if len(symbols) != num_source + num_repair or any(symbol[0] for symbol in itertools.islice(symbols, 1)):

@@ -1,4 +1,4 @@
-"""Sending a release to whoever listens, round after round, at a bounded rate."""
+"""Broadcast of a release over UDP, round after round, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from airlora.errors import NetworkError, SettingsError
 
 __all__ = ["CastPlan", "CastResult", "cast"]
 
-
 LONGEST_LAG_S = 0.1
-"""How far behind its rate a sender may catch up."""
+"""Longest delay that a sender makes up for by sending faster than its rate, s."""
 
 
 @dataclass(frozen=True)
 class CastPlan:
-    """How a release is sent.
+    """Options of a broadcast.
 
     Args:
-        host: Address, or group of addresses.
-        port: Of it.
-        rate_bps: Bit/s of packets at most, without the headers of UDP and below.
-        num_rounds: How many times; None: until it is interrupted.
-        packet_bytes: Of each packet, at most.
-        tenant: Whose release.
-        hops: How many routers a group's packets may pass.
+        host: Unicast, broadcast or multicast address.
+        port: UDP port.
+        rate_bps: Largest rate of UDP payload, bit/s, above 0.
+        num_rounds: Number of rounds, 1 or more.  None sends until it is interrupted.
+        packet_bytes: Largest size of a packet, bytes.
+        tenant: Name of the tenant whose release is sent.
+        hops: Largest number of routers that a multicast packet passes, 1 to 255.
 
     Raises:
         SettingsError: A number is out of range.
@@ -56,14 +55,14 @@ class CastPlan:
 
 @dataclass(frozen=True)
 class CastResult:
-    """What was sent.
+    """Result of a broadcast.
 
     Args:
-        version: Of the release, at the end.
-        num_rounds: Whole rounds.
-        num_packets: In them.
-        num_bytes: Of these packets.
-        seconds: That they took.
+        version: Number of the release that was sent last.
+        num_rounds: Number of complete rounds.
+        num_packets: Number of packets.
+        num_bytes: Total size of the packets, bytes.
+        seconds: Duration, s.
     """
 
     version: int
@@ -81,19 +80,19 @@ def cast(
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> CastResult:
-    """Send a release, and after each round what has been released or renewed since.
+    """Broadcast the newest release; each round starts with what has been published or renewed since.
 
     Args:
-        repository: The repository; its timestamp key is needed.
-        plan: How.
-        on_packet: Told the number of the round and the bytes of each packet that was sent.
-        now_s: A clock.
-        sleep: Waits.
+        repository: Repository with its timestamp key.
+        plan: Options of the broadcast.
+        on_packet: Callback with the number of the round and the size of each sent packet, bytes.
+        now_s: Monotonic clock, s.
+        sleep: Function that waits for a number of seconds.
 
     Raises:
         ReleaseError: There is no release, or the key is missing.
-        SettingsError: The address is none.
-        NetworkError: The system does not send.
+        SettingsError: The address is invalid.
+        NetworkError: The operating system refuses to send.
     """
     stamp, carousel = _stamp(repository), _open(repository, plan)
     began = next_s = now_s()
@@ -106,12 +105,12 @@ def cast(
                 now = now_s()
                 if next_s > now:
                     sleep(next_s - now)
-                # What a machine slept through, or could not keep up with, is not made up for by a burst.
+                # A machine that slept or was too slow does not make up for it by a burst.
                 next_s = max(next_s, now - LONGEST_LAG_S) + 8 * len(packet) / plan.rate_bps
                 try:
                     sender.send(packet)
                 except ConnectionRefusedError:
-                    # Nobody listens there yet: that is what a broadcast is for.
+                    # A unicast receiver that is not listening yet is no error.
                     pass
                 except OSError as error:
                     reason = (error.strerror or str(error)).lower()
@@ -151,7 +150,5 @@ def _sender(plan: CastPlan) -> socket.socket:
             raise
     except (OSError, UnicodeError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise SettingsError.of(
-            "address", f"{plan.host}:{plan.port}", f"HOST:PORT that can be reached ({reason})"
-        ) from error
+        raise SettingsError.of("address", f"{plan.host}:{plan.port}", f"a reachable HOST:PORT ({reason})") from error
     return sender

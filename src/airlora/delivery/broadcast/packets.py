@@ -1,14 +1,16 @@
-"""Packets of a broadcast: nobody answers, some are lost, anybody may send; each is believed for itself or not at all.
+"""Packets of a broadcast.  Receivers cannot answer, packets get lost, and anybody may send: every packet is signed.
 
 ```text
 ALC1 | stream 16 | start 4 | length 4 | symbol_bytes 2 | RaptorQ packet: 4 + symbol_bytes | Ed25519 signature 64
 ```
 
-`length` bytes of a stream from `start` on are one object of RaptorQ (RFC 6330): any symbols of it that are a few more
-than `length / symbol_bytes` give it back, whichever were lost.  `stream` is how the stream's digest begins; an object
-that starts at `BUNDLE` is the signed metadata instead, and `stream` how their digest begins.  The signature is by the
-repository's timestamp key, over all before it and a prefix of its own: a forged symbol would spoil a whole object.
-What was put together is verified again, as if a web server had sent it.
+The `length` bytes of a stream from `start` on are one RaptorQ object (RFC 6330).  Slightly more than
+`length / symbol_bytes` different symbols restore it, whichever were lost.  `stream` is the first 16 bytes of the
+stream's digest.  An object that starts at `BUNDLE` is the bundle of signed metadata, and `stream` the first 16 bytes of
+its SHA-256.
+
+The repository's timestamp key signs a domain prefix and everything before the signature, because one forged symbol
+would spoil a whole object.  A device verifies a restored object again, as if a web server had sent it.
 """
 
 from __future__ import annotations
@@ -41,24 +43,24 @@ _SIGNATURE_BYTES = 64
 _PAYLOAD_ID_BYTES = 4
 
 PACKET_OVERHEAD = _HEADER.size + _PAYLOAD_ID_BYTES + _SIGNATURE_BYTES
-"""Bytes of a packet beside its symbol."""
+"""Bytes of a packet without its symbol."""
 
 BUNDLE = 0xFFFFFFFF
-"""Where an object starts that is no part of a stream."""
+"""Start of the object that is the bundle of signed metadata."""
 
 MAX_OBJECT_BYTES = 1 << 20
-"""Of an object; RaptorQ makes one block of so many, and a device holds a few of them."""
+"""Largest object.  It fits one source block of RaptorQ, and a device can hold several in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectId:
-    """What a symbol is of.
+    """Identity of an object.
 
     Args:
-        stream: How the digest of the stream, or of the bundle, begins: 16 bytes.
-        start: Where the object starts in the stream, or `BUNDLE`.
-        length: Bytes of it, 1 to `MAX_OBJECT_BYTES`.
-        symbol_bytes: Of each symbol, a multiple of 8.
+        stream: First 16 bytes of the SHA-256 of the stream or bundle.
+        start: Offset of the object in the stream, bytes, or `BUNDLE`.
+        length: Length of the object, bytes, 1 to `MAX_OBJECT_BYTES`.
+        symbol_bytes: Length of each symbol, bytes, a multiple of 8.
     """
 
     stream: bytes
@@ -68,26 +70,30 @@ class ObjectId:
 
     @property
     def is_bundle(self) -> bool:
-        """Whether it is the signed metadata."""
+        """Whether the object is the bundle of signed metadata."""
         return self.start == BUNDLE
 
 
 def seal_packet(signer: Signer, what: ObjectId, symbol: bytes) -> bytes:
-    """Return a packet; `symbol` is a serialised packet of RaptorQ."""
+    """Return a signed packet of an object; `symbol` is a serialised RaptorQ packet."""
     body = _HEADER.pack(_MAGIC, what.stream, what.start, what.length, what.symbol_bytes) + symbol
     return body + bytes.fromhex(signer.sign(_DOMAIN + body).signature)
 
 
 def open_packet(keys: Sequence[SSlibKey], packet: bytes) -> tuple[ObjectId, bytes]:
-    """Return what a packet is of, and its symbol.
+    """Return the object of a packet, and its symbol.
+
+    Args:
+        keys: Public keys, one of which must have signed the packet.
+        packet: Bytes received.
 
     Raises:
-        TrustError: It is no packet, is not signed by one of the keys, or says what cannot be.
+        TrustError: The bytes are not a packet, no key has signed them, or a field is out of range.
     """
     if len(packet) < PACKET_OVERHEAD or not packet.startswith(_MAGIC):
-        raise TrustError("packet: none of airlora's")
+        raise TrustError("packet: not an airlora packet")
     body, signature = packet[:-_SIGNATURE_BYTES], packet[-_SIGNATURE_BYTES:].hex()
-    if not any(_is_by(key, signature, _DOMAIN + body) for key in keys):
+    if not any(_is_signed_by(key, signature, _DOMAIN + body) for key in keys):
         raise TrustError("packet: not signed by the repository's timestamp key")
     _, stream, start, length, symbol_bytes = _HEADER.unpack_from(body)
     symbol = body[_HEADER.size :]
@@ -100,27 +106,27 @@ def open_packet(keys: Sequence[SSlibKey], packet: bytes) -> tuple[ObjectId, byte
         and symbol[0] == 0
     )
     if not is_right:
-        raise TrustError("packet: signed, but of a form that airlora does not send")
+        raise TrustError("packet: signed, but a field is out of range")
     return ObjectId(stream, start, length, symbol_bytes), symbol
 
 
 def packet_keys(root: bytes) -> list[SSlibKey]:
-    """Return the keys that packets may be signed by, according to a root.
+    """Return the Ed25519 timestamp keys of a root, which sign packets.
 
     Raises:
-        TrustError: It is no root.
+        TrustError: The bytes are not root metadata.
     """
     try:
         signed = Metadata[Root].from_bytes(root).signed
         if not isinstance(signed, Root):
-            raise TrustError("root: metadata of another kind")
+            raise TrustError("root: metadata of another role")
         keys = [signed.get_key(keyid) for keyid in signed.roles["timestamp"].keyids]
     except (RepositoryError, ValueError) as error:
         raise TrustError(f"root: {error}") from error
     return [key for key in keys if isinstance(key, SSlibKey) and key.keytype == "ed25519"]
 
 
-def _is_by(key: SSlibKey, signature: str, data: bytes) -> bool:
+def _is_signed_by(key: SSlibKey, signature: str, data: bytes) -> bool:
     try:
         key.verify_signature(Signature(key.keyid, signature), data)
     except SigningError:

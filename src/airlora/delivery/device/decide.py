@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airlora.delivery.repository.manifest import Cut, Manifest
+from airlora.delivery.repository.manifest import Manifest, PrefixScore
 from airlora.errors import SettingsError
 
 __all__ = ["Wish", "accuracy_at", "wanted_bytes"]
@@ -37,7 +37,7 @@ def wanted_bytes(manifest: Manifest, wish: Wish) -> int:
     >>> from airlora.release import StreamEntry
     >>> entry = StreamEntry(digest="a" * 64, head_bytes=10, total_bytes=900, num_segments=8)
     >>> worth = ((100, 0.7), (300, 0.8), (900, 0.802))
-    >>> cuts = [Cut(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1) for size, accuracy in worth]
+    >>> cuts = [PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1) for size, accuracy in worth]
     >>> manifest = Manifest(
     ...     version=1, created="2026-01-01T00:00:00Z", base_fingerprint="b" * 64, stream=entry, cuts=cuts
     ... )
@@ -50,7 +50,7 @@ def wanted_bytes(manifest: Manifest, wish: Wish) -> int:
     return wanted if wish.max_bytes is None else min(wanted, wish.max_bytes)
 
 
-def _enough(cuts: Sequence[Cut], least_gain: float) -> int:
+def _enough(cuts: Sequence[PrefixScore], least_gain: float) -> int:
     """Return the bytes of the first cut that no later one betters by `least_gain`."""
     for place, cut in enumerate(cuts):
         if all(later.accuracy < cut.accuracy + least_gain for later in cuts[place + 1 :]):

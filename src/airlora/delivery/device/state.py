@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airlora.codec import DecodedStream, decode_stream
 from airlora.errors import CodecError, SettingsError, StorageError, TrustError
-from airlora.files import make_folder, seal, sync_folder, unsealed, write_bytes
+from airlora.files import make_folder, seal, sync_folder, unseal_bytes, write_bytes
 
 __all__ = ["MAX_BAD", "DeviceState", "Installed", "SlotName", "StateFolder"]
 
@@ -248,6 +248,6 @@ def _read_state(path: Path) -> DeviceState | Literal["missing", "damaged"]:
             return "damaged"
         raise StorageError(f"state {path}: {(error.strerror or str(error)).lower()}") from error
     try:
-        return DeviceState.model_validate(json.loads(unsealed(sealed, path, "state", STATE_VERSION, TrustError)))
+        return DeviceState.model_validate(json.loads(unseal_bytes(sealed, path, "state", STATE_VERSION, TrustError)))
     except (TrustError, ValueError, ValidationError):
         return "damaged"

@@ -1,9 +1,9 @@
-"""The signed metadata as one small file, so that a weak link need not be asked for them one by one.
+"""A bundle: all signed metadata in one compressed file, so that a device needs one request instead of five.
 
-`metadata/bundle.z`, and `metadata/<tenant>.bundle.z`, hold what `timestamp.json` leads to: a device asks once where it
-would ask five times.  Nothing in it is trusted for being in it, and who lacks it asks for the files.
+`metadata/bundle.z` and `metadata/<tenant>.bundle.z` hold the files that `timestamp.json` refers to.  A device verifies
+each file of a bundle as if it had been fetched alone, and fetches the files one by one where the bundle is missing.
 
-It is a run of files, each behind a line of its path and its length, in one stream of zlib.
+Format: one zlib stream.  Each file follows a line with its path and its length in bytes.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from airlora.errors import ReleaseError, TrustError
 __all__ = ["MAX_BUNDLE_BYTES", "NEWEST_ROOT", "bundle_name", "pack_bundle", "unpack_bundle"]
 
 MAX_BUNDLE_BYTES = 2 << 20
-"""Of the files in a bundle: nothing of them is trusted before they are there."""
+"""Largest size of the unpacked files.  It bounds memory, since a bundle is unpacked before it is verified."""
 
 MAX_PACKED_BYTES = 1 << 20
-
 MAX_FILES = 5000
-"""In a bundle; all but a few are roots."""
 
 _ENTRY = re.compile(rb"([\x21-\x7e]{1,300}) ([0-9]{1,7})\n")
 
 NEWEST_ROOT = "newest-root"
-"""Name under which a bundle holds the number of the newest root; roots themselves are asked for where they are new."""
+"""Name of the bundle's entry with the version of the newest root.  A device fetches roots that it lacks one by one."""
 
 
 def bundle_name(tenant: str | None) -> str:
-    """Return the file of a bundle, below `metadata`."""
+    """Return the file name of a bundle in the folder `metadata`; None is the bundle for devices without a tenant."""
     return "bundle.z" if tenant is None else f"{tenant}.bundle.z"
 
 
 def pack_bundle(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
-    """Return files, by their path below the repository, as one compressed object, and how its digest begins.
+    """Return a bundle and the first 16 bytes of its SHA-256.
+
+    Args:
+        files: Content of each file by its path below the repository.
 
     Raises:
-        ReleaseError: They are too large.
+        ReleaseError: The files are larger than `MAX_BUNDLE_BYTES`, or the bundle than `MAX_PACKED_BYTES`.
     """
     content = b"".join(f"{path} {len(content)}\n".encode() + content for path, content in files.items())
     bundle = zlib.compress(content, 9)
@@ -50,14 +51,14 @@ def pack_bundle(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
 
 
 def unpack_bundle(bundle: bytes) -> dict[str, bytes]:
-    """Return the files of a bundle; raises `TrustError` if it is none."""
+    """Return the files of a bundle by path; raises `TrustError` if it is damaged or too large."""
     unpacker = zlib.decompressobj()
     try:
         content = unpacker.decompress(bundle, MAX_BUNDLE_BYTES)
     except zlib.error as error:
         raise TrustError("bundle: damaged") from error
     if not unpacker.eof:
-        raise TrustError(f"bundle: cut, or more than {MAX_BUNDLE_BYTES} bytes")
+        raise TrustError(f"bundle: truncated, or larger than {MAX_BUNDLE_BYTES} bytes when unpacked")
     files: dict[str, bytes] = {}
     place = 0
     while place < len(content):

@@ -1,4 +1,4 @@
-"""What a device believes of a repository: The Update Framework's client, with airlora's errors and manifests."""
+"""Trust of a device in a repository: the client of The Update Framework with airlora's errors and manifests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from airlora.files import make_folder, seal, sync_paths, unseal, write_bytes
 __all__ = ["CLIENT_LIMITS", "TrustedClient", "is_initialised", "newest_trusted_root"]
 
 CLIENT_LIMITS = UpdaterConfig(
-    # Every visit follows the roots from the first one on, from disk where they are there.
+    # Every refresh follows the chain of roots from the first one. Roots that are on disk are not fetched again.
     max_root_rotations=4096,
     max_delegations=4,
     root_max_length=64 * 1024,
@@ -34,21 +34,20 @@ CLIENT_LIMITS = UpdaterConfig(
     snapshot_max_length=256 * 1024,
     targets_max_length=256 * 1024,
 )
-"""Far above what `airlora publish` writes, far below what would hurt a device."""
-
+"""Limits on metadata sizes: far above what `airlora publish` writes, and small enough for a device's memory."""
 
 FIRST_ROOT = "first.root"
 
 
 class TrustedClient:
-    """Follows a repository from a root that is trusted to the newest manifest; made anew for every refresh.
+    """Verifies a repository from a trusted root to the newest manifest.  Create a new client for each refresh.
 
     Args:
-        folder: Where the metadata are kept between refreshes; a version once seen is never gone behind.
-        metadata_url: Of the folder `metadata`.
-        targets_url: Of the folder `targets`.
-        fetcher: What brings files.
-        root: The root to trust where none is kept yet, or is damaged; None: there is one.
+        folder: Folder of the metadata between refreshes.  A version older than one seen before is refused.
+        metadata_url: URL of the repository's folder `metadata`.
+        targets_url: URL of the repository's folder `targets`.
+        fetcher: Fetcher of files by URL.
+        root: Trusted root metadata for a folder without an intact root.  None requires a root in `folder`.
 
     Raises:
         TrustError: There is no root, or it is not signed by its own keys.
@@ -59,11 +58,13 @@ class TrustedClient:
         self, folder: Path, metadata_url: str, targets_url: str, fetcher: FetcherInterface, *, root: bytes | None = None
     ) -> None:
         self.folder = make_folder(folder)
-        # Later roots follow from the first one every time anew, so that a damaged one among them is fetched again.
+        # Each refresh verifies the chain of roots from the first one, so that a damaged root is fetched again.
         root = _kept_root(folder) or root
         if root is None and not is_initialised(folder):
-            raise TrustError(f"{folder}: no root of trust yet; give the repository's 1.root.json by --root")
-        with _told():
+            raise TrustError(
+                f"No trusted root metadata in {folder}: pass --root 1.root.json from the repository's operator"
+            )
+        with _translated_errors():
             self._updater = Updater(
                 str(folder),
                 metadata_url,
@@ -77,22 +78,22 @@ class TrustedClient:
             write_bytes(folder / FIRST_ROOT, seal(root, "root", 1))
 
     def refresh(self) -> None:
-        """Bring root, timestamp, snapshot and targets up to date, each verified, and put them on disk for good.
+        """Fetch and verify the newest root, timestamp, snapshot and targets, and write them to disk durably.
 
         Raises:
-            TrustError: Something is not signed by a threshold of its keys, expired, older than what was seen, or of
-                another length or digest than is signed.
-            NetworkError: Something did not come.
-            StorageError: Something could not be written.
+            TrustError: A file is not signed by a threshold of its keys, has expired, is older than a version seen
+                before, or differs in length or digest from what is signed.
+            NetworkError: A file cannot be fetched.
+            StorageError: A file cannot be written.
         """
-        with _told():
+        with _translated_errors():
             self._updater.refresh()
         _sync(self.folder)
 
     def manifest(self, tenant: str | None = None) -> Manifest | None:
-        """Return the newest manifest; None: nothing has been released. Raises as `refresh` does."""
+        """Return the newest manifest, or None before the first release; raises the errors of `refresh`."""
         path = target_path(tenant)
-        with _told():
+        with _translated_errors():
             target = self._updater.get_targetinfo(path)
             if target is None:
                 return None
@@ -100,17 +101,17 @@ class TrustedClient:
                 raise TrustError.of("bytes of the manifest", target.length, f"at most {MAX_MANIFEST_BYTES}")
             held = self._updater.find_cached_target(target) or self._updater.download_target(target)
             content = Path(held).read_bytes()
-            # The file may have changed since it was verified.
+            # A cached file may have changed on disk since it was verified.
             target.verify_length_and_hashes(content)
         _sync(self.folder)
         return Manifest.from_bytes(content, error=TrustError)
 
     def download(self, name: str, folder: Path) -> Path:
-        """Return the file of a target of any name, verified, in a folder; raises as `refresh` does."""
-        with _told():
+        """Fetch a target by name into a folder, verify it, and return its path; raises the errors of `refresh`."""
+        with _translated_errors():
             target = self._updater.get_targetinfo(name)
             if target is None:
-                raise TrustError(f"target {name}: nobody signed for it")
+                raise TrustError(f"target {name}: not signed by any role of the repository")
             file = make_folder(folder) / quote(name, "")
             return Path(
                 self._updater.find_cached_target(target, str(file)) or self._updater.download_target(target, str(file))
@@ -118,22 +119,22 @@ class TrustedClient:
 
 
 def is_initialised(folder: Path) -> bool:
-    """Whether a folder holds a root of trust."""
+    """Return whether a folder holds trusted root metadata."""
     return _kept_root(folder) is not None or (folder / "root.json").exists()
 
 
 def newest_trusted_root(folder: Path) -> bytes | None:
-    """Return the newest root on disk that follows from the first one; None: there is none, or it is damaged."""
+    """Return the newest root on disk that the first root leads to, or None if the first root is missing or damaged."""
     first = _kept_root(folder)
     if first is None:
-        # What a refresh would begin with.
+        # A folder written by another TUF client has only `root.json`, which a refresh would start from.
         with contextlib.suppress(OSError, RepositoryError):
             first = (folder / "root.json").read_bytes()
             _follow(first, first)
             return first
         return None
     newest = first
-    # A damaged root ends it: what is newer is believed again once it has come again.
+    # A damaged root ends the chain. A refresh fetches it and its successors again.
     with contextlib.suppress(OSError, RepositoryError):
         version = _follow(first, first)
         while True:
@@ -144,7 +145,7 @@ def newest_trusted_root(folder: Path) -> bytes | None:
 
 
 def _follow(root: bytes, following: bytes) -> int:
-    """Return the version of a root that is signed by the one before and by itself; raises `RepositoryError`."""
+    """Return the version of `following`; raises `RepositoryError` unless it and `root` have signed it."""
     before, after = (Metadata[Root].from_bytes(content) for content in (root, following))
     for signed in (before.signed, after.signed):
         signed.verify_delegate(Root.type, after.signed_bytes, after.signatures)
@@ -152,7 +153,7 @@ def _follow(root: bytes, following: bytes) -> int:
 
 
 def _kept_root(folder: Path) -> bytes | None:
-    """Return the root that trust began with; None if it is not there, or damaged."""
+    """Return the first trusted root, or None if its file is missing or damaged."""
     try:
         return unseal(folder / FIRST_ROOT, "root", 1, TrustError)
     except TrustError:
@@ -160,12 +161,13 @@ def _kept_root(folder: Path) -> bytes | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn the errors of The Update Framework into airlora's."""
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except ExpiredMetadataError as error:
-        raise TrustError(f"repository: {error}; is the clock right, and has it been renewed?") from error
+        raise TrustError(
+            f"repository: {error}: check this machine's clock, or sign the metadata again by `airlora repo renew`"
+        ) from error
     except DownloadLengthMismatchError as error:
         raise TrustError(f"repository: {error}") from error
     except DownloadError as error:
@@ -177,7 +179,7 @@ def _told() -> Iterator[None]:
 
 
 def _sync(folder: Path) -> None:
-    """Put what was written on disk: a power cut must not take back which versions were seen."""
-    with _told():
+    """Flush the metadata to disk: a power failure must not make the client forget which versions it has seen."""
+    with _translated_errors():
         paths = [*folder.rglob("*.json"), folder / "root_history", folder]
     sync_paths(paths)

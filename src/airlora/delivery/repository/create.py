@@ -1,4 +1,4 @@
-"""Making a repository and its keys, and opening one."""
+"""Creating a repository with its keys, and opening one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["create_repository", "default_keys", "open_repository"]
 
 
 def default_keys(repository: Path) -> Path:
-    """Return where a repository's keys lie if nothing else is said: the folder `<REPO>-keys` beside it."""
+    """Return the default folder of a repository's keys: `<REPO>-keys` beside the repository."""
     whole = repository.resolve()
     return whole.with_name(f"{whole.name}-keys")
 
@@ -24,7 +24,9 @@ def default_keys(repository: Path) -> Path:
 def open_repository(folder: Path, keys: KeyFolder) -> SignedRepository:
     """Return the repository in a folder; raises `ReleaseError` if there is none."""
     if not (folder / "metadata" / "1.root.json").is_file():
-        raise ReleaseError(f"{folder}: no repository (metadata/1.root.json is missing); make one by repo init")
+        raise ReleaseError(
+            f"{folder}: not a repository (no metadata/1.root.json); create one by `airlora repo init {folder}`"
+        )
     return SignedRepository(folder, keys)
 
 
@@ -36,17 +38,17 @@ def create_repository(
     root_threshold: int = 2,
     days: Mapping[str, int] | None = None,
 ) -> SignedRepository:
-    """Make an empty repository with new keys, and return it.
+    """Create an empty repository with new keys, and return it.
 
     Args:
-        folder: Where; it must be empty or not exist.
-        keys: Where its keys go; it must hold none.
-        num_root_keys: How many root keys.
-        root_threshold: How many of them sign a change of keys, 1 to `num_root_keys`.
-        days: Validity by role, see `DEFAULT_DAYS`.
+        folder: Folder of the repository.  It must be empty or not exist.
+        keys: Folder of the private keys.  It must be empty or not exist.
+        num_root_keys: Number of root keys, 1 to 16.
+        root_threshold: Number of root keys that must sign a change of keys, 1 to `num_root_keys`.
+        days: Validity of each role's metadata in days, 1 to 36,500.  Roles that are left out use `DEFAULT_DAYS`.
 
     Raises:
-        ReleaseError: Something is in the way, or a number is not allowed.
+        ReleaseError: A folder is not empty, or a number is out of range.
         StorageError: A file cannot be written.
     """
     valid = {**DEFAULT_DAYS, **(days or {})}

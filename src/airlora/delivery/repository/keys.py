@@ -1,11 +1,11 @@
-"""Signing keys: Ed25519, one file each, readable by their owner alone, and never in the repository.
+"""Signing keys: one Ed25519 key per file, readable by the owner only, outside of the repository.
 
 ```text
-KEYS/root/<keyid>.pem          offline: needed to make and to rotate keys, not to publish
-KEYS/targets/<keyid>.pem       signs releases
-KEYS/snapshot/<keyid>.pem      signs what there is
-KEYS/timestamp/<keyid>.pem     signs that it is fresh
-KEYS/tenants/<name>/<keyid>.pem
+KEYS/root/<keyid>.pem              signs changes of keys; keep it offline, publishing does not need it
+KEYS/targets/<keyid>.pem           signs releases
+KEYS/snapshot/<keyid>.pem          signs which versions of the metadata belong together
+KEYS/timestamp/<keyid>.pem         signs which snapshot is the newest
+KEYS/tenants/<name>/<keyid>.pem    signs releases of a tenant
 ```
 """
 
@@ -31,27 +31,27 @@ from airlora.files import make_folder, write_bytes
 __all__ = ["PASSPHRASE_VARIABLE", "KeyFolder"]
 
 PASSPHRASE_VARIABLE = "AIRLORA_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable
-"""Environment variable: if set, new keys are encrypted with it, and encrypted ones are opened with it."""
+"""Environment variable with the passphrase that encrypts new keys and decrypts encrypted ones."""
 
 
 class KeyFolder:
     """The folder of a repository's private keys.
 
     Args:
-        folder: The folder; it need not exist yet.
-        repository: The repository's folder, which must not hold the keys.
+        folder: Folder of the keys.  It need not exist yet.
+        repository: Folder of the repository.
 
     Raises:
-        ReleaseError: The folder lies in the repository, which anyone may read.
+        ReleaseError: `folder` lies inside `repository`, which is public.
     """
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder = folder
         if folder.resolve().is_relative_to(repository.resolve()):
-            raise ReleaseError.of("keys", str(folder), f"a folder outside of {repository}, which is published")
+            raise ReleaseError.of("keys", str(folder), f"a folder outside of {repository}, which is public")
 
     def create(self, role: str) -> SSlibKey:
-        """Make a key for a role, write it, and return its public half; raises `StorageError`."""
+        """Generate a key for a role, write it, and return its public key; raises `StorageError`."""
         signer = CryptoSigner.generate_ed25519()
         place = self._folder(role)
         make_folder(place)
@@ -63,35 +63,36 @@ class KeyFolder:
         return signer.public_key
 
     def signer(self, role: str, key: SSlibKey) -> CryptoSigner:
-        """Return what signs with a key.
+        """Return the signer of a public key.
 
         Raises:
-            ReleaseError: The key is not in the folder, readable by others, encrypted otherwise, or damaged.
+            ReleaseError: The private key is not in the folder, is readable by other users, needs another passphrase,
+                or is damaged.
         """
         path = self._folder(role) / f"{key.keyid}.pem"
         try:
             mode, content = path.stat().st_mode, path.read_bytes()
         except FileNotFoundError:
-            raise ReleaseError(f"{role} key {path}: no such file; this operation needs it") from None
+            raise ReleaseError(f"{role} key {path}: no such file, and this operation needs it") from None
         except OSError as error:
             raise ReleaseError(f"{role} key {path}: {(error.strerror or str(error)).lower()}") from error
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ReleaseError(f"{role} key {path}: others may read it; allow its owner alone (chmod 600)")
+            raise ReleaseError(f"{role} key {path}: readable by other users; restrict it to its owner (chmod 600)")
         password = _passphrase()
         try:
             encrypted = b"ENCRYPTED" in content.partition(b"\n")[0]
             return CryptoSigner(load_pem_private_key(content, password if encrypted else None), key)
         except TypeError as error:
-            raise ReleaseError(f"{role} key {path}: is encrypted; give its passphrase in {PASSPHRASE_VARIABLE}") from (
+            raise ReleaseError(f"{role} key {path}: encrypted; set its passphrase in {PASSPHRASE_VARIABLE}") from (
                 error
             )
         except (ValueError, UnsupportedAlgorithm, SigningError) as error:
             raise ReleaseError(
-                f"{role} key {path}: damaged, of another key, or the passphrase in {PASSPHRASE_VARIABLE} is wrong"
+                f"{role} key {path}: damaged, renamed, or the passphrase in {PASSPHRASE_VARIABLE} is wrong"
             ) from error
 
     def has(self, role: str, keyid: str) -> bool:
-        """Whether the folder holds the private half of a key."""
+        """Return whether the folder holds a private key."""
         return (self._folder(role) / f"{keyid}.pem").is_file()
 
     def _folder(self, role: str) -> Path:
@@ -107,7 +108,6 @@ def _passphrase() -> bytes | None:
 
 
 def _encrypted(signer: CryptoSigner) -> bytes:
-    """Return the private key as PEM, encrypted if there is a passphrase."""
     plain, password = signer.private_bytes, _passphrase()
     if password is None:
         return plain

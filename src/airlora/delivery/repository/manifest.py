@@ -1,7 +1,7 @@
-"""The manifest of a release: the one file of it that is signed.
+"""The manifest of a release: the file that is signed.
 
-It names the stream by the digest of the stream's head.  The head lists every segment with its length and SHA-256, so
-that who trusts the manifest can trust each segment before it is used, and nothing is listed twice.
+The manifest names the stream by the SHA-256 of the stream's header.  The header lists every segment with its length
+and SHA-256.  A device that trusts the manifest can therefore verify each segment before it uses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from airlora.errors import AirloraError, ReleaseError
 
-__all__ = ["MANIFEST_FORMAT", "MAX_MANIFEST_BYTES", "Cut", "Manifest", "StreamEntry"]
+__all__ = ["MANIFEST_FORMAT", "MAX_MANIFEST_BYTES", "Manifest", "PrefixScore", "StreamEntry"]
 
 MANIFEST_FORMAT = 1
 
@@ -23,18 +23,18 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class _Part(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class StreamEntry(_Part):
-    """A stream of the release.
+class StreamEntry(_Record):
+    """The stream of a release.
 
     Args:
-        digest: SHA-256 that the stream's head carries, 64 hexadecimal digits.
-        head_bytes: Bytes of the head.
-        total_bytes: Bytes of the whole stream.
-        num_segments: Segments behind the head.
+        digest: SHA-256 of the stream's header, 64 hexadecimal digits.
+        head_bytes: Size of the stream's header, bytes.
+        total_bytes: Size of the whole stream, bytes.
+        num_segments: Number of segments after the header.
     """
 
     digest: Digest
@@ -44,7 +44,7 @@ class StreamEntry(_Part):
 
     @property
     def path(self) -> str:
-        """Where the stream lies below the repository."""
+        """Path of the stream below the repository."""
         return f"streams/{self.digest}.airs"
 
     @model_validator(mode="after")
@@ -54,14 +54,14 @@ class StreamEntry(_Part):
         return self
 
 
-class Cut(_Part):
-    """What a prefix of the stream was measured to be worth.
+class PrefixScore(_Record):
+    """Measured quality of the adapter in a prefix of the stream.
 
     Args:
-        num_bytes: Bytes from the start of the stream.
-        num_components: Rank-one components in them.
-        accuracy: Share of right answers on held-out data, 0 to 1.
-        loss: Mean cross-entropy on them, nats.
+        num_bytes: Length of the prefix, bytes.
+        num_components: Number of rank-one components in the prefix.
+        accuracy: Accuracy on held-out data, 0 to 1.
+        loss: Mean loss on the same data, nats.
     """
 
     num_bytes: Count
@@ -70,39 +70,39 @@ class Cut(_Part):
     loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Manifest(_Part):
-    """What a release is.
+class Manifest(_Record):
+    """The manifest of a release.
 
     Args:
-        version: 1 for a repository's (or tenant's) first release, one more for each.
-        created: When, in UTC, such as `2026-01-31T12:00:00Z`.
-        base_fingerprint: Digest of the base model that the adapter belongs to.
-        stream: The adapter.
-        cuts: What to expect of prefixes, shortest first; may be empty.
-        format: Of this manifest.
+        version: Number of the release: 1 for the first one of a repository or tenant, then rising by one.
+        created: Time of publication in UTC, such as `2026-01-31T12:00:00Z`.
+        base_fingerprint: SHA-256 of the weights of the base model, 64 hexadecimal digits.
+        stream: The adapter's stream.
+        cuts: Measured quality of prefixes, shortest first.  May be empty.
+        format: Version of the manifest's format.
     """
 
     version: Annotated[int, Field(ge=1, le=2**53)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     base_fingerprint: Digest
     stream: StreamEntry
-    cuts: Annotated[list[Cut], Field(max_length=64)] = []
+    cuts: Annotated[list[PrefixScore], Field(max_length=64)] = []
     format: int = MANIFEST_FORMAT
 
     @model_validator(mode="after")
     def _cuts_rise(self) -> Manifest:
-        sizes = [cut.num_bytes for cut in self.cuts]
+        sizes = [score.num_bytes for score in self.cuts]
         if sizes != sorted(set(sizes)) or any(size > self.stream.total_bytes for size in sizes):
             raise ValueError(f"cuts = {sizes}: allowed are rising sizes up to {self.stream.total_bytes}")
         return self
 
     def to_bytes(self) -> bytes:
-        """Return it as JSON without spaces."""
+        """Return the manifest as JSON without spaces."""
         return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, error: type[AirloraError] = ReleaseError) -> Manifest:
-        """Return the manifest in `data`; raises `error` where it is none, newer, or says what cannot be."""
+        """Return the manifest in `data`; raises `error` if it is malformed, inconsistent, or of a newer format."""
         if len(data) > MAX_MANIFEST_BYTES:
             raise error.of("bytes of the manifest", len(data), f"at most {MAX_MANIFEST_BYTES}")
         value = _json_object(data, error)
@@ -124,5 +124,5 @@ def _json_object(data: bytes, error: type[AirloraError]) -> dict[str, Any]:
     except (ValueError, RecursionError) as cause:
         raise error("manifest: not valid JSON") from cause
     if not isinstance(value, dict):
-        raise error("manifest: no JSON object")
+        raise error("manifest: not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""Adding a release, and taking away what no device needs any more."""
+"""Publishing of releases, and removal of releases that no device needs any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tuf.api.metadata import TargetFile
 
 from airlora.codec import Limits, decode_stream
 from airlora.codec.container import unpack_head
-from airlora.delivery.repository.manifest import Cut, Manifest, StreamEntry
+from airlora.delivery.repository.manifest import Manifest, PrefixScore, StreamEntry
 from airlora.delivery.repository.repository import SignedRepository, target_path
 from airlora.errors import CodecError, ReleaseError, StorageError
 from airlora.files import make_folder, read_bytes, write_bytes
@@ -21,24 +21,26 @@ __all__ = ["collect_garbage", "current_manifest", "publish_stream"]
 
 
 def publish_stream(
-    repository: SignedRepository, stream: bytes, *, tenant: str | None = None, cuts: Sequence[Cut] = ()
+    repository: SignedRepository, stream: bytes, *, tenant: str | None = None, cuts: Sequence[PrefixScore] = ()
 ) -> Manifest:
-    """Make a stream the newest release, and return its manifest.
+    """Publish a stream as the newest release, and return its manifest.
 
     Args:
-        repository: The repository; its keys of `targets` (or the tenant), `snapshot` and `timestamp` are needed.
-        stream: A whole stream that starts from nothing.
-        tenant: Whose release; none: everybody's.
-        cuts: What to expect of prefixes.
+        repository: Repository with its keys of `targets` (or of the tenant), `snapshot` and `timestamp`.
+        stream: Complete stream that is not a delta.
+        tenant: Name of the tenant that the release is for.  None publishes for devices without a tenant.
+        cuts: Measured quality of prefixes, shortest first.
 
     Raises:
-        CodecError: The stream is damaged or cut.
-        ReleaseError: It is a delta or the newest release already, a tenant is unknown, or a key is missing.
-        StorageError: A file cannot be written; the release before is still the newest.
+        CodecError: The stream is damaged or truncated.
+        ReleaseError: The stream is a delta or already the newest release, the tenant is unknown, or a key is missing.
+        StorageError: A file cannot be written.  The previous release remains the newest.
     """
     decoded = decode_stream(stream, strict=True)
     if decoded.header.base_stream is not None:
-        raise ReleaseError(f"stream: is a delta of {decoded.header.base_stream[:12]}; a release is a whole stream")
+        raise ReleaseError(
+            f"stream: a delta of stream {decoded.header.base_stream[:12]}; publish a complete stream instead"
+        )
     head = unpack_head(stream, Limits())
     entry = StreamEntry(
         digest=head.digest, head_bytes=head.num_bytes, total_bytes=len(stream), num_segments=len(head.lengths)
@@ -47,10 +49,12 @@ def publish_stream(
     with repository.locked():
         if tenant is not None and tenant not in repository.tenants:
             known = ", ".join(repository.tenants) or "none"
-            raise ReleaseError.of("tenant", tenant, f"one of the repository's ({known}); add it by repo tenant")
+            raise ReleaseError.of(
+                "tenant", tenant, f"a tenant of the repository ({known}); add one by `airlora repo tenant`"
+            )
         before = current_manifest(repository, tenant)
         if before is not None and before.stream == entry and list(cuts) == before.cuts:
-            raise ReleaseError(f"stream: is release {before.version} already, the newest")
+            raise ReleaseError(f"stream: already published as release {before.version}, the newest")
         manifest = Manifest(
             version=1 if before is None else before.version + 1,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -71,10 +75,10 @@ def publish_stream(
 
 
 def current_manifest(repository: SignedRepository, tenant: str | None = None) -> Manifest | None:
-    """Return the manifest of the newest release; None: there is none yet.
+    """Return the manifest of the newest release, or None before the first one.
 
     Raises:
-        ReleaseError: The manifest is missing or not the one that was signed.
+        ReleaseError: The manifest's file is missing, or its digest differs from the signed one.
     """
     path = target_path(tenant)
     target = repository.targets(tenant or "targets").targets.get(path)
@@ -83,21 +87,21 @@ def current_manifest(repository: SignedRepository, tenant: str | None = None) ->
     file = _manifest_file(repository.folder, path, target.hashes["sha256"])
     content = read_bytes(file, "manifest", ReleaseError)
     if hashlib.sha256(content).hexdigest() != target.hashes["sha256"]:
-        raise ReleaseError(f"manifest {file}: damaged (its digest differs)")
+        raise ReleaseError(f"manifest {file}: damaged (its digest differs from the signed one)")
     return Manifest.from_bytes(content)
 
 
 def collect_garbage(repository: SignedRepository, *, keep: int = 1) -> dict[str, int]:
-    """Remove releases that are `keep` or more versions behind the newest, and metadata that nothing names any more.
+    """Remove old releases, and metadata that no metadata in force refers to.
 
-    Roots are kept, all of them: a device that was away for long follows them one by one.
+    All roots are kept, since a device that was offline for long follows them one by one.
 
     Args:
-        repository: The repository.
-        keep: How many releases before the newest stay, for devices that are fetching one.
+        repository: Repository to clean.
+        keep: Number of releases before the newest that are kept for devices that are fetching one, 0 or more.
 
     Returns:
-        `num_files` and `num_bytes` that were removed.
+        `num_files` and `num_bytes`: number and size of the removed files.
 
     Raises:
         ReleaseError: `keep` is negative, or a manifest in force is damaged.
@@ -129,10 +133,10 @@ def collect_garbage(repository: SignedRepository, *, keep: int = 1) -> dict[str,
 
 
 def _metadata_in_use(repository: SignedRepository) -> set[str]:
-    """Return the files that are in force, and that were before: a device may have read the timestamp that led there."""
+    """Return the files of the newest snapshot and of the one before, whose timestamp a device may have just read."""
     snapshot = repository.version_of("snapshot")
     versions = [("snapshot", snapshot), *repository.named_by_snapshot(snapshot).items()]
-    # The first one has none before it, and nobody follows one that is damaged.
+    # The first snapshot has no predecessor, and a damaged predecessor is of no use to any device.
     with contextlib.suppress(ReleaseError):
         versions += [("snapshot", snapshot - 1), *repository.named_by_snapshot(snapshot - 1).items()]
     return {f"{version}.{role}.json" for role, version in versions}

@@ -1,23 +1,28 @@
-"""A signed repository: static files that any web server can hand out, trusted through The Update Framework.
+"""A signed repository: static files for any web server, trusted through The Update Framework (TUF).
 
 ```text
-REPO/metadata/N.root.json        which keys sign what; itself signed by a threshold of offline keys
-REPO/metadata/timestamp.json     short-lived: which snapshot is the newest
-REPO/metadata/N.snapshot.json    which versions of the rest belong together
-REPO/metadata/N.targets.json     the manifest's digest, and which key signs for which tenant
-REPO/metadata/N.<tenant>.json    the digest of a tenant's manifest
-REPO/metadata/bundle.z           what a device asks for first, in one file; `<tenant>.bundle.z` for a tenant's
-REPO/targets/<sha256>.latest.json                      the manifest of the newest release
-REPO/targets/tenants/<tenant>/<sha256>.latest.json     a tenant's
-REPO/streams/<digest>.airs       adapters
+REPO/metadata/N.root.json        keys of all roles; signed by a threshold of offline keys
+REPO/metadata/timestamp.json     version of the newest snapshot; expires after days
+REPO/metadata/N.snapshot.json    versions of the other metadata that belong together
+REPO/metadata/N.targets.json     digest of the manifest, and the key of each tenant
+REPO/metadata/N.<tenant>.json    digest of a tenant's manifest
+REPO/metadata/bundle.z           bundle of the metadata above; `<tenant>.bundle.z` for a tenant
+REPO/targets/<sha256>.latest.json                      manifest of the newest release
+REPO/targets/tenants/<tenant>/<sha256>.latest.json     manifest of a tenant's newest release
+REPO/streams/<digest>.airs       streams
 ```
 
-All of a change is signed before any of it is written; files are written to a temporary name and renamed, and
-`timestamp.json` last: who reads while it is written sees the release before, or the one after.  What `timestamp.json`
-leads to is in force, and nothing else is: files that a write left behind are written over by the next one.  A new root
-comes after that: what replaces a key's signatures carries those of the old key too, until the root is there.
+A change passes through three states:
 
-Source: The Update Framework's specification 1.0; `tuf` does all of the format.
+1. Staged: `edit` and `close` sign new versions in memory.  Nothing is on disk.
+2. Written: `write` writes every staged file but `timestamp.json` under a new name.  Devices still see the old release.
+3. In force: `write` renames `timestamp.json` into place.  Devices see the new release.
+
+Only the files that `timestamp.json` leads to are in force.  The next `write` overwrites files of an interrupted one.  A
+new root is written after `timestamp.json`.  Until then, metadata signed by a new key carry a signature of the old key
+too.
+
+Source: specification 1.0 of The Update Framework; the library `tuf` implements the format.
 """
 
 from __future__ import annotations
@@ -61,7 +66,7 @@ __all__ = [
 ]
 
 DEFAULT_DAYS: Final[Mapping[str, int]] = {"root": 365, "targets": 180, "snapshot": 30, "timestamp": 7}
-"""How long a role's metadata are valid from their signing; a tenant's as long as `targets`."""
+"""Validity of each role's metadata in days.  Metadata of a tenant are valid as long as those of `targets`."""
 
 DAYS_FIELD = "x-airlora-days"
 _LOCK_S = 10.0
@@ -69,24 +74,25 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def verify_tenant(name: str) -> str:
-    """Return a tenant's name; raises `ReleaseError` if it is not allowed."""
+    """Return `name`; raises `ReleaseError` if it is not allowed as the name of a tenant."""
     if not _TENANT.fullmatch(name) or name in TOP_LEVEL_ROLE_NAMES:
-        raise ReleaseError.of("tenant", name, "1 to 63 of a-z, 0-9 and -, and no role's name")
+        raise ReleaseError.of(
+            "tenant", name, "1 to 63 of the characters a-z, 0-9 and -, other than root, targets, snapshot or timestamp"
+        )
     return name
 
 
 def target_path(tenant: str | None) -> str:
-    """Return the path of the manifest among the targets."""
+    """Return the TUF target path of the newest manifest, of a tenant or (None) of the repository."""
     return "latest.json" if tenant is None else f"tenants/{verify_tenant(tenant)}/latest.json"
 
 
 class SignedRepository(Repository):
-    """The metadata of a repository, and changes of them.
+    """Reads and changes the metadata of a repository.
 
     Args:
-        folder: The repository.
-        keys: Its private keys.
-
+        folder: Folder of the repository.
+        keys: Private keys of the repository.
     """
 
     def __init__(self, folder: Path, keys: KeyFolder) -> None:
@@ -97,15 +103,17 @@ class SignedRepository(Repository):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time write; raises `ReleaseError` if another one holds on.
+        """Hold the repository's lock; staged metadata that were not written are dropped at the end.
 
-        What was signed and not committed at the end is forgotten.
+        Raises:
+            ReleaseError: Another process holds the lock.
+            StorageError: The lock file cannot be written.
         """
         lock = FileLock(self.folder / ".lock", timeout=_LOCK_S)
         try:
             lock.acquire()
         except Timeout:
-            raise ReleaseError(f"{self.folder}: another process is writing to it; try again") from None
+            raise ReleaseError(f"{self.folder}: locked by another process; try again") from None
         except OSError as error:
             raise StorageError(f"cannot write {self.folder}: {(error.strerror or str(error)).lower()}") from error
         try:
@@ -116,12 +124,12 @@ class SignedRepository(Repository):
 
     @property
     def tenants(self) -> list[str]:
-        """Names of the tenants, in the order of their making."""
+        """Names of the tenants, in the order in which they were added."""
         delegations = self.targets().delegations
         return [] if delegations is None or delegations.roles is None else list(delegations.roles)
 
     def version_of(self, role: str) -> int:
-        """Return the version of a role's metadata that was signed last, or else is in force; 0: none."""
+        """Return the staged version of a role's metadata, or else the version in force, or 0 if there is none."""
         if role in self._staged:
             version: int = self._staged[role].signed.version
             return version
@@ -130,7 +138,7 @@ class SignedRepository(Repository):
         return self.in_force().get(role, 0)
 
     def in_force(self) -> dict[str, int]:
-        """Return which versions `timestamp.json` leads to, by role; raises `ReleaseError` if something is damaged."""
+        """Return the version in force of each role; raises `ReleaseError` if metadata are damaged."""
         path = self.metadata / "timestamp.json"
         try:
             status = path.stat()
@@ -145,12 +153,12 @@ class SignedRepository(Repository):
         return self._in_force[1]
 
     def named_by_snapshot(self, version: int) -> dict[str, int]:
-        """Return which versions of the other roles belong to a snapshot; raises `ReleaseError` if it is damaged."""
+        """Return the version of each role that a snapshot names; raises `ReleaseError` if the snapshot is damaged."""
         snapshot = _parse(self._path(Snapshot.type, version)).signed
         return {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
 
     def open(self, role: str) -> Metadata[Any]:
-        """Return a role's newest metadata, or its first, empty and unsigned; raises `ReleaseError` if damaged."""
+        """Return a role's newest metadata; empty and unsigned ones for a new role; raises `ReleaseError` if damaged."""
         if role in self._staged:
             return copy.deepcopy(self._staged[role])
         version = self.version_of(role)
@@ -161,27 +169,28 @@ class SignedRepository(Repository):
         return _parse(path)
 
     def close(self, role: str, md: Metadata[Any]) -> None:
-        """Sign a role's next version with every key of it that is there; `commit` or `write` puts it on disk.
+        """Sign the next version of a role's metadata with all its keys in the key folder, and stage it.
 
         Raises:
-            ReleaseError: Fewer of its keys are there than its threshold.
+            ReleaseError: The key folder holds fewer keys of the role than its threshold.
         """
         signed = md.signed
         signed.version += 1
         days = signed.unrecognized_fields.setdefault(DAYS_FIELD, DEFAULT_DAYS.get(role, DEFAULT_DAYS["targets"]))
         signed.expires = now() + timedelta(days=days)
         md.signatures.clear()
-        # A root is signed by the keys of the one before too: that is what devices follow.
-        needed = [self._delegator(role)] if role != Root.type else self._roots(signed)
-        # What comes with a new root is signed for devices that have not seen it yet, if the old key is at hand.
+        # A new root is signed by the keys of the previous root too. Devices verify this chain.
+        required = [self._delegator(role)] if role != Root.type else self._roots(signed)
+        # Metadata staged with a new root are signed by the old keys too, where they are at hand, for devices that have
+        # not fetched the new root yet.
         is_with_root = role in TOP_LEVEL_ROLE_NAMES and Root.type in self._staged and self._newest_root() > 0
-        welcome = [_parse(self._path(Root.type, self._newest_root())).signed] if is_with_root else []
-        for delegator in (*needed, *welcome):
+        optional = [_parse(self._path(Root.type, self._newest_root())).signed] if is_with_root else []
+        for delegator in (*required, *optional):
             delegated = delegator.get_delegated_role(role)
             for keyid in delegated.keyids:
                 if keyid not in md.signatures and self.keys.has(role, keyid):
                     md.sign(self.keys.signer(role, _public(delegator, keyid, role)), append=True)
-            if delegator in welcome:
+            if delegator in optional:
                 continue
             try:
                 delegator.verify_delegate(role, md.signed_bytes, md.signatures)
@@ -194,30 +203,33 @@ class SignedRepository(Repository):
 
     @property
     def targets_infos(self) -> dict[str, MetaFile]:
-        """What a snapshot says of the metadata of releases."""
+        """Version and length of the metadata of `targets` and of each tenant, as a snapshot lists them."""
         return {f"{role}.json": self._metafile(role) for role in [Targets.type, *self.tenants]}
 
     @property
     def snapshot_info(self) -> MetaFile:
-        """What a timestamp says of the snapshot."""
+        """Version and length of the snapshot, as a timestamp lists them."""
         return self._metafile(Snapshot.type)
 
     def commit(self, *, force: bool = False) -> None:
-        """Make what was signed since the last time visible: sign a new snapshot and timestamp, and `write`.
+        """Put staged metadata in force: sign a new snapshot and timestamp, and `write`.
+
+        Args:
+            force: Sign a new snapshot and timestamp even if no other metadata are staged.
 
         Raises:
-            ReleaseError: A key is missing; nothing was written.
-            StorageError: A file cannot be written; what was in force is, unless all but a new root was written.
+            ReleaseError: A key is missing.  Nothing was written.
+            StorageError: A file cannot be written.  The old metadata stay in force, unless only a new root is missing.
         """
         is_new, _ = self.do_snapshot(force)
         self.do_timestamp(force or is_new)
         self.write()
 
     def write(self) -> None:
-        """Write what was signed, in the order that leaves something valid to see at any time; raises `StorageError`."""
+        """Write staged metadata: `timestamp.json` after what it leads to, a new root last; raises `StorageError`."""
         last = (Snapshot.type, Timestamp.type, Root.type)
         order = [role for role in self._staged if role not in last]
-        # A stale bundle would hide what is new; without one devices ask for the files.
+        # A stale bundle would hide the new release. Without a bundle, devices fetch the files one by one.
         for path in self.metadata.glob("*bundle.z"):
             path.unlink(missing_ok=True)
         for role in (*order, *(role for role in last if role in self._staged)):
@@ -230,7 +242,7 @@ class SignedRepository(Repository):
             write_bytes(self.metadata / bundle_name(tenant), pack_bundle(files)[0])
 
     def signer(self, role: str, keyid: str) -> CryptoSigner:
-        """Return what signs for a role with one of its keys; raises `ReleaseError` if that is missing or damaged."""
+        """Return the signer of one of a role's keys; raises `ReleaseError` if the key is missing or damaged."""
         return self.keys.signer(role, _public(self._delegator(role), keyid, role))
 
     def _delegator(self, role: str) -> Root | Targets:
@@ -246,7 +258,13 @@ class SignedRepository(Repository):
         return MetaFile(version, length=len(read_bytes(self._path(role, version), "metadata", ReleaseError)))
 
     def newest_files(self, tenant: str | None) -> dict[str, bytes]:
-        """Return every signed file in force that a device asks for before a stream, but roots, by its path.
+        """Return the signed files in force that a device needs before a stream, except roots.
+
+        Args:
+            tenant: Name of the device's tenant, or None.
+
+        Returns:
+            Content of each file by its path below the repository.
 
         Raises:
             ReleaseError: A file is missing.
@@ -261,7 +279,7 @@ class SignedRepository(Repository):
         return {file.relative_to(self.folder).as_posix(): read_bytes(file, "metadata", ReleaseError) for file in paths}
 
     def _newest_root(self) -> int:
-        """Return the version of the root on disk, whatever has been signed since; 0: none."""
+        """Return the version of the newest root on disk, or 0 if there is none; staged roots do not count."""
         versions = [path.name.partition(".")[0] for path in self.metadata.glob("*.root.json")]
         return max((int(version) for version in versions if version.isdigit()), default=0)
 
@@ -270,7 +288,7 @@ class SignedRepository(Repository):
 
 
 def unsigned(signed: Root | Snapshot | Targets | Timestamp) -> Metadata[Any]:
-    """Return the first metadata of a role; `close` makes it version 1."""
+    """Return unsigned metadata of version 0; `close` signs them as version 1."""
     signed.version = 0
     return Metadata(signed)
 
@@ -289,10 +307,10 @@ def _parse(path: Path) -> Metadata[Any]:
 def _public(delegator: Root | Targets, keyid: str, role: str) -> SSlibKey:
     key = delegator.get_key(keyid)
     if not isinstance(key, SSlibKey):
-        raise ReleaseError(f"{role} key {keyid[:12]}: of kind {key.keytype}, which airlora does not sign with")
+        raise ReleaseError(f"{role} key {keyid[:12]}: key type {key.keytype} is not supported; use Ed25519")
     return key
 
 
 def now() -> datetime:
-    """Return the time, UTC, in whole seconds."""
+    """Return the current time, UTC, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)

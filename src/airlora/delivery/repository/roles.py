@@ -1,4 +1,4 @@
-"""Who signs what: tenants, new keys for old ones, and later days of expiry."""
+"""Roles and keys of a repository: adding tenants, rotating keys, renewing signatures."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["add_tenant", "renew", "rotate_key"]
 
 
 def add_tenant(repository: SignedRepository, tenant: str) -> SSlibKey:
-    """Give a tenant a key of its own, which signs for `tenants/<tenant>/*` and nothing else; return the public half.
+    """Add a tenant with a new key that may sign `tenants/<tenant>/*` only, and return the public key.
 
     Raises:
-        ReleaseError: The name is not allowed or taken, or a key is missing.
+        ReleaseError: The name is not allowed or already in use, or a key of the repository is missing.
         StorageError: A file cannot be written.
     """
     path = target_path(tenant)
     with repository.locked():
         if tenant in repository.tenants:
-            raise ReleaseError.of("tenant", tenant, "a name that is not taken yet")
+            raise ReleaseError.of("tenant", tenant, "a name that the repository does not use yet")
         key = repository.keys.create(tenant)
         with repository.edit_targets() as targets:
             if targets.delegations is None:
                 targets.delegations = Delegations({}, {})
             roles = targets.delegations.roles
             if roles is None:
-                raise ReleaseError(f"{repository.folder}: delegates by hash bins, which airlora does not make")
+                raise ReleaseError(f"{repository.folder}: delegates by hash bins, which airlora does not support")
             pattern = f"{path.rpartition('/')[0]}/*"
             roles[tenant] = DelegatedRole(tenant, [], 1, terminating=True, paths=[pattern])
             targets.add_key(key, tenant)
@@ -47,19 +47,20 @@ def add_tenant(repository: SignedRepository, tenant: str) -> SSlibKey:
 
 
 def rotate_key(repository: SignedRepository, role: str) -> tuple[list[str], str]:
-    """Replace a role's key by a new one, and sign again what the old one signed.
+    """Replace the keys of a role by a new key, and sign the role's metadata again.
 
-    Of `root` the oldest key is replaced; devices follow since the new root is signed by a threshold of the old keys.
+    For `root`, only the oldest key is replaced.  Devices accept the new root because a threshold of the old root keys
+    has signed it.
 
     Args:
-        repository: The repository; root keys are needed, of a tenant the targets key instead.
-        role: `root`, `targets`, `snapshot`, `timestamp` or a tenant.
+        repository: Repository with its root keys, or, to rotate the key of a tenant, its targets key.
+        role: `root`, `targets`, `snapshot`, `timestamp` or the name of a tenant.
 
     Returns:
-        Ids of the keys that sign no longer, and of the new one.
+        Ids of the revoked keys, and the id of the new key.
 
     Raises:
-        ReleaseError: There is no such role, or a key is missing.
+        ReleaseError: The role does not exist, or a key is missing.
         StorageError: A file cannot be written.
     """
     with repository.locked():
@@ -67,7 +68,7 @@ def rotate_key(repository: SignedRepository, role: str) -> tuple[list[str], str]
         delegator = Root.type if role in TOP_LEVEL_ROLE_NAMES else Targets.type
         with repository.edit(delegator) as signed:
             if not isinstance(signed, Root | Targets):
-                raise ReleaseError(f"{repository.folder}: metadata of {delegator} are of another kind")
+                raise ReleaseError(f"{repository.folder}: the metadata of {delegator} have the wrong type")
             old = list(signed.get_delegated_role(role).keyids)
             gone = old[:1] if role == Root.type else old
             for keyid in gone:
@@ -86,7 +87,7 @@ def rotate_key(repository: SignedRepository, role: str) -> tuple[list[str], str]
 
 
 def renew(repository: SignedRepository, *, roles: tuple[str, ...] = ("snapshot", "timestamp")) -> None:
-    """Sign again what is to stay valid, with as many days before it as at first; raises as `rotate_key` does."""
+    """Sign the metadata of `roles` again, each for its full validity; raises the errors of `rotate_key`."""
     with repository.locked():
         for role in roles:
             _verify_role(repository, role)

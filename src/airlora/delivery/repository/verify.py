@@ -1,4 +1,4 @@
-"""Looking at a repository as a device would, and at what a device would not see."""
+"""Verification of a repository, first as a device would do it, then of what a device does not see."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from airlora.files import read_bytes
 
 __all__ = ["FolderFetcher", "RepositoryReport", "verify_repository", "verify_stream"]
 
-_SOON = 0.25
-"""A role with less than this share of its days left is told of."""
+_EXPIRY_WARNING_FRACTION = 0.25
+"""A role is reported when less than this fraction of its validity is left."""
 
 
 class FolderFetcher(FetcherInterface):
-    """Brings the files of a folder on this machine, as a web server would."""
+    """Fetches `file:` URLs, so that a repository on this machine can be verified without a server."""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         path = Path(unquote(urlsplit(url).path))
@@ -38,13 +38,13 @@ class FolderFetcher(FetcherInterface):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryReport:
-    """What was found.
+    """Result of the verification of a repository.
 
     Args:
-        manifests: The newest release by tenant; None stands for everybody.
-        expires: When each role's metadata expire, UTC.
-        warnings: What is to be seen to, one line each.
-        num_bytes: Of all files.
+        manifests: Manifest of the newest release by tenant.  The key None is the release for devices without a tenant.
+        expires: Time at which each role's metadata expire, UTC.
+        warnings: Findings that need attention, one line each.
+        num_bytes: Total size of the repository's files, bytes.
     """
 
     manifests: dict[str | None, Manifest]
@@ -54,11 +54,11 @@ class RepositoryReport:
 
 
 def verify_repository(repository: SignedRepository) -> RepositoryReport:
-    """Return what a device would find that starts from the first root: every signature, digest and segment.
+    """Verify every signature, digest and segment of a repository as a device does that starts from the first root.
 
     Raises:
-        TrustError: A device would refuse.
-        ReleaseError: Something is damaged, or a private key lies in the repository.
+        TrustError: A device would refuse the repository.
+        ReleaseError: A file is damaged, or the repository contains a private key.
         CodecError: A stream is damaged.
     """
     folder = repository.folder
@@ -80,27 +80,27 @@ def verify_repository(repository: SignedRepository) -> RepositoryReport:
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         if b"PRIVATE KEY-----" in path.read_bytes()[:4096]:
-            raise ReleaseError(f"{path}: a private key in the repository, which is published; it is to be replaced")
+            raise ReleaseError(
+                f"{path}: a private key inside the public repository; remove it and rotate it by `airlora repo rotate`"
+            )
     expires, warnings = {}, []
     now = datetime.now(UTC)
     for role in ["root", "targets", "snapshot", "timestamp", *repository.tenants]:
         signed = repository.open(role).signed
         expires[role] = signed.expires
         whole = timedelta(days=signed.unrecognized_fields.get("x-airlora-days", 0))
-        if signed.expires - now < _SOON * whole:
-            warnings.append(f"{role} expires on {signed.expires:%Y-%m-%d}; sign it again by repo renew")
+        if signed.expires - now < _EXPIRY_WARNING_FRACTION * whole:
+            warnings.append(f"{role} expires on {signed.expires:%Y-%m-%d}; sign it again by `airlora repo renew`")
     for tenant in [None, *repository.tenants]:
         bundle = folder / "metadata" / bundle_name(tenant)
         if not bundle.exists() or not _is_newest(repository, tenant, bundle.read_bytes()):
-            warnings.append(
-                f"metadata/{bundle.name}: missing or stale, devices ask for more files; mend it by repo renew"
-            )
-    warnings += [f"{path.relative_to(folder)}: left over from a write that failed" for path in files if _is_left(path)]
+            warnings.append(f"metadata/{bundle.name}: missing or stale; write it again by `airlora repo renew`")
+    warnings += [f"{path.relative_to(folder)}: left over from an interrupted write" for path in files if _is_left(path)]
     return RepositoryReport(manifests, expires, warnings, sum(path.stat().st_size for path in files))
 
 
 def verify_stream(manifest: Manifest, stream: bytes) -> None:
-    """Raise `ReleaseError` unless a stream is the one of the manifest, and `CodecError` if it does not decode."""
+    """Raise `ReleaseError` if a stream is not the manifest's, and `CodecError` if it cannot be decoded."""
     decoded, entry = decode_stream(stream, strict=True), manifest.stream
     for name, found, wanted in (
         ("digest", decoded.digest, entry.digest),

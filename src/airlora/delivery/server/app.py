@@ -1,16 +1,17 @@
-"""The server of a repository: its files, with ranges and caching, and an interface for devices.
+"""The HTTP server of a repository: files with ranges and caching, and an API for devices.
 
-| path | what |
+| path | content |
 |---|---|
-| `/metadata/`, `/targets/`, `/streams/` | the repository's files, as any static server would hand them out |
-| `/healthz` | whether it serves |
-| `/metrics` | for Prometheus |
-| `GET /v1/devices` | every device's newest report |
-| `GET /v1/devices/NAME` | a device's reports |
-| `POST /v1/devices/NAME/reports` | a device tells how it went |
-| `GET /v1/devices/NAME/proceed?version=N&stream=DIGEST` | whether it may take a release already |
+| `/metadata/`, `/targets/`, `/streams/` | static files of the repository |
+| `/healthz` | health of the server |
+| `/metrics` | metrics for Prometheus |
+| `GET /v1/devices` | newest report of every device |
+| `GET /v1/devices/NAME` | reports of one device |
+| `POST /v1/devices/NAME/reports` | a new report of a device |
+| `GET /v1/devices/NAME/proceed?version=N&stream=DIGEST` | whether the rollout allows the device to install a release |
 
-With tokens, `/`, `/metrics` and `/v1/devices` are an operator's; a device fetches files and speaks for itself.
+If the server has tokens, `/`, `/metrics` and `/v1/devices` need the token of an operator.  The token of a device gives
+access to the files and to the device's own reports.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
-from airlora.delivery.server.gate import CALLER, Gate, Metrics, Tokens
+from airlora.delivery.server.access import CALLER, AccessMiddleware, Metrics, Tokens
 from airlora.delivery.server.reports import DEVICE_NAME, DeviceReport, ReportStore
 from airlora.delivery.server.rollout import Rollout
 from airlora.errors import ReleaseError, SettingsError
@@ -41,22 +42,22 @@ __all__ = ["ServerPlan", "make_app", "verify_repository_folder"]
 
 MAX_REPORT_BYTES = 16 * 1024
 
-FOR_EVER = "max-age=31536000, immutable, no-transform"
-"""Names with a version or a digest never stand for other content."""
+IMMUTABLE = "max-age=31536000, immutable, no-transform"
+"""Cache directives of files whose name contains a version or a digest, so that their content never changes."""
 
-NEVER = "no-cache, no-transform"
+REVALIDATE = "no-cache, no-transform"
 
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How a repository is served.
+    """Options of the server.
 
     Args:
-        repository: Its folder.
-        reports: Where reports are kept.
-        rollout: Who may take a new release already.
-        tokens: Who may ask; None: everybody.
-        rate: Requests of one device; None: any number.
+        repository: Folder of the repository.
+        reports: Store of the devices' reports.
+        rollout: Staged rollout of new releases.
+        tokens: Tokens that requests must carry.  None allows requests without a token.
+        rate: Largest request rate of one device.  None sets no limit.
     """
 
     repository: Path
@@ -67,16 +68,16 @@ class ServerPlan:
 
 
 class _Files(StaticFiles):
-    """One folder's files; what a write left over is not there.
+    """Static files of one folder, without the temporary files of interrupted writes.
 
     Args:
         directory: The folder.
-        is_private: Whether caches that many share must not keep them, for they would hand them to who has no token.
+        is_private: Whether shared caches must not store the files, because they would serve them without a token.
     """
 
     def __init__(self, directory: Path, *, is_private: bool) -> None:
         super().__init__(directory=directory)
-        self._for_ever = f"{'private' if is_private else 'public'}, {FOR_EVER}"
+        self._immutable = f"{'private' if is_private else 'public'}, {IMMUTABLE}"
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
@@ -86,7 +87,7 @@ class _Files(StaticFiles):
             raise HTTPException(404)
         answer = super().file_response(full_path, stat_result, scope, status_code)
         answer.headers["Cache-Control"] = (
-            NEVER if name == "timestamp.json" or name.endswith("bundle.z") else self._for_ever
+            REVALIDATE if name == "timestamp.json" or name.endswith("bundle.z") else self._immutable
         )
         if name.endswith((".airs", ".z")):
             answer.headers["Content-Type"] = "application/octet-stream"
@@ -96,18 +97,20 @@ class _Files(StaticFiles):
 def verify_repository_folder(folder: Path) -> None:
     """Raise `ReleaseError` unless a folder holds a repository."""
     if not (folder / "metadata" / "1.root.json").is_file():
-        raise ReleaseError(f"{folder}: no repository (metadata/1.root.json is missing); make one by repo init")
+        raise ReleaseError(
+            f"{folder}: not a repository (no metadata/1.root.json); create one by `airlora repo init {folder}`"
+        )
 
 
 def make_app(plan: ServerPlan, *, pages: Sequence[Route] = ()) -> ASGIApp:
     """Return the server as an ASGI application.
 
     Args:
-        plan: How it serves.
-        pages: Further routes, such as a dashboard's; they are behind the same gate.
+        plan: Options of the server.
+        pages: Additional routes, such as those of the dashboard.  The same access rules apply to them.
 
     Raises:
-        ReleaseError: There is no repository.
+        ReleaseError: The folder holds no repository.
     """
     verify_repository_folder(plan.repository)
     metrics = Metrics()
@@ -126,14 +129,14 @@ def make_app(plan: ServerPlan, *, pages: Sequence[Route] = ()) -> ASGIApp:
         *pages,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
-    return Gate(app, metrics, tokens=plan.tokens, rate=plan.rate)
+    return AccessMiddleware(app, metrics, tokens=plan.tokens, rate=plan.rate)
 
 
 async def _refusal(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "internal error"
-    # A root that is not there today may be there tomorrow.
-    return PlainTextResponse(f"{detail}\n", status, headers={"Cache-Control": NEVER})
+    # Caches must not store a 404: the next root's file does not exist yet, but may exist tomorrow.
+    return PlainTextResponse(f"{detail}\n", status, headers={"Cache-Control": REVALIDATE})
 
 
 class _Api:
@@ -150,7 +153,7 @@ class _Api:
     async def devices(self, request: Request) -> Response:
         caller = request.scope.get(CALLER)
         if caller is not None and not caller.is_operator:
-            raise HTTPException(403, "an operator's token is needed")
+            raise HTTPException(403, "requires the token of an operator")
         return JSONResponse(await to_thread.run_sync(self._plan.reports.latest))
 
     async def device(self, request: Request) -> Response:
@@ -166,7 +169,7 @@ class _Api:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_REPORT_BYTES:
-                raise HTTPException(413, f"a report has {MAX_REPORT_BYTES} bytes at most")
+                raise HTTPException(413, f"report larger than {MAX_REPORT_BYTES} bytes")
         try:
             report = DeviceReport.from_bytes(body)
         except SettingsError as error:
@@ -190,11 +193,11 @@ class _Api:
 
 
 def _device(request: Request) -> str:
-    """Return the device of the path; with tokens, one may speak for itself alone, and an operator for all."""
+    """Return the device in the path, if the caller is this device, an operator, or needs no token."""
     device: str = request.path_params["device"]
     if not re.fullmatch(DEVICE_NAME, device):
-        raise HTTPException(422, "a device's name is 1 to 64 of letters, digits, dot, dash and underscore")
+        raise HTTPException(422, "a device name has 1 to 64 letters, digits, dots, dashes and underscores")
     caller = request.scope.get(CALLER)
     if caller is not None and not caller.is_operator and caller.name != device:
-        raise HTTPException(403, f"this token is not {device}'s")
+        raise HTTPException(403, f"the token belongs to another device than {device}")
     return device

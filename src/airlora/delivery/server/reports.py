@@ -1,4 +1,4 @@
-"""What devices say of themselves, in SQLite."""
+"""Reports of devices, stored in SQLite."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DeviceReport(BaseModel):
-    """What a device tells after a visit.
+    """Report of a device after a visit to the server.
 
     Args:
-        version: Of the release that it runs; None: none.
-        wanted_version: The newest that it saw; None: it saw none.
-        wanted_stream: Its digest, which tells releases of the same number of different tenants apart.
-        bytes_fetched: Of the stream, in this visit.
-        bytes_reused: That it had before.
-        seconds: Of the visit.
-        first_usable_s: Until the new release ran.
-        complete: Whether all of it came.
-        accuracy: Promised for what came, or probed.
-        rate_bps: Of the link, as it was seen.
-        deadline_s: Of the visit; None: it had none.
-        failed: Whether the visit went wrong for the release's sake: a candidate was refused.
-        note: In a few words.
+        version: Number of the release that the device runs.  None if it runs none.
+        wanted_version: Number of the newest release that the device saw.  None if it saw none.
+        wanted_stream: Digest of that release's stream.  It distinguishes releases of different tenants.
+        bytes_fetched: Bytes of the stream that were fetched in this visit.
+        bytes_reused: Bytes of the stream that the device held before.
+        seconds: Duration of the visit, s.
+        first_usable_s: Time from the start of the visit until the new release was installed, s.
+        complete: Whether the device holds the whole stream.
+        accuracy: Accuracy that the manifest states for the installed prefix, or that a probe measured, 0 to 1.
+        rate_bps: Observed rate of the transport, bit/s.
+        deadline_s: Deadline of the visit, s.  None if it had none.
+        failed: Whether the device rejected the release because of a health check.
+        note: Short free text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +57,7 @@ class DeviceReport(BaseModel):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DeviceReport:
-        """Return the report in a request's body; raises `SettingsError`."""
+        """Return the report in the JSON body of a request; raises `SettingsError` if it is malformed."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -67,16 +67,16 @@ class DeviceReport(BaseModel):
 
 
 class ReportStore:
-    """Reports of all devices; safe to call from several threads.
+    """Thread-safe store of the reports of all devices.
 
     Args:
-        path: The database, made if need be; `:memory:` keeps nothing.
-        keep: Reports kept per device.
-        max_devices: Names beyond so many are refused: where there are no tokens, anybody can make them up.
-        max_reports: Of all devices together; the oldest are forgotten.
+        path: SQLite file, created if missing.  `:memory:` keeps the reports in memory only.
+        keep: Number of reports kept per device.
+        max_devices: Largest number of device names.  It bounds the store where clients need no token.
+        max_reports: Largest number of reports of all devices together.  The oldest are removed.
 
     Raises:
-        StorageError: The file cannot be opened, or is no database.
+        StorageError: The file cannot be opened, or is not an SQLite database.
     """
 
     def __init__(
@@ -102,14 +102,21 @@ class ReportStore:
             raise StorageError(f"reports {path}: {error}") from error
 
     def add(self, device: str, report: DeviceReport, *, time_s: float | None = None) -> None:
-        """Keep a report, and forget the device's oldest.
+        """Store a report, and remove reports beyond the limits.
+
+        Args:
+            device: Name of the device.
+            report: The report.
+            time_s: Time of the report, seconds since 1970 UTC.  None is now.
 
         Raises:
-            SettingsError: It is a new device, and there are as many as there may be.
-            StorageError: It cannot be written.
+            SettingsError: The device is new, and the store already has `max_devices` devices.
+            StorageError: The report cannot be written.
         """
         if device not in self._devices and len(self._devices) >= self._max_devices:
-            raise SettingsError.of("device", device, f"one of the {self._max_devices} that reported before")
+            raise SettingsError.of(
+                "device", device, f"one of the {self._max_devices} known devices; the store takes no more"
+            )
         now = time.time() if time_s is None else time_s
         told = (report.version, report.wanted_version, report.wanted_stream, report.failed, report.model_dump_json())
         self._run(
@@ -125,7 +132,7 @@ class ReportStore:
         self._run("DELETE FROM reports WHERE id <= (SELECT MAX(id) FROM reports) - ?", (self._max_reports,))
 
     def latest(self, *, limit: int = 1000) -> list[dict[str, Any]]:
-        """Return every device's newest report, the latest first."""
+        """Return the newest report of every device, latest first, at most `limit`."""
         rows = self._run(
             "SELECT device, time, report FROM reports WHERE id IN (SELECT MAX(id) FROM reports GROUP BY device)"
             " ORDER BY time DESC LIMIT ?",
@@ -134,14 +141,14 @@ class ReportStore:
         return [_record(*row) for row in rows]
 
     def of_device(self, device: str, *, limit: int = 100) -> list[dict[str, Any]]:
-        """Return a device's reports, the latest first."""
+        """Return the reports of a device, latest first, at most `limit`."""
         rows = self._run(
             "SELECT device, time, report FROM reports WHERE device = ? ORDER BY id DESC LIMIT ?", (device, limit)
         )
         return [_record(*row) for row in rows]
 
     def outcome(self, stream: str) -> tuple[int, int]:
-        """Return how many devices tried a release, named by its stream's digest, and how many of them it failed on."""
+        """Return the number of devices that tried the release with this stream digest, and on how many it failed."""
         rows = self._run(
             "SELECT COUNT(DISTINCT device), COUNT(DISTINCT CASE WHEN failed THEN device END) FROM reports"
             " WHERE stream = ? AND (version = wanted OR failed)",
@@ -150,11 +157,11 @@ class ReportStore:
         return int(rows[0][0]), int(rows[0][1])
 
     def last_id(self) -> int:
-        """Return a number that rises with every report."""
+        """Return the id of the newest report, which rises with every report."""
         return int(self._run("SELECT COALESCE(MAX(id), 0) FROM reports", ())[0][0])
 
     def num_devices(self) -> int:
-        """Return how many devices have ever reported."""
+        """Return the number of devices that have ever sent a report."""
         return len(self._devices)
 
     def close(self) -> None:

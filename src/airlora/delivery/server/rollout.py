@@ -1,6 +1,6 @@
-"""Which devices may take a new release already.
+"""Staged rollout: the decision whether a device may install a new release yet.
 
-The answer can only hold a device back: what it installs is decided by signatures alone.
+The rollout can only delay an installation.  Signatures alone decide what a device accepts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ __all__ = ["Rollout"]
 
 @dataclass(frozen=True)
 class Rollout:
-    """Who comes first, and when to stop.
+    """Options of a staged rollout.
 
     Args:
-        percent: Of the devices, drawn by their name and the release; 100: all.
-        first: Devices that are always among them.
-        groups: Patterns of names, such as `lab-*`, and the percentage of the devices that they match; the first that
-            matches counts, and `percent` for those that none does.
-        stop_share: Nobody else goes on once a larger share of those that tried it had to refuse it.
-        least_tried: Before so many have tried it nothing is stopped.
+        percent: Percentage of the devices that may install a release, 0 to 100.  A hash of device name and release
+            draws them.
+        first: Names of devices that may always install a release.
+        groups: Pairs of a name pattern, such as `lab-*`, and the percentage for matching devices.  The first matching
+            pattern applies, and `percent` to devices that match none.
+        stop_share: Largest share of failed installations, 0 to 1.  Above it, no other device may install the release.
+        least_tried: Number of devices that must have tried a release before it can be stopped, 1 or more.
 
     Raises:
         SettingsError: A number is out of range.
@@ -47,26 +48,26 @@ class Rollout:
             raise SettingsError.of("rollout least tried", self.least_tried, "1 or more")
 
     def decide(self, device: str, version: int, stream: str, reports: ReportStore) -> tuple[bool, str]:
-        """Return whether a device may take a release, and why not.
+        """Return whether a device may install a release, and otherwise the reason.
 
         Args:
-            device: Who asks.
-            version: Of the release, for the words.
-            stream: Its digest.
-            reports: How it went elsewhere.
+            device: Name of the device.
+            version: Number of the release, for the text of the reason.
+            stream: Digest of the release's stream.
+            reports: Reports of the other devices.
         """
         tried, failed = reports.outcome(stream)
         if tried >= self.least_tried and failed > self.stop_share * tried:
             return False, f"release {version} failed on {failed} of {tried} devices and is stopped"
-        matching = ((f" that are {pattern}", share) for pattern, share in self.groups if fnmatchcase(device, pattern))
+        matching = ((f" matching {pattern}", share) for pattern, share in self.groups if fnmatchcase(device, pattern))
         who, percent = next(matching, ("", self.percent))
         if device in self.first or _draw(device, stream) * 100.0 < percent:
             return True, ""
-        return False, f"release {version} is with {percent:g} % of the devices{who} so far"
+        return False, f"release {version} is limited to {percent:g} % of the devices{who}"
 
 
 def _draw(device: str, stream: str) -> float:
-    """Return a number from 0 to below 1 that belongs to a device and a release.
+    """Return a number in [0, 1) that is a hash of a device and a release.
 
     >>> 0 <= _draw("pump-7", "ab") < 1, _draw("pump-7", "ab") == _draw("pump-7", "ab")
     (True, True)

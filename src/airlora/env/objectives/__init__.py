@@ -1,4 +1,4 @@
-"""What a rank pattern is worth: closed forms, a trained adapter, or fine-tuning itself."""
+"""Objectives: the loss of a rank pattern in closed form, by measuring a trained adapter, or by fine-tuning."""
 
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective

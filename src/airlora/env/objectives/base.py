@@ -1,4 +1,4 @@
-"""The seam between the decision problem and whatever makes its loss."""
+"""The protocol between the environment and the loss of a rank pattern."""
 
 from __future__ import annotations
 
@@ -15,43 +15,51 @@ __all__ = ["Objective"]
 
 
 class Objective(Protocol):
-    """Something that has a loss at every rank pattern.
+    """Members that the environment needs of an objective.
 
-    The environment asks for the text of the step to come (`complexity`), shows it to the policy, and then measures the
-    policy's ranks on that very text.  A learned surrogate is one more class with these members.
+    Each step has a text. The environment reads its state by `complexity`, shows it to the policy, and calls `measure`
+    with the ranks that the policy chose for this text.
     """
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The modules whose ranks are decided, in order."""
+        """Shape of each adapted module, in order."""
         ...
 
     @property
     def r_max(self) -> int:
-        """The largest rank of a module."""
+        """Largest rank of a module."""
         ...
 
     @property
     def head_params(self) -> int:
-        """Numbers that travel whatever the ranks are (the classification head)."""
+        """Parameters that are sent with every rank pattern, such as a classification head."""
         ...
 
     def reset(self, generator: np.random.Generator) -> None:
-        """Start an episode; randomness comes from `generator`, which is the objective's own from here on."""
+        """Start an episode.
+
+        Args:
+            generator: Generator for every random draw of the episode. The objective keeps it.
+        """
         ...
 
     def complexity(self) -> TextComplexity:
-        """Return lexical entropy and OOV rate of the text that the next `measure` uses."""
+        """Return lexical entropy and OOV rate of the text of the current step."""
         ...
 
     def measure(self, ranks: IntArray) -> float:
-        """Return the loss U(r) in nats at `ranks` (int64 [num_modules]) and go on to the next text."""
+        """Return the loss U(r) on the text of the current step, nats, and move to the next text.
+
+        Args:
+            ranks: Rank of each module, int64 [num_modules].
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on as if nothing had happened."""
+        """Return the state of the objective as values that a checkpoint can hold."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore a state from `state_dict`, so that the objective continues as if it had not stopped."""
         ...

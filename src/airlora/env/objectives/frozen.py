@@ -1,4 +1,4 @@
-"""The loss of a trained adapter at any cut, without training."""
+"""The loss of a trained adapter at any ranks, without training."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["FrozenObjective"]
 
 
 class FrozenObjective:
-    """Cross-entropy of a trained adapter at the chosen ranks, on one of a few fixed batches.
+    """Loss of a trained adapter at the chosen ranks, on one of several fixed batches.
 
-    Which batch is next is part of the randomness; the batches themselves stay, so that two patterns can be compared on
-    the same sentences.  The adapter must be in an order where any cut makes sense (canonical SVD order, or nested
-    training).
+    Each step draws one batch at random. The batches do not change, so that two rank patterns can be compared on the
+    same samples. The components of each module must be in order of importance, by canonical SVD order or nested
+    training.
 
     Args:
-        adapted: The trained model; its ranks are set by `measure`, nothing else changes.
+        adapted: Model with the trained adapter. `measure` sets its ranks and changes nothing else.
         batches: Tokenised batches with `labels`, on the model's device.
-        complexities: Text state of each batch.
-        autocast: Makes the context that the forward pass runs in, for reduced precision.
+        complexities: Lexical entropy and OOV rate of each batch.
+        autocast: Factory of the context manager of the forward pass, for reduced precision.
 
     Raises:
-        DataError: No batch, or not one complexity per batch.
+        DataError: There is no batch, or the number of complexities differs from the number of batches.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FrozenObjective:
     ) -> None:
         if not batches or len(batches) != len(complexities):
             raise DataError(
-                f"a frozen objective needs batches and one text state for each, got {len(batches)} and "
+                f"a frozen objective needs batches and one text complexity for each, got {len(batches)} and "
                 f"{len(complexities)}"
             )
         self._adapted = adapted
@@ -56,42 +56,42 @@ class FrozenObjective:
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The adapted modules, in order."""
+        """Shape of each adapted module, in order."""
         return self._adapted.shapes
 
     @property
     def r_max(self) -> int:
-        """The largest rank."""
+        """Largest rank of a module."""
         return self._adapted.r_max
 
     @property
     def head_params(self) -> int:
-        """Numbers of the classification head, which travels whatever the ranks are."""
+        """Parameters of the classification head, which is sent with every rank pattern."""
         return self._adapted.head_params
 
     @property
     def num_batches(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return len(self._batches)
 
     def reset(self, generator: np.random.Generator) -> None:
-        """Start an episode on a batch drawn from `generator`."""
+        """Start an episode and draw its first batch from a generator, which the objective keeps."""
         self._generator = generator
         self._draw()
 
     def complexity(self) -> TextComplexity:
-        """Return the text state of the batch that the next `measure` uses."""
+        """Return lexical entropy and OOV rate of the batch of the current step."""
         return self._complexities[self._index]
 
     def measure(self, ranks: IntArray) -> float:
-        """Return the loss at `ranks` on the batch in hand, nats, and draw the next batch."""
+        """Return the loss at the ranks on the batch of the current step, nats per sample, and draw the next batch."""
         loss = self.loss_on(ranks, self._index)
         self._draw()
         return loss
 
     @torch.no_grad()
     def loss_on(self, ranks: IntArray, index: int) -> float:
-        """Return the loss at `ranks` on batch `index`, nats per sample."""
+        """Return the loss at the ranks on one batch, nats per sample."""
         self._adapted.set_ranks(ranks.tolist())
         self._adapted.model.eval()
         with self._autocast():
@@ -99,17 +99,17 @@ class FrozenObjective:
         return float(output.loss.float())
 
     def mean_loss(self, ranks: IntArray) -> float:
-        """Return the loss at `ranks` over all batches, nats per sample."""
+        """Return the mean loss at the ranks over all batches, nats per sample."""
         sizes = [batch["labels"].shape[0] for batch in self._batches]
         losses = [self.loss_on(ranks, index) for index in range(len(self._batches))]
         return float(np.average(losses, weights=sizes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which batch is next, and the generator's state."""
+        """Return the index of the current batch and the state of the generator."""
         return {"index": self._index, "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore a state from `state_dict`."""
         self._index = int(state["index"])
         self._generator.bit_generator.state = state["generator"]
 

@@ -1,4 +1,4 @@
-"""The loss of fine-tuning itself: measuring a pattern trains the adapter at that pattern."""
+"""The loss of fine-tuning at the chosen ranks: measuring a rank pattern trains the adapter."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ __all__ = ["LiveObjective", "Stepper"]
 
 
 class Stepper(Protocol):
-    """Something that fine-tunes by one batch at a time."""
+    """Fine-tuning that takes one optimiser step per call."""
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The adapted modules, in order."""
+        """Shape of each adapted module, in order."""
         ...
 
     @property
     def r_max(self) -> int:
-        """The largest rank."""
+        """Largest rank of a module."""
         ...
 
     @property
     def head_params(self) -> int:
-        """Numbers of the head."""
+        """Parameters of the classification head."""
         ...
 
     @property
     def steps_left(self) -> int:
-        """How many steps are still to be taken."""
+        """Number of optimiser steps that are left."""
         ...
 
     def complexity(self) -> TextComplexity:
-        """Return the text state of the next batch."""
+        """Return lexical entropy and OOV rate of the next batch."""
         ...
 
     def train_step(self, ranks: IntArray) -> float:
-        """Take one optimiser step at `ranks` on the next batch and return its loss before the step, nats."""
+        """Take one optimiser step at the ranks on the next batch and return its loss before the step, nats."""
         ...
 
 
 class LiveObjective:
-    """One fine-tuning step, or k, at the chosen ranks: the paper's objective (Algorithm 1, line 12).
+    """Mean loss of k fine-tuning steps at the chosen ranks, the paper's objective (Algorithm 1, line 12).
 
-    The loss is that of the training batches before each step, averaged over the k.  It falls as training goes on,
-    whatever the ranks are: rewards of early and late steps are not comparable.
+    The loss of a step is that of its training batch before the step. It falls as training proceeds, at any
+    ranks. Rewards of early and late steps are therefore not comparable.
 
-    An adapter that is only ever trained at the few ranks that a weak link carries stays poor. `full_rank_steps` after
-    each action train all components as well; their losses do not count. The paper has none.
+    The ranks that a weak link carries train few components. `full_rank_steps` trains all components after each action,
+    which the paper does not do. The losses of these steps are not counted.
 
     Args:
-        stepper: What fine-tunes; it keeps its own state and is checkpointed by its owner.
-        steps_per_action: k, >= 1.
-        full_rank_steps: Further steps at full rank after them, >= 0.
+        stepper: Fine-tuning of the adapter. Its owner saves its state.
+        steps_per_action: Fine-tuning steps k per action, >= 1.
+        full_rank_steps: Additional fine-tuning steps at full rank per action, >= 0.
 
     Raises:
-        SettingsError: A count is below what is allowed.
+        SettingsError: A count is too small.
     """
 
     def __init__(self, stepper: Stepper, steps_per_action: int = 1, full_rank_steps: int = 0) -> None:
@@ -76,33 +76,33 @@ class LiveObjective:
 
     @property
     def shapes(self) -> Mapping[str, ModuleShape]:
-        """The adapted modules, in order."""
+        """Shape of each adapted module, in order."""
         return self._stepper.shapes
 
     @property
     def r_max(self) -> int:
-        """The largest rank."""
+        """Largest rank of a module."""
         return self._stepper.r_max
 
     @property
     def head_params(self) -> int:
-        """Numbers of the classification head."""
+        """Parameters of the classification head."""
         return self._stepper.head_params
 
     def reset(self, generator: np.random.Generator) -> None:
-        """Start an episode; training goes on where it is."""
+        """Start an episode. Training continues from its current state."""
 
     def complexity(self) -> TextComplexity:
-        """Return the text state of the next batch."""
+        """Return lexical entropy and OOV rate of the next batch."""
         return self._stepper.complexity()
 
     def measure(self, ranks: IntArray) -> float:
-        """Train k steps at `ranks` and return their mean loss, nats; then take the steps at full rank.
+        """Train k steps at the ranks, then the steps at full rank, and return the mean loss of the k steps, nats.
 
-        The last action takes no more steps than are left, but at least one.
+        The last action takes only the steps that are left, but at least one.
         """
         losses = [self._stepper.train_step(ranks)]
-        # One call may take several of the steps that are left.
+        # One call may use up several of the steps that are left.
         while len(losses) < self._steps_per_action and self._stepper.steps_left > 0:
             losses.append(self._stepper.train_step(ranks))
         full = np.full(len(self.shapes), self.r_max, dtype=np.int64)
@@ -113,8 +113,8 @@ class LiveObjective:
         return float(np.mean(losses))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the stepper's owner saves it."""
+        """Return an empty state. The owner of the stepper saves its state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore nothing."""

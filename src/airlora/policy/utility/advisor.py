@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import concave_envelope, fit_to_budget
 from airlora.errors import PolicyError
 from airlora.observation import NUM_CONTEXT, FloatArray, IntArray, Observation
 from airlora.policy.base import PolicyProblem, Stage
@@ -16,7 +17,6 @@ from airlora.policy.buffer import Buffer
 from airlora.policy.random import spread_randomly
 from airlora.policy.seeding import numpy_state, restore_numpy
 from airlora.policy.settings import AllocateSettings
-from airlora.policy.solver import concave_envelope, fit_to_budget
 from airlora.policy.utility.features import rank_knots
 from airlora.policy.utility.fit import Measurements, fit_utility
 from airlora.policy.utility.forms import verify_forms

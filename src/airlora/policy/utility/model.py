@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from airlora.allocation import Gains, concave_envelope
 from airlora.observation import IntArray
-from airlora.policy.solver import Gains, concave_envelope
 
 __all__ = ["Floats", "UtilityModel", "text_features"]
 

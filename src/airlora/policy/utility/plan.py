@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from airlora.allocation import fill_greedily
 from airlora.observation import IntArray
-from airlora.policy.solver import fill_greedily
 from airlora.policy.utility.model import Floats, UtilityModel
 
 __all__ = ["improve_plan", "plan_ranks"]

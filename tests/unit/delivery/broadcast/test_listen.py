@@ -276,7 +276,7 @@ def test_what_cannot_be_sent(device: Device, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ReleaseError, match="packet bytes"):
         open_carousel(device.repository, packet_bytes=50)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReleaseError, match="nothing has been released"):
+    with pytest.raises(ReleaseError, match="no release has been published"):
         open_carousel(make_repository(tmp_path / "empty"))
     with pytest.raises(SettingsError, match="rounds"):
         CastPlan("127.0.0.1", 9, num_rounds=0)

@@ -21,9 +21,9 @@ from tuf.ngclient._internal import trusted_metadata_set
 from airlora.codec import DecodedStream, StreamReader
 from airlora.delivery import (
     AccuracyProbe,
-    Cut,
     HttpLink,
     LinkLimits,
+    PrefixScore,
     StateFolder,
     Wish,
     add_tenant,
@@ -377,7 +377,7 @@ def test_limits_that_cannot_be(name: str, value: float) -> None:
 
 
 def test_cuts_are_what_the_manifest_says(device: Device) -> None:
-    assert all(isinstance(cut, Cut) for cut in current_manifest(device.repository).cuts)
+    assert all(isinstance(cut, PrefixScore) for cut in current_manifest(device.repository).cuts)
 
 
 def test_the_rate_leaves_out_what_answers_are_waited_for(device: Device) -> None:

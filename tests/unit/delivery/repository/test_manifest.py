@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlora.delivery import Cut, Manifest, StreamEntry
+from airlora.delivery import Manifest, PrefixScore, StreamEntry
 from airlora.delivery.repository.manifest import MAX_MANIFEST_BYTES
 from airlora.errors import ReleaseError, TrustError
 
@@ -16,7 +16,7 @@ def manifest(**changes: object) -> Manifest:
         "created": "2026-01-31T12:00:00Z",
         "base_fingerprint": "b" * 64,
         "stream": StreamEntry(digest="a" * 64, head_bytes=100, total_bytes=1000, num_segments=4),
-        "cuts": [Cut(num_bytes=500, num_components=3, accuracy=0.8, loss=0.4)],
+        "cuts": [PrefixScore(num_bytes=500, num_components=3, accuracy=0.8, loss=0.4)],
     }
     return Manifest(**(values | changes))
 
@@ -25,11 +25,11 @@ def changed(**changes: object) -> bytes:
     return json.dumps(json.loads(manifest().to_bytes()) | changes).encode()
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_a_manifest_round_trips() -> None:
     assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
 
 
-def test_the_stream_lies_under_its_digest() -> None:
+def test_the_path_of_the_stream_contains_its_digest() -> None:
     assert manifest().stream.path == f"streams/{'a' * 64}.airs"
 
 
@@ -50,13 +50,13 @@ def test_the_stream_lies_under_its_digest() -> None:
         ({"cuts": [{"num_bytes": 1001, "num_components": 1, "accuracy": 0.5, "loss": 0.1}]}, "cuts"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(change: dict[str, object], says: str) -> None:
+def test_invalid_fields_are_refused_in_one_line(change: dict[str, object], says: str) -> None:
     with pytest.raises(TrustError, match=says) as error:
         Manifest.from_bytes(changed(**change), error=TrustError)
     assert "\n" not in str(error.value)
 
 
-def test_cuts_must_rise() -> None:
+def test_prefix_sizes_must_rise() -> None:
     cut = {"num_bytes": 5, "num_components": 1, "accuracy": 0.5, "loss": 0.1}
     with pytest.raises(ReleaseError, match="rising"):
         Manifest.from_bytes(changed(cuts=[cut, cut]))

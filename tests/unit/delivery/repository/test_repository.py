@@ -9,8 +9,8 @@ import pytest
 
 from airlora.delivery import (
     PASSPHRASE_VARIABLE,
-    Cut,
     KeyFolder,
+    PrefixScore,
     add_tenant,
     collect_garbage,
     create_repository,
@@ -28,7 +28,7 @@ from delivery import make_repository, make_stream
 STREAMS = [make_stream(seed) for seed in range(4)]
 
 
-def test_keys_are_their_owners_alone_and_outside(tmp_path: Path) -> None:
+def test_keys_are_outside_the_repository_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     add_tenant(repository, "acme")
     files = list((tmp_path / "keys").rglob("*.pem"))
@@ -39,7 +39,7 @@ def test_keys_are_their_owners_alone_and_outside(tmp_path: Path) -> None:
 
 
 def test_keys_inside_of_the_repository_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match="published"):
+    with pytest.raises(ReleaseError, match="public"):
         KeyFolder(tmp_path / "repo" / "keys", tmp_path / "repo")
 
 
@@ -49,7 +49,7 @@ def test_the_default_folder_of_keys_is_beside_the_repository(tmp_path: Path) -> 
 
 def test_a_published_stream_verifies(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
-    cuts = [Cut(num_bytes=len(STREAMS[0]), num_components=16, accuracy=0.8, loss=0.4)]
+    cuts = [PrefixScore(num_bytes=len(STREAMS[0]), num_components=16, accuracy=0.8, loss=0.4)]
     manifest = publish_stream(repository, STREAMS[0], cuts=cuts)
     assert (manifest.version, manifest.cuts) == (1, cuts)
     report = verify_repository(repository)
@@ -58,15 +58,15 @@ def test_a_published_stream_verifies(tmp_path: Path) -> None:
     assert (repository.folder / manifest.stream.path).read_bytes() == STREAMS[0]
 
 
-def test_versions_rise_and_the_same_stream_is_no_release(tmp_path: Path) -> None:
+def test_versions_rise_and_the_newest_stream_is_not_published_twice(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     assert [publish_stream(repository, stream).version for stream in STREAMS] == [1, 2, 3, 4]
-    with pytest.raises(ReleaseError, match="release 4 already"):
+    with pytest.raises(ReleaseError, match="already published as release 4"):
         publish_stream(repository, STREAMS[3])
     assert current_manifest(repository).version == 4
 
 
-def test_damaged_and_cut_streams_are_not_published(tmp_path: Path) -> None:
+def test_damaged_and_truncated_streams_are_not_published(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     for data in (STREAMS[0][:-1], STREAMS[0][:-1] + bytes([STREAMS[0][-1] ^ 1]), b"", b"AIRS"):
         with pytest.raises(CodecError):
@@ -74,7 +74,7 @@ def test_damaged_and_cut_streams_are_not_published(tmp_path: Path) -> None:
     assert current_manifest(repository) is None
 
 
-def test_a_tenant_signs_for_itself_alone(tmp_path: Path) -> None:
+def test_a_tenant_can_sign_only_its_own_releases(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     add_tenant(repository, "acme")
@@ -92,7 +92,7 @@ def test_a_tenant_signs_for_itself_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["root", "targets", "../x", "", "A", "a/b", "x" * 64])
-def test_bad_names_of_tenants(tmp_path: Path, name: str) -> None:
+def test_invalid_tenant_names_are_refused(tmp_path: Path, name: str) -> None:
     repository = make_repository(tmp_path)
     with pytest.raises(ReleaseError, match="tenant"):
         add_tenant(repository, name)
@@ -104,7 +104,7 @@ def test_an_unknown_tenant_cannot_publish(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp", "acme"])
-def test_after_a_rotation_the_old_key_signs_nothing(tmp_path: Path, role: str) -> None:
+def test_after_a_rotation_the_old_key_is_not_trusted(tmp_path: Path, role: str) -> None:
     repository = make_repository(tmp_path)
     add_tenant(repository, "acme")
     publish_stream(repository, STREAMS[0])
@@ -133,7 +133,7 @@ def test_all_root_keys_can_be_replaced_one_by_one(tmp_path: Path) -> None:
     verify_repository(repository)
 
 
-def test_without_its_threshold_of_root_keys_nothing_rotates(tmp_path: Path) -> None:
+def test_rotation_requires_the_threshold_of_root_keys(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     keys = sorted((tmp_path / "keys" / "root").glob("*.pem"))
     for path in keys[:2]:
@@ -170,11 +170,11 @@ def test_keys_can_be_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ReleaseError, match="passphrase"):
         publish_stream(repository, STREAMS[1])
     monkeypatch.delenv(PASSPHRASE_VARIABLE)
-    with pytest.raises(ReleaseError, match="is encrypted"):
+    with pytest.raises(ReleaseError, match="encrypted; set its passphrase"):
         publish_stream(repository, STREAMS[1])
 
 
-def test_a_damaged_key_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_key(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     path = next((tmp_path / "keys" / "targets").glob("*.pem"))
     path.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
@@ -196,7 +196,7 @@ def test_an_expired_repository_is_refused_until_it_is_renewed(tmp_path: Path) ->
     verify_repository(repository)
 
 
-def test_renewing_moves_the_days_on(tmp_path: Path) -> None:
+def test_renewing_extends_the_expiry(tmp_path: Path) -> None:
     repository = make_repository(tmp_path, days={"timestamp": 3, "targets": 10})
     soon = datetime.now(UTC) + timedelta(days=1)
     for role in ("timestamp", "targets"):
@@ -208,7 +208,7 @@ def test_renewing_moves_the_days_on(tmp_path: Path) -> None:
     assert expires["targets"] > soon + timedelta(days=8)
 
 
-def test_garbage_is_what_no_device_needs(tmp_path: Path) -> None:
+def test_garbage_collection_removes_only_what_no_device_needs(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     manifests = [publish_stream(repository, stream) for stream in STREAMS]
     removed = collect_garbage(repository, keep=1)
@@ -220,7 +220,7 @@ def test_garbage_is_what_no_device_needs(tmp_path: Path) -> None:
     assert publish_stream(repository, STREAMS[0]).version == 5
 
 
-def test_a_stream_that_two_tenants_share_stays(tmp_path: Path) -> None:
+def test_garbage_collection_keeps_a_stream_that_two_tenants_share(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     add_tenant(repository, "acme")
     publish_stream(repository, STREAMS[0])
@@ -249,7 +249,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path, where: str) -> None:
     verify_repository(repository)
 
 
-def test_a_private_key_that_slipped_in_is_found(tmp_path: Path) -> None:
+def test_verification_finds_a_private_key_in_the_repository(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     slipped = repository.folder / "targets" / "backup.pem"
@@ -258,12 +258,12 @@ def test_a_private_key_that_slipped_in_is_found(tmp_path: Path) -> None:
         verify_repository(repository)
 
 
-def test_what_is_in_the_way_is_not_written_over(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "index.html").write_text("mine")
     with pytest.raises(ReleaseError, match="empty"):
         make_repository(tmp_path)
-    with pytest.raises(ReleaseError, match="no repository"):
+    with pytest.raises(ReleaseError, match="not a repository"):
         open_repository(tmp_path / "repo", KeyFolder(tmp_path / "keys", tmp_path / "repo"))
 
 
@@ -278,13 +278,13 @@ def test_what_is_in_the_way_is_not_written_over(tmp_path: Path) -> None:
         {"days": {"surprise": 3}},
     ],
 )
-def test_numbers_that_are_not_allowed(tmp_path: Path, options: dict[str, object]) -> None:
+def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(ReleaseError):
         make_repository(tmp_path, **options)
     assert not (tmp_path / "repo").exists()
 
 
-def test_another_writer_is_waited_for_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_another_writer_is_awaited_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airlora.delivery.repository.repository._LOCK_S", 0.05)
     repository = make_repository(tmp_path)
     other = open_repository(repository.folder, repository.keys)
@@ -293,7 +293,7 @@ def test_another_writer_is_waited_for_and_told(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(AirloraError, match="cannot"):
         create_repository(tmp_path / "repo", KeyFolder(tmp_path / "keys", tmp_path / "repo"))
@@ -339,7 +339,7 @@ def failing_write(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> pytest.Monk
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
-def test_what_a_failed_publish_left_is_not_in_force(
+def test_files_of_a_failed_publish_are_not_in_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     repository = make_repository(tmp_path)
@@ -361,7 +361,7 @@ def test_what_a_failed_publish_left_is_not_in_force(
 
 @pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp", "acme", "root"])
 @pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
-def test_a_rotation_that_breaks_off_leaves_something_to_trust(
+def test_an_interrupted_rotation_leaves_a_trusted_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, fails_at: int
 ) -> None:
     repository = make_repository(tmp_path)
@@ -380,7 +380,7 @@ def test_a_rotation_that_breaks_off_leaves_something_to_trust(
     assert verify_repository(repository).manifests["acme"].version == 2
 
 
-def test_a_rotation_without_a_key_that_it_needs_changes_nothing(tmp_path: Path) -> None:
+def test_a_rotation_without_a_required_key_changes_nothing(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
     key_file(tmp_path, "snapshot").unlink()
@@ -390,7 +390,7 @@ def test_a_rotation_without_a_key_that_it_needs_changes_nothing(tmp_path: Path) 
     assert not (repository.metadata / "2.root.json").exists()
 
 
-def test_two_folders_of_keys_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_key_folders_share_the_lock_of_their_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from airlora.delivery.repository import repository as module
 
     monkeypatch.setattr(module, "_LOCK_S", 0.05)
@@ -401,7 +401,7 @@ def test_two_folders_of_keys_have_one_lock(tmp_path: Path, monkeypatch: pytest.M
         pass
 
 
-def test_what_the_last_timestamp_led_to_stays(tmp_path: Path) -> None:
+def test_garbage_collection_keeps_the_previous_snapshot(tmp_path: Path) -> None:
     """Renewals raise the snapshot's version alone: the targets that it names are older than the number before."""
     repository = make_repository(tmp_path)
     publish_stream(repository, STREAMS[0])
@@ -414,7 +414,7 @@ def test_what_the_last_timestamp_led_to_stays(tmp_path: Path) -> None:
     assert names == {f"{snapshot}.snapshot.json", f"{snapshot - 1}.snapshot.json"}
 
 
-def test_a_stale_bundle_is_told_of(tmp_path: Path) -> None:
+def test_verification_reports_a_stale_bundle(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     stale = (repository.metadata / "bundle.z").read_bytes()
     publish_stream(repository, STREAMS[0])

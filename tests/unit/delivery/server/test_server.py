@@ -41,7 +41,7 @@ def stream_path(served: Any) -> str:
     return f"/streams/{next((served.repository.folder / 'streams').iterdir()).name}"
 
 
-def test_files_come_whole_and_in_ranges(serve: Serve) -> None:
+def test_files_are_served_whole_and_in_ranges(serve: Serve) -> None:
     served = serve()
     path = stream_path(served)
     whole = served.ask(path)
@@ -54,7 +54,7 @@ def test_files_come_whole_and_in_ranges(serve: Serve) -> None:
     assert served.ask(path, "HEAD").headers["Content-Length"] == str(len(STREAMS[0]))
 
 
-def test_the_bundle_comes_once(serve: Serve, tmp_path: Path) -> None:
+def test_the_bundle_is_requested_once(serve: Serve, tmp_path: Path) -> None:
     """A device that looks again is told in a header that nothing is new."""
     served = serve()
     folder, plan = StateFolder(tmp_path / "state"), AgentPlan(served.url, base_fingerprint=FINGERPRINT)
@@ -69,7 +69,7 @@ def test_the_bundle_comes_once(serve: Serve, tmp_path: Path) -> None:
     assert visit(folder, plan, HttpLink(), seed=0).version == 2
 
 
-def test_what_never_changes_is_kept_for_ever_and_the_timestamp_never(serve: Serve) -> None:
+def test_immutable_files_are_cached_and_the_timestamp_is_revalidated(serve: Serve) -> None:
     served = serve()
     for path in (stream_path(served), "/metadata/1.root.json"):
         assert "immutable" in served.ask(path).headers["Cache-Control"]
@@ -92,7 +92,7 @@ def test_what_never_changes_is_kept_for_ever_and_the_timestamp_never(serve: Serv
         "/v2",
     ],
 )
-def test_nothing_else_is_handed_out(serve: Serve, path: str) -> None:
+def test_other_files_are_not_served(serve: Serve, path: str) -> None:
     served = serve()
     (served.repository.folder / "targets" / ".hidden.tmp").write_text("half")
     assert served.ask(path).status in (404, 422)
@@ -109,7 +109,7 @@ def test_health_and_metrics(serve: Serve) -> None:
     assert served.ask("/healthz").status == 503
 
 
-def test_a_device_reports_and_is_shown(serve: Serve, tmp_path: Path) -> None:
+def test_a_report_of_a_device_is_listed(serve: Serve, tmp_path: Path) -> None:
     served = serve()
     plan = AgentPlan(served.url, base_fingerprint=FINGERPRINT, device="pump-7")
     found = visit(StateFolder(tmp_path / "state"), plan, HttpLink(), seed=0)
@@ -121,7 +121,7 @@ def test_a_device_reports_and_is_shown(serve: Serve, tmp_path: Path) -> None:
     assert served.ask("/v1/devices/pump-8").status == 404
 
 
-def test_a_visit_that_used_up_its_time_reports_too(serve: Serve, tmp_path: Path) -> None:
+def test_a_visit_that_reached_its_deadline_still_reports(serve: Serve, tmp_path: Path) -> None:
     served = serve()
     link = HttpLink()
     link.end_s = link.clock.now_s() + 0.001
@@ -143,11 +143,11 @@ def test_a_visit_that_used_up_its_time_reports_too(serve: Serve, tmp_path: Path)
         (bytes(20_000), 413),
     ],
 )
-def test_reports_that_are_none(serve: Serve, body: bytes, status: int) -> None:
+def test_malformed_reports_are_refused(serve: Serve, body: bytes, status: int) -> None:
     assert serve().ask("/v1/devices/pump-7/reports", "POST", body=body).status == status
 
 
-def test_tokens(serve: Serve, tokens: Path, tmp_path: Path) -> None:
+def test_requests_need_a_valid_token(serve: Serve, tokens: Path, tmp_path: Path) -> None:
     served = serve(tokens=Tokens(tokens))
     assert served.ask("/healthz").status == 200
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic nonsense"}):
@@ -165,7 +165,7 @@ def test_tokens(serve: Serve, tokens: Path, tmp_path: Path) -> None:
     assert "401" in str(found.error)
 
 
-def test_what_a_device_may_see_and_what_an_operator(serve: Serve, tokens: Path) -> None:
+def test_devices_and_operators_see_what_their_tokens_allow(serve: Serve, tokens: Path) -> None:
     with tokens.open("a") as file:
         file.write("@eve operator-0123456789\n")
     served = serve(tokens=Tokens(tokens))
@@ -190,13 +190,13 @@ def test_what_a_device_may_see_and_what_an_operator(serve: Serve, tokens: Path) 
     assert served.ask("/metadata/1.root.json").headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_caches_that_many_share_keep_nothing_that_needs_a_token(serve: Serve, tokens: Path) -> None:
+def test_shared_caches_store_nothing_that_needs_a_token(serve: Serve, tokens: Path) -> None:
     served = serve(tokens=Tokens(tokens))
     mine = {"Authorization": "Bearer 0123456789abcdef0"}
     assert served.ask("/metadata/1.root.json", headers=mine).headers["Cache-Control"].startswith("private")
 
 
-def test_who_guesses_tokens_is_slowed(serve: Serve, tokens: Path) -> None:
+def test_wrong_tokens_are_rate_limited(serve: Serve, tokens: Path) -> None:
     served = serve(tokens=Tokens(tokens))
     wrong = {"Authorization": "Bearer not-this-one-either"}
     found = [served.ask("/metadata/1.root.json", headers=wrong).status for _ in range(70)]
@@ -207,7 +207,7 @@ def test_who_guesses_tokens_is_slowed(serve: Serve, tokens: Path) -> None:
     assert served.ask("/metadata/1.root.json", headers=mine).status == 200
 
 
-def test_names_of_devices_are_bounded(tmp_path: Path) -> None:
+def test_the_number_of_device_names_is_bounded(tmp_path: Path) -> None:
     store = ReportStore(tmp_path / "reports.sqlite", max_devices=2)
     for name in ("a", "b", "a"):
         store.add(name, DeviceReport())
@@ -217,7 +217,7 @@ def test_names_of_devices_are_bounded(tmp_path: Path) -> None:
     assert ReportStore(tmp_path / "reports.sqlite").num_devices() == 2
 
 
-def test_reports_are_bounded_in_all(tmp_path: Path) -> None:
+def test_the_total_number_of_reports_is_bounded(tmp_path: Path) -> None:
     store = ReportStore(tmp_path / "reports.sqlite", max_reports=5)
     for place in range(12):
         store.add(f"device-{place % 3}", DeviceReport(version=place))
@@ -241,14 +241,14 @@ def test_reports_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "pump-7\n", "pump-7 short\n", "a b c\n"])
-def test_files_of_tokens_that_are_none(tmp_path: Path, text: str) -> None:
+def test_malformed_token_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(text)
     with pytest.raises(SettingsError, match="tokens"):
         Tokens(path)
 
 
-def test_a_rate_per_device(serve: Serve) -> None:
+def test_requests_of_a_device_are_rate_limited(serve: Serve) -> None:
     served = serve(rate=parse_rate("3/minute"))
     found = [served.ask("/metadata/timestamp.json") for _ in range(5)]
     assert [answer.status for answer in found] == [200, 200, 200, 429, 429]
@@ -258,7 +258,7 @@ def test_a_rate_per_device(serve: Serve) -> None:
         parse_rate("fast")
 
 
-def test_a_release_goes_to_some_first_and_stops_where_it_fails(tmp_path: Path) -> None:
+def test_a_rollout_starts_with_some_devices_and_stops_when_they_fail(tmp_path: Path) -> None:
     store = ReportStore(tmp_path / "reports.sqlite")
     rollout = Rollout(percent=20, first=("canary",), stop_share=0.2, least_tried=5)
     names = [f"device-{number}" for number in range(1000)]
@@ -280,7 +280,7 @@ def test_a_release_goes_to_some_first_and_stops_where_it_fails(tmp_path: Path) -
     assert rollout.decide("canary", 4, fourth, store)[0]
 
 
-def test_a_tenants_failures_stop_its_own_release_alone(tmp_path: Path) -> None:
+def test_failures_of_a_tenant_stop_only_its_own_release(tmp_path: Path) -> None:
     store = ReportStore(tmp_path / "reports.sqlite")
     mine, theirs = "a" * 64, "b" * 64
     for number in range(10):
@@ -299,12 +299,12 @@ def test_groups_have_their_own_percentage(tmp_path: Path) -> None:
         "plant-2": False,
         "pump-1": False,
     }
-    assert may["plant-2"][1] == "release 3 is with 0 % of the devices that are plant-* so far"
+    assert may["plant-2"][1] == "release 3 is limited to 0 % of the devices matching plant-*"
     with pytest.raises(SettingsError, match=r"lab-\*"):
         Rollout(groups=(("lab-*", 101.0),))
 
 
-def test_a_held_back_device_waits_and_runs_on(serve: Serve, tmp_path: Path) -> None:
+def test_a_device_that_must_wait_keeps_its_release(serve: Serve, tmp_path: Path) -> None:
     served = serve(rollout=Rollout(percent=0.0, first=("pump-7",)))
     waiting = visit(StateFolder(tmp_path / "a"), AgentPlan(served.url, device="pump-8"), HttpLink(), seed=0)
     assert (waiting.version, waiting.bytes_fetched) == (None, 0)
@@ -313,7 +313,7 @@ def test_a_held_back_device_waits_and_runs_on(serve: Serve, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("values", [{"percent": 101}, {"stop_share": -0.1}, {"least_tried": 0}])
-def test_rollouts_that_cannot_be(values: dict[str, float]) -> None:
+def test_rollout_options_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="rollout"):
         Rollout(**values)
 
@@ -332,8 +332,8 @@ def test_reports_are_kept_over_restarts_and_bounded(tmp_path: Path) -> None:
         ReportStore(tmp_path / "bad")
 
 
-def test_a_folder_without_a_repository(tmp_path: Path) -> None:
+def test_a_folder_without_a_repository_is_refused(tmp_path: Path) -> None:
     from airlora.delivery import ServerPlan
 
-    with pytest.raises(ReleaseError, match="no repository"):
+    with pytest.raises(ReleaseError, match="not a repository"):
         make_app(ServerPlan(tmp_path, ReportStore(":memory:")))

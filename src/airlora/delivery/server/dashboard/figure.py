@@ -1,4 +1,4 @@
-"""The dashboard's picture: accuracy against bytes, as promised by the release and as devices have it."""
+"""Figure of the dashboard: accuracy against bytes, as stated by the releases and as reported by devices."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _STYLE = {
 
 
 def accuracy_figure(overview: Overview) -> str:
-    """Return the picture as SVG; empty where nothing was measured."""
-    lines = [(row.tenant or "everybody", row.manifest.cuts) for row in overview.releases if row.manifest.cuts]
+    """Return the figure as SVG, or an empty string if no accuracy is known."""
+    lines = [(row.tenant or "all devices", row.manifest.cuts) for row in overview.releases if row.manifest.cuts]
     points = [(row.num_bytes, row.accuracy) for row in overview.devices if row.accuracy is not None and row.num_bytes]
     if not lines and not points:
         return ""
@@ -37,10 +37,12 @@ def accuracy_figure(overview: Overview) -> str:
         axis = figure.subplots()
         for name, cuts in lines:
             sizes, values = [cut.num_bytes for cut in cuts], [cut.accuracy for cut in cuts]
-            axis.plot(sizes, values, marker=".", color=None if len(lines) > 1 else "#0072B2", label=f"promised, {name}")
+            axis.plot(
+                sizes, values, marker=".", color=None if len(lines) > 1 else "#0072B2", label=f"release for {name}"
+            )
         if points:
-            sizes_held, worth = zip(*points, strict=True)
-            axis.plot(sizes_held, worth, "o", color="#D55E00", alpha=0.6, label="devices")
+            sizes_held, accuracies = zip(*points, strict=True)
+            axis.plot(sizes_held, accuracies, "o", color="#D55E00", alpha=0.6, label="devices")
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e3:g} kB"))

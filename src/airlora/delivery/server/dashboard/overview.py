@@ -1,4 +1,4 @@
-"""What the dashboard shows: releases, devices, rollout, read anew from the repository and the reports."""
+"""Content of the dashboard: releases, devices and rollout, read from the repository and the reports."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX_DEVICES = 200
 
 @dataclass(frozen=True)
 class ReleaseRow:
-    """The newest release of everybody or of a tenant.
+    """The newest release of the repository or of a tenant.
 
     Args:
-        tenant: Whose; empty: everybody's.
-        manifest: Of the release.
-        tried: Devices that tried it.
-        failed: Of them those that had to refuse it.
+        tenant: Name of the tenant.  Empty for devices without a tenant.
+        manifest: Manifest of the release.
+        tried: Number of devices that tried the release.
+        failed: Number of those devices that rejected it.
     """
 
     tenant: str
@@ -36,17 +36,17 @@ class ReleaseRow:
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A device as it last reported.
+    """The newest report of a device, as text.
 
     Args:
-        name: Of the device.
-        age: How long ago, in words.
-        runs: What it runs, in words.
-        is_good: Whether it runs the newest that it saw, and nothing failed.
-        num_bytes: Of the stream that it has fetched or had.
-        took: Seconds of the visit, and the deadline if there was one.
-        accuracy: Promised for what it runs; None: not known.
-        note: In its own words.
+        name: Name of the device.
+        age: Time since the report, such as `3 min ago`.
+        runs: Installed release, such as `release 2, incomplete`.
+        is_good: Whether the device runs the newest release that it saw, and its last visit did not fail.
+        num_bytes: Bytes of the stream on the device.
+        took: Duration of the visit, with the deadline if it had one.
+        accuracy: Accuracy of the installed prefix, 0 to 1.  None if it is not known.
+        note: Note in the report.
     """
 
     name: str
@@ -61,15 +61,15 @@ class DeviceRow:
 
 @dataclass(frozen=True)
 class Overview:
-    """All of it.
+    """Content of the dashboard.
 
     Args:
-        releases: Newest by tenant.
-        devices: The latest to report first, `MAX_DEVICES` at most.
-        num_devices: All that ever reported.
-        expires: When the timestamp does, UTC; what is served is refused by devices after that.
-        is_expiring: Whether that is within a day.
-        rollout: In words.
+        releases: Newest release of the repository and of each tenant.
+        devices: Newest reports, latest first, at most `MAX_DEVICES`.
+        num_devices: Number of devices that have ever sent a report.
+        expires: Expiry of the timestamp, UTC.  Devices refuse the repository after it.
+        is_expiring: Whether the timestamp expires within a day.
+        rollout: Description of the staged rollout.
     """
 
     releases: list[ReleaseRow]
@@ -81,14 +81,18 @@ class Overview:
 
 
 def read_overview(plan: ServerPlan, *, now_s: float | None = None) -> Overview:
-    """Return what there is now.
+    """Return the current content of the dashboard.
+
+    Args:
+        plan: Options of the server.
+        now_s: Current time, seconds since 1970 UTC.  None reads the clock.
 
     Raises:
         ReleaseError: The repository is damaged.
         StorageError: The reports cannot be read.
     """
     now = time.time() if now_s is None else now_s
-    # Nothing is signed here: the keys are not needed, and need not be on this machine.
+    # The dashboard signs nothing, so the private keys need not be on this machine.
     repository = SignedRepository(plan.repository, KeyFolder(plan.repository.resolve().parent, plan.repository))
     releases = []
     for tenant in [None, *repository.tenants]:
@@ -106,8 +110,8 @@ def read_overview(plan: ServerPlan, *, now_s: float | None = None) -> Overview:
         rollout=(
             f"{rollout.percent:g} % of the devices"
             + "".join(f", {percent:g} % of {pattern}" for pattern, percent in rollout.groups)
-            + (f", and first {', '.join(rollout.first)}" if rollout.first else "")
-            + f"; stopped where more than {rollout.stop_share:.0%} fail"
+            + (f", always {', '.join(rollout.first)}" if rollout.first else "")
+            + f"; stops when more than {rollout.stop_share:.0%} of the devices fail"
         ),
     )
 
@@ -115,7 +119,7 @@ def read_overview(plan: ServerPlan, *, now_s: float | None = None) -> Overview:
 def _device(report: dict[str, Any], now: float) -> DeviceRow:
     version, wanted, complete = report["version"], report["wanted_version"], report["complete"]
     is_behind = version is not None and wanted is not None and version < wanted
-    runs = "nothing yet" if version is None else f"release {version}" + ("" if complete else ", a part of it")
+    runs = "no release" if version is None else f"release {version}" + ("" if complete else ", incomplete")
     runs += ", not the newest" if is_behind else ""
     deadline = report.get("deadline_s")
     return DeviceRow(
@@ -131,7 +135,7 @@ def _device(report: dict[str, Any], now: float) -> DeviceRow:
 
 
 def _age(seconds: float) -> str:
-    """Return a time span in its largest unit.
+    """Return a duration in its largest unit.
 
     >>> _age(4.2), _age(200), _age(7300), _age(200_000)
     ('4 s ago', '3 min ago', '2 h ago', '2 d ago')

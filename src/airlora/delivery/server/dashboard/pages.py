@@ -1,6 +1,6 @@
-"""The pages: `/`, what of it changes at `/fragment`, and `/events`, which says when.
+"""Pages of the dashboard: `/`, its changing part at `/fragment`, and server-sent events about changes at `/events`.
 
-Nothing is loaded from elsewhere, the pages can be read without scripts, and nothing can be changed by them.
+The pages load nothing from other servers, are readable without scripts, and are read-only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from airlora.errors import AirloraError
 
 __all__ = ["dashboard_routes"]
 
-LOOK_S = 1.0
-"""How often it is looked whether something changed."""
+POLL_S = 1.0
+"""Interval between two checks for changes, s."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -39,7 +39,7 @@ HEADERS = {
 
 
 def dashboard_routes(plan: ServerPlan) -> list[Route]:
-    """Return the routes that `make_app` takes in."""
+    """Return the routes of the dashboard for the argument `pages` of `make_app`."""
     pages = _Pages(plan)
     return [
         Route("/", pages.whole),
@@ -78,7 +78,7 @@ class _Pages:
             if state != seen:
                 seen = state
                 yield {"event": "change", "data": "1"}
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     def _stamp(self) -> tuple[int, int]:
         path: Path = self._plan.repository / "metadata" / "timestamp.json"

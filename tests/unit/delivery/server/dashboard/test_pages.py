@@ -56,8 +56,8 @@ def test_an_empty_repository_has_a_page(tmp_path: Path) -> None:
     plan = ServerPlan(repository.folder, ReportStore(":memory:"))
     with serving(make_app(plan, pages=dashboard_routes(plan))) as address:
         text = page(address)
-    assert "Nothing has been released yet." in text
-    assert "None has reported yet" in text
+    assert "No release has been published yet." in text
+    assert "No device has reported yet" in text
     assert "<svg" not in text
 
 
@@ -69,7 +69,7 @@ def test_releases_devices_and_rollout_are_shown(plan: ServerPlan, url: str) -> N
     text = page(url)
     assert f"{len(STREAMS[0]):,}" in text
     assert "90.0%" in text
-    assert "20 % of the devices, and first canary" in text
+    assert "20 % of the devices, always canary" in text
     assert "4.2 s of 30 s" in text
     assert "not the newest" in text
     assert text.count("<svg") == 1
@@ -77,20 +77,20 @@ def test_releases_devices_and_rollout_are_shown(plan: ServerPlan, url: str) -> N
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
 
 
-def test_what_devices_say_is_text(plan: ServerPlan, url: str) -> None:
+def test_notes_of_devices_are_escaped(plan: ServerPlan, url: str) -> None:
     plan.reports.add("pump-7", DeviceReport(note="<script>alert(1)</script>"))
     text = page(url)
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
-def test_headers_let_nothing_else_run(url: str) -> None:
+def test_headers_forbid_foreign_scripts(url: str) -> None:
     headers = urllib3.request("GET", url, timeout=20.0).headers
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_change_is_told(plan: ServerPlan, url: str) -> None:
+def test_a_change_sends_an_event(plan: ServerPlan, url: str) -> None:
     answer = urllib3.request("GET", f"{url}/events", preload_content=False, timeout=20.0)
     assert b"event: change" in answer.read1(200)
     plan.reports.add("pump-9", DeviceReport())
@@ -99,14 +99,14 @@ def test_a_change_is_told(plan: ServerPlan, url: str) -> None:
     answer.close()
 
 
-def test_an_expiring_timestamp_and_tenants(plan: ServerPlan, tmp_path: Path) -> None:
+def test_an_expiring_timestamp_is_shown(plan: ServerPlan, tmp_path: Path) -> None:
     overview = read_overview(plan)
     assert not overview.is_expiring
     assert read_overview(plan, now_s=1e11).is_expiring
     assert [row.tenant for row in overview.releases] == [""]
 
 
-def test_tenants_have_rows_of_their_own(tmp_path: Path) -> None:
+def test_each_tenant_has_its_own_row(tmp_path: Path) -> None:
     repository = make_repository(tmp_path)
     add_tenant(repository, "acme")
     publish_stream(repository, STREAMS[1], tenant="acme")
@@ -128,7 +128,7 @@ def browser_page(browser: Browser) -> Page:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_an_operator_opens_it_by_a_token(plan: ServerPlan, browser: Browser, tmp_path: Path) -> None:
+def test_an_operator_opens_the_dashboard_with_a_token(plan: ServerPlan, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("@eve operator-0123456789\npump-7 0123456789abcdef0\n")
     plan = replace(plan, tokens=Tokens(tmp_path / "tokens"))
     with serving(make_app(plan, pages=dashboard_routes(plan))) as address:
@@ -147,7 +147,7 @@ def test_an_operator_opens_it_by_a_token(plan: ServerPlan, browser: Browser, tmp
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_shows_it_live_on_a_phone(plan: ServerPlan, url: str, browser_page: Page) -> None:
+def test_a_phone_browser_shows_live_changes(plan: ServerPlan, url: str, browser_page: Page) -> None:
     errors: list[str] = []
     browser_page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     browser_page.goto(url, wait_until="load")
