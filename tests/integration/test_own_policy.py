@@ -98,7 +98,9 @@ def test_a_run_is_resumed_with_its_class_named_again(
     new_process()
     refused(airlora("train", "--out", "run", "--resume"), f"'{NAME}'", f"pass --policy {NAME}")
     assert "half_policy" not in sys.modules
-    refused(airlora("train", "--out", "run", "--resume", "--policy", "ppo"), "--resume", "the run's own --policy")
+    refused(
+        airlora("train", "--out", "run", "--resume", "--policy", "ppo"), "policy.name = 'ppo': allowed is the run's own"
+    )
     resumed = airlora("train", "--out", "run", "--resume", "--policy", NAME, "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == trained.stdout
@@ -125,9 +127,9 @@ def test_a_learner_that_cannot_be_saved_is_refused_before_training(
 @pytest.mark.parametrize(
     ("command", "name", "words"),
     [
-        (["train", "--out", "run"], "half_policy:Gone", ["half_policy:Gone", "has no attribute"]),
+        (["train", "--out", "run"], "half_policy:Gone", ["half_policy:Gone", "none of the name Gone"]),
         (["train", "--out", "run"], "no_such_module:Half", ["No module named 'no_such_module'"]),
-        (["policies", "--bench"], "half_policy:np", ["a class with the method `decide`"]),
+        (["policies", "--bench"], "half_policy:np", ["a class of half_policy"]),
         (["plan", "run", "--snr-db", "5", "--bandwidth-hz", "1e6"], "half_policy", ["stream", "package.module:Class"]),
     ],
 )

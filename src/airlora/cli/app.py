@@ -75,16 +75,16 @@ def _root(
 
 
 def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Return the values of `--set` by dotted key, and import the link process that they name."""
+    """Return the values of `--set` by dotted key, and import the link process and the policy that they name."""
     values = parse_items(items or [])
     if (process := values.get("channel.process")) is not None:
         from airlora.channel import register_link_process
 
         register_link_process(str(process))
-    if isinstance(values.get("policy.name"), str):
+    if isinstance(policy := values.get("policy.name"), str):
         from airlora.policy import import_policy
 
-        import_policy(values["policy.name"])
+        import_policy(policy)
     return values
 
 

@@ -81,6 +81,7 @@ def train(
     """
     from airlora.policy import import_policy
     from airlora.progress import LiveProgress
+    from airlora.settings.loading import value_at
     from airlora.training import RunFolder, load_settings, train
 
     flags = {
@@ -94,19 +95,17 @@ def train(
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
     if policy is not None:
         import_policy(policy)
-    if resume:
-        resolved = RunFolder(out).settings()
-        own = {"policy.name": resolved.policy.name, "channel.process": resolved.channel.process}
-        for key in given.keys() & own.keys():
-            if given[key] != own[key]:
-                raise SettingsError.of(key, given[key], f"the run's own, {own[key]!r}")
-        if given.keys() - own.keys() or preset or config:
-            raise SettingsError(
-                "--resume continues with the run's own settings: allowed are --out and --json, and --policy and "
-                "--set channel.process as in the run"
-            )
-    else:
-        resolved = load_settings(preset, config, given)
+    classes = given.keys() & {"channel.process", "policy.name"}
+    if resume and (given.keys() - classes or preset or config):
+        raise SettingsError(
+            "--resume continues with the run's own settings: allowed are --out and --json, and --policy and "
+            "--set channel.process as in the run"
+        )
+    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
+    for key in classes:
+        own = value_at(resolved.model_dump(), key)
+        if given[key] != own:
+            raise SettingsError.of(key, given[key], f"the run's own, {own!r}")
     with LiveProgress(make_console(stderr=True)) as progress:
         record = train(resolved, out, resume=resume, progress=progress)
     result = {

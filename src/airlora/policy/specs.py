@@ -16,9 +16,7 @@ import functools
 import importlib
 import inspect
 import logging
-import os
 import pkgutil
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,12 +25,12 @@ from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from airlora.errors import PolicyError, SettingsError
 from airlora.policy.base import PolicyProblem, RankPolicy, is_learner
 from airlora.settings.fields import Section
-from airlora.settings.loading import explain
+from airlora.settings.loading import validate
+from airlora.settings.plugins import load_named_class
 
 __all__ = [
     "ENTRY_POINTS",
@@ -52,8 +50,6 @@ ENTRY_POINTS = "airlora.policies"
 
 Measurement = Literal["importance", "explained_variance"]
 """A quantity that is measured on the model, float [num_modules, r_max]; named as the field of `PolicyInputs`."""
-
-_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 _logger = logging.getLogger(__name__)
 
@@ -145,10 +141,7 @@ class PolicySpec:
             if values:
                 raise SettingsError.of("policy.settings", dict(values), f"nothing for the policy {self.name!r}")
             return None
-        try:
-            return self.settings.model_validate(values)
-        except ValidationError as error:
-            raise SettingsError(explain(error, self.settings, "policy.settings")) from error
+        return validate(self.settings, values, prefix="policy.settings")
 
     def make(self, problem: PolicyProblem, inputs: PolicyInputs) -> RankPolicy:
         """Return the policy in its initial state.
@@ -216,8 +209,8 @@ def import_hint(name: str) -> str:
 
 
 def is_class_path(name: str) -> bool:
-    """Return whether a name has the form `package.module:Class`."""
-    return _CLASS_PATH.fullmatch(name) is not None
+    """Return whether a name stands for a class, `package.module:Class`."""
+    return ":" in name
 
 
 def import_policy(name: str, *, others: Iterable[str] = ()) -> PolicySpec:
@@ -235,15 +228,7 @@ def import_policy(name: str, *, others: Iterable[str] = ()) -> PolicySpec:
     """
     if not is_class_path(name) or name in policy_specs():
         return find_policy(name, others=others)
-    module_name, _, attribute = name.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        value = attrgetter(attribute)(importlib.import_module(module_name))
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"policy.name = {name!r}: cannot be imported ({error})") from error
-    return register_policy(value, name)
+    return register_policy(load_named_class(name, "policy.name", ["decide"]), name)
 
 
 def register_policy(policy: type[RankPolicy] | PolicySpec, name: str | None = None) -> PolicySpec:

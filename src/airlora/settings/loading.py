@@ -18,7 +18,7 @@ from airlora.errors import SettingsError
 from airlora.files import read_bytes, write_bytes
 from airlora.settings.fields import Section
 
-__all__ = ["explain", "merge", "nest", "parse_items", "read_toml", "validate", "value_at", "write_toml"]
+__all__ = ["merge", "nest", "parse_items", "read_toml", "validate", "value_at", "write_toml"]
 
 S = TypeVar("S", bound=Section)
 
@@ -103,12 +103,13 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def validate(section: type[S], values: Mapping[str, Any]) -> S:
+def validate(section: type[S], values: Mapping[str, Any], *, prefix: str = "") -> S:
     """Return settings that are made from a nested dictionary.
 
     Args:
         section: Class of the settings.
         values: Nested dictionary of their values.
+        prefix: Dotted key of the section among all settings. Empty for the root of all settings.
 
     Raises:
         SettingsError: A key is unknown, or a value is not allowed. The message names the first such key, its value and
@@ -117,28 +118,18 @@ def validate(section: type[S], values: Mapping[str, Any]) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(explain(error, section)) from error
+        raise SettingsError(_explain(error, section, prefix)) from error
 
 
-def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
-    """Return the first problem as `key = value: allowed is ...`, and the number of further problems.
-
-    Args:
-        error: The error of validating `root`.
-        root: Class whose validation failed. Its sections give the known keys.
-        prefix: Dotted key of `root` among all settings. Empty for the root of all settings.
-    """
+def _explain(error: ValidationError, section: type[BaseModel], prefix: str) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
-    parts = [*filter(None, [prefix]), *map(str, first["loc"])]
-    key = ".".join(parts)
+    key = ".".join(filter(None, [prefix, *map(str, first["loc"])]))
     if first["type"] == "value_error":
         text = str(first["ctx"]["error"])
-    elif first["type"] == "missing":
-        text = f"{key}: missing"
     elif first["type"] == "extra_forbidden":
-        where = ".".join(parts[:-1]) or "the settings"
-        text = f"{key}: no such setting; {where} has {', '.join(_section(root, first['loc'][:-1]).model_fields)}"
+        where = key.rpartition(".")[0] or "the settings"
+        text = f"{key}: no such setting; {where} has {', '.join(_subsection(section, first['loc'][:-1]).model_fields)}"
     elif first["type"] == "missing":
         text = f"{key}: a value is required"
     else:
@@ -148,10 +139,9 @@ def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> 
     return text + more
 
 
-def _section(root: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    model = root
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation
+def _subsection(section: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    for name in path:
+        annotation = section.model_fields[str(name)].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model
+            section = annotation
+    return section

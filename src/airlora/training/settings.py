@@ -170,7 +170,7 @@ def load_settings(
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
     layers.append({"preset": name})
-    # The overrides of a policy's spec replace values of the preset; the user's values replace both.
+    # The overrides of a policy's spec replace values of the preset, and the user's values replace both.
     section = merge(PRESETS[name], *layers).get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
     spec = policy_specs().get(chosen) if isinstance(chosen, str) else None
@@ -193,11 +193,15 @@ def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 def with_policy(settings: Settings, name: str) -> Settings:
     """Return the settings with another policy and the overrides of its spec.
 
-    Overrides of the former policy return to the preset's values, unless they were changed since. The mapping
+    Overrides of the former policy return to the preset's values, unless they were changed. The mapping
     `policy.settings` of the former policy is dropped.
 
+    Args:
+        settings: Settings to start from. They do not change.
+        name: Name of a known policy.
+
     Raises:
-        SettingsError: The name is unknown.
+        SettingsError: The policy is unknown.
     """
     overrides = find_policy(name).overrides
     values, preset = settings.model_dump(), Settings.model_validate(PRESETS[settings.preset]).model_dump()
