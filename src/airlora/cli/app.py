@@ -1,52 +1,48 @@
-"""The parts that all commands share: the application, its entry point, common options."""
+"""The application, its entry point, and output that all commands share."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 
 from airlora.errors import AirloraError, SettingsError
+from airlora.progress import LiveProgress, SilentWatcher, Watcher
 from airlora.version import __version__
 
-__all__ = ["Json", "Model", "Set", "Since", "app", "main", "make_console", "parse_bits", "parse_settings"]
+__all__ = ["app", "is_quiet", "main", "make_console", "print_result", "show_progress", "two_columns"]
+
+RENAMED_OPTIONS = {
+    ("curve", "--polish"): "--qat-steps",
+    ("pack", "--polish"): "--qat-steps",
+    ("publish", "--polish"): "--qat-steps",
+}
+"""New name of an option by command, such as `edge run`, and old name. The old name is refused."""
 
 app = typer.Typer(
     name="airlora",
-    help="Decide which low-rank adapter components to send over a weak link, and learn that decision.",
+    help="Choose which low-rank adapter components to send over a weak radio link, and deliver them to devices.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
-Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as `--set adapter.r_max=16`; repeatable."),
-]
-
-Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="NAME|DIR", help="Of a stream, its base model; none: the embedded one."),
-]
-
-Since = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--since", metavar="STREAM", help="The whole stream that a device holds and a delta starts from."),
-]
-
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line. A mistake of the user is one line on standard error and exit code 2."""
     # Waiting threads that spin slow a shared machine down tenfold; OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _refuse_renamed_options(sys.argv[1:])
         app()
     except AirloraError as error:
         print(f"airlora: {error}", file=sys.stderr)
@@ -56,9 +52,19 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that writes text as it is: a file's or a release's name may look like rich's markup."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+def _refuse_renamed_options(arguments: Sequence[str]) -> None:
+    words = " ".join(word for word in arguments if not word.startswith("-"))
+    given = {argument.partition("=")[0] for argument in arguments}
+    for (command, old), new in RENAMED_OPTIONS.items():
+        if old in given and f"{words} ".startswith(f"{command} "):
+            raise SettingsError(f"{old} of `airlora {command}` was renamed: use {new}")
+
+
+class _StandardError(logging.Handler):
+    """Handler that writes to the standard error of the moment, which a live display redirects."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def _version(value: bool) -> None:
@@ -69,31 +75,69 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            metavar="",
+            show_default=False,
+            help="Log more to standard error: decisions with -v, details with -vv.",
+        ),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors alone, and show no progress.")] = False,
+    version: Annotated[  # noqa: ARG001 (its callback exits)
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if quiet and verbose:
+        raise SettingsError("give -q or -v, not both")
+    handler, log = _StandardError(), logging.getLogger("airlora")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose))
 
 
-def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Return `KEY=VALUE` items as a dict; a value is read as TOML, or else as a plain string."""
-    values: dict[str, Any] = {}
-    for item in items or []:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip():
-            raise SettingsError.of("--set", item, "KEY=VALUE, such as adapter.r_max=16")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text
-    return values
+def is_quiet() -> bool:
+    """Return whether the option `-q` is given."""
+    return not logging.getLogger("airlora").isEnabledFor(logging.WARNING)
 
 
-def parse_bits(text: str) -> Any:
-    """Return "auto", or the number of bits; raises `SettingsError`."""
-    if text == "auto":
-        return text
-    if text not in ("32", "16", "8", "4"):
-        raise SettingsError.of("bits", text, "auto, 32, 16, 8 or 4")
-    return int(text)
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text unchanged: the name of a file may look like rich's markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
+@contextmanager
+def show_progress() -> Iterator[Watcher]:
+    """Yield a watcher that shows the progress of a command on standard error, or nothing with `-q`."""
+    if is_quiet():
+        yield SilentWatcher()
+        return
+    with LiveProgress(make_console(stderr=True)) as progress:
+        yield progress
+
+
+def print_result(result: Any, *shown: RenderableType, as_json: bool) -> None:
+    """Print the result of a command.
+
+    Args:
+        result: Plain values, printed as one line of JSON with `as_json`.
+        shown: Texts and tables, printed otherwise. Texts are not wrapped.
+        as_json: Whether to print JSON.
+    """
+    if as_json:
+        print(json.dumps(result))
+        return
+    console = make_console()
+    for item in shown:
+        console.print(item, soft_wrap=isinstance(item, str))
+
+
+def two_columns(title: str, rows: Mapping[str, str]) -> Table:
+    """Return a table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,15 +1,14 @@
-"""The command that plans what to send over a link."""
+"""The command plan."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from airlora.cli.app import Json, app, make_console, parse_bits
+from airlora.cli.app import app, print_result, show_progress
+from airlora.cli.options import Bits, Json, parse_bits
 from airlora.errors import SettingsError
 from airlora.files import write_bytes
 
@@ -19,46 +18,54 @@ __all__ = ["plan"]
 @app.command()
 def plan(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    snr_db: Annotated[float, typer.Option(metavar="DB", help="Mean SNR, dB.")],
-    bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth, such as 1e6.")],
-    deadline_s: Annotated[float, typer.Option(metavar="S", help="Seconds that the transfer may take.")] = 1.0,
+    snr_db: Annotated[float, typer.Option(metavar="DB", help="Mean SNR of the link, dB.")],
+    bandwidth_hz: Annotated[float, typer.Option(metavar="HZ", help="Bandwidth of the link, Hz, such as 1e6.")],
+    deadline_s: Annotated[float, typer.Option(metavar="S", help="Time for the transfer, s.")] = 1.0,
     rate_model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="M", help="`shannon`, `ergodic` or `outage`; none: the run's own."),
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="Rate model of the link: `shannon`, `ergodic` or `outage`.",
+            show_default="that of the run",
+        ),
     ] = None,
-    bits: Annotated[
-        str, typer.Option(metavar="B", help="`auto` plans the precision of every component; or 32, 16, 8 or 4.")
-    ] = "auto",
+    bits: Bits = "auto",
     policy: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="P", help="Chooses the ranks; none: rate and distortion do, or `greedy` at fixed bits."),
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Policy that chooses the ranks.",
+            show_default="choice by rate and distortion; greedy at fixed --bits",
+        ),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="F", help="To measure on; none: samples that fine-tuning did not see."),
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Data to measure on.",
+            show_default="calibration samples; with --adalora the evaluation data",
+        ),
     ] = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the planned stream here, exactly the bytes that were measured."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the planned stream to FILE.")] = None,
     adalora: Annotated[
-        bool, typer.Option("--adalora", help="Also train PEFT's AdaLoRA for what the link carries: minutes.")
+        bool, typer.Option("--adalora", help="Also train PEFT AdaLoRA for the link's budget. Takes minutes.")
     ] = False,
     picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of all that could be sent, as SVG."),
+        Path | None, typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of the options as SVG.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Plan what to send over a link: ranks, precision, bytes, seconds and measured loss, beside what else there is."""
+    """Plan what to send over a link before a deadline, and compare it with the alternatives.
+
+    Shows ranks, precision, bytes, seconds and the measured loss of each option.
+    """
     from airlora.env import Link
-    from airlora.progress import LiveProgress
     from airlora.training import RunFolder
-    from airlora.workflows.plan import plan_figure, plan_link
+    from airlora.workflows.plan import plan_figure, plan_link, plan_table
 
     if not deadline_s > 0:
         raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         found = plan_link(
             run,
             Link(snr_db, bandwidth_hz),
@@ -76,24 +83,6 @@ def plan(
         folder = RunFolder(run)
         drawn = plan_figure(found, folder.record().modules, folder.settings().adapter.r_max)
         write_bytes(picture, drawn.encode())
-    if as_json:
-        print(json.dumps(found.to_dict()))
-        return
     title = f"{snr_db:g} dB, {bandwidth_hz:g} Hz, {deadline_s:g} s: {found.budget_bytes:,} bytes"
-    table = Table(title=title, title_justify="left")
-    for name in ("sent", "bits", "parts", "bytes", "seconds", "of limit", "loss", "acc."):
-        table.add_column(name, justify="left" if name == "sent" else "right", no_wrap=True)
-    for row in (found.chosen, *found.others):
-        table.add_row(
-            row.policy,
-            str(row.bits),
-            str(sum(row.rank_pattern.values())),
-            f"{row.payload_bytes:,}",
-            f"{row.airtime_s:.3g}",
-            f"{row.deadline_share:.0%}",
-            f"{row.expected_loss:.4f}",
-            f"{row.expected_accuracy:.1%}",
-        )
-    console = make_console()
-    console.print(table)
-    console.print(f"The first line is the plan; parts are rank-one components. Measured on {found.measured_on}.")
+    note = f"The first line is the plan, the others are alternatives. Measured on {found.measured_on}."
+    print_result(found.to_dict(), plan_table(title, found), note, as_json=as_json)

@@ -1,16 +1,16 @@
-"""The command that lists policies and judges them."""
+"""The command policies."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from airlora.cli.app import Json, app, make_console
+from airlora.cli.app import app, print_result, show_progress
+from airlora.cli.options import Json
 from airlora.errors import SettingsError
 
 __all__ = ["policies"]
@@ -18,66 +18,81 @@ __all__ = ["policies"]
 
 @app.command()
 def policies(
-    bench: Annotated[
-        bool, typer.Option("--bench", help="Judge them against known optima, and write a report.")
-    ] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Benchmark the policies and write a report.")] = False,
     show_list: Annotated[
-        bool, typer.Option("--list", help="Show every policy by name (also without any option).")
+        bool, typer.Option("--list", help="Show every policy by name. The same as no option at all.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One problem, few evaluations, two seeds: minutes instead of hours.")
+        bool, typer.Option("--quick", help="Use one problem, few evaluations and two seeds: minutes instead of hours.")
     ] = False,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of records and report; a bench in it is gone on with.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of the records and the report. An unfinished benchmark in it is continued."
+        ),
     ] = Path("runs/policies"),
     names: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--policy", metavar="NAME", help="Only this one; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="Benchmark only this policy; repeatable.",
+            show_default="all that the benchmark supports",
+        ),
     ] = None,
     problems: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
-            "--problem", metavar="KEY", help="separable-36, noisy-36, interacting-36 or separable-144; repeatable."
+            "--problem",
+            metavar="KEY",
+            help="`separable-36`, `noisy-36`, `interacting-36` or `separable-144`; repeatable.",
+            show_default="all four; with --quick separable-36",
         ),
     ] = None,
     evaluations: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Measured losses for each learner; 20000, with --quick 1000."),
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Loss measurements of each policy that learns.",
+            show_default="20000; with --quick 1000; with --run 2000",
+        ),
     ] = None,
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Landscapes and seeds; 3, with --quick 2."),
+        int | None,
+        typer.Option(metavar="N", help="Number of seeds, one problem instance each.", show_default="3; with --quick 2"),
     ] = None,
     runs: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
-            "--run", metavar="RUN", help="Judge on this finished run's adapter instead; repeatable, one a seed."
+            "--run",
+            metavar="RUN",
+            help="Benchmark on the adapter of this finished run instead; repeatable, one run per seed.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the policies, or judge them all on problems whose optimum is known, or on the adapters of finished runs."""
+    """List the policies, or benchmark them.
+
+    The benchmark uses problems with a known optimum, or with `--run` the adapters of finished runs.
+    """
     from airlora.policy import RECIPES
     from airlora.reports.tables import policy_table
 
     numbers_given = evaluations is not None or seeds is not None
     if not bench:
-        if show_list or not (quick or names or problems or numbers_given or runs):
-            if as_json:
-                print(json.dumps([{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]))
-            else:
-                make_console().print(policy_table())
-            return
-        raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+        if not show_list and (quick or names or problems or numbers_given or runs):
+            raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+        listed = [{"policy": name, "summary": recipe.summary} for name, recipe in RECIPES.items()]
+        print_result(listed, policy_table(), as_json=as_json)
+        return
     if runs:
         if problems or seeds is not None or quick:
-            raise SettingsError("--run judges on finished runs: leave --problem, --seeds and --quick out")
+            raise SettingsError("--run benchmarks on finished runs: leave --problem, --seeds and --quick out")
         _bench_on_runs(runs, names, out, evaluations, as_json=as_json)
         return
     from airlora.bench.policies import BENCH_POLICIES, BenchPlan, run_bench, summarise
     from airlora.bench.problems import PROBLEMS
     from airlora.bench.report import bench_findings, bench_tables, write_bench_report
-    from airlora.progress import LiveProgress
     from airlora.tasks import available_threads
 
     plan = BenchPlan(
@@ -86,27 +101,18 @@ def policies(
         evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
         num_seeds=(2 if quick else 3) if seeds is None else seeds,
     )
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         rows = summarise(run_bench(plan, out, num_processes=available_threads(), watcher=progress))
     report = write_bench_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
-    if as_json:
-        print(json.dumps(rows))
-        return
-    console = make_console()
-    for table in bench_tables(rows):
-        console.print(table)
-    for line in bench_findings(rows):
-        console.print(line)
-    console.print(f"report: {report}")
+    print_result(rows, *bench_tables(rows), *bench_findings(rows), f"report: {report}", as_json=as_json)
 
 
 def _bench_on_runs(
     runs: list[Path], names: list[str] | None, out: Path, evaluations: int | None, *, as_json: bool
 ) -> None:
     from airlora.bench.frozen import FROZEN_POLICIES, frozen_table, run_frozen_bench
-    from airlora.progress import LiveProgress
 
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         summary = run_frozen_bench(
             runs,
             tuple(names or FROZEN_POLICIES),
@@ -114,7 +120,4 @@ def _bench_on_runs(
             evaluations=2_000 if evaluations is None else evaluations,
             watcher=progress,
         )
-    if as_json:
-        print(json.dumps(summary))
-        return
-    make_console().print(frozen_table(summary))
+    print_result(summary, frozen_table(summary), as_json=as_json)

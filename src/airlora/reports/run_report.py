@@ -1,4 +1,4 @@
-"""A comparison as one HTML page with nothing outside it."""
+"""Report of a comparison of policies as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _HEAT_MAP_POLICIES = ("airllm", "allocate", "greedy", "adalora")
 
 
 def findings(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Return what the rows say, in plain sentences: who is best on average, and where the paper's policy stands."""
+    """Return sentences on the best policy on average, and on the rank of the paper's policy."""
     names = list(dict.fromkeys(row.policy for row in rows))
     accuracy = {name: statistics.fmean(row.accuracy for row in rows if row.policy == name) for name in names}
     params = {name: statistics.fmean(row.num_params for row in rows if row.policy == name) for name in names}
     interval = accuracy_interval(rows)
     order = sorted(names, key=lambda name: -accuracy[name])
     best = order[0]
-    lines = [f"Best on average: {best}, {accuracy[best]:.1%} with {params[best]:,.0f} adapter numbers a link."]
+    lines = [f"Best on average: {best}, {accuracy[best]:.1%} with {params[best]:,.0f} adapter parameters per link."]
     if "airllm" in names and best != "airllm":
         gap = accuracy[best] - accuracy["airllm"]
         rank = order.index("airllm") + 1
         verdict = "within" if gap <= interval else "beyond"
         lines.append(
-            f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: "
-            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the interval of "
-            "a single measurement."
+            f"The paper's policy (airllm: PPO, then DDIM) is {_ordinal(rank)} of {len(names)}: "
+            f"{accuracy['airllm']:.1%}, {100 * gap:.1f} points behind {best}, {verdict} the "
+            "confidence interval of one accuracy."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:
-            lines.append(f"Rules without any learning that are ahead of it here: {', '.join(ahead)}.")
+            lines.append(f"Policies without learning that are better here: {', '.join(ahead)}.")
     if "adalora" in names and best != "adalora":
         difference = 100 * (accuracy[best] - accuracy["adalora"])
         lines.append(
-            f"AdaLoRA, trained anew for every link's budget, reaches {accuracy['adalora']:.1%}: "
-            f"{difference:.1f} points below {best}, which cuts one adapter for all links."
+            f"PEFT AdaLoRA, trained separately for every link's budget, reaches {accuracy['adalora']:.1%}: "
+            f"{difference:.1f} points below {best}, which truncates one adapter for all links."
         )
     return lines
 
 
 def accuracy_interval(rows: Sequence[ComparisonRow]) -> float:
-    """Return the half width of the 95 % interval of one accuracy, from the binomial law at the mean accuracy."""
+    """Return the half width of the 95 % confidence interval of one accuracy, binomial at the mean accuracy."""
     mean = statistics.fmean(row.accuracy for row in rows)
     return 1.96 * math.sqrt(mean * (1.0 - mean) / rows[0].num_samples)
 
@@ -59,15 +59,15 @@ def accuracy_interval(rows: Sequence[ComparisonRow]) -> float:
 def write_report(
     folder: RunFolder, rows: Sequence[ComparisonRow], *, command: str, title: str, table_note: str = "", provenance: str
 ) -> Path:
-    """Write `report.html` into the run's folder and return its path.
+    """Write `report.html` into the folder of a run and return its path.
 
     Args:
-        folder: A finished run; its record, settings and metrics are shown.
-        rows: The comparison, on the run's links.
-        command: What makes the same again.
-        title: Of the page.
-        table_note: Said under the table.
-        provenance: Where model and data come from.
+        folder: Folder of a finished run, whose record, settings and metrics the page shows.
+        rows: Comparison on the run's links.
+        command: Command line that the page shows as its origin.
+        title: Title of the page.
+        table_note: Note under the table.
+        provenance: Origin of the model and the data.
 
     Raises:
         CheckpointError: The run is not finished.
@@ -84,7 +84,7 @@ def write_report(
         title=title,
         subtitle=(
             f"{record.model}, {len(record.modules)} projections, r_max {settings.adapter.r_max}, "
-            f"{settings.channel.deadline_s:g} s deadline, {settings.channel.bits_per_param:g} bits a number"
+            f"{settings.channel.deadline_s:g} s deadline, {settings.channel.bits_per_param:g} bits per parameter"
         ),
         tiles=_tiles(rows, record.num_head_params, settings.adapter.r_max, record.modules),
         findings=findings(rows),
@@ -119,22 +119,22 @@ def _tiles(
         {
             "label": "best accuracy",
             "value": f"{best.accuracy:.1%}",
-            "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} numbers",
+            "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} parameters",
         },
         {
-            "label": "least for 1 point less",
+            "label": "smallest within 1 point of it",
             "value": f"{small.payload_bytes / 1000:,.0f} kB",
             "note": f"{small.policy} at {small.snr_db:g} dB, {small.accuracy:.1%}",
         },
         {
             "label": "whole adapter",
             "value": f"{(full + head) * 4 / 1000:,.0f} kB",
-            "note": f"{full:,} numbers in FP32, head on top",
+            "note": f"{full:,} parameters in FP32, with the classification head",
         },
         {
             "label": "transfers over the deadline",
             "value": f"{sum(row.deadline_share > 1.0 for row in rows)} of {len(rows)}",
-            "note": "every policy and link",
+            "note": "all policies and links",
         },
     ]
 
@@ -146,7 +146,7 @@ def _table(rows: Sequence[ComparisonRow], snrs: Sequence[float]) -> list[dict[st
         cells = [
             {
                 "accuracy": own[snr].accuracy,
-                "numbers": f"{own[snr].num_params / 1000:.1f}k",
+                "params": f"{own[snr].num_params / 1000:.1f}k",
                 "best": own[snr].accuracy == max(row.accuracy for row in rows if row.snr_db == snr),
             }
             for snr in snrs
