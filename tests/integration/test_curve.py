@@ -38,6 +38,8 @@ def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
     assert {row["label"] for row in by_series["sized"]} == {"900 B", "2000 B"}
     full, unpolished = by_series["full 32 bit"][0], by_series["unpolished"][-1]
     assert unpolished["payload_bytes"] < full["payload_bytes"] / 2
+    # No measurement changes the adapter of the next one.
+    assert by_series["constant 32 bit"][-1]["loss"] == full["loss"]
     assert abs(unpolished["loss"] - full["loss"]) < 0.02
 
 

@@ -106,8 +106,6 @@ def make_encoder_input(
         # Components beyond the rank of the update hold rounding errors alone.
         rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
         updates[name] = ModuleUpdate(whole.left, whole.right, weights, metrics.get(name)).first(rank)
-    head = adapted.head_state()
-    return EncoderInput(
-        updates,
-        {name: HeadTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
-    )
+    # Copies: the model's own tensors change when a decoded adapter is measured.
+    head = {name: value.detach().float().cpu().numpy().copy() for name, value in adapted.head_state().items()}
+    return EncoderInput(updates, {name: HeadTensor(value, 1.0 / len(head)) for name, value in head.items()})

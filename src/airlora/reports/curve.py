@@ -238,7 +238,9 @@ def _closeness(
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
     """Return all rows as a table that fits into 80 columns."""
-    table = Table(title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for name in ("series", "size", "bytes", "components", "accuracy, %", "loss, nats"):
         table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
     for row in rows:

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from airlora.adapters import LowRankUpdate, install_updates, load_adapter
+from airlora.adapters import load_adapter
 from airlora.codec import Bits, cut, decode_stream, describe, encode_stream
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
-from airlora.packing import IMPORTANCE_MEASURES, Packing, make_encoder_input, pack_adapter
+from airlora.packing import IMPORTANCE_MEASURES, Packing, make_encoder_input, pack_adapter, predict_decoded
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern
 from airlora.reports.curve import CURVE_METHODS, CurvePoint
-from airlora.tasks import EncodedData, evaluate
+from airlora.tasks import EncodedData
 from airlora.training import (
     PeftMethod,
     RunFolder,
@@ -271,16 +271,9 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
         )
         return [
             CurvePoint(
-                run,
-                job,
-                f"{name} {point.bits} bit",
-                f"rank {rank}",
-                point.payload_bytes,
-                point.num_components,
-                point.accuracy,
-                point.loss,
+                run, job, f"{name} {p.bits} bit", f"rank {rank}", p.payload_bytes, p.num_components, p.accuracy, p.loss
             )
-            for point in found
+            for p in found
         ]
     load_adapter(bench.adapted, folder.adapter_path)
     measurement = _AdapterMeasurement(run, job, bench, settings, held_out)
@@ -350,8 +343,6 @@ class _AdapterMeasurement:
         for size in sizes:
             data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
             points += self._point("sized", f"{size} B", data)
-            # The model holds the decoded adapter: load the run's again for the next size.
-            load_adapter(self.bench.adapted, RunFolder(self.run).adapter_path)
         return points
 
     def _packed(self, packing: Packing, count_step: Callable[[], None]) -> bytes:
@@ -383,19 +374,7 @@ class _AdapterMeasurement:
         decoded = decode_stream(data)
         if set(decoded.tensors) != set(self._header.tensors):
             return []
-        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        adapted = self.bench.adapted
-        install_updates(adapted, updates, decoded.tensors)
-        found = evaluate(adapted.model, self.held_out, self.bench.device, self.settings.finetune.eval_batch_size)
-        return [
-            CurvePoint(
-                self.run,
-                self.job,
-                series,
-                label,
-                len(data),
-                sum(update.rank for update in updates.values()),
-                found.accuracy,
-                found.loss,
-            )
-        ]
+        batch_size = self.settings.finetune.eval_batch_size
+        found = predict_decoded(self.bench.adapted, decoded, self.held_out, self.bench.device, batch_size).evaluation
+        size, rank = len(data), decoded.num_components
+        return [CurvePoint(self.run, self.job, series, label, size, rank, found.accuracy, found.loss)]

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from rich.table import Table
 
-from airlora.adapters import LowRankUpdate, install_updates, load_adapter
-from airlora.codec import Bits, DecodedStream, cut, decode_stream, describe, encode_stream
+from airlora.adapters import load_adapter
+from airlora.codec import Bits, cut, decode_stream, describe, encode_stream
 from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
-from airlora.packing import Packing, make_encoder_input
+from airlora.packing import Packing, make_encoder_input, predict_decoded
 from airlora.policy import RECIPES, ConstantPolicy
 from airlora.progress import SilentWatcher, Watcher
 from airlora.ranks import RankPattern
 from airlora.reports.figures import draw_heat_maps, styled
-from airlora.tasks import Evaluation, evaluate
+from airlora.tasks import Evaluation
 from airlora.training import (
     RunFolder,
     Settings,
@@ -300,8 +300,9 @@ class _Planner:
         return prefix if set(decode_stream(prefix).tensors) == set(self._source.head) else None
 
     def _measured(self, policy: str, bits: Bits, data: bytes) -> PlannedPayload:
-        decoded = decode_stream(data)
-        return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), self._evaluate(decoded), data)
+        bench, decoded, batch_size = self._bench, decode_stream(data), self._settings.finetune.eval_batch_size
+        found = predict_decoded(bench.adapted, decoded, self._data, bench.device, batch_size).evaluation
+        return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), found, data)
 
     def _payload(
         self,
@@ -325,16 +326,6 @@ class _Planner:
             expected_accuracy=evaluation.accuracy,
             data=data,
         )
-
-    def _evaluate(self, decoded: DecodedStream) -> Evaluation:
-        """Return accuracy and loss of the decoded adapter; the model gets its own adapter back."""
-        bench = self._bench
-        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        try:
-            install_updates(bench.adapted, updates, decoded.tensors)
-            return evaluate(bench.adapted.model, self._data, bench.device, self._settings.finetune.eval_batch_size)
-        finally:
-            load_adapter(bench.adapted, self._folder.adapter_path)
 
 
 def plan_table(title: str, plan: LinkPlan) -> Table:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.adapters import LowRankUpdate, install_updates
 from airlora.codec import StreamReader, cut, decode_stream
 from airlora.delivery.repository.manifest import Cut
 from airlora.errors import SettingsError
-from airlora.packing import Packing
+from airlora.packing import Packing, predict_decoded
 from airlora.progress import SilentWatcher, Watcher
-from airlora.tasks import evaluate
 from airlora.text import TextDataset
 from airlora.training import OpenRun, OpenStream, open_run, open_stream, read_stream_bytes
 from airlora.workflows.open_source import read_data
@@ -82,17 +80,10 @@ def measure_prefixes(
     watcher.phase("measuring prefixes", len(sizes))
     for number, size in enumerate(sizes, 1):
         decoded = decode_stream(cut(stream, size))
-        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        install_updates(opened.adapted, updates, decoded.tensors)
-        found = evaluate(opened.adapted.model, samples, opened.device, opened.settings.finetune.eval_batch_size)
-        cuts.append(
-            Cut(
-                num_bytes=size,
-                num_components=decoded.num_components,
-                accuracy=round(found.accuracy, 4),
-                loss=round(found.loss, 4),
-            )
-        )
+        batch_size = opened.settings.finetune.eval_batch_size
+        found = predict_decoded(opened.adapted, decoded, samples, opened.device, batch_size).evaluation
+        accuracy, loss = round(found.accuracy, 4), round(found.loss, 4)
+        cuts.append(Cut(num_bytes=size, num_components=decoded.num_components, accuracy=accuracy, loss=loss))
         watcher.step(number, {"accuracy": found.accuracy})
     return cuts
 

@@ -34,6 +34,17 @@ def test_importance_follows_the_measure_and_sums_to_one(bench: Workbench, settin
     assert found.has_metrics == (importance != "singular_value")
 
 
+def test_the_input_does_not_change_with_the_model(bench: Workbench, settings: Settings) -> None:
+    found = make_encoder_input(bench.adapted, "singular_value", settings.compute_options(bench.device))
+    name, value = next(iter(bench.adapted.head_state().items()))
+    before = found.head[name].values.copy()
+    with torch.no_grad():
+        value.add_(1.0)
+    np.testing.assert_array_equal(found.head[name].values, before)
+    with torch.no_grad():
+        value.sub_(1.0)
+
+
 def test_components_beyond_the_rank_of_the_update_are_left_out(bench: Workbench, settings: Settings) -> None:
     bench.adapted.set_ranks([4] * 12)
     name, update = next(iter(bench.adapted.updates.items()))
