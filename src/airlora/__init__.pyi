@@ -48,5 +48,5 @@ from .training import save_settings as save_settings
 from .training import train as train
 from .version import __version__ as __version__
 from .workflows.demo import run_demo as run_demo
-from .workflows.inspect import evaluate_run as evaluate_run
+from .workflows.evaluate import evaluate_run as evaluate_run
 from .workflows.inspect import inspect_run as inspect_run

@@ -1,5 +1,3 @@
-"""The command line as a user meets it, in processes of its own."""
-
 import json
 import signal
 import subprocess
@@ -12,7 +10,7 @@ import pytest
 from commands import airlora, refused, tiny_flags
 
 
-def test_train_prints_the_keys_that_scripts_rely_on(
+def test_train_prints_json_and_writes_the_files_of_a_run(
     tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     out = tmp_path / "run"
@@ -33,7 +31,7 @@ def test_train_prints_the_keys_that_scripts_rely_on(
     ]
 
 
-def test_evaluate_agrees_with_train_at_the_runs_own_pattern(run: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_evaluate_agrees_with_train_at_the_runs_rank_pattern(run: Path, tiny_data: tuple[Path, Path]) -> None:
     value = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--json").stdout)
     record = json.loads((run / "run.json").read_text())
     assert value.keys() == {"accuracy", "loss", "num_params", "num_samples"}
@@ -43,7 +41,7 @@ def test_evaluate_agrees_with_train_at_the_runs_own_pattern(run: Path, tiny_data
     assert json.loads(airlora("evaluate", run, "--json").stdout) == value
 
 
-def test_evaluate_at_other_patterns(run: Path, tiny_data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_evaluate_measures_other_rank_patterns(run: Path, tiny_data: tuple[Path, Path], tmp_path: Path) -> None:
     modules = json.loads(airlora("inspect", run, "--json").stdout)["modules"]
     size = sum(module["d_in"] + module["d_out"] + 1 for module in modules.values())
     at_two = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--rank", 2, "--json").stdout)
@@ -72,19 +70,7 @@ def test_inspect_shows_keys_and_a_table(run: Path) -> None:
     assert value["policy"]["name"] in shown
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["demo"], ["policies"]])
-def test_help_reads_well(command: list[str]) -> None:
-    result = airlora(*command, "--help")
-    assert result.returncode == 0, result.stderr
-    assert "Usage:" in result.stdout
-    assert "None" not in result.stdout
-
-
-def test_version() -> None:
-    assert airlora("--version").stdout.strip() == "0.1.0"
-
-
-def test_wrong_paths(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_missing_files_and_folders_are_refused(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
     out = tmp_path / "run"
     gone = (tmp_path / "gone.tsv", tiny_data[1])
     refused(airlora("train", "--out", out, *tiny_flags(tiny_model, gone)), "gone.tsv", "no such file")
@@ -105,7 +91,7 @@ def test_wrong_paths(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Pa
         ("label\n1\n0\n", ["text"]),
     ],
 )
-def test_bad_training_files(
+def test_invalid_training_files_are_refused(
     content: str, words: list[str], tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     bad = tmp_path / "bad.tsv"
@@ -115,7 +101,7 @@ def test_bad_training_files(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_label_that_training_never_saw(
+def test_an_evaluation_label_without_training_samples_is_refused(
     tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     bad = tmp_path / "dev.tsv"
@@ -135,12 +121,12 @@ def test_an_evaluation_label_that_training_never_saw(
         ({"env__objective": "live", "policy__name": "greedy"}, ["env.objective", "greedy"]),
         ({"diffusion__backbone": "unet9"}, ["unet9", "residual_mlp"]),
         ({"diffusion__loss": "magic"}, ["magic", "literal"]),
-        # Made of a trained adapter, and checked before there is one.
+        # These policies need a trained adapter; their settings are checked before training.
         ({"policy__name": "distilled", "diffusion__backbone": "unet9"}, ["unet9", "residual_mlp"]),
         ({"policy__name": "allocate", "allocate__forms": ["cubic"]}, ["cubic", "separable"]),
     ],
 )
-def test_settings_that_are_not_allowed(
+def test_invalid_settings_are_refused(
     setting: dict[str, object], words: list[str], tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     flags = tiny_flags(tiny_model, tiny_data, **setting)
@@ -167,7 +153,7 @@ def test_a_loss_that_explodes_keeps_the_checkpoint_before(
     assert not (out / "run.json").exists()
 
 
-def test_a_run_is_not_written_over(run: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_a_run_is_not_overwritten(run: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     refused(airlora("train", "--out", run, *tiny_flags(tiny_model, tiny_data)), "already holds a run")
     refused(airlora("train", "--out", run, "--resume"), "finished")
@@ -175,7 +161,7 @@ def test_a_run_is_not_written_over(run: Path, tiny_model: Path, tiny_data: tuple
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
-def test_evaluate_refuses_patterns_that_do_not_fit(run: Path) -> None:
+def test_evaluate_refuses_invalid_rank_patterns(run: Path) -> None:
     refused(airlora("evaluate", run, "--rank", 5), "5", "0 to 4")
     refused(airlora("evaluate", run, "--rank", -1), "-1")
     refused(airlora("evaluate", run, "--rank", 1, "--rank-pattern", "{}"), "not both")
@@ -185,7 +171,7 @@ def test_evaluate_refuses_patterns_that_do_not_fit(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "run.json", "settings.toml"])
-def test_damaged_and_foreign_files_of_a_run(run: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_files_of_a_run_are_refused(run: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "run"
     copy.mkdir()
     for path in run.iterdir():
@@ -193,7 +179,7 @@ def test_damaged_and_foreign_files_of_a_run(run: Path, tmp_path: Path, name: str
             (copy / path.name).write_bytes(path.read_bytes())
     for content in (b"", b"foreign", *([] if name == "settings.toml" else [(run / name).read_bytes()[:-30]])):
         (copy / name).write_bytes(content)
-        # Empty settings are the defaults: then it is the base model that does not fit.
+        # Empty settings are the defaults, whose base model does not fit the adapter.
         refused(airlora("evaluate", copy), "base model" if (name, content) == ("settings.toml", b"") else name)
 
 
@@ -218,8 +204,8 @@ def test_a_run_of_another_base_model_is_refused(run: Path, tmp_path: Path, tiny_
     refused(airlora("evaluate", copy), "made for the base model")
 
 
-def test_a_full_disk_while_saving(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
-    # A limit on the size of a file fails every write beyond it, as a full disk does.
+def test_a_full_disk_is_reported(tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]) -> None:
+    # Writes beyond a limit on the file size fail like those on a full disk.
     out = tmp_path / "run"
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
@@ -236,7 +222,7 @@ def test_a_full_disk_while_saving(tmp_path: Path, tiny_model: Path, tiny_data: t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_result(
+def test_a_run_interrupted_by_a_signal_resumes_to_the_same_result(
     number: signal.Signals, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     flags = ["--steps", "150", "--json", *tiny_flags(tiny_model, tiny_data)]
@@ -279,8 +265,8 @@ def test_policies_are_listed() -> None:
     assert value == [{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]
 
 
-def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two processes would only load torch twice.
+def test_policies_are_benchmarked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A second process would import torch again.
     monkeypatch.setattr("airlora.tasks.available_threads", lambda: 1)
     flags = ["--bench", "--policy", "random", "--policy", "cmaes", "--evaluations", 500, "--seeds", 1]
     flags += ["--problem", "separable-36", "--out", tmp_path / "a bench"]
@@ -295,7 +281,7 @@ def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     names = ["records.jsonl", "regret.svg", "report.html", "results.json"]
     assert sorted(path.name for path in (tmp_path / "a bench").iterdir()) == names
     assert f"--out &#39;{tmp_path}/a bench&#39;" in (tmp_path / "a bench" / "report.html").read_text()
-    # Again, for people: nothing is left to learn, and the table says the same.
+    # The second call reads all records and prints the same regrets as a table.
     shown = airlora("policies", *flags)
     assert shown.returncode == 0, shown.stderr
     for row in rows:
@@ -321,6 +307,6 @@ def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["--seeds", 0], ["--bench"]),
     ],
 )
-def test_a_bench_that_is_not_allowed(flags: list[object], words: list[str], tmp_path: Path) -> None:
+def test_invalid_benchmarks_are_refused(flags: list[object], words: list[str], tmp_path: Path) -> None:
     refused(airlora("policies", "--out", tmp_path / "bench", *flags), *words)
     assert not (tmp_path / "bench").exists()

@@ -1,5 +1,3 @@
-"""Accuracy against bytes from the command line."""
-
 import json
 import shutil
 from itertools import pairwise
@@ -7,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from airlora.packing import Packing
+from airlora.workflows.curve import _stored
 from commands import airlora, refused, tiny_flags
 
-CURVE = ("--ranks", "1,2,8", "--polish", 6, "--size", 2000, "--baseline-steps", 10, "--for", 900, "--for", "2kB")
+CURVE = ("--ranks", "1,2,8", "--qat-steps", 6, "--size", 2000, "--baseline-steps", 10, "--for", 900, "--for", "2kB")
 
 
 @pytest.fixture(scope="module")
 def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished curve of the tiny run."""
+    """Folder of a finished curve."""
     out = tmp_path_factory.mktemp("curve")
     result = airlora("curve", run, "--out", out, *CURVE)
     assert result.returncode == 0, result.stderr
@@ -38,15 +38,17 @@ def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
     assert {row["label"] for row in by_series["sized"]} == {"900 B", "2000 B"}
     full, unpolished = by_series["full 32 bit"][0], by_series["unpolished"][-1]
     assert unpolished["payload_bytes"] < full["payload_bytes"] / 2
+    # No measurement changes the adapter of the next one.
+    assert by_series["constant 32 bit"][-1]["loss"] == full["loss"]
     assert abs(unpolished["loss"] - full["loss"]) < 0.02
 
 
-def test_a_smaller_prefix_falls_gracefully(folder: Path) -> None:
+def test_the_loss_of_smaller_prefixes_rises_gradually(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     for series in ("stream", "unpolished"):
         losses = [row["loss"] for row in results["points"] if row["series"] == series]
         assert len(losses) >= 2
-        # No cut is worse than the model knowing nothing, nor is half the bytes a cliff.
+        # No prefix is worse than chance, and no step between sizes is large.
         assert max(losses) < 0.72
         assert max(before - after for before, after in pairwise(losses)) < 0.4
 
@@ -64,14 +66,14 @@ def test_the_report_shows_findings_and_all_points(folder: Path) -> None:
     )
 
 
-def test_what_is_measured_is_not_measured_again(folder: Path, run: Path) -> None:
+def test_points_are_measured_again_only_if_their_options_change(folder: Path, run: Path) -> None:
     before = (folder / "points.jsonl").stat().st_mtime_ns
     result = airlora("curve", run, "--out", folder, *CURVE, "--json")
     assert result.returncode == 0, result.stderr
     assert (folder / "points.jsonl").stat().st_mtime_ns == before
     value = json.loads(result.stdout)
     assert value["byte_savings"].keys() == {row["series"] for row in value["points"]} - {"stream"}
-    # Another polishing is another stream; the rest stays.
+    # Other QAT steps change the streams with QAT alone.
     points = (folder / "points.jsonl").read_text().splitlines()
     changed = [*CURVE[:3], 7, *CURVE[4:]]
     assert airlora("curve", run, "--out", folder, *changed).returncode == 0
@@ -81,7 +83,7 @@ def test_what_is_measured_is_not_measured_again(folder: Path, run: Path) -> None
     assert set(again) != set(points)
 
 
-def test_importance_is_measured_anew_on_other_training_data(
+def test_other_training_data_change_only_points_that_depend_on_them(
     run: Path, tmp_path: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     own, train = tmp_path / "run", tmp_path / "train.tsv"
@@ -100,7 +102,7 @@ def test_importance_is_measured_anew_on_other_training_data(
     assert keys[0]["unpolished"] != keys[1]["unpolished"]
 
 
-def test_several_runs_give_means_with_intervals(
+def test_several_runs_give_means_with_confidence_intervals(
     run: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     other = tmp_path / "other"
@@ -121,7 +123,7 @@ def test_several_runs_give_means_with_intervals(
         (("--ranks", "0"), ("ranks", "1 or more")),
         (("--ranks", ""), ("ranks", "1,2,4,8")),
         (("--method", "zip"), ("zip", "unpolished")),
-        (("--polish", "-1"), ("polish steps = -1",)),
+        (("--qat-steps", "-1"), ("qat_steps = -1",)),
         (("--baseline-steps", "0"), ("baseline steps = 0",)),
         (("--size", "much"), ("much",)),
         (("--data", "nowhere.tsv"), ("nowhere.tsv",)),
@@ -135,10 +137,18 @@ def test_bad_input_is_refused_before_anything_is_trained(
     assert not (tmp_path / "curve" / "points.jsonl").exists()
 
 
-def test_runs_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -> None:
+def test_unusable_runs_are_refused(run: Path, tmp_path: Path) -> None:
     refused(airlora("curve", tmp_path / "none", "--out", tmp_path / "c"), str(tmp_path / "none"))
     refused(airlora("curve", run, run, "--out", tmp_path / "c"), "runs", "each once")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "points.jsonl").write_text("{}\n")
     refused(airlora("curve", run, "--out", damaged), "points.jsonl", "line 1")
+
+
+def test_fingerprints_use_the_names_of_earlier_versions() -> None:
+    stored = {"bits": "auto", "max_distortion": 0.1, "max_bytes": None, "layers": 4, "polish_steps": 200}
+    stored |= {"whole": False, "importance": None}
+    assert _stored(Packing(qat_steps=200)) == stored
+    names = {"integrated_gradient": "path", "balanced_gradient": "balanced", "ablation": "measured", "taylor": "taylor"}
+    assert {name: _stored(Packing(importance=name))["importance"] for name in names} == names

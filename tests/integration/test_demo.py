@@ -1,5 +1,3 @@
-"""The demo's whole path, on a model and data of seconds."""
-
 import json
 import re
 from pathlib import Path
@@ -52,7 +50,7 @@ def test_the_demo_compares_all_policies_on_five_links_and_resumes(
     assert names == {"airllm", "allocate", "greedy", "constant", "random", "adalora", "adalora-ranks"}
     assert len(result.rows) == 5 * len(names)
     for row in result.rows:
-        # Every policy keeps the deadline, and what it sends is what the link carries at most.
+        # Every payload meets the deadline.
         assert row.deadline_share <= 1.0
         assert row.payload_bytes == 4 * (row.num_params + row.num_head_params)
         assert 0.0 <= row.score <= 1.0
@@ -62,12 +60,12 @@ def test_the_demo_compares_all_policies_on_five_links_and_resumes(
     assert "airlora demo" in page
     saved = json.loads((tmp_path / "demo" / "comparison.json").read_text())
     assert saved == json.loads(json.dumps([row.to_dict() for row in result.rows]))
-    # A second time the finished run is used again, and gives the same.
+    # A second demo uses the finished run.
     again = run_demo(tmp_path / "demo", chosen, watcher=SilentProgress(), command="airlora demo")
     assert again.rows == result.rows
 
 
-def test_a_demo_of_other_settings_is_not_written_over(
+def test_a_demo_does_not_overwrite_a_run_of_other_settings(
     tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     from airlora.training import RunFolder

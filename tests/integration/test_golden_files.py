@@ -50,7 +50,7 @@ def assert_decodes_to(decoded: DecodedStream, name: str) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the golden runs as the working directory, which their relative paths start from."""
+    """Copy of the golden runs as the working directory, since their paths are relative."""
     shutil.copytree(GOLDEN / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     return tmp_path / "run"

@@ -1,5 +1,3 @@
-"""Planning for one link from the command line."""
-
 import json
 import shutil
 from pathlib import Path
@@ -39,7 +37,7 @@ def plan(run: Path, *flags: object) -> dict[str, Any]:
     return value
 
 
-def test_on_a_weak_link_the_stream_sends_what_fits(run: Path) -> None:
+def test_on_a_weak_link_the_stream_sends_more_components_than_policies(run: Path) -> None:
     value = plan(run, "--snr-db", 0, "--bandwidth-hz", 6e3, "--deadline-s", 2)
     # 6 kbit/s for 2 s.
     assert value["budget_bytes"] == 1500
@@ -58,7 +56,7 @@ def test_the_planned_stream_is_written(run: Path, tmp_path: Path) -> None:
     assert decoded.rank_pattern.to_dict() == value["rank_pattern"]
 
 
-def test_on_a_strong_link_everything_arrives(run: Path, tiny_data: tuple[Path, Path]) -> None:
+def test_on_a_strong_link_all_components_arrive(run: Path, tiny_data: tuple[Path, Path]) -> None:
     value = plan(run, "--snr-db", 20, "--bandwidth-hz", 1e8, "--deadline-s", 1, "--data", tiny_data[1])
     assert value["deadline_share"] < 1e-3
     constant = next(row for row in value["others"] if row["policy"] == "constant")
@@ -90,7 +88,7 @@ def test_the_table_fits_a_terminal(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "stream" in result.stdout
 
 
-def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
+def test_invalid_plans_are_refused(run: Path, tmp_path: Path) -> None:
     link = ["--snr-db", 0, "--bandwidth-hz", 1e4]
     refused(airlora("plan", run, "--snr-db", -20, "--bandwidth-hz", 100), "carries 0 bytes", "head")
     refused(airlora("plan", run, *link, "--policy", "magic"), "policy.name = 'magic'", "stream", "greedy")
@@ -106,8 +104,9 @@ def test_what_cannot_be_planned_is_one_line(run: Path, tmp_path: Path) -> None:
     refused(airlora("plan", tmp_path, *link), "run.json")
 
 
-def test_names_are_printed_and_drawn_as_they_are(run: Path, tmp_path: Path, tiny_data: tuple[Path, Path]) -> None:
-    """Neither rich's markup nor matplotlib's formulas are read in what a user called a file."""
+def test_file_names_are_printed_and_drawn_without_markup(
+    run: Path, tmp_path: Path, tiny_data: tuple[Path, Path]
+) -> None:
     data, picture = tmp_path / "a[" / "b]$\\frac$:bomb:.tsv", tmp_path / "plan.svg"
     data.parent.mkdir()
     shutil.copy(tiny_data[1], data)
@@ -120,7 +119,7 @@ def test_names_are_printed_and_drawn_as_they_are(run: Path, tmp_path: Path, tiny
     assert name in "".join("".join(word.itertext()) for word in words)
 
 
-def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adalora_without_components_is_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keeps_nothing(settings: Any, train: Any, held_out: Any, **_: Any) -> AdaLoraResult:
         return AdaLoraResult(
             RankPattern({"a": 0}), 0, Evaluation({"accuracy": 0.5, "loss": 0.7}, 9, Classification.metrics[0])
@@ -131,7 +130,7 @@ def test_an_adalora_that_kept_nothing_is_left_out(run: Path, monkeypatch: pytest
     assert "adalora" not in {row["policy"] for row in value["others"]}
 
 
-def test_adalora_stands_beside_the_plan_and_all_of_it_is_drawn(run: Path, tmp_path: Path) -> None:
+def test_adalora_is_compared_and_all_payloads_are_drawn(run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "plan.svg"
     flags = ("--snr-db", 5, "--bandwidth-hz", 1e4, "--adalora", "--picture", picture)
     value = plan(run, *flags)
@@ -140,5 +139,5 @@ def test_adalora_stands_beside_the_plan_and_all_of_it_is_drawn(run: Path, tmp_pa
     assert row["bits"] == 32
     text = picture.read_text()
     assert text.startswith("<svg")
-    for name in ("stream", "greedy, 32 bit", "adalora, 32 bit", "what the link carries"):
+    for name in ("stream", "greedy, 32 bit", "adalora, 32 bit", "budget of the link"):
         assert name in text

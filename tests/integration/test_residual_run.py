@@ -58,7 +58,7 @@ def test_stream_export_and_a_cut_compute_the_same(
 
 
 def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
-    assert airlora("pack", residual, tmp_path / "s.airs", "--size", "2kB", "--polish", 3).returncode == 0
+    assert airlora("pack", residual, tmp_path / "s.airs", "--size", "2kB", "--qat-steps", 3).returncode == 0
     picture = ("--picture", tmp_path / "plan.svg")
     result = airlora("plan", residual, *LINK, "--deadline-s", 0.5, "--adalora", "--json", *picture)
     assert result.returncode == 0, result.stderr
@@ -67,7 +67,7 @@ def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
     assert row["rank_pattern"].keys() == value["rank_pattern"].keys()
     assert 4 * sum(row["rank_pattern"].values()) < row["payload_bytes"]
     assert "adalora, 32 bit" in (tmp_path / "plan.svg").read_text()
-    flags = ("--ranks", "1,2", "--baseline-steps", 5, "--polish", 3)
+    flags = ("--ranks", "1,2", "--baseline-steps", 5, "--qat-steps", 3)
     curve = airlora("curve", residual, "--out", tmp_path / "curve", *flags)
     assert curve.returncode == 0, curve.stderr
 

@@ -1,5 +1,3 @@
-"""Streams from the command line: packed, cut, measured, unpacked, exported and imported."""
-
 import json
 from pathlib import Path
 
@@ -9,13 +7,14 @@ import pytest
 from airlora.adapters import read_adapter_metadata
 from airlora.codec import decode_stream
 from airlora.errors import SettingsError
-from airlora.workflows.pack import parse_size
+from airlora.packing import IMPORTANCE_MEASURES
+from airlora.settings.sizes import parse_size
 from commands import airlora, logits_by_peft, refused, tiny_flags
 
 
 @pytest.fixture(scope="session")
 def stream(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's adapter, packed finely."""
+    """File of the run's adapter as a stream of 16 bits per parameter."""
     out = tmp_path_factory.mktemp("streams") / "adapter.airs"
     result = airlora("pack", run, out, "--bits", 16, "--json")
     assert result.returncode == 0, result.stderr
@@ -27,7 +26,7 @@ def stream(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(model: Path, data: tuple[Path, Path]) -> list[object]:
-    """Return the flags that say what to measure, and in which base model."""
+    """Return the options for the data and the base model."""
     return ["--data", data[1], "--model", model]
 
 
@@ -43,7 +42,7 @@ def logits(*arguments: object, out: Path) -> np.ndarray:
     return np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
 
 
-def test_a_fine_stream_is_the_whole_adapter(
+def test_a_stream_of_16_bits_has_the_logits_of_the_adapter(
     run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     own = logits(run, "--rank", 4, out=tmp_path / "a")
@@ -57,14 +56,9 @@ def test_a_fine_stream_is_the_whole_adapter(
         [],
         ["--size", "2kB"],
         ["--bits", "4"],
-        ["--polish", "3"],
-        ["--importance", "singular"],
-        ["--polish", "3", "--whole"],
-        ["--importance", "path"],
-        ["--importance", "gradient"],
-        ["--importance", "combined"],
-        ["--importance", "taylor"],
-        ["--importance", "measured"],
+        ["--qat-steps", "3"],
+        ["--qat-steps", "3", "--whole"],
+        *(["--importance", name] for name in IMPORTANCE_MEASURES),
     ],
 )
 def test_every_way_of_packing_makes_a_stream(
@@ -77,7 +71,7 @@ def test_every_way_of_packing_makes_a_stream(
     assert 0.0 <= value["accuracy"] <= 1.0
 
 
-def test_every_cut_is_an_adapter_and_longer_ones_come_nearer(
+def test_every_prefix_is_an_adapter_and_longer_ones_are_closer(
     run: Path, stream: Path, tiny_data: tuple[Path, Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     whole = logits(stream, *on(tiny_model, tiny_data), out=tmp_path / "whole")
@@ -88,13 +82,13 @@ def test_every_cut_is_an_adapter_and_longer_ones_come_nearer(
         used.append(measured(stream, "--upto", upto, *on(tiny_model, tiny_data))["payload_bytes"])
         assert used[-1] <= upto
         gaps.append(
-            np.abs(logits(stream, "--upto", upto, *on(tiny_model, tiny_data), out=tmp_path / "cut") - whole).mean()
+            np.abs(logits(stream, "--upto", upto, *on(tiny_model, tiny_data), out=tmp_path / "prefix") - whole).mean()
         )
     assert used[0] < used[1] < used[2] == size
     assert gaps[0] > gaps[2] == 0.0
 
 
-def test_unpacked_it_is_an_adapter_of_the_same_logits(
+def test_an_unpacked_prefix_has_the_rank_pattern_of_the_stream(
     stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path], tiny_model: Path
 ) -> None:
     result = airlora("unpack", stream, tmp_path / "out", "--upto", "3kB", "--model", tiny_model, "--json")
@@ -108,7 +102,7 @@ def test_unpacked_it_is_an_adapter_of_the_same_logits(
 
 
 @pytest.mark.parametrize("of", ["run", "stream"])
-def test_exported_stock_peft_computes_the_same(
+def test_stock_peft_computes_the_same_logits_from_an_export(
     run: Path, stream: Path, of: str, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     source = run if of == "run" else stream
@@ -119,7 +113,9 @@ def test_exported_stock_peft_computes_the_same(
 
 
 @pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
-def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_path: Path, tiny_model: Path) -> None:
+def test_exports_for_servers_with_one_rank_have_no_head(
+    stream: Path, target: str, tmp_path: Path, tiny_model: Path
+) -> None:
     result = airlora("export", stream, tmp_path / "out", "--for", target, "--model", tiny_model, "--json")
     assert result.returncode == 0, result.stderr
     value = json.loads(result.stdout)
@@ -127,7 +123,7 @@ def test_exported_for_servers_that_know_one_rank(stream: Path, target: str, tmp_
     assert (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_an_adapter_of_peft_becomes_a_stream(
+def test_a_peft_adapter_is_imported_as_a_stream(
     stream: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     assert airlora("export", stream, tmp_path / "peft", "--model", tiny_model).returncode == 0
@@ -139,9 +135,9 @@ def test_an_adapter_of_peft_becomes_a_stream(
     np.testing.assert_allclose(back, own, atol=1e-4)
 
 
-def test_an_adapter_that_is_no_classifier_is_refused(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_an_adapter_without_a_classification_head_is_refused(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
     assert airlora("export", stream, tmp_path / "served", "--for", "vllm", "--model", tiny_model).returncode == 0
-    # What vLLM gets has no head.
+    # The export for vLLM has no head.
     refused(airlora("import", tmp_path / "served", tmp_path / "s", "--model", tiny_model), "head", "SEQ_CLS")
     assert airlora("export", stream, tmp_path / "peft", "--model", tiny_model).returncode == 0
     config = tmp_path / "peft" / "adapter_config.json"
@@ -150,41 +146,41 @@ def test_an_adapter_that_is_no_classifier_is_refused(stream: Path, tmp_path: Pat
     assert not (tmp_path / "s").exists()
 
 
-def test_what_an_adapter_does_not_use_is_not_sent(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
-    """At fixed bits too: beyond a module's rank there is only rounding."""
+def test_components_beyond_a_modules_rank_are_not_sent(stream: Path, tmp_path: Path, tiny_model: Path) -> None:
     flags = ["--model", tiny_model, "--json"]
     assert airlora("export", stream, tmp_path / "peft", "--upto", "3kB", "--model", tiny_model).returncode == 0
-    cut = json.loads(airlora("unpack", stream, tmp_path / "cut", "--upto", "3kB", *flags).stdout)
+    prefix = json.loads(airlora("unpack", stream, tmp_path / "prefix", "--upto", "3kB", *flags).stdout)
     back = json.loads(airlora("import", tmp_path / "peft", tmp_path / "b.airs", "--bits", 32, *flags).stdout)
-    assert {n: r for n, r in back["rank_pattern"].items() if r} == {n: r for n, r in cut["rank_pattern"].items() if r}
+    used, wanted = ({n: r for n, r in found["rank_pattern"].items() if r} for found in (back, prefix))
+    assert used == wanted
 
 
-def test_bad_input_is_one_line(
+def test_invalid_input_is_refused(
     run: Path, stream: Path, tmp_path: Path, tiny_data: tuple[Path, Path], tiny_model: Path
 ) -> None:
     data = on(tiny_model, tiny_data)
-    damaged, newer, foreign, cut = (tmp_path / name for name in ("damaged", "newer", "foreign", "cut"))
+    damaged, newer, foreign, prefix = (tmp_path / name for name in ("damaged", "newer", "foreign", "prefix"))
     content = stream.read_bytes()
     damaged.write_bytes(content[:-10] + bytes([content[-10] ^ 1]) + content[-9:])
     newer.write_bytes(content[:4] + bytes([99]) + content[5:])
     foreign.write_bytes(b"PK\x03\x04" + content)
-    cut.write_bytes(content[: len(content) // 2])
+    prefix.write_bytes(content[: len(content) // 2])
     refused(airlora("evaluate", damaged, *data), "segment")
     refused(airlora("evaluate", newer, *data), "version", "99")
     refused(airlora("evaluate", foreign, *data), "not written by airlora")
-    assert not decode_stream(cut.read_bytes()).is_complete
-    assert airlora("evaluate", cut, *data).returncode == 0
+    assert not decode_stream(prefix.read_bytes()).is_complete
+    assert airlora("evaluate", prefix, *data).returncode == 0
     refused(airlora("evaluate", stream, "--model", tiny_model), "--data")
     refused(airlora("evaluate", stream, "--data", tiny_data[1]), "tiny-bert", "--model")
     refused(airlora("evaluate", stream, *data, "--upto", "800B"), "is missing")
     refused(airlora("pack", run, tmp_path / "s", "--bits", "8", "--size", "10kB"), "size = 10000", "auto")
     refused(airlora("pack", run, tmp_path / "s", "--size", "9kB", "--distortion", ".1"), "distortion = 0.1")
-    # Where nothing but the head is worth its bytes there is nothing to polish.
-    for polish in ("0", "3"):
-        made = airlora("pack", run, tmp_path / f"s{polish}", "--size", "100", "--polish", polish, "--json")
+    # A stream that holds the classification head alone has no component to fine-tune.
+    for steps in ("0", "3"):
+        made = airlora("pack", run, tmp_path / f"s{steps}", "--size", "100", "--qat-steps", steps, "--json")
         assert json.loads(made.stdout)["num_components"] == 0
     assert (tmp_path / "s0").read_bytes() == (tmp_path / "s3").read_bytes()
-    refused(airlora("pack", run, tmp_path / "s", "--since", damaged, "--polish", "3"), "segment")
+    refused(airlora("pack", run, tmp_path / "s", "--since", damaged, "--qat-steps", "3"), "segment")
     refused(airlora("evaluate", stream, *data, "--upto", "10B"), "= 10", "header")
     refused(airlora("evaluate", run, "--upto", "10kB"), "upto")
     refused(airlora("evaluate", stream, *data, "--rank", 1), "--upto", "--rank")
@@ -192,8 +188,8 @@ def test_bad_input_is_one_line(
     refused(airlora("unpack", tmp_path / "none.airs", tmp_path / "x"), "none.airs")
     refused(airlora("pack", run, tmp_path / "no" / "where.airs"), "where.airs")
     refused(airlora("pack", run, tmp_path / "s", "--bits", "7"), "bits = '7'", "auto, 32, 16, 8 or 4")
-    refused(airlora("pack", run, tmp_path / "s", "--importance", "luck"), "importance = 'luck'", "singular")
-    refused(airlora("pack", run, tmp_path / "s", "--polish", "-1"), "polish steps = -1")
+    refused(airlora("pack", run, tmp_path / "s", "--importance", "luck"), "importance = 'luck'", "singular_value")
+    refused(airlora("pack", run, tmp_path / "s", "--qat-steps", "-1"), "qat_steps = -1")
     refused(airlora("pack", run, tmp_path / "s", "--distortion", "2"), "distortion = 2")
     refused(airlora("pack", tmp_path, tmp_path / "s"), "run.json")
     refused(airlora("export", stream, tmp_path / "e", "--for", "onnx", "--model", tiny_model), "onnx")
@@ -215,16 +211,16 @@ def test_a_stream_of_another_base_model_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "kB", "-3", "1e400", "nan", "3 furlongs"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="size"):
         parse_size(text)
 
 
-def test_a_delta_takes_a_device_to_the_newer_adapter(
+def test_a_delta_and_its_base_stream_decode_to_the_newer_adapter(
     run: Path, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
 ) -> None:
     old, new, delta = tmp_path / "old.airs", tmp_path / "new.airs", tmp_path / "delta.airs"
-    options = ("--importance", "singular", "--distortion", 0.05)
+    options = ("--importance", "singular_value", "--distortion", 0.05)
     assert airlora("pack", run, old, *options).returncode == 0
     # A few more steps of the same training, from the same seed.
     later = tmp_path / "later"
@@ -234,7 +230,7 @@ def test_a_delta_takes_a_device_to_the_newer_adapter(
     result = airlora("pack", later, delta, *options, "--since", old, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["payload_bytes"] == delta.stat().st_size <= new.stat().st_size
-    # What has not changed at all costs next to nothing.
+    # A delta without changes is small.
     same = airlora("pack", run, tmp_path / "same.airs", *options, "--since", old, "--json")
     value = json.loads(same.stdout)
     assert (
@@ -250,7 +246,7 @@ def test_a_delta_takes_a_device_to_the_newer_adapter(
     assert (
         airlora("unpack", tmp_path / "same.airs", tmp_path / "u", "--model", tiny_model, "--since", old).returncode == 0
     )
-    # Without the stream it starts from, with another one, or with half of it, a delta is nothing.
+    # A delta needs its complete base stream.
     refused(airlora("evaluate", tmp_path / "same.airs", "--data", tiny_data[1], "--model", tiny_model), "stream")
     refused(
         airlora("evaluate", tmp_path / "same.airs", "--data", tiny_data[1], "--model", tiny_model, "--since", new),

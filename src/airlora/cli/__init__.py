@@ -1,15 +1,16 @@
-"""The command line: parse, call one function, print."""
+"""The command line: each module parses the arguments of a command, calls one function and prints its result.
 
-# ruff: noqa: I001 (help lists commands in the order in which they are imported)
-from airlora.cli import runs
-from airlora.cli import policies
-from airlora.cli import plan
-from airlora.cli import streams
-from airlora.cli import curve
-from airlora.cli import releases
-from airlora.cli import serve
-from airlora.cli import edge
-from airlora.cli import broadcast
+All modules of the package are imported, so that a new module needs no entry here.
+"""
+
+import importlib
+import pkgutil
+
 from airlora.cli.app import app, main
 
-__all__ = ["app", "broadcast", "curve", "edge", "main", "plan", "policies", "releases", "runs", "serve", "streams"]
+__all__ = ["app", "main"]
+
+for _module in pkgutil.iter_modules(__path__):
+    if _module.name != "__main__":
+        importlib.import_module(f"{__name__}.{_module.name}")
+app.registered_commands.sort(key=lambda command: str(command.name or getattr(command.callback, "__name__", "")))

@@ -1,20 +1,34 @@
-"""The parts that all commands share: the application, its entry point, common options."""
+"""The application, its entry point, and output that all commands share."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 
 from airlora.errors import AirloraError, SettingsError
-from airlora.settings.loading import parse_items
+from airlora.progress import LiveProgress, ProgressReporter, SilentProgress
 from airlora.version import __version__
 
-__all__ = ["Json", "Model", "Set", "Since", "app", "main", "make_console", "parse_bits", "parse_settings"]
+__all__ = ["app", "is_quiet", "main", "make_console", "print_result", "show_progress", "two_columns"]
+
+RENAMED_OPTIONS = {
+    ("curve", "--polish"): "--qat-steps",
+    ("edge run", "--least-gain"): "--min-accuracy-gain",
+    ("edge run", "--probe-least"): "--probe-min-accuracy",
+    ("listen", "--least-gain"): "--min-accuracy-gain",
+    ("pack", "--polish"): "--qat-steps",
+    ("publish", "--polish"): "--qat-steps",
+}
+"""New name of an option by command, such as `edge run`, and old name. The old name is refused."""
 
 app = typer.Typer(
     name="airlora",
@@ -25,26 +39,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one setting, such as `--set adapter.r_max=16`; repeatable."),
-]
-
-Model = Annotated[
-    str | None, typer.Option(metavar="NAME|DIR", help="Base model of the stream.", show_default="the embedded model")
-]
-
-Since = Annotated[
-    Path | None, typer.Option("--since", metavar="STREAM", help="Complete earlier stream that a delta refers to.")
-]
-
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line. A mistake of the user is one line on standard error and exit code 2."""
     # Waiting threads that spin slow a shared machine down tenfold; OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _refuse_renamed_options(sys.argv[1:])
         app()
     except AirloraError as error:
         print(f"airlora: {error}", file=sys.stderr)
@@ -54,9 +55,19 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that writes text as it is: a file's or a release's name may look like rich's markup."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+def _refuse_renamed_options(arguments: Sequence[str]) -> None:
+    words = " ".join(word for word in arguments if not word.startswith("-"))
+    given = {argument.partition("=")[0] for argument in arguments}
+    for (command, old), new in RENAMED_OPTIONS.items():
+        if old in given and f"{words} ".startswith(f"{command} "):
+            raise SettingsError(f"{old} of `airlora {command}` was renamed: use {new}")
+
+
+class _StandardError(logging.Handler):
+    """Handler that writes to the standard error of the moment, which a live display redirects."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def _version(value: bool) -> None:
@@ -67,31 +78,69 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            metavar="",
+            show_default=False,
+            help="Log more to standard error: decisions with -v, details with -vv.",
+        ),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors alone, and show no progress.")] = False,
+    version: Annotated[  # noqa: ARG001 (its callback exits)
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if quiet and verbose:
+        raise SettingsError("give -q or -v, not both")
+    handler, log = _StandardError(), logging.getLogger("airlora")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose))
 
 
-def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Return the values of `--set` by dotted key, and import the link process and the policy that they name."""
-    values = parse_items(items or [])
-    if (process := values.get("channel.process")) is not None:
-        from airlora.channel import register_link_process
-
-        register_link_process(str(process))
-    if isinstance(policy := values.get("policy.name"), str):
-        from airlora.policy import import_policy
-
-        import_policy(policy)
-    return values
+def is_quiet() -> bool:
+    """Return whether the option `-q` is given."""
+    return not logging.getLogger("airlora").isEnabledFor(logging.WARNING)
 
 
-def parse_bits(text: str) -> Any:
-    """Return "auto", or the number of bits; raises `SettingsError`."""
-    if text == "auto":
-        return text
-    if text not in ("32", "16", "8", "4"):
-        raise SettingsError.of("bits", text, "auto, 32, 16, 8 or 4")
-    return int(text)
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text unchanged: the name of a file may look like rich's markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
+@contextmanager
+def show_progress() -> Iterator[ProgressReporter]:
+    """Yield a watcher that shows the progress of a command on standard error, or nothing with `-q`."""
+    if is_quiet():
+        yield SilentProgress()
+        return
+    with LiveProgress(make_console(stderr=True)) as progress:
+        yield progress
+
+
+def print_result(result: Any, *shown: RenderableType, as_json: bool) -> None:
+    """Print the result of a command.
+
+    Args:
+        result: Plain values, printed as one line of JSON with `as_json`.
+        shown: Texts and tables, printed otherwise. Texts are not wrapped.
+        as_json: Whether to print JSON.
+    """
+    if as_json:
+        print(json.dumps(result))
+        return
+    console = make_console()
+    for item in shown:
+        console.print(item, soft_wrap=isinstance(item, str))
+
+
+def two_columns(title: str, rows: Mapping[str, str]) -> Table:
+    """Return a table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

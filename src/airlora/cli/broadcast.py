@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from airlora.cli.app import Json, app, make_console
+from airlora.cli.app import app, is_quiet, make_console
 from airlora.cli.edge import (
     Base,
     Deadline,
@@ -23,6 +23,7 @@ from airlora.cli.edge import (
     show_visit,
     verify_seconds,
 )
+from airlora.cli.options import Json
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import read_bytes
@@ -79,7 +80,7 @@ def cast(
     plan = CastPlan(host, port, rate_bps, rounds, packet_bytes, tenant, hops)
     opened = open_with_keys(repository, keys)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True, disable=is_quiet()) as progress:
         task = progress.add_task("casting", total=None)
 
         def told(number: int, num_bytes: int) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
-from airlora.cli.app import Json, Set, app, make_console, parse_settings
-from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
+from airlora.cli.app import app, print_result, show_progress
+from airlora.cli.options import (
+    Distortion,
+    Importance,
+    Json,
+    PackingCommand,
+    QatSteps,
+    Set,
+    Size,
+    parse_precision,
+    parse_settings,
+)
 from airlora.errors import SettingsError
+from airlora.settings.sizes import parse_size
 
 __all__ = ["curve"]
 
-DEFAULT_POLISH = 200
 
-
-@app.command()
+@app.command(cls=PackingCommand)
 def curve(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one per seed.")],
     out: Annotated[
@@ -33,7 +41,7 @@ def curve(
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = DEFAULT_POLISH,
+    qat_steps: QatSteps = 200,
     importance: Importance = None,
     ranks: Annotated[
         str, typer.Option(metavar="R,R,...", help="Ranks at which PEFT's LoRA and AdaLoRA are trained.")
@@ -73,7 +81,6 @@ def curve(
     `--set` changes settings of PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
     """
     from airlora.packing import Packing
-    from airlora.progress import LiveProgress
     from airlora.reports.curve import (
         CURVE_METHODS,
         curve_findings,
@@ -83,10 +90,9 @@ def curve(
         write_curve_report,
     )
     from airlora.workflows.curve import CurvePlan, run_curve
-    from airlora.workflows.pack import parse_size
 
     plan = CurvePlan(
-        packing=Packing(**precision("auto", distortion, size), polish_steps=polish, importance=cast("Any", importance)),
+        packing=Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps, importance=importance),
         ranks=_parse_ranks(ranks),
         **({"sizes": tuple(parse_size(text) for text in sizes)} if sizes else {}),
         methods=tuple(methods or CURVE_METHODS),
@@ -94,21 +100,15 @@ def curve(
         baseline_steps=baseline_steps,
         overrides=parse_settings(settings),
     )
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         rows = summarise_curve(run_curve(runs, plan, out, watcher=progress))
     page = write_curve_report(rows, out, command="airlora " + shlex.join(sys.argv[1:]))
-    if as_json:
-        print(json.dumps(curve_results(rows) | {"report": str(page)}))
-        return
-    console = make_console()
-    console.print(curve_table(rows))
-    for line in curve_findings(rows):
-        console.print(line)
-    console.print(f"Report: {page}", soft_wrap=True)
+    result = curve_results(rows) | {"report": str(page)}
+    print_result(result, curve_table(rows), *curve_findings(rows), f"report: {page}", as_json=as_json)
 
 
 def _parse_ranks(text: str) -> tuple[int, ...]:
     try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
+        return tuple(sorted({int(item) for item in text.split(",")}))
     except ValueError:
-        raise SettingsError.of("ranks", text, "whole numbers with commas between, such as 1,2,4,8") from None
+        raise SettingsError.of("ranks", text, "whole numbers separated by commas, such as 1,2,4,8") from None

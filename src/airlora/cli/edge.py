@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, app, make_console
+from airlora.cli.app import app, make_console
+from airlora.cli.options import Json, Model
 from airlora.errors import AirloraError, SettingsError, TrustError
 from airlora.files import read_bytes
 from airlora.settings.sizes import parse_size

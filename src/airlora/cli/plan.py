@@ -1,15 +1,14 @@
-"""The command that plans what to send over a link."""
+"""The command plan."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from airlora.cli.app import Json, app, make_console, parse_bits
+from airlora.cli.app import app, print_result, show_progress
+from airlora.cli.options import Bits, Json, parse_bits
 from airlora.errors import SettingsError
 from airlora.files import write_bytes
 
@@ -30,12 +29,7 @@ def plan(
             show_default="that of the run",
         ),
     ] = None,
-    bits: Annotated[
-        str,
-        typer.Option(
-            metavar="B", help="Bits per parameter: `auto` chooses the precision of each component; or 32, 16, 8 or 4."
-        ),
-    ] = "auto",
+    bits: Bits = "auto",
     policy: Annotated[
         str | None,
         typer.Option(
@@ -66,13 +60,12 @@ def plan(
     Shows ranks, precision, bytes, seconds and the measured loss of each option.
     """
     from airlora.env import Link
-    from airlora.progress import LiveProgress
     from airlora.training import RunFolder
-    from airlora.workflows.plan import plan_figure, plan_link
+    from airlora.workflows.plan import plan_figure, plan_link, plan_table
 
     if not deadline_s > 0:
         raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         found = plan_link(
             run,
             Link(snr_db, bandwidth_hz),
@@ -90,24 +83,6 @@ def plan(
         folder = RunFolder(run)
         drawn = plan_figure(found, folder.record().modules, folder.settings().adapter.r_max)
         write_bytes(picture, drawn.encode())
-    if as_json:
-        print(json.dumps(found.to_dict()))
-        return
     title = f"{snr_db:g} dB, {bandwidth_hz:g} Hz, {deadline_s:g} s: {found.budget_bytes:,} bytes"
-    table = Table(title=title, title_justify="left")
-    for name in ("sent", "bits", "parts", "bytes", "seconds", "of limit", "loss", "acc."):
-        table.add_column(name, justify="left" if name == "sent" else "right", no_wrap=True)
-    for row in (found.chosen, *found.others):
-        table.add_row(
-            row.policy,
-            str(row.bits),
-            str(sum(row.rank_pattern.values())),
-            f"{row.payload_bytes:,}",
-            f"{row.airtime_s:.3g}",
-            f"{row.deadline_share:.0%}",
-            f"{row.expected_loss:.4f}",
-            f"{row.expected_accuracy:.1%}",
-        )
-    console = make_console()
-    console.print(table)
-    console.print(f"The first line is the plan; parts are rank-one components. Measured on {found.measured_on}.")
+    note = f"The first line is the plan, the others are alternatives. Measured on {found.measured_on}."
+    print_result(found.to_dict(), plan_table(title, found), note, as_json=as_json)

@@ -1,8 +1,7 @@
-"""The command that lists and benchmarks policies."""
+"""The command policies."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from airlora.cli.app import Json, app, make_console
+from airlora.cli.app import app, print_result, show_progress
+from airlora.cli.options import Json
 from airlora.errors import SettingsError
 
 __all__ = ["policies"]
@@ -80,22 +80,19 @@ def policies(
 
     numbers_given = evaluations is not None or seeds is not None
     if not bench:
-        if show_list or not (quick or names or problems or numbers_given or runs):
-            if as_json:
-                print(json.dumps([{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]))
-            else:
-                make_console().print(policy_table())
-            return
-        raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+        if not show_list and (quick or names or problems or numbers_given or runs):
+            raise SettingsError("these options belong to --bench: `airlora policies --bench`")
+        listed = [{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]
+        print_result(listed, policy_table(), as_json=as_json)
+        return
     if runs:
         if problems or seeds is not None or quick:
-            raise SettingsError("--run uses the adapters of finished runs: leave --problem, --seeds and --quick out")
+            raise SettingsError("--run benchmarks on finished runs: leave --problem, --seeds and --quick out")
         _benchmark_on_runs(runs, names, out, evaluations, as_json=as_json)
         return
     from airlora.bench.policies import BenchmarkPlan, benchmark_policies, run_benchmark, summarise
     from airlora.bench.problems import PROBLEMS
     from airlora.bench.report import benchmark_findings, benchmark_tables, write_benchmark_report
-    from airlora.progress import LiveProgress
     from airlora.tasks import available_threads
 
     plan = BenchmarkPlan(
@@ -104,27 +101,18 @@ def policies(
         evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
         num_seeds=(2 if quick else 3) if seeds is None else seeds,
     )
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         rows = summarise(run_benchmark(plan, out, num_processes=available_threads(), watcher=progress))
     report = write_benchmark_report(rows, out, command=shlex.join(["airlora", *sys.argv[1:]]))
-    if as_json:
-        print(json.dumps(rows))
-        return
-    console = make_console()
-    for table in benchmark_tables(rows):
-        console.print(table)
-    for line in benchmark_findings(rows):
-        console.print(line)
-    console.print(f"report: {report}")
+    print_result(rows, *benchmark_tables(rows), *benchmark_findings(rows), f"report: {report}", as_json=as_json)
 
 
 def _benchmark_on_runs(
     runs: list[Path], names: list[str] | None, out: Path, evaluations: int | None, *, as_json: bool
 ) -> None:
     from airlora.bench.frozen import frozen_benchmark_policies, frozen_table, run_frozen_benchmark
-    from airlora.progress import LiveProgress
 
-    with LiveProgress(make_console(stderr=True)) as progress:
+    with show_progress() as progress:
         summary = run_frozen_benchmark(
             runs,
             tuple(names or frozen_benchmark_policies()),
@@ -132,7 +120,4 @@ def _benchmark_on_runs(
             evaluations=2_000 if evaluations is None else evaluations,
             watcher=progress,
         )
-    if as_json:
-        print(json.dumps(summary))
-        return
-    make_console().print(frozen_table(summary))
+    print_result(summary, frozen_table(summary), as_json=as_json)

@@ -11,8 +11,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from airlora.cli.app import Json, Model, app, make_console
-from airlora.cli.streams import Distortion, Importance, Polish, Size, precision
+from airlora.cli.app import app, make_console, show_progress
+from airlora.cli.options import (
+    Distortion,
+    Importance,
+    Json,
+    Model,
+    PackingCommand,
+    QatSteps,
+    Size,
+    parse_precision,
+)
 
 if TYPE_CHECKING:
     from airlora.delivery.repository.repository import SignedRepository
@@ -29,7 +38,7 @@ Keys = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=PackingCommand)
 def publish(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or a stream file.")],
     repository: Repo,
@@ -47,7 +56,7 @@ def publish(
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    polish: Polish = 0,
+    qat_steps: QatSteps = 0,
     importance: Importance = None,
     model: Model = None,
     keys: Keys = None,
@@ -59,16 +68,13 @@ def publish(
     """
     from airlora.delivery.repository.publish import publish_stream
     from airlora.packing import Packing
-    from airlora.progress import LiveProgress
     from airlora.workflows.publish import prepare_release
 
     opened = open_with_keys(repository, keys)
     packing = None
-    if not source.is_file() or distortion is not None or size is not None or polish:
-        packing = Packing(
-            **precision("auto", distortion, size), polish_steps=polish, importance=_importance(importance)
-        )
-    with LiveProgress(make_console(stderr=True)) as progress:
+    if not source.is_file() or qat_steps or any(value is not None for value in (distortion, size, importance)):
+        packing = Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps, importance=importance)
+    with show_progress() as progress:
         stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
     manifest = publish_stream(opened, stream, tenant=tenant, cuts=cuts)
     if as_json:
@@ -216,10 +222,6 @@ def open_with_keys(repository: Path, keys: Path | None) -> SignedRepository:
     from airlora.delivery.repository.keys import KeyFolder
 
     return open_repository(repository, KeyFolder(keys or default_keys(repository), repository))
-
-
-def _importance(text: str | None) -> Any:
-    return text
 
 
 def _say(result: dict[str, Any], text: str, *, as_json: bool) -> None:

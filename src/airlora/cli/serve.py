@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from airlora.cli.app import app, make_console
+from airlora.cli.app import app, is_quiet, make_console
 from airlora.errors import SettingsError
 
 __all__ = ["listening", "serve"]
@@ -71,7 +71,7 @@ def serve(
     """
     import uvicorn
 
-    from airlora.delivery.server.access import Tokens, parse_rate
+    from airlora.delivery.server.access import Tokens, logger, parse_rate
     from airlora.delivery.server.app import ServerPlan, make_app, verify_repository_folder
     from airlora.delivery.server.dashboard.pages import dashboard_routes
     from airlora.delivery.server.reports import ReportStore
@@ -97,7 +97,7 @@ def serve(
     verify_repository_folder(repository)
     store = ReportStore(place)
     plan = ServerPlan(repository, store, rollout, checked, limit)
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
+    logger.setLevel(logging.WARNING if quiet or is_quiet() else logging.INFO)
     config = uvicorn.Config(
         make_app(plan, pages=dashboard_routes(plan)),
         log_level="warning",

@@ -1,17 +1,20 @@
-r"""What a stream that was just made comes to on the receiver's side, and what that says of its sources.
+r"""Comparison of two adapters as a receiver decodes them, each with the best temperature of its logits.
 
-Components that are few and rough, trained on to make up for it, may get too sure of themselves: their logits point the
-right way and are too large.  One number mends that and costs no byte, since the last layer of the head is sent anyway,
+QAT trains few, coarsely rounded components, which can make the model over-confident: the logits are correctly ordered
+and too large.  Temperature scaling corrects them and adds no bytes, since the last layer of the classification head is
+part of the stream:
 
 $$T^* = \arg\min_{T \ge 1}\ U(z / T)$$
 
-with z the logits of the decoded stream on samples that the adapter was not fitted to.
+Notation: z logits of the decoded stream on samples on which the adapter was not trained; U mean cross-entropy; T
+temperature.
 
-Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", for the temperature.
+Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,24 +26,26 @@ from scipy.optimize import minimize_scalar
 
 from airlora.adapters import AdaptedModel, LowRankUpdate, install_updates
 from airlora.codec import DecodedStream, EncodeOptions, StreamHeader, decode_stream, describe, encode_stream, truncate
-from airlora.packing.sources import StreamSources
+from airlora.packing.encoder_input import EncoderInput
 from airlora.tasks import ComputeOptions, EncodedData, Predictions, predict
 
-__all__ = ["Judge", "find_temperature", "predict_decoded"]
+__all__ = ["StreamComparator", "find_temperature", "predict_decoded"]
 
-LARGEST_TEMPERATURE = 4.0
-"""T is sought from 1 up to it: on samples that are few and all right, no logits are too large."""
+log = logging.getLogger(__name__)
+
+MAX_TEMPERATURE = 4.0
+"""Upper end of the search. The lower end is 1, since the loss of correct predictions falls as T approaches 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Compares what streams come to on samples that the adapter was not fitted to.
+class StreamComparator:
+    """Comparison of streams by their loss on samples on which the adapter was not trained.
 
     Args:
-        adapted: The model, which is left as it was.
-        header: Of the streams.
-        options: How they are coded, if nothing else is said.
-        data: The samples.
+        adapted: Model with the adapter. It keeps its values and ranks.
+        header: Stream header.
+        options: Options of the encoder.
+        data: Samples to measure on.
         compute: Device, batch sizes, precision and seed.
     """
 
@@ -52,35 +57,36 @@ class Judge:
 
     def better(
         self,
-        first: StreamSources,
-        second: StreamSources,
+        first: EncoderInput,
+        second: EncoderInput,
         *,
-        cuts: Sequence[float] = (),
+        prefix_bytes: Sequence[float] = (),
         second_options: EncodeOptions | None = None,
-    ) -> StreamSources:
-        """Return the sources whose stream has the lower loss, each at its best temperature; the first if level.
+    ) -> EncoderInput:
+        """Return the input whose stream has the lower loss, at its best temperature; the first if losses are equal.
 
         Args:
-            first: An adapter.
-            second: Another one.
-            cuts: Sizes in bytes between which and the whole stream it may be cut: halfway to each, on a scale of
-                ratios, is measured too and all count alike.
-            second_options: How the second is coded.
+            first: One adapter.
+            second: Another adapter.
+            prefix_bytes: Sizes of prefixes to include, bytes. Each adds a prefix of the geometric mean of its size and
+                the whole stream's. All losses have equal weight.
+            second_options: Options of the encoder for `second`. None uses `options`.
         """
-        loss, found = self._measured(first, self.options, cuts)
-        other, alternative = self._measured(second, second_options or self.options, cuts)
+        loss, found = self._measure(first, self.options, prefix_bytes)
+        other, alternative = self._measure(second, second_options or self.options, prefix_bytes)
+        log.info("loss on %d samples: %.4f nats, and %.4f of the alternative", len(self.data), loss, other)
         return found if loss <= other else alternative
 
-    def _measured(
-        self, sources: StreamSources, options: EncodeOptions, cuts: Sequence[float]
-    ) -> tuple[float, StreamSources]:
-        data = encode_stream(self.header, sources.updates, sources.head, **sources.rounded(options))
+    def _measure(
+        self, source: EncoderInput, options: EncodeOptions, prefix_bytes: Sequence[float]
+    ) -> tuple[float, EncoderInput]:
+        data = encode_stream(self.header, source.updates, source.head, **source.with_rounding(options))
         smallest = describe(data)["head_bytes"]
-        sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in cuts)]
+        sizes = [len(data), *(int(math.sqrt(max(size, smallest) * len(data))) for size in prefix_bytes)]
         found = [self._predict(truncate(data, size)) for size in sizes]
-        names = self.data.task.logit_tensors({name: tensor.values for name, tensor in sources.head.items()})
+        names = self.data.task.logit_tensors({name: tensor.values for name, tensor in source.head.items()})
         temperature = find_temperature(found) if names else 1.0
-        return _mean_loss(found, temperature), sources.tempered(names, temperature)
+        return _mean_loss(found, temperature), source.with_temperature(names, temperature)
 
     def _predict(self, data: bytes) -> Predictions:
         batch_size = self.compute.eval_batch_size
@@ -90,20 +96,27 @@ class Judge:
 def predict_decoded(
     adapted: AdaptedModel, decoded: DecodedStream, data: EncodedData, device: torch.device, batch_size: int
 ) -> Predictions:
-    """Return the logits that the decoded adapter gives; the model is left as it was.
+    """Return the predictions of the model with a decoded adapter.
+
+    Args:
+        adapted: Model with an adapter. It keeps its values and ranks.
+        decoded: Decoded stream or prefix.
+        data: Samples to predict.
+        device: Device of the model.
+        batch_size: Samples per forward pass.
 
     Raises:
-        AdapterError: The stream is of another adapter.
+        AdapterError: The stream does not fit the model.
         TrainingError: A logit is not finite.
     """
     updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-    with _left_as_it_was(adapted):
+    with _restored(adapted):
         install_updates(adapted, updates, decoded.tensors)
         return predict(adapted.model, data, device, batch_size)
 
 
 def find_temperature(found: Sequence[Predictions]) -> float:
-    """Return T*, the one that is best for the mean over several streams' losses.
+    """Return the temperature from 1 to `MAX_TEMPERATURE` with the lowest mean loss over several predictions.
 
     >>> logits = torch.tensor([[4.0, 0.0]] * 4)
     >>> from airlora.tasks import Classification
@@ -111,8 +124,8 @@ def find_temperature(found: Sequence[Predictions]) -> float:
     >>> round(find_temperature([Predictions(task, logits, [0, 0, 0, 1])]), 2)  # 4 / log 3, for odds of 3 to 1
     3.64
     """
-    bounds = 0.0, math.log(LARGEST_TEMPERATURE)
-    best = minimize_scalar(lambda log: _mean_loss(found, math.exp(log)), bounds=bounds, method="bounded")
+    bounds = 0.0, math.log(MAX_TEMPERATURE)
+    best = minimize_scalar(lambda log_t: _mean_loss(found, math.exp(log_t)), bounds=bounds, method="bounded")
     temperature = math.exp(float(best.x))
     return temperature if _mean_loss(found, temperature) < _mean_loss(found, 1.0) else 1.0
 
@@ -122,7 +135,7 @@ def _mean_loss(found: Sequence[Predictions], temperature: float) -> float:
 
 
 @contextmanager
-def _left_as_it_was(adapted: AdaptedModel) -> Iterator[None]:
+def _restored(adapted: AdaptedModel) -> Iterator[None]:
     ranks, parameters = adapted.rank_pattern, adapted.trainable_parameters()
     before = [parameter.detach().clone() for parameter in parameters]
     try:

@@ -1,15 +1,17 @@
-r"""In which the errors of a module's components count: second moments of what goes in and of what comes back.
+r"""Weights of rounding errors: second moments of a module's inputs and of its output gradients.
 
-To second order an error in the update of a module, $E$ [d_out, d_in], adds to the loss about
+To second order, an error $E$ [d_out, d_in] of a module's update changes the loss by about
 
 $$\mathbb{E}\,(\delta^\top E\,x)^2 \approx \operatorname{tr}(E^\top \Delta\, E\, X),
   \qquad X = \mathbb{E}\,x x^\top, \quad \Delta = \mathbb{E}\,\delta\delta^\top$$
 
-so that an error of a right factor's row counts by X and one of a left factor's column by Delta.
+X therefore weights the errors in a row of the right factor, and Delta those in a column of the left factor.
 
-Notation: x input and delta gradient of the output of the module's update, over all tokens that are not padding.
+Notation: x input of the module's update; delta gradient of the loss with respect to its output. Expectations are over
+all tokens except padding.
 
-Source: Martens and Grosse 2015 (K-FAC) for the second moments and for taking them as independent.
+Source: Martens and Grosse 2015, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", for the
+second moments and their independence.
 """
 
 from __future__ import annotations
@@ -29,22 +31,22 @@ from airlora.tasks import EncodedData
 __all__ = ["MAX_BLOCK", "measure_metrics"]
 
 MAX_BLOCK = 512
-"""Wider moments are kept in blocks of at most this along the diagonal: of 8,192 inputs 17 MB instead of 268."""
+"""Largest diagonal block of a second moment. For 8,192 inputs, the blocks take 17 MB and the full matrix 268 MB."""
 
 
 def measure_metrics(
     adapted: AdaptedModel, data: EncodedData, device: torch.device, batch_size: int, *, max_block: int = MAX_BLOCK
 ) -> dict[str, tuple[ErrorMetric, ErrorMetric]]:
-    """Return the metrics of the left and right factors of every module.
+    """Return the error metrics of the left and right factors by module name.
 
-    The adapter runs at full rank, in its own precision and without dropout, and is left so.
+    The adapter runs at full rank, in its own precision and without dropout. The model stays at full rank.
 
     Args:
-        adapted: The model, at any ranks.
-        data: Samples that the adapter was not fitted to.
-        device: Where the model is.
-        batch_size: Of the forward and backward passes.
-        max_block: Largest block of a second moment, >= 1.
+        adapted: Model with the adapter, at any ranks.
+        data: Samples on which the adapter was not trained.
+        device: Device of the model.
+        batch_size: Samples per forward and backward pass.
+        max_block: Largest diagonal block of a second moment, rows, >= 1.
 
     Raises:
         TrainingError: A second moment is not finite.
@@ -52,24 +54,27 @@ def measure_metrics(
     adapted.set_ranks([adapted.r_max] * len(adapted.shapes))
     adapted.model.eval()
     moments = {
-        name: (_Moment(update.shape.d_out, max_block, device), _Moment(update.shape.d_in, max_block, device))
+        name: (
+            _SecondMoment(update.shape.d_out, max_block, device),
+            _SecondMoment(update.shape.d_in, max_block, device),
+        )
         for name, update in adapted.updates.items()
     }
-    present = _Present()
+    tokens = _TokenMask()
     handles = [
-        update.register_forward_hook(_gatherer(*moments[name], present)) for name, update in adapted.updates.items()
+        update.register_forward_hook(_recorder(*moments[name], tokens)) for name, update in adapted.updates.items()
     ]
     try:
         for indices in data.in_order(batch_size):
             adapted.model.zero_grad(set_to_none=True)
             batch = data.batch(indices, device)
-            present.mask = batch["attention_mask"].flatten().bool()
+            tokens.mask = batch["attention_mask"].flatten().bool()
             torch.autograd.backward(data.task.batch_loss(adapted.model, batch))
     finally:
         for handle in handles:
             handle.remove()
         adapted.model.zero_grad(set_to_none=True)
-    # Each is let go of once it is factored: of large models they take gigabytes.
+    # Each second moment is freed once it is factorised: those of a large model take gigabytes.
     found = {}
     for name in adapted.updates:
         left, right = moments.pop(name)
@@ -77,28 +82,27 @@ def measure_metrics(
     return found
 
 
-class _Present:
-    """Which tokens of the batch under way are text."""
+class _TokenMask:
+    """Mask of the current batch: true for tokens, false for padding, bool [batch * tokens]."""
 
     mask: Tensor
 
 
-class _Moment:
-    """Sum of x x^T, in blocks along its diagonal."""
+class _SecondMoment:
+    """Diagonal blocks of the sum of x x^T."""
 
     def __init__(self, size: int, max_block: int, device: torch.device) -> None:
         num_blocks = -(-size // max_block)
-        self._cuts = [size * place // num_blocks for place in range(num_blocks + 1)]
+        self._bounds = [size * index // num_blocks for index in range(num_blocks + 1)]
         self._blocks = [
             torch.zeros(end - start, end - start, device=device)
-            for start, end in zip(self._cuts, self._cuts[1:], strict=False)
+            for start, end in zip(self._bounds, self._bounds[1:], strict=False)
         ]
 
     def add(self, rows: Tensor) -> None:
-        """Add the rows, [tokens, size]."""
-        for block, start, end in zip(self._blocks, self._cuts, self._cuts[1:], strict=False):
-            part = rows[:, start:end]
-            block.addmm_(part.T, part)
+        for block, start, end in zip(self._blocks, self._bounds, self._bounds[1:], strict=False):
+            columns = rows[:, start:end]
+            block.addmm_(columns.T, columns)
 
     def metric(self, name: str) -> ErrorMetric:
         blocks: list[npt.NDArray[np.float64]] = [block.double().cpu().numpy() for block in self._blocks]
@@ -107,12 +111,12 @@ class _Moment:
         return ErrorMetric.from_moments(blocks)
 
 
-def _gatherer(left: _Moment, right: _Moment, present: _Present) -> Any:
-    """Return a forward hook that adds the inputs of each call and, in the backward pass, its output's gradients."""
+def _recorder(left: _SecondMoment, right: _SecondMoment, tokens: _TokenMask) -> Any:
+    """Return a forward hook that records the module's inputs and, in the backward pass, its output gradients."""
 
     def rows(values: Tensor) -> Tensor:
         flat = values.detach().flatten(0, -2).float()
-        return flat[present.mask] if len(flat) == len(present.mask) else flat
+        return flat[tokens.mask] if len(flat) == len(tokens.mask) else flat
 
     def on_forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         right.add(rows(inputs[0]))

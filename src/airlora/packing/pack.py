@@ -1,21 +1,14 @@
-"""From a trained adapter to a stream: what components are worth, polishing, coding."""
+"""Packing a trained adapter into a stream: importance, quantisation-aware fine-tuning (QAT), encoding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from airlora.adapters import AdaptedModel, ModuleComponents, components_of
+from airlora.adapters import AdaptedModel
 from airlora.codec import (
     BitWidth,
-    DenseTensor,
     EncodeOptions,
-    ErrorMetric,
-    ModuleUpdate,
     StreamHeader,
     StreamPreview,
     encode_delta,
@@ -24,82 +17,68 @@ from airlora.codec import (
     verify_base_stream,
 )
 from airlora.errors import SettingsError
-from airlora.packing.comparison import Judge
-from airlora.packing.error_metrics import measure_metrics
-from airlora.packing.importance import (
-    measure_balanced,
-    measure_importance,
-    measure_loss_rises,
-    measure_path,
-    measure_taylor,
-)
-from airlora.packing.qat import Polished, polish
-from airlora.packing.sources import StreamSources
+from airlora.packing.comparison import StreamComparator
+from airlora.packing.encoder_input import EncoderInput, make_encoder_input
+from airlora.packing.importance import find_measure
+from airlora.packing.qat import QatResult, run_qat
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.tasks import ComputeOptions, EncodedData
 
-__all__ = [
-    "Importance",
-    "Packing",
-    "StreamSources",
-    "pack_adapter",
-    "stream_sources",
-    "weigh_components",
-]
+__all__ = ["Packing", "pack_adapter"]
 
-Importance = Literal["balanced", "path", "gradient", "combined", "taylor", "measured", "singular"]
-"""What a component's weight is made of, see `weigh_components`."""
+log = logging.getLogger(__name__)
 
-MEASURED_FLOOR = 0.05
-"""Share of the weights, by singular value, that `measured` gives beside what it measures, which may be nothing."""
+MIN_PREFIX_BYTES = 2000.0
+"""Smallest prefix that QAT trains for. Shorter prefixes hold little more than the classification head."""
 
-SMALLEST_CUT_BYTES = 2000.0
-"""Polishing draws no smaller cut: below it, little but the head has come."""
+QAT_CANDIDATE_RATIO = 2.25
+"""QAT trains the components of a stream this many times larger than requested, chosen with equally weighted errors.
+Error-cancelling rounding alone would leave too few components of wide modules to train."""
 
-POLISH_ROOM = 2.25
-"""Bytes of the stream whose components are polished, chosen with all errors counting alike, over those of the stream
-where errors cancel.  By errors that cancel, hardly anything of a wide component may seem good enough; what trains under
-its rounding wants more."""
+RATE_UPDATE_INTERVAL = 5
+"""Previews of the stream during QAT between two updates of the price of a byte, which holds the requested size."""
 
-AIM_EVERY = 5
-"""Of so many roundings while polishing one finds anew what the size that is asked for allows; others keep its price."""
-
-WHOLE_SHARE = 0.5
-"""Share of the steps of polishing that take the whole of a stream that may be cut: most links carry it in the end."""
+WHOLE_STREAM_SHARE = 0.5
+"""Share of QAT steps that train the whole stream, which most links deliver in the end. Others train a prefix."""
 
 FEATURE_WEIGHT = 5.0
-"""How much the steps that take the whole follow the outputs of the adapter's layers."""
+"""Weight of the distance between the outputs of the layers, in the QAT steps that train the whole stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How an adapter is packed.
+    """Options of packing an adapter into a stream.
 
     Args:
-        bits: "auto" plans the precision of every component; a number is the same for all.
-        max_distortion: For "auto": share of the weights that may be lost by rounding and by what is not sent.
-        max_bytes: For "auto": about how large the stream may become, in the place of `max_distortion`.
-        layers: For "auto": how often a number may be sent, each time finer; more than 1 makes prefixes better.  Four
-            reach from a stream of many times the link's bytes down to a few kilobytes; one too many costs nothing.
-        polish_steps: Steps of `polish` before it is coded; 0: none.
-        whole: Polish for the whole stream alone, in one layer: better there, worse wherever it is cut.
-        importance: See `weigh_components`; None: `balanced` for what is polished or made to be taken whole, `path` for
-            other streams, whose beginnings have to do with few components as they are.
+        bits: Bits per parameter: 32, 16, 8 or 4 for all components, or "auto" to choose a precision for each.
+        max_distortion: For "auto": share of the total importance that may be lost by rounding and by components that
+            are not sent, above 0 and below 1.
+        max_bytes: For "auto": approximate size of the stream, bytes. It replaces `max_distortion`.
+        layers: For "auto": largest number of times that a parameter is sent, each time finer. More layers make better
+            prefixes, from many kilobytes down to a few. A layer that the stream does not need adds no bytes.
+        qat_steps: Steps of quantisation-aware fine-tuning before encoding, >= 0.
+        whole: Whether to optimise for receivers of the whole stream: QAT trains no prefixes, and there is one layer.
+            The whole stream gets better and its prefixes worse.
+        importance: Key of `IMPORTANCE_MEASURES`. None selects `balanced_gradient` for streams with QAT or one layer,
+            and `integrated_gradient` for others, whose prefixes hold few components.
+
+    Raises:
+        SettingsError: A value is not allowed.
     """
 
     bits: BitWidth = "auto"
     max_distortion: float = 0.1
     max_bytes: int | None = None
     layers: int = 4
-    polish_steps: int = 0
+    qat_steps: int = 0
     whole: bool = False
-    importance: Importance | None = None
+    importance: str | None = None
 
     def options(self, *, has_head: bool) -> EncodeOptions:
-        """Return what the codec is asked for."""
+        """Return the options of the encoder for an adapter with or without a classification head."""
         return {
             "bits": self.bits,
-            # The head counts as much as all components, and its own loss is next to nothing at any price.
+            # The head has half of the total importance, and hardly any distortion at any size.
             "max_distortion": self.max_distortion / (2.0 if has_head else 1.0),
             "max_bytes": self.max_bytes,
             "layers": self.num_layers,
@@ -107,73 +86,26 @@ class Packing:
 
     @property
     def num_layers(self) -> int:
-        """How often a number may be sent."""
+        """Largest number of times that a parameter is sent."""
         return 1 if self.whole else self.layers
 
     @property
-    def weighed_by(self) -> Importance:
-        """What components are weighed by."""
-        is_path = self.num_layers > 1 and not self.polish_steps
-        return self.importance or ("path" if is_path else "balanced")
+    def resolved_importance(self) -> str:
+        """Importance measure in use: `importance`, or its default for these options."""
+        has_short_prefixes = self.num_layers > 1 and not self.qat_steps
+        return self.importance or ("integrated_gradient" if has_short_prefixes else "balanced_gradient")
 
     def __post_init__(self) -> None:
-        if self.importance is not None and self.importance not in get_args(Importance):
-            raise SettingsError.of("importance", self.importance, f"one of {', '.join(get_args(Importance))}")
-        if self.polish_steps < 0:
-            raise SettingsError.of("polish steps", self.polish_steps, "a whole number, 0 or more")
+        if self.importance is not None:
+            find_measure(self.importance)
+        if self.qat_steps < 0:
+            raise SettingsError.of("qat_steps", self.qat_steps, "a whole number, 0 or more")
         if not 0.0 < self.max_distortion < 1.0:
             raise SettingsError.of("distortion", self.max_distortion, "a number above 0 and below 1")
         if self.max_bytes is not None and self.bits != "auto":
             raise SettingsError.of("size", self.max_bytes, "given with bits = auto: a fixed precision has its size")
-        if self.polish_steps and self.bits != "auto":
-            raise SettingsError.of("polish steps", self.polish_steps, "0 with a fixed number of bits")
-
-
-def weigh_components(
-    components: Mapping[str, ModuleComponents], measured: npt.NDArray[np.float64] | None, importance: Importance
-) -> dict[str, npt.NDArray[np.float64]]:
-    r"""Return what every component is worth, [r] per module; all weights together are 1.
-
-    | importance | weight | costs |
-    |---|---|---|
-    | balanced | the geometric mean of `path` and `gradient` | 5 passes |
-    | path | what it takes off the loss on the way from no component to all, see `measure_path` | 4 passes |
-    | gradient | $\overline{g^2}$: squared gradient of its gate, to second order what the loss gains | a pass |
-    | combined | $\sigma \sqrt{\overline{g^2}}$: the geometric mean of `singular` and `gradient` | a pass |
-    | singular | $\sigma^2$: what the update loses without it | nothing |
-    | taylor | $\lvert\overline{g}\rvert$: to first order how much the loss changes without it | a pass |
-    | measured | how much the loss rises without it, on few samples | a forward pass each |
-
-    A pass is forward and backward over the calibration samples.  The gradient says how much the loss leans on a
-    component, but from few batches and near the minimum alone; the way there says what it does among few others; the
-    singular value knows nothing of the loss and no noise.
-
-    Args:
-        components: In canonical order.
-        measured: What `measure_balanced`, `measure_path`, `measure_importance` (gradient, combined), `measure_taylor`
-            or `measure_loss_rises` gives, [num_modules, r]; not needed by `singular`.
-        importance: Which.
-
-    Raises:
-        SettingsError: `measured` is needed and missing.
-    """
-    squares = {name: module.singular_values**2 for name, module in components.items()}
-    if importance == "singular":
-        return _normalised(squares)
-    if measured is None:
-        raise SettingsError(f"importance {importance!r} is measured, and so needs calibration data")
-    rows = dict(zip(components, measured, strict=True))
-    if importance == "combined":
-        return _normalised({name: np.sqrt(squares[name] * row) for name, row in rows.items()})
-    if importance == "measured":
-        rises, floor = _normalised({name: np.maximum(row, 0.0) for name, row in rows.items()}), _normalised(squares)
-        return _normalised({name: rises[name] + MEASURED_FLOOR * floor[name] for name in rows})
-    return _normalised(rows)
-
-
-def _normalised(weights: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
-    total = max(sum(float(value.sum()) for value in weights.values()), 1e-300)
-    return {name: value / total for name, value in weights.items()}
+        if self.qat_steps and self.bits != "auto":
+            raise SettingsError.of("qat_steps", self.qat_steps, "0 with a fixed number of bits")
 
 
 def pack_adapter(
@@ -187,141 +119,116 @@ def pack_adapter(
     since: bytes | None = None,
     watcher: ProgressReporter | None = None,
 ) -> bytes:
-    """Return the stream of an adapter; the adapter is left as it was.
+    """Return an adapter as a stream.
 
     Args:
-        adapted: The model with the trained adapter.
-        header: See `stream_header`.
-        packing: How.
+        adapted: Model with the trained adapter. It keeps its values and ranks.
+        header: Stream header, see `stream_header`.
+        packing: Options of packing.
         compute: Device, batch sizes, precision and seed.
-        calibration: Samples that the adapter was not fitted to, for gradients, and to see whether polishing has helped;
-            importance `singular` needs none.
-        train: Training data, for polishing.
-        since: A stream that the device holds: only what changed is sent, unless the whole is smaller.
-        watcher: Is told of the progress of polishing.
+        calibration: Samples on which the adapter was not trained, for importance and for comparing the stream with and
+            without QAT. None for an importance measure that needs no data.
+        train: Training data for QAT.
+        since: Complete stream that the device holds. The result is the delta to the new one, or the whole stream if
+            that is smaller.
+        watcher: Receiver of the progress of QAT.
 
     Raises:
-        AdapterError: The adapter is not finite.
-        SettingsError: Data are needed and missing.
-        CodecError: What is asked for is not allowed.
+        AdapterError: The adapter holds values that are not finite.
+        SettingsError: Data are needed and there are none.
+        CodecError: The encoder does not allow an option, or `since` cannot be read.
     """
-    told = watcher or SilentProgress()
     if since is not None:
         verify_base_stream(since, header)
-    sources = stream_sources(adapted, packing.weighed_by, compute, calibration=calibration)
-    asked = options = packing.options(has_head=bool(sources.head))
-    if packing.polish_steps:
+    source = make_encoder_input(adapted, packing.resolved_importance, compute, calibration=calibration)
+    options = packing.options(has_head=bool(source.head))
+    if packing.qat_steps:
         if train is None:
-            raise SettingsError.of("polish steps", packing.polish_steps, "0 without training data")
-        plan = preview_stream(header, sources.updates, sources.head, **options)
-        if packing.max_bytes is None:
-            # At the price that the components were planned at: what was left out stays out.
-            options = {"lagrange_multiplier": plan.lagrange_multiplier, "layers": packing.num_layers}
-        # Where nothing but the head is worth its bytes there is nothing to polish.
-        if plan.items:
-            if sources.has_metrics:
-                plan = _roomier(header, sources, plan, options)
-            told.phase("polishing", packing.polish_steps)
-            before = sources
-            polished = polish(
-                adapted,
-                train,
-                plan,
-                _Coder(header, before, options),
-                compute,
-                steps=packing.polish_steps,
-                min_bytes=SMALLEST_CUT_BYTES,
-                whole_share=1.0 if packing.whole else WHOLE_SHARE,
-                feature_weight=FEATURE_WEIGHT,
-                on_step=lambda step, loss: told.step(step, {"loss": loss}),
-            )
-            sources = before.replaced(polished)
-            if calibration is not None:
-                judge = Judge(adapted, header, options, calibration, compute)
-                cuts = () if packing.whole else (SMALLEST_CUT_BYTES,)
-                sources = judge.better(sources, before, cuts=cuts, second_options=asked)
-                # What polishing has not helped is coded as if there had been none.
-                options = options if sources.is_polished else asked
-    options = sources.rounded(options)
+            raise SettingsError.of("qat_steps", packing.qat_steps, "0 without training data")
+        source, options = _fine_tune(
+            adapted, header, packing, compute, source, options, train, calibration, watcher or SilentProgress()
+        )
+    options = source.with_rounding(options)
     if since is not None:
-        return encode_delta(since, header, sources.updates, sources.head, **options)
-    return encode_stream(header, sources.updates, sources.head, **options)
+        return encode_delta(since, header, source.updates, source.head, **options)
+    return encode_stream(header, source.updates, source.head, **options)
 
 
-def _roomier(
-    header: StreamHeader, sources: StreamSources, plan: StreamPreview, options: EncodeOptions
+def _fine_tune(
+    adapted: AdaptedModel,
+    header: StreamHeader,
+    packing: Packing,
+    compute: ComputeOptions,
+    source: EncoderInput,
+    options: EncodeOptions,
+    train: EncodedData,
+    calibration: EncodedData | None,
+    watcher: ProgressReporter,
+) -> tuple[EncoderInput, EncodeOptions]:
+    """Return the fine-tuned input and its options, or those given where QAT cannot help or has not helped."""
+    preview = preview_stream(header, source.updates, source.head, **options)
+    if not preview.items:
+        log.info("no QAT: the stream holds the classification head alone")
+        return source, options
+    qat_options = options
+    if packing.max_bytes is None:
+        # The Lagrange multiplier is that of the stream before QAT, so that the choice of components stays the same.
+        qat_options = {"lagrange_multiplier": preview.lagrange_multiplier, "layers": packing.num_layers}
+    if source.has_metrics:
+        preview = _qat_candidates(header, source, preview, qat_options)
+    watcher.phase("quantisation-aware fine-tuning", packing.qat_steps)
+    found = run_qat(
+        adapted,
+        train,
+        preview,
+        _RateControlledPreview(header, source, qat_options),
+        compute,
+        steps=packing.qat_steps,
+        min_prefix_bytes=MIN_PREFIX_BYTES,
+        whole_stream_share=1.0 if packing.whole else WHOLE_STREAM_SHARE,
+        feature_weight=FEATURE_WEIGHT,
+        on_step=lambda step, loss: watcher.step(step, {"loss": loss}),
+    )
+    tuned = source.fine_tuned(found)
+    if calibration is not None:
+        comparator = StreamComparator(adapted, header, qat_options, calibration, compute)
+        prefixes = () if packing.whole else (MIN_PREFIX_BYTES,)
+        tuned = comparator.better(tuned, source, prefix_bytes=prefixes, second_options=options)
+        log.info("QAT for %d steps: %s", packing.qat_steps, "kept" if tuned.is_fine_tuned else "no better, discarded")
+    return tuned, qat_options if tuned.is_fine_tuned else options
+
+
+def _qat_candidates(
+    header: StreamHeader, source: EncoderInput, preview: StreamPreview, options: EncodeOptions
 ) -> StreamPreview:
-    """Return what is polished where `plan` would be sent, see `POLISH_ROOM`."""
-    plain, size = sources.plain(), len(encode_stream(header, sources.updates, sources.head, **options))
-    room = int(POLISH_ROOM * size)
-    finer = preview_stream(header, plain.updates, plain.head, max_bytes=room, layers=options["layers"])
-    return finer if finer.items else plan
+    """Return the preview of the components that QAT trains where `preview` would be sent, see `QAT_CANDIDATE_RATIO`."""
+    plain, size = source.without_metrics(), len(encode_stream(header, source.updates, source.head, **options))
+    max_bytes = int(QAT_CANDIDATE_RATIO * size)
+    larger = preview_stream(header, plain.updates, plain.head, max_bytes=max_bytes, layers=options["layers"])
+    return larger if larger.items else preview
 
 
 @dataclass
-class _Coder:
-    """What the encoder makes of components while they are polished.
+class _RateControlledPreview:
+    """Callable that returns the preview of the stream during QAT and holds the requested size.
 
     Args:
-        header: Of the stream.
-        sources: The adapter as it was.
-        options: How it will be coded.
+        header: Stream header.
+        source: Adapter before QAT.
+        options: Options of the encoder.
     """
 
     header: StreamHeader
-    sources: StreamSources
+    source: EncoderInput
     options: EncodeOptions
     _num_calls: int = 0
-    _price: float | None = None
+    _multiplier: float | None = None
 
-    def __call__(self, polished: Polished) -> StreamPreview:
-        own = self.sources.replaced(polished)
+    def __call__(self, current: QatResult) -> StreamPreview:
+        source = self.source.fine_tuned(current)
         options = self.options
-        if self._num_calls % AIM_EVERY:
-            options = {"lagrange_multiplier": self._price, "layers": options["layers"]}
-        found = preview_stream(self.header, own.updates, own.head, **own.rounded(options))
-        self._num_calls, self._price = self._num_calls + 1, found.lagrange_multiplier
-        return found
-
-
-def stream_sources(
-    adapted: AdaptedModel,
-    importance: Importance,
-    compute: ComputeOptions,
-    *,
-    calibration: EncodedData | None = None,
-) -> StreamSources:
-    """Return the adapter's components, weighed, and its head; the arguments are those of `pack_adapter`.
-
-    With calibration data errors count by what a layer sees, see `measure_metrics`; `singular` stays as plain as it is.
-    """
-    components = components_of(adapted)
-    measured = None
-    metrics: Mapping[str, tuple[ErrorMetric, ErrorMetric]] = {}
-    if importance != "singular" and calibration is not None:
-        was = adapted.rank_pattern
-        measured = _MEASURES[importance](adapted, calibration, compute.device, compute.batch_size)
-        metrics = measure_metrics(adapted, calibration, compute.device, compute.batch_size)
-        adapted.set_ranks(was)
-    weights = weigh_components(components, measured, importance)
-    updates = {}
-    for name, module in components.items():
-        singular, whole = module.singular_values, module.balanced()
-        # Beyond a module's rank there is only rounding.
-        rank = int((singular > 1e-7 * max(float(singular.max(initial=0.0)), 1e-300)).sum())
-        updates[name] = ModuleUpdate(whole.left, whole.right, weights[name], metrics.get(name)).first(rank)
-    head = adapted.head_state()
-    return StreamSources(
-        updates,
-        {name: DenseTensor(value.detach().float().cpu().numpy(), 1.0 / len(head)) for name, value in head.items()},
-    )
-
-
-_MEASURES: dict[Importance, Callable[..., npt.NDArray[np.float64]]] = {
-    "balanced": measure_balanced,
-    "path": measure_path,
-    "combined": measure_importance,
-    "gradient": measure_importance,
-    "taylor": measure_taylor,
-    "measured": measure_loss_rises,
-}
+        if self._num_calls % RATE_UPDATE_INTERVAL:
+            options = {"lagrange_multiplier": self._multiplier, "layers": options["layers"]}
+        preview = preview_stream(self.header, source.updates, source.head, **source.with_rounding(options))
+        self._num_calls, self._multiplier = self._num_calls + 1, preview.lagrange_multiplier
+        return preview

@@ -1,1 +1,1 @@
-"""Comparisons, statistics, figures, tables and HTML reports."""
+"""Comparisons, statistics, figures, tables and HTML pages."""

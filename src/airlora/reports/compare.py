@@ -1,4 +1,4 @@
-"""Policies side by side: what each sends over the same links, and how good the model is with it."""
+"""Comparison of policies: payload, airtime, accuracy and loss of each on the same links."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["ComparisonRow", "compare_policies", "row_of"]
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One policy on one link.
+    """Result of one policy on one link.
 
     Args:
-        policy: Its name.
-        snr_db: Mean SNR, dB.
-        bandwidth_hz: Bandwidth, Hz.
-        ranks: Rank per module name.
-        num_params: Adapter numbers, true count.
-        paper_num_params: The paper's count of the same.
-        num_head_params: Numbers of the head, which travel as well.
-        payload_bytes: Adapter and head at the link's bits per number.
-        seconds: To send them.
-        deadline_share: eta, seconds over the deadline.
+        policy: Name of the policy.
+        snr_db: Mean SNR of the link, dB.
+        bandwidth_hz: Bandwidth of the link, Hz.
+        ranks: Rank by module name.
+        num_params: Number of sent adapter parameters.
+        paper_num_params: Number of sent adapter parameters by the paper's count.
+        num_head_params: Number of parameters of the classification head, which are sent too.
+        payload_bytes: Size of adapter and head at the channel's bits per parameter, bytes.
+        seconds: Airtime, s.
+        deadline_share: eta, airtime over the deadline.
         evaluation: Metrics of the task on the evaluation data.
     """
 
@@ -75,7 +75,16 @@ def row_of(
     *,
     num_params: int | None = None,
 ) -> ComparisonRow:
-    """Return the row of a pattern that was evaluated elsewhere; `num_params` if its components are of other sizes."""
+    """Return the row of an evaluated rank pattern.
+
+    Args:
+        name: Name of the policy.
+        env: Environment with the channel and the module shapes.
+        link: Mean SNR and bandwidth of the link.
+        pattern: Rank pattern that is sent.
+        evaluation: Accuracy and loss of the pattern.
+        num_params: Number of sent adapter parameters. None derives it from the pattern and the module shapes.
+    """
     channel = env.channel
     num_params = pattern.num_params(env.shapes) if num_params is None else num_params
     num_head_params = env.objective.head_params
@@ -106,15 +115,15 @@ def compare_policies(
     precision: str = "auto",
     on_row: Callable[[ComparisonRow], None] = lambda row: None,
 ) -> list[ComparisonRow]:
-    """Return one row per policy and link, all cuts of the workbench's one adapter.
+    """Return one row per policy and link, all for the same adapter at different ranks.
 
     Args:
         bench: Model, adapter and evaluation data.
-        env: The decision problem; its channel gives rate, deadline and bits.
-        policies: What decides.
-        links: Where.
-        precision: Of the evaluation, as `finetune.precision`.
-        on_row: Called with every row as it is measured.
+        env: Environment, whose channel gives rate, deadline and bits per parameter.
+        policies: Policies that choose ranks.
+        links: Links to decide for.
+        precision: Precision of the evaluation, as `finetune.precision`.
+        on_row: Function that is called with every new row.
     """
     text = bench.eval.complexity()
     autocast = pick_autocast(precision, bench.device)

@@ -1,4 +1,4 @@
-"""What a curve of accuracy against bytes says: means over runs, findings, a picture, a page."""
+"""Report of a curve of accuracy against bytes: means over runs, findings, figure, HTML page."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ __all__ = [
 ]
 
 CURVE_METHODS = {
-    "stream": "airlora's stream, polished",
-    "sized": "airlora's stream made for each size, polished for the whole of it alone",
-    "unpolished": "airlora's stream as trained",
-    "singular": "the same in order of singular values",
-    "constant": "one rank for all modules, best components first",
-    "full": "the whole adapter, float32",
+    "stream": "prefixes of one stream with quantisation-aware fine-tuning",
+    "sized": "one stream per size, with quantisation-aware fine-tuning for receivers of the whole stream",
+    "unpolished": "prefixes of one stream without quantisation-aware fine-tuning",
+    "singular": "prefixes of one stream with importance by singular value",
+    "constant": "the adapter with one rank for all modules, largest singular values first",
+    "full": "the whole adapter in float32",
     "adalora": "PEFT AdaLoRA, trained at each rank",
     "lora": "PEFT LoRA, trained at each rank",
 }
-"""What is drawn, and what it is."""
+"""Methods by name, with their description."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One adapter of some size.
+    """Accuracy and loss of one adapter at one size.
 
     Args:
         run: Folder of the run.
-        job: What made it; points of one job come together.
-        series: Method, and precision where it is fixed: a line of the picture.
-        label: What it is in its series; the same for every run.
-        payload_bytes: All that is sent; of PEFT's adapters numbers and scales alone.
-        num_components: Rank-one components in it.
-        accuracy: On the data.
-        loss: Likewise, nats per sample.
-        fingerprint: Of version, adapter and settings; a point of others does not count.
+        job: Job that measured the point: a method, and for PEFT's adapters the rank.
+        series: Line of the figure: a method, and its precision if that is fixed.
+        label: Name of the point within its series, equal for all runs.
+        payload_bytes: Size of the payload, bytes. For PEFT's adapters, that of parameters and scales.
+        num_components: Number of rank-one components.
+        accuracy: Accuracy, 0 to 1.
+        loss: Loss, nats per sample.
+        fingerprint: Digest of version, adapter, data and settings. A point with another digest is measured again.
     """
 
     run: str
@@ -79,11 +79,11 @@ class CurvePoint:
     fingerprint: str = ""
 
 
-CLOSE = 0.005
-"""A stream is as good as the whole adapter within this share of right answers."""
+ACCURACY_TOLERANCE = 0.005
+"""Largest difference of accuracies that count as equal in the findings."""
 
-STREAMS = {"stream": "The stream, cut,", "sized": "A stream made for its size"}
-"""Series that findings tell of, as they name them."""
+STREAMS = {"stream": "A prefix of the stream", "sized": "A stream made for its size"}
+"""Series that the findings compare with the whole adapter, and their names in sentences."""
 
 SERIES = {
     "stream": ("#0072B2", "solid", "o"),
@@ -101,24 +101,24 @@ SERIES = {
     "lora 4 bit": ("#D55E00", (0, (1.5, 1.2)), "s"),
     "full 32 bit": ("#000000", "solid", "*"),
 }
-"""Colour, dashes and mark: a colour per method, dashes for precision."""
+"""Colour, dashes and marker by series. The colour stands for the method, the dashes for the precision."""
 
 
 @dataclass(frozen=True)
 class CurveRow:
-    """The mean over runs of one point.
+    """Means over runs of the points with one series and label.
 
     Args:
-        series: See `CurvePoint`.
-        label: Likewise.
-        num_runs: Behind the means.
-        payload_bytes: Mean.
-        num_components: Mean.
-        accuracy: Mean.
-        accuracy_interval: Half width of its 95 % interval; none with one run.
-        loss: Mean, nats per sample.
-        loss_interval: As of accuracy.
-        points: What the means are of.
+        series: Line of the figure.
+        label: Name of the point within its series.
+        num_runs: Number of runs.
+        payload_bytes: Mean size of the payload, bytes.
+        num_components: Mean number of components.
+        accuracy: Mean accuracy, 0 to 1.
+        accuracy_interval: Half width of the 95 % confidence interval of the accuracy. None for one run.
+        loss: Mean loss, nats per sample.
+        loss_interval: Half width of the 95 % confidence interval of the loss. None for one run.
+        points: Points of the runs.
     """
 
     series: str
@@ -134,10 +134,10 @@ class CurveRow:
 
 
 def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
-    """Return the means of all points that every run has, in the order of `SERIES` and of bytes.
+    """Return the means of the points that every run has, in the order of `SERIES` and bytes.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: No point was measured on every run.
     """
     num_runs = len({point.run for point in points})
     groups: dict[tuple[str, str], list[CurvePoint]] = {}
@@ -160,25 +160,28 @@ def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
         if len(group) == num_runs
     ]
     if not rows:
-        raise SettingsError("curve: no size was measured on every run; ask for larger ones, or for other methods")
+        raise SettingsError("curve: no size was measured on every run; give larger sizes or other methods")
     order = list(SERIES)
     return sorted(rows, key=lambda row: (order.index(row.series), row.payload_bytes))
 
 
 def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
-    """Return the smallest cut from which on every larger one is within `CLOSE` of the whole adapter's accuracy."""
+    """Return the smallest row of a series that, like all larger ones, is as accurate as the whole adapter.
+
+    Accuracies within `ACCURACY_TOLERANCE` count as equal. The result is None if there is no such row.
+    """
     full = next((row for row in rows if row.series == "full 32 bit"), None)
     found = None
     if full is not None:
         for row in reversed([row for row in rows if row.series == series]):
-            if row.accuracy < full.accuracy - CLOSE:
+            if row.accuracy < full.accuracy - ACCURACY_TOLERANCE:
                 break
             found = row
     return found
 
 
 def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
-    """Return what the rows say, in plain sentences."""
+    """Return sentences on the sizes and accuracies of the rows."""
     lines = []
     full = next((row for row in rows if row.series == "full 32 bit"), None)
     baseline = max((row for row in rows if row.series == "adalora 32 bit"), key=lambda r: r.payload_bytes, default=None)
@@ -186,7 +189,7 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
         lines.append(f"The whole adapter in float32: {full.accuracy:.2%} with {full.payload_bytes:,.0f} bytes.")
     if baseline is not None:
         lines.append(
-            f"PEFT's AdaLoRA at {baseline.label} in float32: {baseline.accuracy:.2%} with "
+            f"PEFT AdaLoRA at {baseline.label} in float32: {baseline.accuracy:.2%} with "
             f"{baseline.payload_bytes:,.0f} bytes."
         )
     for series, title in STREAMS.items():
@@ -205,7 +208,7 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
 
 
 def _cheapest(rows: Sequence[CurveRow], close: CurveRow | None) -> CurveRow | None:
-    """Return the smallest AdaLoRA of any rank and precision that is at least as accurate; none if there is none."""
+    """Return the smallest AdaLoRA of any rank and precision that is at least as accurate as a row."""
     good = [row for row in rows if row.series.startswith("adalora") and close and row.accuracy >= close.accuracy]
     return min(good, key=lambda row: row.payload_bytes, default=None)
 
@@ -213,30 +216,32 @@ def _cheapest(rows: Sequence[CurveRow], close: CurveRow | None) -> CurveRow | No
 def _closeness(
     title: str, full: CurveRow, baseline: CurveRow | None, close: CurveRow | None, cheapest: CurveRow | None
 ) -> str:
-    """Return from how many bytes on a stream is as good as the whole adapter, and how that stands to AdaLoRA."""
+    """Return the sentence on the size from which a series is as accurate as the whole adapter."""
     if close is None:
-        return f"{title} is at no size within {100 * CLOSE:g} points of the whole adapter."
+        return f"{title} is not within {100 * ACCURACY_TOLERANCE:g} points of the whole adapter at any size."
     line = (
-        f"{title} is within {100 * CLOSE:g} points of the whole adapter from {close.payload_bytes:,.0f} bytes on "
-        f"({close.accuracy:.2%}): 1/{full.payload_bytes / close.payload_bytes:.0f} of its bytes"
+        f"{title} is within {100 * ACCURACY_TOLERANCE:g} points of the whole adapter from {close.payload_bytes:,.0f} "
+        f"bytes on ({close.accuracy:.2%}): 1/{full.payload_bytes / close.payload_bytes:.0f} of its bytes"
     )
     if baseline is not None:
-        side = "no lower" if close.accuracy >= baseline.accuracy else "lower"
+        side = "at least that" if close.accuracy >= baseline.accuracy else "lower than that"
         line += (
-            f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's at an accuracy that is {side} "
-            f"than AdaLoRA's"
+            f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's bytes, at an accuracy {side} of "
+            f"AdaLoRA"
         )
     if cheapest is not None and cheapest is not baseline:
-        what = f"{cheapest.series.removeprefix('adalora ')}, {cheapest.label}: {cheapest.accuracy:.2%}"
-        times = cheapest.payload_bytes / close.payload_bytes
-        line += f"; the cheapest AdaLoRA that is no worse than that ({what}) takes {times:.0f} times its bytes"
+        name = f"{cheapest.series.removeprefix('adalora ')}, {cheapest.label}: {cheapest.accuracy:.2%}"
+        ratio = cheapest.payload_bytes / close.payload_bytes
+        line += f". The smallest AdaLoRA that is at least as accurate ({name}) has {ratio:.0f} times its bytes"
     return line + "."
 
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
-    """Return all rows as a table that 80 columns hold."""
-    table = Table(title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("series", "size", "bytes", "parts", "accuracy, %", "loss, nats"):
+    """Return all rows as a table that fits into 80 columns."""
+    table = Table(
+        title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for name in ("series", "size", "bytes", "components", "accuracy, %", "loss, nats"):
         table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -251,7 +256,7 @@ def _cells(row: CurveRow) -> list[str]:
 
 
 def curve_figure(rows: Sequence[CurveRow]) -> str:
-    """Return accuracy and loss against bytes as SVG, a line per series, bands of 95 %."""
+    """Return accuracy and loss against bytes as SVG, with a line per series and 95 % confidence bands."""
 
     def draw() -> Figure:
         figure, axes = new_figure(11.0, 4.6, 1, 2)
@@ -285,7 +290,7 @@ def _draw(axis: Axes, rows: Sequence[CurveRow], quantity: str) -> None:
         elif series in ("stream", "adalora 32 bit"):
             axis.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
     axis.set_xscale("log")
-    axis.set_xlabel("bytes sent, head included")
+    axis.set_xlabel("bytes sent, classification head included")
     axis.xaxis.set_major_locator(LogLocator(numticks=12))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -296,7 +301,7 @@ def _size(num_bytes: float) -> str:
 
 
 def _limit_loss(axis: Axes, rows: Sequence[CurveRow]) -> None:
-    """Leave out what is worse than knowing nothing: it would press everything else flat."""
+    """Limit the axis of the loss: very large losses would hide the differences between the others."""
     least = min(row.loss for row in rows)
     axis.set_ylim(bottom=0.95 * least, top=min(axis.get_ylim()[1], 2.2 * least))
 
@@ -305,9 +310,9 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
     """Write `results.json`, `curve.svg` and `report.html` into `out` and return the page's path.
 
     Args:
-        rows: Of `summarise_curve`.
-        out: A folder.
-        command: What makes the same again.
+        rows: Result of `summarise_curve`.
+        out: Folder to write to.
+        command: Command line that the page shows as its origin.
 
     Raises:
         StorageError: A file cannot be written.
@@ -346,17 +351,17 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     }
 
 
-LEAST_SHARED = 0.01
-"""Curves that share less of the accuracy than this have no average saving."""
+MIN_COMMON_ACCURACY = 0.01
+"""Smallest width of the range of accuracies that two curves must share for an average saving."""
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A share of the other one's bytes.
+    """Share of the bytes of another curve that a curve saves.
 
     Args:
-        mean: Over runs, by their logarithms; below 0 it costs more.
-        interval: Half width of the 95 % interval of the mean over runs; none with fewer than two.
+        mean: Mean over runs, of the logarithms of the bytes. Negative if the curve needs more bytes.
+        interval: Half width of the 95 % confidence interval of the mean. None for one run.
     """
 
     mean: float
@@ -364,19 +369,22 @@ class Saving:
 
 
 def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | None:
-    r"""Return the share of `other`'s bytes that `series` saves at equal accuracy, averaged over runs.
-
-    The mean, over the accuracies that both curves reach, of the difference of the logarithms of their bytes:
+    r"""Return the share of the bytes of `other` that `series` saves at equal accuracy, averaged over runs.
 
     $$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
 
-    Notation: b(a), b'(a) bytes of the one and the other curve at accuracy a, ln b smooth and monotone between measured
-    points; a_0 to a_1 the accuracies of both.
+    The result is None if the two curves of a run have hardly any accuracy in common.  Interpolation between few points
+    underestimates the accuracy, which slightly favours the curve with more points.
 
-    Source: Bjontegaard 2001, VCEG-M33, with piecewise cubics (PCHIP) in place of one cubic, as JVET since 2020.
+    Notation: b(a), b'(a) bytes of `series` and `other` at accuracy a, with ln b monotone and smooth between measured
+    points; a_0, a_1 ends of the range of accuracies of both.
 
-    None where the curves of a run hardly share any accuracy.  A curve of few points is read too low between them, so
-    that a little of a saving beside one is the other's points alone.
+    Args:
+        rows: Result of `summarise_curve`.
+        series: Series whose saving is computed.
+        other: Series to compare with.
+
+    Source: Bjontegaard 2001, VCEG-M33, with piecewise cubics (PCHIP) instead of one cubic, as in JVET since 2020.
     """
     logarithms = []
     for run in _runs(rows, series) or [None]:
@@ -386,7 +394,7 @@ def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | N
         logarithms.append(saved)
     width = half_width(logarithms)
     mean = statistics.fmean(logarithms)
-    # Of the exponential, to first order.
+    # The interval of the exponential, to first order.
     return Saving(1.0 - math.exp(mean), None if width is None else math.exp(mean) * width)
 
 
@@ -395,7 +403,7 @@ def _runs(rows: Sequence[CurveRow], series: str) -> list[str | None]:
 
 
 def _curve(rows: Sequence[CurveRow], series: str, run: str | None) -> tuple[list[float], list[float]]:
-    """Return accuracies and the logarithms of the bytes, both rising, of a run, or of the means."""
+    """Return accuracies and logarithms of bytes of a run, or of the means over runs, both increasing."""
     own = [row for row in rows if row.series == series]
     pairs = (
         [(row.payload_bytes, row.accuracy) for row in own]
@@ -415,7 +423,7 @@ def _saving(one: tuple[list[float], list[float]], other: tuple[list[float], list
     if min(len(one[0]), len(other[0])) < 2:
         return None
     low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
-    if high - low < LEAST_SHARED:
+    if high - low < MIN_COMMON_ACCURACY:
         return None
     at = np.linspace(low, high, 201)
     own, others = (PchipInterpolator(*curve)(at) for curve in (one, other))

@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG."""
+"""Figures of the reports, as SVG."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "svg.fonttype": "none",
     "svg.hashsalt": "airlora",
-    "text.parse_math": False,  # a file's name may hold dollars
+    "text.parse_math": False,  # file names may contain dollar signs
 }
 
 
@@ -56,20 +56,20 @@ def _svg(figure: Figure) -> str:
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure of that many inches and its axes, row by row."""
+    """Return a figure and its axes, row by row; width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(rows, columns))).ravel().tolist()
     return figure, axes
 
 
 def styled(draw: Callable[[], Figure]) -> str:
-    """Return what `draw` draws in the report's style, as SVG."""
+    """Return the figure that `draw` makes in the style of the reports, as SVG."""
     with matplotlib.rc_context(_STYLE):
         return _svg(draw())
 
 
 def reward_curve(metrics: Sequence[Mapping[str, Any]], metric: Metric) -> str:
-    """Return how a run went: the reward of every decision, or the loss where nothing was decided, and the evaluations.
+    """Return the reward of every decision of a run, or the loss without decisions, and the evaluations.
 
     Args:
         metrics: Lines of `metrics.jsonl`.
@@ -94,13 +94,13 @@ def _draw_rewards(metrics: Sequence[Mapping[str, Any]], metric: Metric) -> Figur
         axis.set_ylabel("reward R = -U - λη" if quantity == "reward" else "training loss, nats")
         if kind == "finetune" and by_kind["eval"]:
             _evaluation_line(axis, by_kind["eval"], metric)
-        # Above the axes: wherever it stood inside, one of the lines would go through it.
+        # Above the axes: inside, the lines would cross the legend.
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
     return figure
 
 
 def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name: str) -> None:
-    """Draw every value faintly and their running mean."""
+    """Draw all values faintly, and their running mean."""
     window = max(1, len(values) // 10)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     axis.plot(steps, values, color=_ORANGE, alpha=0.18, linewidth=0.7)
@@ -108,7 +108,7 @@ def _noisy_line(axis: Axes, steps: Sequence[int], values: Sequence[float], name:
 
 
 def _evaluation_line(axis: Axes, evaluations: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Draw a metric of every evaluation on an axis of its own."""
+    """Draw a metric of every evaluation on a second axis."""
     other = axis.twinx()
     other.plot(
         [line["step"] for line in evaluations],
@@ -132,12 +132,12 @@ def score_axis(axis: Axes, metric: Metric, color: str = "black") -> None:
 def rank_heat_maps(
     patterns: Mapping[str, Mapping[str, int]], modules: Mapping[str, Mapping[str, Any]], r_max: int
 ) -> str:
-    """Return one heat map of ranks, layers by projections, per pattern.
+    """Return one heat map of ranks per pattern, with a row per layer and a column per projection.
 
     Args:
-        patterns: Title to rank per module name.
-        modules: `role` and `layer` per module name, in order.
-        r_max: Largest rank, the top of the colour scale.
+        patterns: Rank by module name, by title of the heat map.
+        modules: `role` and `layer` by module name, in order.
+        r_max: Largest rank of the adapter, for the label of the colour scale.
     """
     return styled(lambda: _draw_heat_maps(patterns, modules, r_max))
 
@@ -158,7 +158,7 @@ def draw_heat_maps(
     modules: Mapping[str, Mapping[str, Any]],
     r_max: int,
 ) -> None:
-    """Draw a heat map of ranks per pattern on axes that are there; arguments as of `rank_heat_maps`."""
+    """Draw one heat map per pattern on existing axes. The other arguments are those of `rank_heat_maps`."""
     columns = _heat_map_columns(modules)
     layers = sorted({module["layer"] for module in modules.values()})
     largest = max(1, max(max(ranks.values()) for ranks in patterns.values()))
@@ -187,7 +187,7 @@ def _heat_map_columns(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def score_by_snr(rows: Sequence[ComparisonRow]) -> str:
-    """Return the primary metric against SNR, a line per policy (the paper's Fig. 4)."""
+    """Return the primary metric against SNR with a line per policy (Fig. 4 of the paper)."""
 
     def draw() -> Figure:
         figure, (axis,) = new_figure(5.4, 3.5)
@@ -200,13 +200,13 @@ def score_by_snr(rows: Sequence[ComparisonRow]) -> str:
 
 
 def score_by_params(rows: Sequence[ComparisonRow]) -> str:
-    """Return the primary metric against numbers sent, head included, a line per policy."""
+    """Return the primary metric against sent parameters, classification head included, with a line per policy."""
 
     def draw() -> Figure:
         figure, (axis,) = new_figure(5.4, 3.5)
         _lines(axis, rows, lambda row: row.num_params + row.num_head_params)
         axis.set_xscale("log")
-        axis.set_xlabel("numbers sent, head included")
+        axis.set_xlabel("parameters sent, classification head included")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
         axis.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page with nothing outside it."""
+"""Report of a comparison of policies as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEAT_MAP_POLICIES = ("airllm", "allocate", "greedy", "adalora")
 
 
 def findings(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Return what the rows say, in plain sentences: who is best on average, and where the paper's policy stands."""
+    """Return sentences on the best policy on average, and on the rank of the paper's policy."""
     names = list(dict.fromkeys(row.policy for row in rows))
     metric = rows[0].metric
     score = {name: statistics.fmean(row.score for row in rows if row.policy == name) for name in names}
@@ -29,30 +29,32 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     interval = score_interval(rows)
     order = sorted(names, key=lambda name: score[name], reverse=metric.higher_is_better)
     best = order[0]
-    lines = [f"Best on average: {best}, {metric.text(score[best], 1)} with {params[best]:,.0f} adapter numbers a link."]
+    lines = [
+        f"Best on average: {best}, {metric.text(score[best], 1)} with {params[best]:,.0f} adapter parameters per link."
+    ]
     if "airllm" in names and best != "airllm":
         gap = abs(score[best] - score["airllm"])
         rank = order.index("airllm") + 1
         place = "within" if interval is None or gap <= interval else "beyond"
         verdict = "" if interval is None else f", {place} the interval of a single measurement"
         lines.append(
-            f"The paper's policy (PPO, then DDIM; airllm) comes {_ordinal(rank)} of {len(names)}: "
+            f"The paper's policy (airllm: PPO, then DDIM) is {_ordinal(rank)} of {len(names)}: "
             f"{metric.text(score['airllm'], 1)}, {metric.difference(gap)} behind {best}{verdict}."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:
-            lines.append(f"Rules without any learning that are ahead of it here: {', '.join(ahead)}.")
+            lines.append(f"Policies without learning that are better here: {', '.join(ahead)}.")
     if "adalora" in names and best != "adalora":
         gap, side = abs(score[best] - score["adalora"]), "below" if metric.higher_is_better else "above"
         lines.append(
-            f"AdaLoRA, trained anew for every link's budget, reaches {metric.text(score['adalora'], 1)}: "
-            f"{metric.difference(gap)} {side} {best}, which cuts one adapter for all links."
+            f"PEFT AdaLoRA, trained separately for every link's budget, reaches {metric.text(score['adalora'], 1)}: "
+            f"{metric.difference(gap)} {side} {best}, which truncates one adapter for all links."
         )
     return lines
 
 
 def score_interval(rows: Sequence[ComparisonRow]) -> float | None:
-    """Return the half width of the 95 % interval of one share, from the binomial law at the mean; None for no share."""
+    """Return the half width of the 95 % confidence interval of a share, binomial at its mean, else None."""
     if rows[0].metric.style != "%":
         return None
     mean = statistics.fmean(row.score for row in rows)
@@ -62,15 +64,15 @@ def score_interval(rows: Sequence[ComparisonRow]) -> float | None:
 def write_report(
     folder: RunFolder, rows: Sequence[ComparisonRow], *, command: str, title: str, table_note: str = "", provenance: str
 ) -> Path:
-    """Write `report.html` into the run's folder and return its path.
+    """Write `report.html` into the folder of a run and return its path.
 
     Args:
-        folder: A finished run; its record, settings and metrics are shown.
-        rows: The comparison, on the run's links.
-        command: What makes the same again.
-        title: Of the page.
-        table_note: Said under the table.
-        provenance: Where model and data come from.
+        folder: Folder of a finished run, whose record, settings and metrics the page shows.
+        rows: Comparison on the run's links.
+        command: Command line that the page shows as its origin.
+        title: Title of the page.
+        table_note: Note under the table.
+        provenance: Origin of the model and the data.
 
     Raises:
         CheckpointError: The run is not finished.
@@ -87,7 +89,7 @@ def write_report(
         title=title,
         subtitle=(
             f"{record.model}, {len(record.modules)} projections, r_max {settings.adapter.r_max}, "
-            f"{settings.channel.deadline_s:g} s deadline, {settings.channel.bits_per_param:g} bits a number"
+            f"{settings.channel.deadline_s:g} s deadline, {settings.channel.bits_per_param:g} bits per parameter"
         ),
         tiles=_tiles(rows, record.num_head_params, settings.adapter.r_max, record.modules),
         findings=findings(rows),
@@ -124,22 +126,22 @@ def _tiles(
         {
             "label": f"best {metric.name}",
             "value": metric.text(best.score, 1),
-            "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} numbers",
+            "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} parameters",
         },
         {
-            "label": f"least for {metric.difference(0.01)} less",
+            "label": f"smallest within {metric.difference(0.01)} of it",
             "value": f"{small.payload_bytes / 1000:,.0f} kB",
             "note": f"{small.policy} at {small.snr_db:g} dB, {metric.text(small.score, 1)}",
         },
         {
             "label": "whole adapter",
             "value": f"{(full + head) * 4 / 1000:,.0f} kB",
-            "note": f"{full:,} numbers in FP32, head on top",
+            "note": f"{full:,} parameters in FP32, with the classification head",
         },
         {
             "label": "transfers over the deadline",
             "value": f"{sum(row.deadline_share > 1.0 for row in rows)} of {len(rows)}",
-            "note": "every policy and link",
+            "note": "all policies and links",
         },
     ]
 
@@ -151,7 +153,7 @@ def _table(rows: Sequence[ComparisonRow], snrs: Sequence[float]) -> list[dict[st
         cells = [
             {
                 "score": metric.text(own[snr].score, 1),
-                "numbers": f"{own[snr].num_params / 1000:.1f}k",
+                "params": f"{own[snr].num_params / 1000:.1f}k",
                 "best": own[snr].score == metric.best(row.score for row in rows if row.snr_db == snr),
             }
             for snr in snrs

@@ -1,4 +1,4 @@
-"""Results as tables in the terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.text import Text
 from airlora.policy import policy_specs
 from airlora.reports.compare import ComparisonRow
 
-__all__ = ["comparison_table", "marked", "policy_table", "projection_column", "rank_table"]
+__all__ = ["comparison_table", "marked", "policy_table", "projection_column", "rank_table", "stream_table"]
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
-    """Return primary metric and numbers sent, a line per policy and a column per SNR; the best of a column is bold."""
+    """Return primary metric and number of sent adapter parameters by policy and SNR; the best of an SNR is bold."""
     snrs, metric = sorted({row.snr_db for row in rows}), rows[0].metric
-    table = Table(title=f"{metric.name} and adapter numbers sent, by mean SNR", title_justify="left")
+    table = Table(title=f"{metric.name} and adapter parameters sent, by mean SNR", title_justify="left")
     table.add_column("policy")
     for snr_db in snrs:
         table.add_column(f"{snr_db:g} dB", justify="right")
@@ -42,14 +42,14 @@ def policy_table() -> Table:
     table = Table(title="policies", title_justify="left")
     table.add_column("name")
     table.add_column("learns")
-    table.add_column("what it is")
+    table.add_column("summary")
     for name, spec in policy_specs().items():
         table.add_row(name, "yes" if spec.learns else "no", spec.summary)
     return table
 
 
 def rank_table(result: Mapping[str, Any]) -> Table:
-    """Return the rank of every layer and projection of an inspected run."""
+    """Return the rank of every layer and projection of a run, from the result of `inspect_run`."""
     modules, ranks = result["modules"], result["rank_pattern"]
     columns = list(dict.fromkeys(projection_column(name, module) for name, module in modules.items()))
     table = Table(title="rank by layer and projection", title_justify="left")
@@ -64,11 +64,27 @@ def rank_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def stream_table(title: str, result: Mapping[str, Any]) -> Table:
+    """Return a table of the description of a stream (see `airlora.codec.describe`)."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    total = "" if result["is_complete"] else f" of {result['total_bytes']:,}"
+    bits = result["bits_per_param"]
+    table.add_row("bytes", f"{result['payload_bytes']:,}{total}")
+    table.add_row("segments", f"{result['num_segments']} of {result['total_segments']}")
+    table.add_row("components", str(result["num_components"]))
+    table.add_row("parameters", f"{result['num_params']:,}")
+    table.add_row("bits per parameter", "-" if bits is None else f"{bits:.2f}")
+    if result["base_stream"] is not None:
+        table.add_row("delta to", result["base_stream"][:12])
+    table.add_row("base model", result["base_fingerprint"][:12])
+    return table
+
+
 def projection_column(name: str, module: Mapping[str, Any]) -> str:
-    """Return the column of a module: its role; a gated FFN has two of role fc1, and the gate goes by its own name."""
+    """Return the column of a module: its role, or "gate" for the gate of an FFN with two modules of role fc1."""
     return "gate" if name.removesuffix(".in").endswith("gate_proj") else str(module["role"])
 
 
 def marked(text: str, *, is_best: bool) -> Text:
-    """Return a cell; the best of its column is bold."""
+    """Return a cell, bold if it is the best of its column."""
     return Text(text, style="bold" if is_best else "")

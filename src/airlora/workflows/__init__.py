@@ -1,4 +1,4 @@
-"""What the commands of `airlora` do, one module each.
+"""The work of each command of `airlora`, one module per command.
 
 Names are loaded at first use; `__init__.pyi` lists them.
 """

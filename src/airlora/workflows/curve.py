@@ -1,9 +1,10 @@
-"""Accuracy against bytes: streams, cuts at fixed precision, and PEFT's adapters trained at every rank."""
+"""Measurements for a curve of accuracy against bytes: streams and their prefixes, fixed precision, PEFT's adapters."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,15 +13,15 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from airlora.adapters import LowRankUpdate, install_updates, load_adapter
+from airlora.adapters import load_adapter
 from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
-from airlora.packing import Packing, pack_adapter, stream_sources
+from airlora.packing import IMPORTANCE_MEASURES, Packing, make_encoder_input, pack_adapter, predict_decoded
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.curve import CURVE_METHODS, CurvePoint
-from airlora.tasks import EncodedData, evaluate
+from airlora.tasks import EncodedData
 from airlora.training import (
     PeftMethod,
     RunContext,
@@ -38,24 +39,86 @@ from airlora.version import __version__
 
 __all__ = ["PEFT_METHODS", "CurvePlan", "measure_job", "run_curve"]
 
-_POINT = TypeAdapter(CurvePoint)
+log = logging.getLogger(__name__)
+
+PEFT_METHODS = ("adalora", "lora")
+"""Methods that train an adapter of PEFT."""
+
+PREFIX_RATIO = 2.0**0.5
+"""Ratio between neighbouring sizes of measured prefixes."""
+
+MIN_PREFIX_BYTES = 1000
+
+FINEST_DISTORTION = 0.002
+"""Distortion of the streams whose prefixes range up to the whole adapter."""
+
+FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
+
 _NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
-"""Settings of the adapter that PEFT's baselines are trained without."""
+"""Settings of the adapter that PEFT's adapters do not have."""
+
+_POINT = TypeAdapter(CurvePoint)
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """Methods and sizes to measure.
+
+    Args:
+        packing: Options of packing for the stream with QAT.
+        ranks: Ranks at which PEFT's adapters are trained, >= 1.
+        sizes: Sizes of the streams that are optimised for receivers of the whole, bytes, >= 1.
+        methods: Keys of `CURVE_METHODS`.
+        data: Data to measure on. None selects the run's evaluation data.
+        baseline_steps: Training steps of PEFT's adapters. None selects those of the run plus those of QAT.
+        overrides: Settings of PEFT's adapters that differ from the run's, by dotted key.
+
+    Raises:
+        SettingsError: A method is unknown, or a value is not allowed.
+    """
+
+    packing: Packing
+    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    sizes: tuple[int, ...] = (3000, 6000, 10_000)
+    methods: tuple[str, ...] = tuple(CURVE_METHODS)
+    data: str | None = None
+    baseline_steps: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def steps(self, run: str) -> int:
+        """Return the training steps of PEFT's adapters for a run."""
+        if self.baseline_steps is not None:
+            return self.baseline_steps
+        return RunFolder(run).record().steps + self.packing.qat_steps
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in CURVE_METHODS:
+                raise SettingsError.of("method", name, f"one of {', '.join(CURVE_METHODS)}")
+        if not self.ranks or min(self.ranks) < 1:
+            raise SettingsError.of("ranks", self.ranks, "whole numbers, 1 or more")
+        object.__setattr__(self, "sizes", tuple(dict.fromkeys(self.sizes)))
+        if min(self.sizes, default=1) < 1:
+            raise SettingsError.of("sizes", self.sizes, "bytes, 1 or more")
+        if "finetune.steps" in self.overrides:
+            raise SettingsError.of("finetune.steps", self.overrides["finetune.steps"], "left out: use baseline steps")
+        if self.baseline_steps is not None and self.baseline_steps < 1:
+            raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
 
 
 def run_curve(
     runs: Sequence[Path | str], plan: CurvePlan, out: Path | str, *, watcher: ProgressReporter | None = None
 ) -> list[CurvePoint]:
-    """Return the points of all runs; what `out` holds of an earlier call is not measured again.
+    """Return the points of all runs. Points that `out` holds from an earlier call are not measured again.
 
     Args:
-        runs: Folders of finished runs of one model and data, such as three seeds; their data must still be there.
-        plan: What is measured.
+        runs: Folders of finished runs with the same model and data, one per seed. Requires their data.
+        plan: Methods and sizes to measure.
         out: Folder of `points.jsonl`.
-        watcher: Is told of the progress.
+        watcher: Receiver of the progress.
 
     Raises:
-        AirloraError: A run is not finished, its data are gone, or `points.jsonl` is damaged.
+        AirloraError: A run is not finished, its data are missing, or `points.jsonl` is damaged.
     """
     watcher = watcher or SilentProgress()
     jobs: list[tuple[str, str, str]] = []
@@ -67,10 +130,11 @@ def run_curve(
     _verify_alike([str(run) for run in runs])
     path = make_folder(out) / "points.jsonl"
     current = {(run, job): fingerprint for run, job, fingerprint in jobs}
-    # What another call measured stays; what was measured with other settings goes.
+    # Points of other runs and jobs stay; points of these jobs with other settings are dropped.
     points = [p for p in _read(path) if current.get((p.run, p.job), p.fingerprint) == p.fingerprint]
     done = {(point.run, point.job) for point in points}
     todo = [job for job in jobs if (job[0], job[1]) not in done]
+    log.info("%s: %d of %d jobs are measured already", path, len(jobs) - len(todo), len(jobs))
     watcher.phase("measuring", sum(_num_steps(run, plan, job) for run, job, _ in todo))
 
     def keep(index: int, found: list[CurvePoint]) -> None:
@@ -84,7 +148,7 @@ def run_curve(
         on_step=lambda step: watcher.step(step, {}),
         on_result=keep,
     )
-    order = {(run, job): place for place, (run, job, _) in enumerate(jobs)}
+    order = {(run, job): index for index, (run, job, _) in enumerate(jobs)}
     wanted = [point for point in points if (point.run, point.job) in current]
     return sorted(wanted, key=lambda point: (order[point.run, point.job], point.payload_bytes))
 
@@ -98,14 +162,15 @@ def _jobs(plan: CurvePlan) -> list[str]:
 def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
     if job.split()[0] in PEFT_METHODS:
         return plan.steps(run)
-    return {"stream": 1, "sized": len(plan.sizes)}.get(job, 0) * plan.packing.polish_steps or 1
+    return {"stream": 1, "sized": len(plan.sizes)}.get(job, 0) * plan.packing.qat_steps or 1
 
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
+    """Return the digest of all that a job depends on."""
     settings, name = folder.settings(), job.split()[0]
     relevant: list[Any] = [__version__, _content(plan.data or settings.data.eval), job]
     if name in PEFT_METHODS:
-        # Trained anew: whatever became of the run's adapter, and whatever is for the run's own training alone.
+        # PEFT's adapters do not depend on the run's adapter or on settings of its own training.
         other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
         tuned = with_values(settings, plan.overrides)
         relevant += [
@@ -113,7 +178,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
             tuned.adapter.model_dump(mode="json", exclude=_NOT_FOR_PEFT),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
             plan.steps(str(folder.path)),
-            # How many samples are kept from training.
+            # The number of samples that are excluded from training.
             [settings.env.frozen_batches, settings.env.frozen_batch_size],
         ]
     else:
@@ -124,21 +189,33 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     if name not in ("full", "constant", "singular"):
         relevant.append(_content(settings.data.train))
     if name in ("stream", "sized"):
-        relevant += [asdict(plan.packing), plan.sizes if name == "sized" else ()]
+        relevant += [_stored(plan.packing), plan.sizes if name == "sized" else ()]
     elif name in ("unpolished", "singular"):
         relevant.append(plan.packing.layers)
     if name == "unpolished":
-        relevant.append(plan.packing.weighed_by)
+        relevant.append(_stored_importance(plan.packing.resolved_importance))
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _stored(packing: Packing) -> dict[str, Any]:
+    """Return the options of packing under the names that fingerprints in stored points are made of."""
+    values = asdict(packing)
+    values["polish_steps"] = values.pop("qat_steps")
+    values["importance"] = None if packing.importance is None else _stored_importance(packing.importance)
+    return values
+
+
+def _stored_importance(name: str) -> str:
+    return IMPORTANCE_MEASURES[name].former_name or name
+
+
 def _content(source: str | None) -> list[str | None]:
-    """Return what a data set is known by: its name, and of a file what is in it."""
+    """Return the name of a data set and, for a file, the digest of its content."""
     return [source, sha256_of(source) if source is not None and Path(source).is_file() else None]
 
 
 def _verify_alike(runs: list[str]) -> None:
-    """Raise `SettingsError` unless the runs are several, each once, of one model, data and rank."""
+    """Raise `SettingsError` unless there is a run, no run is repeated, and all have one model, data and rank."""
     if not runs or len(set(runs)) < len(runs):
         raise SettingsError.of("runs", runs, "one or more, each once")
     first, *others = [RunFolder(run).settings() for run in runs]
@@ -150,7 +227,7 @@ def _verify_alike(runs: list[str]) -> None:
             ("adapter.ffn_update", settings.adapter.ffn_update, first.adapter.ffn_update),
         ):
             if own != wanted:
-                raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: a mean is over runs of one kind")
+                raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: means need runs of one kind")
 
 
 def _read(path: Path) -> list[CurvePoint]:
@@ -161,75 +238,19 @@ def _read(path: Path) -> list[CurvePoint]:
         try:
             points.append(_POINT.validate_json(line))
         except ValidationError as error:
-            raise CheckpointError(f"{path}: line {number} is no point of a curve: delete the file") from error
+            raise CheckpointError(f"{path}: line {number} is no point of a curve; delete the file") from error
     return points
 
 
-PEFT_METHODS = ("adalora", "lora")
-"""Of them those that are trained anew."""
-
-
-@dataclass(frozen=True)
-class CurvePlan:
-    """What is measured.
+def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
+    """Return the points of one job of a run.
 
     Args:
-        packing: Of the polished stream.
-        ranks: At which PEFT's adapters are trained.
-        sizes: Bytes of the streams that are made for their size.
-        methods: Of `CURVE_METHODS`.
-        data: To measure on; none: the run's evaluation data.
-        baseline_steps: Training steps of PEFT's adapters; none: the run's, and those of polishing.
-        overrides: Settings of PEFT's adapters that differ from the run's.
-
-    Raises:
-        SettingsError: An unknown method, or a rank below 1.
+        run: Folder of a finished run.
+        plan: Methods and sizes to measure.
+        job: Method, and for PEFT's adapters the rank after a space.
+        count_step: Function that is called after each step.
     """
-
-    packing: Packing
-    ranks: tuple[int, ...] = (1, 2, 4, 8)
-    sizes: tuple[int, ...] = (3000, 6000, 10_000)
-    methods: tuple[str, ...] = tuple(CURVE_METHODS)
-    data: str | None = None
-    baseline_steps: int | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-    def steps(self, run: str) -> int:
-        """Return the training steps of PEFT's adapters beside a run."""
-        if self.baseline_steps is not None:
-            return self.baseline_steps
-        return RunFolder(run).record().steps + self.packing.polish_steps
-
-    def __post_init__(self) -> None:
-        for name in self.methods:
-            if name not in CURVE_METHODS:
-                raise SettingsError.of("method", name, f"one of {', '.join(CURVE_METHODS)}")
-        if not self.ranks or min(self.ranks) < 1:
-            raise SettingsError.of("ranks", self.ranks, "whole numbers, 1 or more")
-        object.__setattr__(self, "sizes", tuple(dict.fromkeys(self.sizes)))
-        if min(self.sizes, default=1) < 1:
-            raise SettingsError.of("sizes", self.sizes, "bytes, 1 or more")
-        if "finetune.steps" in self.overrides:
-            raise SettingsError.of(
-                "finetune.steps", self.overrides["finetune.steps"], "left out: baseline steps are given on their own"
-            )
-        if self.baseline_steps is not None and self.baseline_steps < 1:
-            raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
-
-
-CUT_RATIO = 2.0**0.5
-"""Between neighbouring sizes that a stream is cut to."""
-
-SMALLEST_CUT_BYTES = 1000
-
-FINEST_DISTORTION = 0.002
-"""Of the streams that go up to the whole adapter."""
-
-FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
-
-
-def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
-    """Return the points of one job of a run; see `CurvePoint`."""
     folder = RunFolder(run)
     settings = with_values(folder.settings(), {"num_threads": 1})
     name, _, rank = job.partition(" ")
@@ -261,17 +282,17 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
             for point in found
         ]
     load_adapter(bench.adapted, folder.adapter_path)
-    measured = _Measured(run, job, bench, settings, held_out)
+    measurement = _AdapterMeasurement(run, job, bench, settings, held_out)
     if name == "stream":
-        points = measured.cuts(plan.packing, count_step)
+        points = measurement.prefixes(plan.packing, count_step)
     elif name == "sized":
-        points = measured.sized(plan.packing, plan.sizes, count_step)
+        points = measurement.sized(plan.packing, plan.sizes, count_step)
     elif name in ("unpolished", "singular"):
-        importance = "singular" if name == "singular" else plan.packing.importance
+        importance = "singular_value" if name == "singular" else plan.packing.importance
         finest = Packing(max_distortion=FINEST_DISTORTION, layers=plan.packing.layers, importance=importance)
-        points = measured.cuts(finest, count_step)
+        points = measurement.prefixes(finest, count_step)
     else:
-        points = measured.ranks(
+        points = measurement.ranks(
             name, _doubling(settings.adapter.r_max) if name == "constant" else [settings.adapter.r_max]
         )
     if name not in ("stream", "sized"):
@@ -289,7 +310,7 @@ def _doubling(r_max: int) -> list[int]:
 
 
 class _StepWatcher(SilentProgress):
-    """Counts the steps of polishing."""
+    """ProgressReporter that counts the steps of QAT."""
 
     def __init__(self, count_step: Callable[[], None]) -> None:
         self._count_step = count_step
@@ -299,8 +320,8 @@ class _StepWatcher(SilentProgress):
 
 
 @dataclass
-class _Measured:
-    """A run's adapter, coded in some way and measured."""
+class _AdapterMeasurement:
+    """Accuracy and loss of a run's adapter in various encodings."""
 
     run: str
     job: str
@@ -312,24 +333,22 @@ class _Measured:
         bench = self.bench
         self._header = stream_header(bench.adapted, self.settings, bench.fingerprint, bench.task)
 
-    def cuts(self, packing: Packing, count_step: Callable[[], None]) -> list[CurvePoint]:
-        """Return a point per size that the stream is cut to, and the whole of it."""
+    def prefixes(self, packing: Packing, count_step: Callable[[], None]) -> list[CurvePoint]:
+        """Return the points of a stream and of its prefixes."""
         data = self._packed(packing, count_step)
-        points, size = [], float(SMALLEST_CUT_BYTES)
+        points, size = [], float(MIN_PREFIX_BYTES)
         while size < len(data):
             if describe(data)["head_bytes"] <= size:
                 points += self._point(self.job, f"{size:.0f} B", truncate(data, int(size)))
-            size *= CUT_RATIO
+            size *= PREFIX_RATIO
         return points + self._point(self.job, "whole", data)
 
     def sized(self, packing: Packing, sizes: Sequence[int], count_step: Callable[[], None]) -> list[CurvePoint]:
-        """Return a point per size that a stream is made for; below the head's there is the head alone."""
+        """Return the point of one stream per size; a stream too small for components holds the head alone."""
         points = []
         for size in sizes:
             data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
             points += self._point("sized", f"{size} B", data)
-            # What was measured is in the model: the next one starts from the run's adapter again.
-            load_adapter(self.bench.adapted, RunFolder(self.run).adapter_path)
         return points
 
     def _packed(self, packing: Packing, count_step: Callable[[], None]) -> bytes:
@@ -344,12 +363,12 @@ class _Measured:
         )
 
     def ranks(self, name: str, ranks: Sequence[int]) -> list[CurvePoint]:
-        """Return a point per rank of all modules and fixed precision."""
+        """Return the points of the adapter with one rank for all modules, at fixed precisions."""
         compute = self.settings.compute_options(self.bench.device)
-        sources = stream_sources(self.bench.adapted, "singular", compute, calibration=self.bench.calibration)
+        source = make_encoder_input(self.bench.adapted, "singular_value", compute)
         points = []
         for rank in ranks:
-            own = sources.cut(RankPattern.constant(self._header.modules, rank))
+            own = source.truncated(RankPattern.constant(self._header.modules, rank))
             for bits in FIXED_BITS if name == "constant" else FIXED_BITS[:1]:
                 packing = Packing(bits=bits, layers=1)
                 data = encode_stream(self._header, own.updates, own.head, **packing.options(has_head=bool(own.head)))
@@ -357,23 +376,11 @@ class _Measured:
         return points
 
     def _point(self, series: str, label: str, data: bytes) -> list[CurvePoint]:
-        """Return what the data come to; nothing if the model's head is not whole, without which it says nothing."""
+        """Return the point of a stream or prefix; none if it does not hold the whole classification head."""
         decoded = decode_stream(data)
         if set(decoded.tensors) != set(self._header.tensors):
             return []
-        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        adapted = self.bench.adapted
-        install_updates(adapted, updates, decoded.tensors)
-        found = evaluate(adapted.model, self.held_out, self.bench.device, self.settings.finetune.eval_batch_size)
-        return [
-            CurvePoint(
-                self.run,
-                self.job,
-                series,
-                label,
-                len(data),
-                sum(update.rank for update in updates.values()),
-                found.score,
-                found.loss,
-            )
-        ]
+        batch_size = self.settings.finetune.eval_batch_size
+        found = predict_decoded(self.bench.adapted, decoded, self.held_out, self.bench.device, batch_size).evaluation
+        size, rank = len(data), decoded.num_components
+        return [CurvePoint(self.run, self.job, series, label, size, rank, found.score, found.loss)]

@@ -1,4 +1,4 @@
-"""A release over links of very different rates: what each device got, and when it could use it."""
+"""Delivery of one release to simulated devices over links of very different rates."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from airlora.packing import Packing
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.testing.local_server import LinkShape, serving, shaped_proxy
 from airlora.training import open_run, open_stream
-from airlora.workflows.inspect import read_data
+from airlora.workflows.open_source import read_data
 from airlora.workflows.pack import pack_bytes
-from airlora.workflows.publish import measure_cuts
+from airlora.workflows.publish import measure_prefixes
 
 __all__ = ["DEMO_LINKS", "DeviceOutcome", "deliver", "delivery_table"]
 
@@ -36,25 +36,25 @@ DEMO_LINKS = {
     "NB-IoT 200 kbit/s": LinkShape(2e5, loss=0.05, break_share=0.1, retry_s=0.3, delay_s=0.05),
     "LTE 20 Mbit/s": LinkShape(2e7, loss=0.01, retry_s=0.1, delay_s=0.02),
 }
-"""Names and shapes; the rates are those of the names, the rest is plausible."""
+"""Simulated links by name. Rates are those of the names; losses, breaks and delays are assumptions."""
 
 
 @dataclass(frozen=True)
 class DeviceOutcome:
-    """What one device came to.
+    """Result of one device's visit to the repository.
 
     Args:
-        link: Name of its link.
-        seconds: Of its visit.
-        first_usable_s: Until it ran an adapter.
-        bytes_fetched: Of the stream.
-        metadata_bytes: Beside it.
-        wire_bytes: That went over the link: answers with their headers, lost packets included.
-        num_breaks: Times that the connection broke.
-        complete: Whether it runs the whole release.
-        first_accuracy: Promised for what it ran first.
-        accuracy: Measured, of what it runs.
-        note: Why it stopped early, if it did.
+        link: Name of the device's link.
+        seconds: Duration of the visit, s.
+        first_usable_s: Time until the device ran an adapter, s. None if it ran none.
+        bytes_fetched: Downloaded bytes of the stream.
+        metadata_bytes: Downloaded bytes of metadata.
+        wire_bytes: Bytes on the link: answers with their headers, and lost packets.
+        num_breaks: Number of broken connections.
+        complete: Whether the device runs the whole release.
+        first_accuracy: Accuracy in the manifest of the first prefix that the device ran.
+        accuracy: Measured accuracy of the adapter that the device runs in the end.
+        note: Reason for an early stop; empty otherwise.
     """
 
     link: str
@@ -80,19 +80,19 @@ def deliver(
     seed: int = 0,
     watcher: ProgressReporter | None = None,
 ) -> list[DeviceOutcome]:
-    """Return what devices got of a run's adapter, published, signed and served, each over a link of its own.
+    """Publish a run's adapter in a temporary repository, and return the outcome of one device per link.
 
     Args:
         run: Folder of a finished run.
-        out: Folder that gets `delivery.json`; repository, keys and devices live in a folder that is gone afterwards.
-        links: Names and shapes; `DEMO_LINKS`.
-        deadline_s: Of every device's visit, real time.
-        packing: How the run is packed; None: as by `airlora pack`.
-        seed: Of losses and waits.
-        watcher: Is told of the progress.
+        out: Folder in which `delivery.json` is written.
+        links: Simulated links by name. None selects `DEMO_LINKS`.
+        deadline_s: Time for every device's visit, in real time, s.
+        packing: Options of packing. None selects the defaults of `airlora pack`.
+        seed: Seed of the losses and waits.
+        watcher: Receiver of the progress.
 
     Raises:
-        AirloraError: The run is not usable, or a device was refused.
+        AirloraError: The run cannot be used, or a device refused the release.
     """
     watcher, links = watcher or SilentProgress(), DEMO_LINKS if links is None else links
     if not links:
@@ -100,7 +100,7 @@ def deliver(
     opened = open_run(run)
     name, data = opened.settings.model.name, read_data(opened, None)
     stream = pack_bytes(run, packing or Packing(), watcher=watcher)
-    cuts = measure_cuts(stream, data, model=name, watcher=watcher)
+    cuts = measure_prefixes(stream, data, model=name, watcher=watcher)
     outcomes: list[DeviceOutcome] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -148,7 +148,7 @@ def _visit_all(
     seed: int,
     on_done: Callable[[int], None],
 ) -> dict[str, tuple[VisitResult, int, int]]:
-    """Let every device make its visit at the same time; returns visits, bytes on the wire and breaks."""
+    """Run all visits at the same time; return visit, bytes on the link and number of breaks by link name."""
     num_done = 0
 
     def one(label: str, shape: LinkShape) -> tuple[VisitResult, int, int]:
@@ -167,7 +167,7 @@ def _visit_all(
 
 
 def _name(label: str) -> str:
-    """Return a device's name for a link.
+    """Return the name of the device on a link.
 
     >>> _name("LTE 20 Mbit/s")
     'LTE-20-Mbit-s'
@@ -176,13 +176,13 @@ def _name(label: str) -> str:
 
 
 def delivery_table(outcomes: Sequence[DeviceOutcome]) -> Table:
-    """Return the outcomes as a table no wider than a terminal."""
-    table = Table(title="what each device got", title_justify="left")
+    """Return the outcomes as a table, one row per device."""
+    table = Table(title="delivery to each device", title_justify="left")
     table.add_column("link", no_wrap=True)
-    for name in ("usable after", "at first", "done after", "bytes", "on wire", "in the end"):
+    for name in ("usable after", "at first", "done after", "bytes", "on wire", "at the end"):
         table.add_column(name, justify="right")
     for row in outcomes:
-        whole = f"{row.bytes_fetched:,}" if row.complete else f"{row.bytes_fetched:,} (a part)"
+        whole = f"{row.bytes_fetched:,}" if row.complete else f"{row.bytes_fetched:,} (prefix)"
         table.add_row(
             row.link,
             "-" if row.first_usable_s is None else f"{row.first_usable_s:.1f} s",

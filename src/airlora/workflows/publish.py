@@ -1,4 +1,4 @@
-"""From a run or a stream to a release: what its prefixes are worth is measured before it is signed."""
+"""Preparation of a release: the stream, and the measured accuracy of its prefixes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from airlora.adapters import LowRankUpdate, install_updates
 from airlora.codec import StreamReader, decode_stream, truncate
 from airlora.delivery.repository.manifest import PrefixScore
 from airlora.errors import SettingsError
-from airlora.packing import Packing
+from airlora.packing import Packing, predict_decoded
 from airlora.progress import ProgressReporter, SilentProgress
-from airlora.tasks import Dataset, evaluate
+from airlora.tasks import Dataset
 from airlora.training import OpenRun, OpenStream, open_run, open_stream, read_stream_bytes
-from airlora.workflows.inspect import read_data
+from airlora.workflows.open_source import read_data
 from airlora.workflows.pack import pack_bytes
 
-__all__ = ["MAX_CUTS", "measure_cuts", "prepare_release"]
+__all__ = ["MAX_PREFIXES", "measure_prefixes", "prepare_release"]
 
-MAX_CUTS = 10
-"""How many prefixes are measured: each costs some 80 bytes in the manifest, and a pass over the data."""
+MAX_PREFIXES = 10
+"""Largest number of measured prefixes. Each adds about 80 bytes to the manifest and takes a pass over the data."""
 
 
 def prepare_release(
@@ -31,39 +30,45 @@ def prepare_release(
     model: str | None = None,
     watcher: ProgressReporter | None = None,
 ) -> tuple[bytes, list[PrefixScore]]:
-    """Return the stream to release and what to expect of its prefixes.
+    """Return the stream to release, and the measured accuracy and loss of its prefixes.
 
     Args:
-        source: Folder of a finished run, or the file of a stream.
-        packing: How a run is packed; None for a stream.
-        data: To measure on; a run has its evaluation data, and of a stream without any nothing is measured.
-        model: Of a stream, see `open_stream`.
-        watcher: Is told of the progress.
+        source: Folder of a finished run, or file of a stream.
+        packing: Options of packing for a run. None selects the defaults; a stream allows None alone.
+        data: Data to measure on. None selects the run's evaluation data; for a stream, nothing is measured.
+        model: For a stream: name or folder of the base model, see `open_stream`.
+        watcher: Receiver of the progress.
 
     Raises:
-        AirloraError: Run, stream or data are not usable.
+        AirloraError: The run, the stream or the data cannot be used.
     """
     watcher = watcher or SilentProgress()
     opened: OpenRun | OpenStream
     if Path(source).is_file():
         if packing is not None:
-            raise SettingsError.of("packing", str(source), "for a run: a stream is packed already")
+            raise SettingsError.of("packing", str(source), "left out: a stream is packed already")
         stream = read_stream_bytes(source)
         if data is None:
             return stream, []
         opened = open_stream(stream, model=model)
-        return stream, measure_cuts(stream, read_data(opened, data), model=model, watcher=watcher)
+        return stream, measure_prefixes(stream, read_data(opened, data), model=model, watcher=watcher)
     stream = pack_bytes(source, packing or Packing(), watcher=watcher)
     opened = open_run(source)
-    return stream, measure_cuts(
+    return stream, measure_prefixes(
         stream, read_data(opened, data), model=model or opened.settings.model.name, watcher=watcher
     )
 
 
-def measure_cuts(
+def measure_prefixes(
     stream: bytes, data: Dataset, *, model: str | None = None, watcher: ProgressReporter | None = None
 ) -> list[PrefixScore]:
-    """Return what prefixes of a stream come to on held-out data: `MAX_CUTS` at most, from the model's head on.
+    """Return accuracy and loss of up to `MAX_PREFIXES` prefixes of a stream, from the complete classification head on.
+
+    Args:
+        stream: Complete stream.
+        data: Held-out data to measure on.
+        model: Name or folder of the base model, see `open_stream`.
+        watcher: Receiver of the progress.
 
     Raises:
         AirloraError: The stream cannot be opened; see `open_stream`.
@@ -73,34 +78,27 @@ def measure_cuts(
     samples, cuts = opened.encode(data), []
     sizes = _sizes(stream)
     watcher.phase("measuring prefixes", len(sizes))
-    for place, size in enumerate(sizes):
-        part = decode_stream(truncate(stream, size))
-        install_updates(
-            opened.adapted, {name: LowRankUpdate(U, V) for name, (U, V) in part.modules.items()}, part.tensors
-        )
-        found = evaluate(opened.adapted.model, samples, opened.device, opened.settings.finetune.eval_batch_size)
-        cuts.append(
-            PrefixScore(
-                num_bytes=size,
-                num_components=part.num_components,
-                accuracy=round(found.score, 4),
-                loss=round(found.loss, 4),
-            )
-        )
-        watcher.step(place + 1, {found.primary.name: found.score})
+    for number, size in enumerate(sizes, 1):
+        decoded = decode_stream(truncate(stream, size))
+        batch_size = opened.settings.finetune.eval_batch_size
+        found = predict_decoded(opened.adapted, decoded, samples, opened.device, batch_size).evaluation
+        accuracy, loss = round(found.score, 4), round(found.loss, 4)
+        count = decoded.num_components
+        cuts.append(PrefixScore(num_bytes=size, num_components=count, accuracy=accuracy, loss=loss))
+        watcher.step(number, {found.primary.name: found.score})
     return cuts
 
 
 def _sizes(stream: bytes) -> list[int]:
-    """Return ends of segments, about evenly spaced by ratio, from the first with the whole head to the last."""
+    """Return ends of segments with about equal ratios, from the first with the whole head to the last."""
     reader = StreamReader(stream)
     ends: list[int] = []
     wanted = set(reader.index.header.tensors)
-    while (place := reader.next_range) is not None:
-        reader.feed(stream[place[0] : place[1]])
+    while (span := reader.next_range) is not None:
+        reader.feed(stream[span[0] : span[1]])
         if ends or set(reader.result().tensors) == wanted:
-            ends.append(place[1])
-    if len(ends) <= MAX_CUTS:
+            ends.append(span[1])
+    if len(ends) <= MAX_PREFIXES:
         return ends
-    aims = np.geomspace(ends[0], ends[-1], MAX_CUTS)
-    return sorted({min(ends, key=lambda end: abs(end - aim)) for aim in aims})
+    targets = np.geomspace(ends[0], ends[-1], MAX_PREFIXES)
+    return sorted({min(ends, key=lambda end: abs(end - target)) for target in targets})

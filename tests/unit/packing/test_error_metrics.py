@@ -1,5 +1,3 @@
-"""Second moments of what goes into a module and of what comes back."""
-
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +11,6 @@ from airlora.training import RunContext, Settings, build_context
 
 @pytest.fixture(scope="module")
 def bench(make_settings: Callable[..., Settings]) -> RunContext:
-    """An adapter with random values."""
     bench = build_context(make_settings())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -22,8 +19,7 @@ def bench(make_settings: Callable[..., Settings]) -> RunContext:
     return bench
 
 
-def test_an_error_counts_as_it_changes_what_the_module_adds(bench: RunContext) -> None:
-    """Of two errors of a right factor's row the metric says by how much more the one moves the output."""
+def test_an_error_is_weighted_by_the_change_of_the_modules_output(bench: RunContext) -> None:
     name, update = next(iter(bench.adapted.updates.items()))
     inputs: list[torch.Tensor] = []
     batches = [bench.calibration.batch(rows, bench.device) for rows in bench.calibration.in_order(8)]
@@ -42,7 +38,7 @@ def test_an_error_counts_as_it_changes_what_the_module_adds(bench: RunContext) -
     np.testing.assert_allclose(found / found[0], damped / damped[0], rtol=1e-3)
 
 
-def test_blocks_cover_a_wide_side_and_nothing_is_left_behind(bench: RunContext) -> None:
+def test_blocks_cover_a_wide_module_and_the_model_keeps_no_traces(bench: RunContext) -> None:
     before = {name: value.clone() for name, value in bench.adapted.model.state_dict().items()}
     found = measure_metrics(bench.adapted, bench.calibration, bench.device, 8, max_block=5)
     for name, (left, right) in found.items():

@@ -24,7 +24,7 @@ def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> Cu
 
 
 def line(series: str, factor: float) -> list[CurveRow]:
-    """Accuracy rises by .05 whenever bytes double."""
+    """Return a curve whose accuracy rises by .05 whenever the bytes double."""
     return [row(series, factor * 1000 * 2**place, 0.6 + 0.05 * place) for place in range(6)]
 
 
@@ -34,13 +34,13 @@ def test_the_saving_is_the_factor_between_two_parallel_curves(factor: float) -> 
     assert byte_saving(rows, "stream", "lora 32 bit").mean == pytest.approx(1.0 - 1.0 / factor)
 
 
-def test_worse_adapters_of_more_bytes_do_not_count() -> None:
+def test_larger_adapters_of_lower_accuracy_do_not_change_the_saving() -> None:
     rows = [*line("stream", 1.0), *line("lora 32 bit", 2.0)]
     noisy = [*rows, row("lora 32 bit", 50_000, 0.61), row("stream", 40_000, 0.3)]
     assert byte_saving(noisy, "stream", "lora 32 bit").mean == pytest.approx(0.5)
 
 
-def test_the_saving_of_several_runs_has_an_interval() -> None:
+def test_the_saving_of_several_runs_has_a_confidence_interval() -> None:
     def points(series: str, factors: dict[str, float]) -> list[CurvePoint]:
         return [
             CurvePoint(run, series, series, f"{place}", round(factor * 1000 * 2**place), 1, 0.6 + 0.05 * place, 0.4)
@@ -55,7 +55,7 @@ def test_the_saving_of_several_runs_has_an_interval() -> None:
     assert saving.interval == pytest.approx(0.25 * 12.706 * math.log(2), rel=1e-3)
 
 
-def test_sampling_one_curve_more_densely_saves_next_to_nothing() -> None:
+def test_more_points_on_the_same_curve_hardly_change_the_saving() -> None:
     def sampled(series: str, ratio: float, count: int) -> list[CurveRow]:
         return [row(series, 2000 * ratio**k, 0.87 - 0.17 * 2500 / (2000 * ratio**k)) for k in range(count)]
 
@@ -63,23 +63,23 @@ def test_sampling_one_curve_more_densely_saves_next_to_nothing() -> None:
     assert abs(byte_saving(rows, "stream", "lora 32 bit").mean) < 0.015
 
 
-def test_no_size_of_every_run_is_told() -> None:
+def test_runs_without_a_common_size_are_refused() -> None:
     with pytest.raises(SettingsError, match="every run"):
         summarise_curve([])
 
 
-def test_curves_that_share_no_accuracy_have_no_saving() -> None:
+def test_curves_without_a_common_accuracy_have_no_saving() -> None:
     rows = [*line("stream", 1.0), row("adalora 32 bit", 1000, 0.9), row("adalora 32 bit", 2000, 0.95)]
     assert byte_saving(rows, "stream", "adalora 32 bit") is None
     assert byte_saving(rows, "stream", "full 32 bit") is None
 
 
-def test_curves_that_hardly_meet_have_no_saving() -> None:
+def test_curves_with_a_tiny_common_range_have_no_saving() -> None:
     rows = [*line("stream", 1.0), row("constant 4 bit", 20_000, 0.849), row("constant 4 bit", 40_000, 0.86)]
     assert byte_saving(rows, "stream", "constant 4 bit") is None
 
 
-def test_a_cut_counts_as_close_only_if_all_larger_ones_are() -> None:
+def test_a_prefix_is_close_only_if_all_larger_ones_are() -> None:
     full = row("full 32 bit", 1e6, 0.86)
     accuracies = [0.80, 0.858, 0.85, 0.856, 0.857]
     rows = [full, *(row("stream", 1000.0 * (place + 1), value) for place, value in enumerate(accuracies))]
@@ -90,7 +90,7 @@ def test_a_cut_counts_as_close_only_if_all_larger_ones_are() -> None:
     assert smallest_close([row("stream", 1000, 0.7)]) is None
 
 
-def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
+def test_findings_state_savings_and_losses_of_accuracy() -> None:
     rows = [
         row("stream", 2000, 0.80),
         row("stream", 4000, 0.856),
@@ -102,15 +102,15 @@ def test_findings_say_what_was_lost_as_plainly_as_what_was_won() -> None:
     text = "\n".join(curve_findings(rows))
     assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes." in text
     assert "within 0.5 points of the whole adapter from 4,000 bytes on (85.60%): 1/250 of its bytes, and 1/250" in text
-    assert "an accuracy that is lower than AdaLoRA's" in text
-    assert "the cheapest AdaLoRA" not in text
+    assert "at an accuracy lower than that of AdaLoRA" in text
+    assert "The smallest AdaLoRA" not in text
     cheap = [*rows, row("adalora 4 bit", 90_000, 0.857), row("adalora 4 bit", 20_000, 0.84)]
-    assert "(4 bit, 90000 B: 85.70%) takes 22 times its bytes" in "\n".join(curve_findings(cheap))
+    assert "(4 bit, 90000 B: 85.70%) has 22 times its bytes" in "\n".join(curve_findings(cheap))
     worse = [row("full 32 bit", 1_000_000, 0.99), *(r for r in rows if r.series != "full 32 bit")]
-    assert "The stream, cut, is at no size within 0.5 points of the whole adapter." in curve_findings(worse)
+    assert "A prefix of the stream is not within 0.5 points of the whole adapter at any size." in curve_findings(worse)
 
 
-def test_means_are_over_the_runs_and_leave_out_what_one_lacks() -> None:
+def test_means_include_only_points_of_every_run() -> None:
     points = [
         CurvePoint(run, "stream", "stream", label, size, 3, accuracy, 0.4)
         for run, label, size, accuracy in (
@@ -130,19 +130,19 @@ def test_means_are_over_the_runs_and_leave_out_what_one_lacks() -> None:
 def test_the_figure_names_every_series() -> None:
     rows = [*line("stream", 1.0), *line("constant 8 bit", 3.0), row("full 32 bit", 1e6, 0.9)]
     figure = curve_figure(rows)
-    for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, head included"):
+    for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, classification head included"):
         assert name in figure
 
 
 @pytest.mark.parametrize("has_full", [True, False])
-def test_the_page_tells_of_what_was_measured_alone(tmp_path: Path, has_full: bool) -> None:
+def test_the_page_describes_only_measured_series(tmp_path: Path, has_full: bool) -> None:
     rows = [*line("unpolished", 1.0), *([row("full 32 bit", 1e6, 0.9)] if has_full else [])]
     page = write_curve_report(rows, tmp_path, command="airlora curve").read_text(encoding="utf-8")
-    assert ("What came out" in page) == has_full
+    assert ("Findings" in page) == has_full
     assert ("Dotted: the whole adapter." in page) == has_full
 
 
-def test_eighty_columns_hold_the_widest_table_whole() -> None:
+def test_the_widest_table_fits_into_eighty_columns() -> None:
     widest = CurveRow("constant 32 bit", "11314 B", 3, 1332437.0, 288.0, 0.8735, 0.2194, 0.32061, 0.12861)
     screen = io.StringIO()
     Console(file=screen, width=80).print(curve_table([widest]))

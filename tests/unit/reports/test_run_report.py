@@ -38,21 +38,21 @@ def rows(**accuracy: float) -> list[ComparisonRow]:
     return [row(policy, snr_db, value) for policy, value in accuracy.items() for snr_db in (-5.0, 5.0)]
 
 
-def test_the_findings_say_when_a_rule_beats_the_papers_policy() -> None:
+def test_findings_state_when_a_simple_policy_beats_the_papers() -> None:
     lines = " ".join(findings(rows(airllm=0.80, greedy=0.90, adalora=0.70, random=0.60)))
     assert "Best on average: greedy, 90.0%" in lines
-    assert "comes second of 4: 80.0%, 10.0 points behind greedy, beyond the interval" in lines
-    assert "Rules without any learning that are ahead of it here: greedy." in lines
-    assert "AdaLoRA, trained anew for every link's budget, reaches 70.0%: 20.0 points below greedy" in lines
+    assert "is second of 4: 80.0%, 10.0 points behind greedy, beyond the confidence interval" in lines
+    assert "Policies without learning that are better here: greedy." in lines
+    assert "AdaLoRA, trained separately for every link's budget, reaches 70.0%: 20.0 points below greedy" in lines
 
 
-def test_the_findings_do_not_complain_when_the_papers_policy_wins() -> None:
+def test_findings_are_one_sentence_when_the_papers_policy_wins() -> None:
     lines = findings(rows(airllm=0.90, greedy=0.80))
-    assert lines == ["Best on average: airllm, 90.0% with 900 adapter numbers a link."]
+    assert lines == ["Best on average: airllm, 90.0% with 900 adapter parameters per link."]
 
 
-def test_a_small_gap_is_called_within_the_interval() -> None:
-    assert "within the interval" in " ".join(findings(rows(airllm=0.899, greedy=0.90)))
+def test_a_small_difference_is_within_the_interval() -> None:
+    assert "within the confidence interval" in " ".join(findings(rows(airllm=0.899, greedy=0.90)))
 
 
 def test_the_interval_is_the_binomial_one() -> None:
@@ -74,11 +74,11 @@ def test_figures_are_self_contained_and_reproducible() -> None:
     assert score_by_snr(data) == pictures[0]
 
 
-def test_a_run_without_rewards_still_has_a_figure() -> None:
+def test_a_run_without_rewards_has_a_figure() -> None:
     assert reward_curve([{"kind": "eval", "step": 1, "accuracy": 0.5}], METRIC).startswith("<svg")
 
 
-def test_heat_maps_take_gated_layers_and_missing_modules() -> None:
+def test_heat_maps_allow_gated_layers_and_missing_modules() -> None:
     gated = {"l.0.gate_proj": {"role": "fc1", "layer": 0}, "l.0.up_proj": {"role": "fc1", "layer": 0}}
     gated["l.1.up_proj"] = {"role": "fc1", "layer": 1}
     picture = rank_heat_maps({"x": {"l.0.gate_proj": 1, "l.0.up_proj": 2, "l.1.up_proj": 0}}, gated, 4)

@@ -1,4 +1,4 @@
-"""An adapter from elsewhere, made a stream without training it again."""
+"""Conversion of a PEFT adapter into a stream, without training."""
 
 from __future__ import annotations
 
@@ -23,24 +23,22 @@ __all__ = ["import_peft"]
 def import_peft(
     folder: Path | str, out: Path | str, packing: Packing, *, model: str | None = None, labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return what a stock PEFT LoRA or AdaLoRA adapter came to as a stream, having written it to the file `out`.
-
-    What a component is worth is told from its singular value alone: there are no data.
+    """Write the stream of a stock PEFT LoRA or AdaLoRA adapter to the file `out`, and return its description.
 
     Args:
-        folder: With `adapter_config.json` and `adapter_model.safetensors`.
-        out: The file.
-        packing: How; its importance is taken as `singular`.
-        model: The base model's name or folder; the default is what the adapter says.
-        labels: Names of the classes, in order; the default is 0, 1, ...
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
+        out: File to write.
+        packing: Options of packing. The importance measure is always `singular_value`, since there are no data.
+        model: Name or folder of the base model. None selects the one that the adapter names.
+        labels: Names of the classes, in order. Without any, they are 0, 1, ...
 
     Raises:
-        AirloraError: The adapter or its base model is not usable, or the file cannot be written.
+        AirloraError: The adapter or its base model cannot be used, or the file cannot be written.
     """
     needs = peft_requirements(folder)
     name = model or needs.base_model
     if not name:
-        raise SettingsError.of("model", name, f"the name or folder of the base model, which {folder} does not say")
+        raise SettingsError.of("model", name, f"the name or folder of the base model, which {folder} does not name")
     if needs.head_modules is None or needs.task not in (None, "SEQ_CLS"):
         kind = needs.task or "an adapter without a head"
         raise AdapterError.of(f"PEFT adapter {folder}: task", kind, "SEQ_CLS with its head: airlora sends classifiers")
@@ -52,9 +50,9 @@ def import_peft(
         "model.name": name,
         "adapter.r_max": needs.r_max,
         "adapter.scale": 1.0,
+        "adapter.head_modules": list(needs.head_modules),
         "policy.constant_rank": min(needs.r_max, 4),
     }
-    overrides["adapter.head_modules"] = list(needs.head_modules)
     settings = load_settings(overrides=overrides)
     task = validate(Classification, {"label_names": names})
     base = load_base(settings, task)[0]
@@ -68,7 +66,8 @@ def import_peft(
     adapted, _, fingerprint, device = load_adapted(settings, task)
     load_peft(adapted, folder)
     header = stream_header(adapted, settings, fingerprint, task)
-    data = pack_adapter(adapted, header, replace(packing, importance="singular"), settings.compute_options(device))
+    packing = replace(packing, importance="singular_value")
+    data = pack_adapter(adapted, header, packing, settings.compute_options(device))
     result = describe(data)
     write_bytes(out, data)
     return result | {"stream": str(out), "model": name}

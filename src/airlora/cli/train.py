@@ -1,0 +1,124 @@
+"""The command train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airlora.cli.app import app, print_result, show_progress, two_columns
+from airlora.cli.options import Json, Set, parse_settings
+from airlora.errors import SettingsError
+
+__all__ = ["train"]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    train_file: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="FILE",
+            help="Training data: TSV, CSV, JSONL, Parquet or `hf:owner/name`. Requires --eval.",
+            show_default="the embedded corpus",
+        ),
+    ] = None,
+    eval_file: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="FILE",
+            help="Held-out data that accuracy is measured on. Requires --train.",
+            show_default="the embedded corpus",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Base model: `embedded-minilm`, a folder, or a Hugging Face id.",
+            show_default="embedded-minilm; paper: facebook/opt-1.3b",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Policy that decides the ranks, one of `airlora policies --list`, or package.module:Class.",
+            show_default="greedy; paper: airllm",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="`quick` for two CPU cores, `standard` for a workstation, `paper` for Table II of the paper.",
+            show_default="that of --config, else quick",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fine-tuning steps.", show_default="quick: 600; standard: 3000; paper: 15000"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of everything random.", show_default="42")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="File of settings that override the preset.")
+    ] = None,
+    settings: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune an adapter, train the policy, and choose the ranks for the reference link.
+
+    The reference link has the middle of the settings' SNRs and bandwidths. The printed metrics and parameter counts
+    are those of the rank pattern that the policy chooses for this link.
+
+    `--set` overrides the other options, which override `--config`, which overrides the preset.
+    """
+    from airlora.policy import import_policy
+    from airlora.settings.loading import value_at
+    from airlora.training import RunFolder, load_settings, train
+
+    flags = {
+        "data.train": train_file,
+        "data.eval": eval_file,
+        "model.name": model,
+        "policy.name": policy,
+        "finetune.steps": steps,
+        "seed": seed,
+    }
+    given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
+    if policy is not None:
+        import_policy(policy)
+    classes = given.keys() & {"channel.process", "policy.name"}
+    if resume and (given.keys() - classes or preset or config):
+        raise SettingsError(
+            "--resume continues with the run's own settings: allowed are --out and --json, and --policy and "
+            "--set channel.process as in the run"
+        )
+    resolved = RunFolder(out).settings() if resume else load_settings(preset, config, given)
+    for key in classes:
+        own = value_at(resolved.model_dump(), key)
+        if given[key] != own:
+            raise SettingsError.of(key, given[key], f"the run's own, {own!r}")
+    with show_progress() as progress:
+        record = train(resolved, out, resume=resume, progress=progress)
+    result = {
+        "run": str(out),
+        **record.metrics,
+        "num_params": record.num_params,
+        "steps": record.steps,
+        "num_head_params": record.num_head_params,
+        "policy": record.policy,
+    }
+    rows = {metric.name: metric.text(record.metrics[metric.name]) for metric in record.task.metrics} | {
+        "adapter parameters": f"{record.num_params:,}",
+        "head parameters": f"{record.num_head_params:,}",
+        "link": f"{record.link['snr_db']:g} dB, {record.link['bandwidth_hz'] / 1e6:g} MHz",
+        "policy": record.policy,
+        "steps": str(record.steps),
+    }
+    print_result(result, two_columns(str(out), rows), as_json=as_json)
