@@ -76,7 +76,10 @@ def settings_page() -> str:
             if is_section(field.annotation):
                 continue
             key = f"`{section}.{name}`" if section else f"`{name}`"
-            cells = [f"{key}<br>{allowed(properties[name])}", *(code(values[preset][name]) for preset in PRESETS)]
+            cells = [
+                f"{key}<br>{allowed(properties[name])}",
+                *(code(values[preset].get(name, {})) for preset in PRESETS),
+            ]
             lines.append(row([*cells, " ".join((field.description or "").split())]))
         lines.append("")
     return "\n".join([*lines, policy_section()])

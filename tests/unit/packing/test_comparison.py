@@ -67,14 +67,11 @@ def test_the_temperature_of_correct_predictions_is_one() -> None:
     assert find_temperature([Predictions(Classification(label_names=("a", "b", "c")), torch.eye(3), [0, 1, 2])]) == 1.0
 
 
-
-
-
 def test_a_temperature_divides_the_logits_and_the_model_keeps_its_values(trained: Trained) -> None:
     _, bench, source = trained
     header = comparator_of(trained).header
     before = predict(bench.adapted.model, bench.calibration, bench.device).logits
-    names = bench.task.logit_tensors({name: tensor.values for name, tensor in source.head.items()}))
+    names = bench.task.logit_tensors({name: tensor.values for name, tensor in source.head.items()})
     logits = []
     for own in (source, source.with_temperature(names, 2.0)):
         decoded = decode_stream(encode_stream(header, own.updates, own.head, bits=32))
@@ -94,7 +91,7 @@ def test_the_adapter_with_the_lower_loss_is_chosen(trained: Trained, prefix_byte
 
 def test_over_confident_logits_are_scaled_down(trained: Trained) -> None:
     _, bench, source = trained
-    names = bench.task.logit_tensors({name: tensor.values for name, tensor in source.head.items()}))
+    names = bench.task.logit_tensors({name: tensor.values for name, tensor in source.head.items()})
     confident = negated(source).with_temperature(names, 0.01)
     found = comparator_of(trained).better(confident, confident)
     for name in names:
