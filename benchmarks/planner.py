@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from airlora.allocation import fill_exactly
 from airlora.bench.problems import PROBLEMS
 from airlora.bench.regret import RegretEvaluator
 from airlora.bench.synthetic.objective import SyntheticObjective
-from airlora.policy import UtilityModel, fill_exactly, plan_ranks
+from airlora.policy import UtilityModel, plan_ranks
 
 SEPARABLE = tuple(key for key, problem in PROBLEMS.items() if not problem.interacting)
 

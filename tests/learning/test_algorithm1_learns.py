@@ -5,8 +5,8 @@ Regret is 0 at the optimum of Eq. 9 for each link, 1 at the best constant rank f
 
 import numpy as np
 
-from airlora.channel import ChannelSettings
-from airlora.env import AnalyticObjective, EnvSettings, Link, RankAllocationEnv
+from airlora.channel import ChannelSettings, Link
+from airlora.env import AnalyticObjective, EnvSettings, RankAllocationEnv
 from airlora.policy import DiffusionSettings, RankPolicy, make_policy
 from airlora.text import TextComplexity
 from airlora.training import Algorithm1, problem_of

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.errors import AdapterError
 from airlora.ranks import ModuleShape
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.adapters.svd import linear_shape
 from airlora.errors import ModelError, SettingsError, TrainingError
 

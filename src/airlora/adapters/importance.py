@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.errors import RankPatternError, TrainingError
 
 __all__ = ["ImportanceAccumulator"]

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.adapters.projections import find_head
 from airlora.adapters.svd import SVDLayer
 from airlora.errors import AdapterError, RankPatternError, SettingsError

@@ -12,7 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from airlora.adapters import load_adapter
-from airlora.env import Link, RankAllocationEnv
+from airlora.channel import Link
+from airlora.env import RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_json
 from airlora.policy import RankPolicy, TablePolicy, import_policy, policy_specs

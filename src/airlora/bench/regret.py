@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airlora.allocation import project_ranks
 from airlora.bench.synthetic.objective import SyntheticObjective
-from airlora.channel import ChannelSettings, project_ranks, shannon_bps
-from airlora.env import EnvSettings, Link, RankAllocationEnv
+from airlora.channel import ChannelSettings, Link, shannon_bps
+from airlora.env import EnvSettings, RankAllocationEnv
 from airlora.errors import SettingsError
 from airlora.observation import IntArray, Observation
 from airlora.text import TextComplexity

@@ -59,7 +59,7 @@ def plan(
 
     Shows ranks, precision, bytes, seconds and the measured loss of each option.
     """
-    from airlora.env import Link
+    from airlora.channel import Link
     from airlora.training import RunFolder
     from airlora.workflows.plan import plan_figure, plan_link, plan_table
 

@@ -9,60 +9,6 @@ segments into an adapter that is bit-identical on every machine. `StreamReader` 
 `airlora.codec.encoder` are loaded when they are first used.
 """
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-from airlora.codec.format import (
-    DecodedStream,
-    Limits,
-    StreamHeader,
-    StreamReader,
-    decode_stream,
-    describe,
-    truncate,
-)
-
-if TYPE_CHECKING:
-    from airlora.codec.encoder import (
-        BitWidth,
-        DenseTensor,
-        EncodeOptions,
-        ErrorMetric,
-        ModuleUpdate,
-        PreviewedItem,
-        Rounding,
-        StreamPreview,
-        encode_delta,
-        encode_stream,
-        preview_stream,
-        verify_base_stream,
-    )
-
-__all__ = [
-    "BitWidth",
-    "DecodedStream",
-    "DenseTensor",
-    "EncodeOptions",
-    "ErrorMetric",
-    "Limits",
-    "ModuleUpdate",
-    "PreviewedItem",
-    "Rounding",
-    "StreamHeader",
-    "StreamPreview",
-    "StreamReader",
-    "decode_stream",
-    "describe",
-    "encode_delta",
-    "encode_stream",
-    "preview_stream",
-    "truncate",
-    "verify_base_stream",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from airlora.codec import encoder
-
-        return getattr(encoder, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,7 @@ from airlora.channel import (
 )
 from airlora.env.objectives.analytic import AnalyticObjective
 from airlora.env.objectives.base import Objective
-from airlora.env.reward import deadline_penalty, reward
+from airlora.env.rewards import deadline_penalty, reward
 from airlora.env.settings import EnvSettings
 from airlora.errors import ChannelError, RankPatternError, SettingsError
 from airlora.observation import FloatArray, IntArray, Observation, ObservationSpec

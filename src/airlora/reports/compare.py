@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from airlora.channel import transfer_time_s
-from airlora.env import Link, RankAllocationEnv
+from airlora.channel import Link, transfer_time_s
+from airlora.env import RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.policy.base import policy_name
 from airlora.ranks import RankPattern, paper_num_params

@@ -5,35 +5,6 @@
 - `embedded`: the generated corpus with its grammar and word lists.
 """
 
-from airlora.text.complexity import (
-    FileVocabulary,
-    TextComplexity,
-    Tokenizer,
-    TokenizerVocabulary,
-    Vocabulary,
-    lexical_entropy_nats,
-    oov_rate,
-    sample_complexity,
-    words,
-)
-from airlora.text.datasets import TextDataset, load_dataset
-from airlora.text.embedded import DOMAINS, LABEL_NAMES, Domain, embedded_corpus, generate_corpus
+import lazy_loader
 
-__all__ = [
-    "DOMAINS",
-    "LABEL_NAMES",
-    "Domain",
-    "FileVocabulary",
-    "TextComplexity",
-    "TextDataset",
-    "Tokenizer",
-    "TokenizerVocabulary",
-    "Vocabulary",
-    "embedded_corpus",
-    "generate_corpus",
-    "lexical_entropy_nats",
-    "load_dataset",
-    "oov_rate",
-    "sample_complexity",
-    "words",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

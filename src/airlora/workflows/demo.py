@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from airlora.adapters import load_adapter
-from airlora.env import Link, RankAllocationEnv
+from airlora.channel import Link
+from airlora.env import RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.files import write_json
 from airlora.policy import RankPolicy, TablePolicy, load_policy

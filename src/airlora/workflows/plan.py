@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter
 from rich.table import Table
 
 from airlora.adapters import load_adapter
+from airlora.channel import Link
 from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
-from airlora.env import Link
 from airlora.errors import ChannelError, SettingsError
 from airlora.packing import Packing, make_encoder_input, predict_decoded
 from airlora.policy import ConstantPolicy, import_policy

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from airlora.allocation import project_ranks
 from airlora.bench.regret import Context, RegretEvaluator, benchmark_env
 from airlora.bench.synthetic.objective import SyntheticObjective
-from airlora.channel import ChannelSettings, project_ranks
+from airlora.channel import ChannelSettings
 from airlora.env import AnalyticObjective, RankAllocationEnv
 from airlora.errors import RankPatternError, SettingsError
 from airlora.observation import IntArray, Observation

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.adapters.peft.config import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from airlora.adapters.svd import linear_shape
 from airlora.errors import AdapterError, ModelError, RankPatternError, SettingsError

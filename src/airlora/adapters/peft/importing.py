@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from airlora.adapters.components import canonical_svd
-from airlora.adapters.inject import AdaptedModel
+from airlora.adapters.injection import AdaptedModel
 from airlora.adapters.peft.config import PREFIX, WEIGHTS_NAME, PeftConfig, read_peft_config
 from airlora.adapters.projections import NEVER_ADAPTED, sites_of
 from airlora.adapters.state import open_safetensors

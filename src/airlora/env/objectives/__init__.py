@@ -1,8 +1,5 @@
 """Objectives: the loss of a rank pattern in closed form, by measuring a trained adapter, or by fine-tuning."""
 
-from airlora.env.objectives.analytic import AnalyticObjective
-from airlora.env.objectives.base import Objective
-from airlora.env.objectives.frozen import FrozenObjective
-from airlora.env.objectives.live import LiveObjective, Stepper
+import lazy_loader
 
-__all__ = ["AnalyticObjective", "FrozenObjective", "LiveObjective", "Objective", "Stepper"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

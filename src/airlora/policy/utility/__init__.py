@@ -10,23 +10,6 @@
 | `planner` | `UtilityPlanner`: utility model of a policy, refitted as its buffer grows |
 """
 
-from airlora.policy.utility.features import rank_knots
-from airlora.policy.utility.fit import Measurements, UtilityFit, fit_utility
-from airlora.policy.utility.forms import FORMS, Form
-from airlora.policy.utility.model import UtilityModel
-from airlora.policy.utility.plan import improve_plan, plan_ranks
-from airlora.policy.utility.planner import TEXT_SLICE, UtilityPlanner
+import lazy_loader
 
-__all__ = [
-    "FORMS",
-    "TEXT_SLICE",
-    "Form",
-    "Measurements",
-    "UtilityFit",
-    "UtilityModel",
-    "UtilityPlanner",
-    "fit_utility",
-    "improve_plan",
-    "plan_ranks",
-    "rank_knots",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """The embedded corpus: labelled sentences generated from a grammar and word lists of airlora."""
 
-from airlora.text.embedded.corpus import LABEL_NAMES, embedded_corpus, generate_corpus
-from airlora.text.embedded.lexicon import DOMAINS, Domain
+import lazy_loader
 
-__all__ = ["DOMAINS", "LABEL_NAMES", "Domain", "embedded_corpus", "generate_corpus"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from airlora.policy import UtilityModel, fill_greedily, plan_ranks
+from airlora.allocation import fill_greedily
+from airlora.policy import UtilityModel, plan_ranks
 from airlora.policy.utility.plan import improve_plan
 
 TrueModel = Callable[..., UtilityModel]

@@ -4,9 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airlora.allocation import fit_to_budget
 from airlora.errors import PolicyError
 from airlora.observation import Observation, ObservationSpec
-from airlora.policy import AllocateSettings, Buffer, PolicyProblem, Transition, UtilityPlanner, fit_to_budget
+from airlora.policy import AllocateSettings, Buffer, PolicyProblem, Transition, UtilityPlanner
 
 COSTS = (10, 10, 30, 30)
 PROBLEM = PolicyProblem(("a", "b", "c", "d"), COSTS, ObservationSpec(num_modules=4, r_max=4), cost_weight=0.5)

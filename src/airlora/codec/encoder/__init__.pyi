@@ -1,0 +1,12 @@
+from .metric import ErrorMetric as ErrorMetric
+from .precision import BitWidth as BitWidth
+from .preview import PreviewedItem as PreviewedItem
+from .preview import StreamPreview as StreamPreview
+from .preview import preview_stream as preview_stream
+from .rounding import Rounding as Rounding
+from .sources import DenseTensor as DenseTensor
+from .sources import ModuleUpdate as ModuleUpdate
+from .stream import EncodeOptions as EncodeOptions
+from .stream import encode_delta as encode_delta
+from .stream import encode_stream as encode_stream
+from .stream import verify_base_stream as verify_base_stream

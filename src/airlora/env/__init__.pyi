@@ -1,0 +1,12 @@
+from .environment import ANALYTIC_CHANNEL as ANALYTIC_CHANNEL
+from .environment import RankAllocationEnv as RankAllocationEnv
+from .environment import make_spec as make_spec
+from .objectives.analytic import AnalyticObjective as AnalyticObjective
+from .objectives.base import Objective as Objective
+from .objectives.frozen import FrozenObjective as FrozenObjective
+from .objectives.live import LiveObjective as LiveObjective
+from .objectives.live import Stepper as Stepper
+from .rewards import allocation_cost as allocation_cost
+from .rewards import deadline_penalty as deadline_penalty
+from .rewards import reward as reward
+from .settings import EnvSettings as EnvSettings

@@ -1,0 +1,11 @@
+from .features import rank_knots as rank_knots
+from .fit import Measurements as Measurements
+from .fit import UtilityFit as UtilityFit
+from .fit import fit_utility as fit_utility
+from .forms import FORMS as FORMS
+from .forms import Form as Form
+from .model import UtilityModel as UtilityModel
+from .plan import improve_plan as improve_plan
+from .plan import plan_ranks as plan_ranks
+from .planner import TEXT_SLICE as TEXT_SLICE
+from .planner import UtilityPlanner as UtilityPlanner

@@ -1,0 +1,16 @@
+from .complexity import FileVocabulary as FileVocabulary
+from .complexity import TextComplexity as TextComplexity
+from .complexity import Tokenizer as Tokenizer
+from .complexity import TokenizerVocabulary as TokenizerVocabulary
+from .complexity import Vocabulary as Vocabulary
+from .complexity import lexical_entropy_nats as lexical_entropy_nats
+from .complexity import oov_rate as oov_rate
+from .complexity import sample_complexity as sample_complexity
+from .complexity import words as words
+from .datasets import TextDataset as TextDataset
+from .datasets import load_dataset as load_dataset
+from .embedded import DOMAINS as DOMAINS
+from .embedded import LABEL_NAMES as LABEL_NAMES
+from .embedded import Domain as Domain
+from .embedded import embedded_corpus as embedded_corpus
+from .embedded import generate_corpus as generate_corpus
