@@ -61,10 +61,11 @@ def project_ranks(
         RankPatternError: Ranks, sizes or gains are malformed, or their shapes do not match.
         ChannelError: The budget is negative or not a whole number.
 
-    >>> project_ranks([4, 2], [10, 10], 30)
-    array([2, 1])
-    >>> project_ranks([2, 2], [10, 10], 20, gains=[[5.0, 4.0], [3.0, 2.0]])
-    array([2, 0])
+    Examples:
+        >>> project_ranks([4, 2], [10, 10], 30)
+        array([2, 1])
+        >>> project_ranks([2, 2], [10, 10], 20, gains=[[5.0, 4.0], [3.0, 2.0]])
+        array([2, 0])
     """
     wanted = _verify_whole("ranks", ranks, 0)
     costs = _verify_whole("params_per_rank", params_per_rank, 1)
@@ -107,8 +108,9 @@ def fit_to_budget(
     Raises:
         PolicyError: The gains are not finite or increase along a row, or the shapes do not match.
 
-    >>> fit_to_budget(np.array([2, 2]), np.array([[5.0, 4.0], [3.0, 2.0]]), [10, 10], 20)
-    array([2, 0])
+    Examples:
+        >>> fit_to_budget(np.array([2, 2]), np.array([[5.0, 4.0], [3.0, 2.0]]), [10, 10], 20)
+        array([2, 0])
     """
     ratios, costs = _verify_curves(gains, params_per_rank)
     kept = _remove_least(ranks.tolist(), ratios, costs, int(budget_params))
@@ -140,8 +142,9 @@ def fill_greedily(
     Raises:
         PolicyError: The gains are not finite or increase along a row, or the shapes do not match.
 
-    >>> fill_greedily(np.array([[3.0, 1.0], [2.0, 2.0]]), [10, 10], 30)
-    array([1, 2])
+    Examples:
+        >>> fill_greedily(np.array([[3.0, 1.0], [2.0, 2.0]]), [10, 10], 30)
+        array([1, 2])
     """
     ratios, costs = _verify_curves(gains, params_per_rank)
     most = [gains.shape[1]] * len(costs)
@@ -169,8 +172,9 @@ def fill_exactly(
     Raises:
         PolicyError: The gains are not finite or increase along a row, the shapes do not match, or the solver fails.
 
-    >>> fill_exactly(np.array([[3.0], [4.0], [4.0]]), [10, 15, 15], 30)
-    array([0, 1, 1])
+    Examples:
+        >>> fill_exactly(np.array([[3.0], [4.0], [4.0]]), [10, 15, 15], 30)
+        array([0, 1, 1])
     """
     _, costs = _verify_curves(gains, params_per_rank)
     sizes = np.asarray(costs, dtype=np.int64)
@@ -200,8 +204,9 @@ def concave_envelope(values: Gains) -> Gains:
     Args:
         values: Gain of component k + 1 of each module, [num_modules, r_max].
 
-    >>> concave_envelope(np.array([[1.0, 3.0, 0.5]]))
-    array([[2. , 2. , 0.5]])
+    Examples:
+        >>> concave_envelope(np.array([[1.0, 3.0, 0.5]]))
+        array([[2. , 2. , 0.5]])
     """
     rows = [isotonic_regression(row, increasing=False).x for row in np.asarray(values, dtype=np.float64)]
     return np.asarray(rows, dtype=np.float64).reshape(values.shape)

@@ -68,8 +68,9 @@ class AirloraError(Exception):
             value: Rejected value, shown with at most 120 characters.
             allowed: Description of the allowed values, such as `"a number above 0"`.
 
-        >>> str(ChannelError.of("snr_db", 1e9, "a number from -50 to 100"))
-        'snr_db = 1000000000.0: allowed is a number from -50 to 100'
+        Examples:
+            >>> str(ChannelError.of("snr_db", 1e9, "a number from -50 to 100"))
+            'snr_db = 1000000000.0: allowed is a number from -50 to 100'
         """
         shown = repr(value)
         if len(shown) > 120:

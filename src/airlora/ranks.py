@@ -40,8 +40,9 @@ class ModuleShape:
     def params_per_rank(self) -> int:
         """Number of parameters of one rank-one component (p, lambda, q): d_in + d_out + 1.
 
-        >>> ModuleShape(384, 1536).params_per_rank
-        1921
+        Examples:
+            >>> ModuleShape(384, 1536).params_per_rank
+            1921
         """
         return self.d_in + self.d_out + 1
 
@@ -75,8 +76,9 @@ def paper_num_params(ranks: Iterable[int], hidden_size: int) -> int:
 
     Source: AirLLM III-A1, the count inside Eq. 6.
 
-    >>> paper_num_params([1, 2], hidden_size=384)
-    2307
+    Examples:
+        >>> paper_num_params([1, 2], hidden_size=384)
+        2307
     """
     if hidden_size < 1:
         raise RankPatternError.of("hidden_size", hidden_size, "a whole number, 1 or more")
@@ -92,9 +94,10 @@ class RankPattern(Mapping[str, int]):
     Raises:
         RankPatternError: A rank is negative or not a whole number.
 
-    >>> pattern = RankPattern({"layer.0.query": 2, "layer.0.key": 0})
-    >>> pattern.num_params({"layer.0.query": ModuleShape(4, 4), "layer.0.key": ModuleShape(4, 4)})
-    18
+    Examples:
+        >>> pattern = RankPattern({"layer.0.query": 2, "layer.0.key": 0})
+        >>> pattern.num_params({"layer.0.query": ModuleShape(4, 4), "layer.0.key": ModuleShape(4, 4)})
+        18
     """
 
     __slots__ = ("_ranks",)

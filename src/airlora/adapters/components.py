@@ -46,9 +46,10 @@ def canonical_svd(P: Tensor, lam: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Te
         U [d_out, r] with orthonormal columns, s [r] >= 0 in descending order and Vt [r, d_in] with orthonormal rows;
         float64.
 
-    >>> U, s, Vt = canonical_svd(torch.eye(3, 2), torch.tensor([1.0, -4.0]), torch.eye(2, 5))
-    >>> s.tolist()
-    [4.0, 1.0]
+    Examples:
+        >>> U, s, Vt = canonical_svd(torch.eye(3, 2), torch.tensor([1.0, -4.0]), torch.eye(2, 5))
+        >>> s.tolist()
+        [4.0, 1.0]
     """
     left, left_core = torch.linalg.qr(P.double())
     right, right_core = torch.linalg.qr(Q.double().T)

@@ -48,11 +48,12 @@ def align_to_gradient(
     Raises:
         TrainingError: A gradient is not finite. No update is changed then.
 
-    >>> update = SVDUpdate(6, 4, r_max=1, generator=torch.Generator().manual_seed(0))
-    >>> x, direction = torch.eye(6)[:1], torch.eye(4)[2]
-    >>> align_to_gradient({"w": update}, ((update(x) @ direction).sum().backward() for _ in range(2)))
-    >>> update.P.T.abs().round(decimals=3).tolist(), update.Q.abs().round(decimals=3).tolist()
-    ([[0.0, 0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    Examples:
+        >>> update = SVDUpdate(6, 4, r_max=1, generator=torch.Generator().manual_seed(0))
+        >>> x, direction = torch.eye(6)[:1], torch.eye(4)[2]
+        >>> align_to_gradient({"w": update}, ((update(x) @ direction).sum().backward() for _ in range(2)))
+        >>> update.P.T.abs().round(decimals=3).tolist(), update.Q.abs().round(decimals=3).tolist()
+        ([[0.0, 0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     """
     gradients = {
         name: torch.zeros(update.shape.d_out, update.shape.d_in, device=update.P.device)

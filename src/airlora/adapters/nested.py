@@ -47,8 +47,9 @@ def sample_ranks(
 
     Source: Valipour et al. 2023 (DyLoRA) draw one rank for all modules; here every module has its own.
 
-    >>> sample_ranks(4, 6, np.random.default_rng(0)).tolist()
-    [4, 3, 2, 1, 1, 0]
+    Examples:
+        >>> sample_ranks(4, 6, np.random.default_rng(0)).tolist()
+        [4, 3, 2, 1, 1, 0]
     """
     for name, value in (("r_max", r_max), ("num_modules", num_modules)):
         if value < 1:

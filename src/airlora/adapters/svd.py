@@ -102,10 +102,11 @@ class SVDUpdate(nn.Module):
 
     Source: AirLLM Eq. 2; the form and its initialisation are those of Zhang et al. 2023 (AdaLoRA).
 
-    >>> update = SVDUpdate(6, 4, r_max=3, generator=torch.Generator().manual_seed(0))
-    >>> update.set_rank(2)
-    >>> update.rank, update(torch.ones(5, 6)).shape
-    (2, torch.Size([5, 4]))
+    Examples:
+        >>> update = SVDUpdate(6, 4, r_max=3, generator=torch.Generator().manual_seed(0))
+        >>> update.set_rank(2)
+        >>> update.rank, update(torch.ones(5, 6)).shape
+        (2, torch.Size([5, 4]))
     """
 
     P: nn.Parameter

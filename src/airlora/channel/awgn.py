@@ -66,8 +66,9 @@ def equalise(received: npt.ArrayLike, gain: complex) -> ComplexArray:
     Raises:
         ChannelError: The gain is 0 or not finite, or the symbols are malformed.
 
-    >>> equalise([2j, -4j], gain=2j)
-    array([ 1.+0.j, -2.+0.j])
+    Examples:
+        >>> equalise([2j, -4j], gain=2j)
+        array([ 1.+0.j, -2.+0.j])
     """
     symbols = _verify_symbols("received", received)
     _verify_gain(gain)
@@ -92,8 +93,9 @@ def snr(gain: complex, power: float, noise_variance: float) -> float:
 
     Source: AirLLM, below Eq. 5.
 
-    >>> snr(3 + 4j, power=2.0, noise_variance=10.0)
-    5.0
+    Examples:
+        >>> snr(3 + 4j, power=2.0, noise_variance=10.0)
+        5.0
     """
     _verify_gain(gain)
     verify_number("power", power, POSITIVE)
@@ -110,8 +112,9 @@ def average_power(codeword: npt.ArrayLike) -> float:
     Raises:
         ChannelError: The codeword is malformed.
 
-    >>> average_power([1 + 1j, 0])
-    1.0
+    Examples:
+        >>> average_power([1 + 1j, 0])
+        1.0
     """
     symbols = _verify_symbols("codeword", codeword)
     return float(np.vdot(symbols, symbols).real / symbols.size)
@@ -140,8 +143,9 @@ def scale_to_power(codeword: npt.ArrayLike, power: float) -> ComplexArray:
     Raises:
         ChannelError: P is not above 0, or every symbol is 0.
 
-    >>> scale_to_power([1, -1], 4.0)
-    array([ 2.+0.j, -2.+0.j])
+    Examples:
+        >>> scale_to_power([1, -1], 4.0)
+        array([ 2.+0.j, -2.+0.j])
     """
     verify_number("power", power, POSITIVE)
     symbols = _verify_symbols("codeword", codeword)

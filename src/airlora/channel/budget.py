@@ -41,8 +41,9 @@ def transfer_time_s(num_params: int, *, capacity_bps: float, bits_per_param: flo
 
     Source: AirLLM Eq. 6.
 
-    >>> transfer_time_s(1000, capacity_bps=64_000.0)
-    0.5
+    Examples:
+        >>> transfer_time_s(1000, capacity_bps=64_000.0)
+        0.5
     """
     verify_count("num_params", num_params)
     verify_number("capacity_bps", capacity_bps, CAPACITY_BPS)
@@ -74,8 +75,9 @@ def transfer_times_s(
 
     Source: AirLLM Eq. 6, with true d_in and d_out (the paper writes 2 d_h).
 
-    >>> transfer_times_s(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0)
-    {'q': 1.0}
+    Examples:
+        >>> transfer_times_s(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0)
+        {'q': 1.0}
     """
     pattern.verify(shapes)
     return {
@@ -118,8 +120,9 @@ def communication_cost(
 
     Source: AirLLM Eq. 8, with true d_in and d_out (the paper writes 2 d_h). The head is an addition.
 
-    >>> communication_cost(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0, deadline_s=2.0)
-    0.5
+    Examples:
+        >>> communication_cost(RankPattern({"q": 2}), {"q": ModuleShape(4, 3)}, capacity_bps=512.0, deadline_s=2.0)
+        0.5
     """
     return _pattern_cost(pattern, shapes, capacity_bps, deadline_s, bits_per_param, head_params)
 
@@ -146,8 +149,9 @@ def paper_communication_cost(
 
     Source: AirLLM Eq. 8.
 
-    >>> paper_communication_cost([1, 1], hidden_size=4, capacity_bps=576.0, deadline_s=2.0)
-    0.5
+    Examples:
+        >>> paper_communication_cost([1, 1], hidden_size=4, capacity_bps=576.0, deadline_s=2.0)
+        0.5
     """
     return _cost(paper_num_params(ranks, hidden_size), capacity_bps, deadline_s, bits_per_param)
 
@@ -210,8 +214,9 @@ def budget_params(*, capacity_bps: float, deadline_s: float, bits_per_param: flo
 
     Source: AirLLM Eq. 7.
 
-    >>> budget_params(capacity_bps=1000.0, deadline_s=1.0, head_params=10)
-    21
+    Examples:
+        >>> budget_params(capacity_bps=1000.0, deadline_s=1.0, head_params=10)
+        21
     """
     verify_count("head_params", head_params)
     verify_number("capacity_bps", capacity_bps, CAPACITY_BPS)

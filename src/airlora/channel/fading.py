@@ -53,8 +53,9 @@ LOG2_E = math.log2(math.e)
 def bits_per_symbol(snr: float) -> float:
     """Return $log_2(1 + snr)$ of a linear SNR, accurate also for SNRs far below 1.
 
-    >>> bits_per_symbol(3.0)
-    2.0
+    Examples:
+        >>> bits_per_symbol(3.0)
+        2.0
     """
     return math.log1p(snr) * LOG2_E if snr < 1e-3 else math.log2(1.0 + snr)
 
@@ -131,8 +132,9 @@ class RicianFading(FadingModel):
     Raises:
         ChannelError: The K factor is missing or out of range.
 
-    >>> RicianFading(10.0).k_factor
-    10.0
+    Examples:
+        >>> RicianFading(10.0).k_factor
+        10.0
     """
 
     k_factor_db: float | None
@@ -174,8 +176,9 @@ def make_fading(channel: ChannelSettings) -> FadingModel:
     Raises:
         ChannelError: The model is unknown, or one of its parameters is missing or out of range.
 
-    >>> make_fading(ChannelSettings(fading="rician", k_factor_db=3.0))
-    RicianFading(k_factor_db=3.0)
+    Examples:
+        >>> make_fading(ChannelSettings(fading="rician", k_factor_db=3.0))
+        RicianFading(k_factor_db=3.0)
     """
     verify_choice("fading", channel.fading, FADING_MODELS)
     return FADING_MODELS[channel.fading](channel)
@@ -200,8 +203,9 @@ def jakes_correlation(doppler_hz: float, block_s: float) -> float:
 
     Source: Clarke's spectrum, in Jakes, Microwave Mobile Communications, 1974, section 1.1.
 
-    >>> jakes_correlation(0.0, 1.0)
-    1.0
+    Examples:
+        >>> jakes_correlation(0.0, 1.0)
+        1.0
     """
     verify_number("doppler_hz", doppler_hz, DOPPLER_HZ)
     verify_number("block_s", block_s, BLOCK_S)

@@ -32,7 +32,8 @@ def verify_number(name: str, value: object, allowed: Interval) -> None:
         value: Value of the quantity. A bool is not a number.
         allowed: Interval of the allowed numbers.
 
-    >>> verify_number("share", 0.5, Interval(ge=0, le=1))
+    Examples:
+        >>> verify_number("share", 0.5, Interval(ge=0, le=1))
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     bounds = [
@@ -68,8 +69,9 @@ def db_to_linear(value_db: float) -> float:
     Raises:
         ChannelError: The value is not finite, or outside -3000 to 3000 dB.
 
-    >>> db_to_linear(20.0)
-    100.0
+    Examples:
+        >>> db_to_linear(20.0)
+        100.0
     """
     verify_number("value_db", value_db, DECIBELS)
     return float(10.0 ** (value_db / 10.0))
@@ -81,8 +83,9 @@ def linear_to_db(ratio: float) -> float:
     Raises:
         ChannelError: The ratio is not finite, or not above 0.
 
-    >>> linear_to_db(100.0)
-    20.0
+    Examples:
+        >>> linear_to_db(100.0)
+        20.0
     """
     verify_number("ratio", ratio, POSITIVE)
     return 10.0 * math.log10(ratio)

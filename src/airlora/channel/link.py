@@ -134,9 +134,10 @@ class LinkProcess:
     Raises:
         ChannelError: A value is out of range, or a list is empty.
 
-    >>> link = LinkProcess(ChannelSettings(snr_db=[0.0], bandwidth_hz=[1e6]))
-    >>> link.reset(np.random.default_rng(0)).capacity_bps
-    1000000.0
+    Examples:
+        >>> link = LinkProcess(ChannelSettings(snr_db=[0.0], bandwidth_hz=[1e6]))
+        >>> link.reset(np.random.default_rng(0)).capacity_bps
+        1000000.0
     """
 
     def __init__(

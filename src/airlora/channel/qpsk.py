@@ -35,8 +35,9 @@ def modulate_qpsk(bits: npt.ArrayLike) -> ComplexArray:
     Raises:
         ChannelError: The number of bits is zero or odd, or a value is not 0 or 1.
 
-    >>> (modulate_qpsk([0, 0, 1, 0]) * 2**0.5).round(6)
-    array([ 1.+1.j, -1.+1.j])
+    Examples:
+        >>> (modulate_qpsk([0, 0, 1, 0]) * 2**0.5).round(6)
+        array([ 1.+1.j, -1.+1.j])
     """
     array = np.asarray(bits)
     if array.ndim != 1 or array.size == 0 or array.size % 2:
@@ -54,8 +55,9 @@ def demodulate_qpsk(symbols: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     Args:
         symbols: Equalised symbols, complex [b], at any power.
 
-    >>> demodulate_qpsk([0.3 + 2j, -1 + 0.1j])
-    array([0, 0, 1, 0], dtype=uint8)
+    Examples:
+        >>> demodulate_qpsk([0.3 + 2j, -1 + 0.1j])
+        array([0, 0, 1, 0], dtype=uint8)
     """
     received = np.asarray(symbols, dtype=np.complex128)
     return np.stack([received.real < 0, received.imag < 0], axis=-1).astype(np.uint8).ravel()
@@ -76,8 +78,9 @@ def qpsk_bit_error_rate(snr: float) -> float:
 
     Source: Proakis and Salehi, Digital Communications, 5th ed., section 4.3.
 
-    >>> qpsk_bit_error_rate(0.0)
-    0.5
+    Examples:
+        >>> qpsk_bit_error_rate(0.0)
+        0.5
     """
     verify_number("snr", snr, NON_NEGATIVE)
     return float(0.5 * erfc(math.sqrt(snr / 2.0)))

@@ -36,8 +36,9 @@ def capacity_bps(
     Raises:
         ChannelError: A model is unknown, or a value is out of range.
 
-    >>> capacity_bps(ChannelSettings(rate="shannon"), mean_snr_db=0.0, bandwidth_hz=1e6)
-    1000000.0
+    Examples:
+        >>> capacity_bps(ChannelSettings(rate="shannon"), mean_snr_db=0.0, bandwidth_hz=1e6)
+        1000000.0
     """
     verify_choice("rate", channel.rate, RATE_MODELS)
     return RATE_MODELS[channel.rate](channel, mean_snr_db, mean_snr_db if snr_db is None else snr_db, bandwidth_hz)
@@ -53,8 +54,9 @@ def shannon_bps(snr_db: float, bandwidth_hz: float) -> float:
     Raises:
         ChannelError: A value is out of range.
 
-    >>> shannon_bps(0.0, 100.0)
-    100.0
+    Examples:
+        >>> shannon_bps(0.0, 100.0)
+        100.0
     """
     verify_number("snr_db", snr_db, SNR_DB)
     verify_number("bandwidth_hz", bandwidth_hz, BANDWIDTH_HZ)

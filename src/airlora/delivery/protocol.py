@@ -54,7 +54,7 @@ def verify_device_name(name: str) -> str:
 class DeviceReport(BaseModel):
     """Report that a device sends after a visit.
 
-    Args:
+    Attributes:
         version: Version of the release that the device runs. None if it runs none.
         wanted_version: Newest version that the device has seen. None if it has seen none.
         wanted_stream: Digest of the stream of that version. It tells apart equal versions of different tenants.

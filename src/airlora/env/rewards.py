@@ -26,8 +26,9 @@ def allocation_cost(loss: float, cost: float, cost_weight: float) -> float:
 
     Source: AirLLM Eq. 9.
 
-    >>> allocation_cost(0.5, 0.2, 0.1)
-    0.52
+    Examples:
+        >>> allocation_cost(0.5, 0.2, 0.1)
+        0.52
     """
     if not math.isfinite(loss):
         raise TrainingError.of("loss", loss, "a finite number; lower finetune.learning_rate or check the data")
@@ -43,8 +44,9 @@ def reward(loss: float, cost: float, cost_weight: float) -> float:
 
     Source: AirLLM Eq. 10.
 
-    >>> reward(0.5, 0.2, 0.1)
-    -0.52
+    Examples:
+        >>> reward(0.5, 0.2, 0.1)
+        -0.52
     """
     return -allocation_cost(loss, cost, cost_weight)
 
@@ -58,9 +60,10 @@ def deadline_penalty(cost: float, penalty_weight: float) -> float:
         cost: Communication cost eta (Eq. 8), >= 0.
         penalty_weight: Penalty per unit of eta above 1, >= 0.
 
-    >>> deadline_penalty(1.5, 2.0)
-    1.0
-    >>> deadline_penalty(0.9, 2.0)
-    0.0
+    Examples:
+        >>> deadline_penalty(1.5, 2.0)
+        1.0
+        >>> deadline_penalty(0.9, 2.0)
+        0.0
     """
     return penalty_weight * max(0.0, cost - 1.0)

@@ -118,11 +118,12 @@ def predict_decoded(
 def find_temperature(found: Sequence[Predictions]) -> float:
     """Return the temperature from 1 to `MAX_TEMPERATURE` with the lowest mean loss over several predictions.
 
-    >>> logits = torch.tensor([[4.0, 0.0]] * 4)
-    >>> from airlora.tasks import Classification
-    >>> task = Classification(label_names=("negative", "positive"))
-    >>> round(find_temperature([Predictions(task, logits, [0, 0, 0, 1])]), 2)  # 4 / log 3, for odds of 3 to 1
-    3.64
+    Examples:
+        >>> logits = torch.tensor([[4.0, 0.0]] * 4)
+        >>> from airlora.tasks import Classification
+        >>> task = Classification(label_names=("negative", "positive"))
+        >>> round(find_temperature([Predictions(task, logits, [0, 0, 0, 1])]), 2)  # 4 / log 3, for odds of 3 to 1
+        3.64
     """
     bounds = 0.0, math.log(MAX_TEMPERATURE)
     best = minimize_scalar(lambda log_t: _mean_loss(found, math.exp(log_t)), bounds=bounds, method="bounded")

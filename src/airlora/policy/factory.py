@@ -62,10 +62,11 @@ def make_policy(
         SettingsError: The name is unknown.
         PolicyError: A measurement is missing or a setting is not allowed.
 
-    >>> from airlora.observation import ObservationSpec
-    >>> problem = PolicyProblem(("a",), (3,), ObservationSpec(num_modules=1, r_max=4))
-    >>> make_policy("constant", problem, seed=0).name
-    'constant'
+    Examples:
+        >>> from airlora.observation import ObservationSpec
+        >>> problem = PolicyProblem(("a",), (3,), ObservationSpec(num_modules=1, r_max=4))
+        >>> make_policy("constant", problem, seed=0).name
+        'constant'
     """
     return find_policy(name).make(problem, PolicyInputs(seed, sections, importance, explained_variance, device))
 

@@ -45,9 +45,10 @@ def gae(
 
     Source: AirLLM Eq. 11; Schulman et al. 2016 (arXiv:1506.02438) Eq. 16.
 
-    >>> never = torch.zeros(2, dtype=torch.bool)
-    >>> gae(torch.ones(2), torch.zeros(2), torch.zeros(2), never, never, gamma=0.5, gae_lambda=1.0)
-    tensor([1.5000, 1.0000])
+    Examples:
+        >>> never = torch.zeros(2, dtype=torch.bool)
+        >>> gae(torch.ones(2), torch.zeros(2), torch.zeros(2), never, never, gamma=0.5, gae_lambda=1.0)
+        tensor([1.5000, 1.0000])
     """
     deltas = rewards + gamma * next_values * ~terminated - values
     continues = gamma * gae_lambda * ~(terminated | truncated)
@@ -76,8 +77,9 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, *, clip_coef: float) -> 
 
     Source: AirLLM Eq. 12; Schulman et al. 2017 (arXiv:1707.06347) Eq. 7.
 
-    >>> clipped_objective(torch.tensor([1.5, 1.5]), torch.tensor([2.0, -2.0]), clip_coef=0.2)
-    tensor([ 2.4000, -3.0000])
+    Examples:
+        >>> clipped_objective(torch.tensor([1.5, 1.5]), torch.tensor([2.0, -2.0]), clip_coef=0.2)
+        tensor([ 2.4000, -3.0000])
     """
     return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_coef, 1.0 + clip_coef) * advantage)
 
@@ -101,8 +103,9 @@ def ppo_loss(objective: Tensor, value_error: Tensor, entropy: Tensor, *, vf_coef
 
     Source: AirLLM Eq. 12 with the sign reversed; Schulman et al. 2017 (arXiv:1707.06347) Eq. 9.
 
-    >>> ppo_loss(torch.tensor([3.0]), torch.tensor([2.0]), torch.tensor(1.0), vf_coef=0.5, ent_coef=0.1)
-    tensor(-2.1000)
+    Examples:
+        >>> ppo_loss(torch.tensor([3.0]), torch.tensor([2.0]), torch.tensor(1.0), vf_coef=0.5, ent_coef=0.1)
+        tensor(-2.1000)
     """
     return -objective.mean() + vf_coef * 0.5 * value_error.square().mean() - ent_coef * entropy
 

@@ -31,8 +31,9 @@ def ranks_to_unit(ranks: npt.ArrayLike, r_max: int) -> FloatArray:
     Raises:
         PolicyError: `r_max` is below 1.
 
-    >>> ranks_to_unit([0, 1, 3], r_max=3)
-    array([-0.75, -0.25,  0.75], dtype=float32)
+    Examples:
+        >>> ranks_to_unit([0, 1, 3], r_max=3)
+        array([-0.75, -0.25,  0.75], dtype=float32)
     """
     _verify_r_max(r_max)
     unit: FloatArray = (2.0 * (np.asarray(ranks, dtype=np.float64) + 0.5) / (r_max + 1) - 1.0).astype(np.float32)
@@ -58,8 +59,9 @@ def unit_to_ranks(unit: npt.ArrayLike, r_max: int) -> IntArray:
 
     Source: AirLLM Eq. 18, with the scaling of `ranks_to_unit`.
 
-    >>> unit_to_ranks([-7.0, -0.75, 0.0, 1.0], r_max=3)
-    array([0, 0, 2, 3])
+    Examples:
+        >>> unit_to_ranks([-7.0, -0.75, 0.0, 1.0], r_max=3)
+        array([0, 0, 2, 3])
     """
     _verify_r_max(r_max)
     values = np.asarray(unit, dtype=np.float64)

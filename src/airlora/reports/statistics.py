@@ -14,8 +14,9 @@ __all__ = ["half_width"]
 def half_width(values: Sequence[float]) -> float | None:
     """Return the half width of the 95 % confidence interval of a mean, by Student's t; None for fewer than two values.
 
-    >>> round(half_width([1.0, 3.0]), 1)
-    12.7
+    Examples:
+        >>> round(half_width([1.0, 3.0]), 1)
+        12.7
     """
     if len(values) < 2:
         return None

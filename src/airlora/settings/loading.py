@@ -49,8 +49,9 @@ def parse_items(items: Iterable[str]) -> dict[str, Any]:
     Raises:
         SettingsError: An item has no key or no `=`.
 
-    >>> parse_items(["adapter.r_max=16", "data.train=a.tsv"])
-    {'adapter.r_max': 16, 'data.train': 'a.tsv'}
+    Examples:
+        >>> parse_items(["adapter.r_max=16", "data.train=a.tsv"])
+        {'adapter.r_max': 16, 'data.train': 'a.tsv'}
     """
     values: dict[str, Any] = {}
     for item in items:
@@ -70,8 +71,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingsError: A key is given as a value and as a section.
 
-    >>> nest({"seed": 1, "finetune.steps": 100})
-    {'seed': 1, 'finetune': {'steps': 100}}
+    Examples:
+        >>> nest({"seed": 1, "finetune.steps": 100})
+        {'seed': 1, 'finetune': {'steps': 100}}
     """
     nested: dict[str, Any] = {}
     for key, value in flat.items():

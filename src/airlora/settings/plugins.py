@@ -30,8 +30,9 @@ def load_named_class(name: str, kind: str, methods: Iterable[str] = ()) -> type[
     Raises:
         SettingsError: The name is malformed, the module cannot be imported, or the class is missing or lacks a method.
 
-    >>> load_named_class("fractions:Fraction", "number", ["limit_denominator"])
-    <class 'fractions.Fraction'>
+    Examples:
+        >>> load_named_class("fractions:Fraction", "number", ["limit_denominator"])
+        <class 'fractions.Fraction'>
     """
     module_name, _, class_name = name.partition(":")
     if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):

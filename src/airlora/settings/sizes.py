@@ -20,8 +20,9 @@ def parse_size(text: str) -> int:
     Raises:
         SettingsError: The text is not a size, or the size is 2^63 bytes or more.
 
-    >>> parse_size("20kB"), parse_size("1.5 KiB"), parse_size("512")
-    (20000, 1536, 512)
+    Examples:
+        >>> parse_size("20kB"), parse_size("1.5 KiB"), parse_size("512")
+        (20000, 1536, 512)
     """
     found = _SIZE.fullmatch(text)
     try:

@@ -64,8 +64,9 @@ class Metric:
         digits: Number of decimals in tables.
         unit: Unit behind the number, such as "nats".
 
-    >>> Metric("accuracy", higher_is_better=True, style="%").text(0.9123)
-    '91.23%'
+    Examples:
+        >>> Metric("accuracy", higher_is_better=True, style="%").text(0.9123)
+        '91.23%'
     """
 
     name: str
@@ -81,8 +82,9 @@ class Metric:
     def difference(self, value: float) -> str:
         """Return a difference of two values, that of shares in percentage points.
 
-        >>> Metric("accuracy", higher_is_better=True, style="%").difference(0.021)
-        '2.1 points'
+        Examples:
+            >>> Metric("accuracy", higher_is_better=True, style="%").difference(0.021)
+            '2.1 points'
         """
         return f"{100 * value:.1f} points" if self.style == "%" else self.text(value)
 

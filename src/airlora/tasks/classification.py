@@ -26,7 +26,7 @@ EMBEDDED_CORPUS_SEED = 42
 class Classification(Task):
     """Classification of texts by a softmax over the logits.
 
-    Args:
+    Attributes:
         label_names: Name of each class, in the order of the logits.
     """
 
@@ -96,9 +96,10 @@ class Classification(Task):
 
         The result is empty if no matrix or several matrices have a row per class.
 
-        >>> head = {"dense.weight": np.ones((8, 8)), "out.weight": np.ones((2, 8)), "out.bias": np.ones(2)}
-        >>> Classification(label_names=("negative", "positive")).logit_tensors(head)
-        ['out.weight', 'out.bias']
+        Examples:
+            >>> head = {"dense.weight": np.ones((8, 8)), "out.weight": np.ones((2, 8)), "out.bias": np.ones(2)}
+            >>> Classification(label_names=("negative", "positive")).logit_tensors(head)
+            ['out.weight', 'out.bias']
         """
         matrices = [name for name, value in head.items() if value.ndim > 1 and value.shape[0] == self.num_outputs]
         if len(matrices) != 1:

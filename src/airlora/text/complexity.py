@@ -41,8 +41,9 @@ def words(text: str) -> list[str]:
     Args:
         text: Text of one sample.
 
-    >>> words("The so-called 'plot' isn't there -- 7/10.")
-    ['The', 'so-called', 'plot', "isn't", 'there', '7', '10']
+    Examples:
+        >>> words("The so-called 'plot' isn't there -- 7/10.")
+        ['The', 'so-called', 'plot', "isn't", 'there', '7', '10']
     """
     return _word_pattern().findall(text)
 
@@ -71,8 +72,9 @@ def lexical_entropy_nats(text: str) -> float:
 
     Source: AirLLM III-A1.
 
-    >>> round(lexical_entropy_nats("good, good film"), 4)
-    0.6365
+    Examples:
+        >>> round(lexical_entropy_nats("good, good film"), 4)
+        0.6365
     """
     counts = Counter(word.casefold() for word in words(text))
     total = counts.total()
@@ -175,8 +177,9 @@ def oov_rate(text: str, vocabulary: Vocabulary) -> float:
 
     Source: AirLLM III-A1.
 
-    >>> oov_rate("the beamforming the gain", FileVocabulary(["the", "gain"]))
-    0.25
+    Examples:
+        >>> oov_rate("the beamforming the gain", FileVocabulary(["the", "gain"]))
+        0.25
     """
     found = words(text)
     if not found:

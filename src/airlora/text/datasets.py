@@ -29,8 +29,9 @@ class TextDataset:
     Raises:
         DataError: The lengths differ, names are not unique, or a label has no name.
 
-    >>> TextDataset(("fine", "poor"), (1, 0), ("negative", "positive")).subset([1]).texts
-    ('poor',)
+    Examples:
+        >>> TextDataset(("fine", "poor"), (1, 0), ("negative", "positive")).subset([1]).texts
+        ('poor',)
     """
 
     texts: tuple[str, ...]

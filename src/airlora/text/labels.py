@@ -30,8 +30,9 @@ class LabelMapping:
     Raises:
         DataError: There is no name, there are too many, or one occurs twice.
 
-    >>> LabelMapping(("negative", "positive")).index_of("1", "dev.tsv, line 2")
-    1
+    Examples:
+        >>> LabelMapping(("negative", "positive")).index_of("1", "dev.tsv, line 2")
+        1
     """
 
     names: tuple[str, ...]

@@ -161,8 +161,9 @@ def load_settings(
     Raises:
         SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
-    >>> load_settings("paper").ppo.gamma
-    0.95
+    Examples:
+        >>> load_settings("paper").ppo.gamma
+        0.95
     """
     layers = [read_toml(toml)] if toml is not None else []
     layers.append(nest(overrides or {}))

@@ -303,8 +303,9 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
 def _doubling(r_max: int) -> list[int]:
     """Return 1, 2, 4, ... and r_max.
 
-    >>> _doubling(12)
-    [1, 2, 4, 8, 12]
+    Examples:
+        >>> _doubling(12)
+        [1, 2, 4, 8, 12]
     """
     return [2**power for power in range(r_max.bit_length()) if 2**power < r_max] + [r_max]
 

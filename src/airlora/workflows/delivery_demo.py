@@ -169,8 +169,9 @@ def _visit_all(
 def _name(label: str) -> str:
     """Return the name of the device on a link.
 
-    >>> _name("LTE 20 Mbit/s")
-    'LTE-20-Mbit-s'
+    Examples:
+        >>> _name("LTE 20 Mbit/s")
+        'LTE-20-Mbit-s'
     """
     return "-".join("".join(letter if letter.isalnum() else " " for letter in label).split())
 

@@ -56,11 +56,12 @@ def leaf_curve(table: Floats, units_per_rank: Sequence[int]) -> Curve:
         table: Value of every combination of ranks, float [r_max + 1] for one module, [r_max + 1, r_max + 1] for two.
         units_per_rank: Units of one component of each module, one entry per axis of the table, >= 1.
 
-    >>> curve = leaf_curve(np.array([[0.0, 0.1], [0.2, 5.0]]), [2, 3])
-    >>> curve.values.tolist()
-    [0.0, 0.0, 0.2, 0.2, 0.2, 5.0]
-    >>> curve.ranks_at(4)
-    array([1, 0])
+    Examples:
+        >>> curve = leaf_curve(np.array([[0.0, 0.1], [0.2, 5.0]]), [2, 3])
+        >>> curve.values.tolist()
+        [0.0, 0.0, 0.2, 0.2, 0.2, 5.0]
+        >>> curve.ranks_at(4)
+        array([1, 0])
     """
     ranks = np.indices(table.shape).reshape(table.ndim, -1).T.astype(np.int64)
     units = ranks @ np.asarray(units_per_rank, dtype=np.int64)
@@ -87,8 +88,9 @@ def combine(curves: Sequence[Curve]) -> Curve:
     Args:
         curves: One or more curves, in the order of their modules.
 
-    >>> combine([leaf_curve(np.array([0.0, 3.0]), [2]), leaf_curve(np.array([0.0, 2.0, 2.5]), [1])]).values.tolist()
-    [0.0, 2.0, 3.0, 5.0, 5.5]
+    Examples:
+        >>> combine([leaf_curve(np.array([0.0, 3.0]), [2]), leaf_curve(np.array([0.0, 2.0, 2.5]), [1])]).values.tolist()
+        [0.0, 2.0, 3.0, 5.0, 5.5]
     """
     if len(curves) == 1:
         return curves[0]

@@ -52,9 +52,10 @@ class SyntheticObjective:
         RankPatternError: r_max is out of range.
         SettingsError: Another number is out of range.
 
-    >>> objective = SyntheticObjective(num_layers=1, r_max=4)
-    >>> objective.optimum(objective.texts[0], budget_params=1000, price_per_param=0.0)
-    array([2, 0, 2, 1, 0, 1])
+    Examples:
+        >>> objective = SyntheticObjective(num_layers=1, r_max=4)
+        >>> objective.optimum(objective.texts[0], budget_params=1000, price_per_param=0.0)
+        array([2, 0, 2, 1, 0, 1])
     """
 
     def __init__(

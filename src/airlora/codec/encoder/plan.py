@@ -92,8 +92,9 @@ def target_segment_bytes(bytes_before: float) -> int:
     Args:
         bytes_before: Size of all previous segments in bytes.
 
-    >>> target_segment_bytes(0), target_segment_bytes(80_000)
-    (512, 10000)
+    Examples:
+        >>> target_segment_bytes(0), target_segment_bytes(80_000)
+        (512, 10000)
     """
     return min(max(int(bytes_before / _SEGMENT_GROWTH), _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
 

@@ -186,8 +186,9 @@ def monotone_densities(loss_reductions: NDArray[Any], sizes: NDArray[Any]) -> ND
         loss_reductions: Loss reduction of each component of a module in order, [r].
         sizes: Size of each component in bytes, above 0, [r].
 
-    >>> monotone_densities(np.array([2.0, 1.0, 4.0]), np.array([1.0, 1.0, 1.0])).round(3).tolist()
-    [2.333, 2.333, 2.333]
+    Examples:
+        >>> monotone_densities(np.array([2.0, 1.0, 4.0]), np.array([1.0, 1.0, 1.0])).round(3).tolist()
+        [2.333, 2.333, 2.333]
     """
     result: NDArray[np.float64] = isotonic_regression(loss_reductions / sizes, weights=sizes, increasing=False).x
     return result

@@ -31,7 +31,7 @@ _SIZE_TOLERANCE = 0.03
 class EncodeOptions(TypedDict, total=False):
     """Options of the encoder. An option that is left out has its default value.
 
-    Args:
+    Attributes:
         bits: Bits per value. "auto" (default) optimises the precision and the selection of the components; a number
             sends all components with that precision. The other options except `rounding` apply to "auto" only.
         lagrange_multiplier: Lagrange multiplier of the optimisation, loss per byte. None (default) searches for the

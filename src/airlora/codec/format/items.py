@@ -100,8 +100,9 @@ class Item:
 def split_lengths(length: int, num_groups: int) -> list[int]:
     """Return nearly equal group lengths that add up to `length`, longer groups first.
 
-    >>> split_lengths(10, 3)
-    [4, 3, 3]
+    Examples:
+        >>> split_lengths(10, 3)
+        [4, 3, 3]
     """
     short, longer = divmod(length, num_groups)
     return [short + (position < longer) for position in range(num_groups)]

@@ -53,8 +53,9 @@ def step_sizes(indices: NDArray[Any]) -> NDArray[np.float32]:
     Args:
         indices: Step indices, integers from -1024 to 1023, any shape.
 
-    >>> step_sizes(np.array([0, -32, 24])).tolist()
-    [1.0, 0.25, 2.8284270763397217]
+    Examples:
+        >>> step_sizes(np.array([0, -32, 24])).tolist()
+        [1.0, 0.25, 2.8284270763397217]
     """
     octave, mantissa = np.divmod(np.asarray(indices, dtype=np.int64), STEPS_PER_OCTAVE)
     return np.ldexp(_MANTISSAS[mantissa], octave.astype(np.int32)).astype(np.float32)

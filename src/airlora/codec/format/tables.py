@@ -117,9 +117,10 @@ def frequencies(table: int) -> NDArray[np.int64]:
     Returns:
         Frequencies of the symbols -K, ..., 0, ..., K and of the escape symbol, int64 [2 K + 2]. Their sum is 2^24.
 
-    >>> counts = frequencies(24)
-    >>> int(counts.sum()) == 2**24, len(counts) == 2 * largest_symbol(24) + 2, bool((counts > 0).all())
-    (True, True, True)
+    Examples:
+        >>> counts = frequencies(24)
+        >>> int(counts.sum()) == 2**24, len(counts) == 2 * largest_symbol(24) + 2, bool((counts > 0).all())
+        (True, True, True)
     """
     masses = _masses(*divmod(int(table), NUM_WIDTHS))
     total = masses[0] + 2 * sum(masses[1:])

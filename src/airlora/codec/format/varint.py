@@ -17,8 +17,9 @@ def encode_varint(value: int) -> bytes:
     Args:
         value: Integer, 0 or more.
 
-    >>> encode_varint(300).hex()
-    'ac02'
+    Examples:
+        >>> encode_varint(300).hex()
+        'ac02'
     """
     result = bytearray()
     while value > 127:

@@ -112,21 +112,22 @@ def reason_to_skip(manifest: Manifest, state: DeviceState) -> str | None:
 def target_bytes(manifest: Manifest, target: DownloadTarget) -> int:
     """Return the size of the prefix to download, in bytes. The deadline of a visit may end the download earlier.
 
-    >>> from airlora.delivery import PrefixScore, StreamEntry
-    >>> entry = StreamEntry(digest="a" * 64, head_bytes=10, total_bytes=900, num_segments=8)
-    >>> cuts = [
-    ...     PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1)
-    ...     for size, accuracy in ((100, 0.7), (300, 0.8), (900, 0.802))
-    ... ]
-    >>> manifest = Manifest(
-    ...     version=1, created="2026-01-01T00:00:00Z", base_fingerprint="b" * 64, stream=entry, cuts=cuts
-    ... )
-    >>> target_bytes(manifest, DownloadTarget())
-    900
-    >>> target_bytes(manifest, DownloadTarget(min_accuracy_gain=0.01))
-    300
-    >>> target_bytes(manifest, DownloadTarget(max_bytes=200))
-    200
+    Examples:
+        >>> from airlora.delivery import PrefixScore, StreamEntry
+        >>> entry = StreamEntry(digest="a" * 64, head_bytes=10, total_bytes=900, num_segments=8)
+        >>> cuts = [
+        ...     PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1)
+        ...     for size, accuracy in ((100, 0.7), (300, 0.8), (900, 0.802))
+        ... ]
+        >>> manifest = Manifest(
+        ...     version=1, created="2026-01-01T00:00:00Z", base_fingerprint="b" * 64, stream=entry, cuts=cuts
+        ... )
+        >>> target_bytes(manifest, DownloadTarget())
+        900
+        >>> target_bytes(manifest, DownloadTarget(min_accuracy_gain=0.01))
+        300
+        >>> target_bytes(manifest, DownloadTarget(max_bytes=200))
+        200
     """
     num_bytes, cuts = manifest.stream.total_bytes, manifest.cuts
     if target.min_accuracy_gain is not None and cuts:

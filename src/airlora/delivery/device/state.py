@@ -88,7 +88,7 @@ class _Stored(BaseModel):
 class InstalledAdapter(_Stored):
     """Content of a slot.
 
-    Args:
+    Attributes:
         version: Version of the release. 0 if it was lost with the switch.
         digest: Digest of the stream, 64 hexadecimal digits.
         num_bytes: Size of the installed prefix in bytes.
@@ -108,7 +108,7 @@ class InstalledAdapter(_Stored):
 class DeviceState(_Stored):
     """Everything that a device must not forget.
 
-    Args:
+    Attributes:
         active: Slot that the device runs. None if it runs none.
         slots: Content of the slots.
         newest_version: Newest version of a release seen. The device never installs an older one.

@@ -362,7 +362,8 @@ def fetch_file(
 def printable(text: object) -> str:
     r"""Return text for a log message, without control characters and with at most 500 characters.
 
-    >>> printable("release\n\x1b[31m 7")
-    'release  [31m 7'
+    Examples:
+        >>> printable("release\n\x1b[31m 7")
+        'release  [31m 7'
     """
     return "".join(letter if letter.isprintable() else " " for letter in str(text)[:500])

@@ -208,8 +208,9 @@ class AccessMiddleware:
 def kind_of(path: str) -> str:
     """Return the kind of a request by its path.
 
-    >>> kind_of("/streams/abc.airs"), kind_of("/v1/devices/x"), kind_of("/wp-login.php")
-    ('streams', 'api', 'other')
+    Examples:
+        >>> kind_of("/streams/abc.airs"), kind_of("/v1/devices/x"), kind_of("/wp-login.php")
+        ('streams', 'api', 'other')
     """
     first = path.strip("/").partition("/")[0]
     return {"metadata": "metadata", "targets": "targets", "streams": "streams", "v1": "api", "healthz": "health"}.get(

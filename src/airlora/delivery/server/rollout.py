@@ -69,8 +69,9 @@ class Rollout:
 def _draw(device: str, stream: str) -> float:
     """Return a number in [0, 1) that is a hash of a device and a release.
 
-    >>> 0 <= _draw("pump-7", "ab") < 1, _draw("pump-7", "ab") == _draw("pump-7", "ab")
-    (True, True)
+    Examples:
+        >>> 0 <= _draw("pump-7", "ab") < 1, _draw("pump-7", "ab") == _draw("pump-7", "ab")
+        (True, True)
     """
     digest = hashlib.sha256(f"{stream}:{device}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -21,9 +21,10 @@ def with_presence(condition: Tensor, present: Tensor) -> Tensor:
     Returns:
         Conditions and flags, float [N, C + 1].
 
-    >>> with_presence(torch.ones(2, 2), torch.tensor([True, False]))
-    tensor([[1., 1., 1.],
-            [0., 0., 0.]])
+    Examples:
+        >>> with_presence(torch.ones(2, 2), torch.tensor([True, False]))
+        tensor([[1., 1., 1.],
+                [0., 0., 0.]])
     """
     flag = present[:, None].to(condition.dtype)
     return torch.cat([condition * flag, flag], dim=-1)
@@ -59,7 +60,8 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
 
     Source: Ho and Salimans 2021 (arXiv:2207.12598) Eq. 6; the paper's scale is w - 1.
 
-    >>> guide(torch.tensor(1.0), torch.tensor(2.0), 1.5)
-    tensor(2.5000)
+    Examples:
+        >>> guide(torch.tensor(1.0), torch.tensor(2.0), 1.5)
+        tensor(2.5000)
     """
     return unconditional + guidance_scale * (conditional - unconditional)

@@ -112,10 +112,11 @@ def spaced_timesteps(num_train_timesteps: int, num_inference_steps: int, spacing
 
     Source: Lin et al. 2024 (arXiv:2305.08891), table 2.
 
-    >>> spaced_timesteps(1000, 4, "leading"), spaced_timesteps(1000, 4, "linspace")
-    ([750, 500, 250, 0], [999, 666, 333, 0])
-    >>> spaced_timesteps(1000, 4, "trailing")
-    [999, 749, 499, 249]
+    Examples:
+        >>> spaced_timesteps(1000, 4, "leading"), spaced_timesteps(1000, 4, "linspace")
+        ([750, 500, 250, 0], [999, 666, 333, 0])
+        >>> spaced_timesteps(1000, 4, "trailing")
+        [999, 749, 499, 249]
     """
     if not 1 <= num_inference_steps <= num_train_timesteps:
         raise PolicyError.of("num_inference_steps", num_inference_steps, f"1 to {num_train_timesteps}")

@@ -24,8 +24,9 @@ def linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Tens
 
     Source: Ho et al. 2020 (arXiv:2006.11239), section 4.
 
-    >>> linear(3, 0.1, 0.3)
-    tensor([0.1000, 0.2000, 0.3000], dtype=torch.float64)
+    Examples:
+        >>> linear(3, 0.1, 0.3)
+        tensor([0.1000, 0.2000, 0.3000], dtype=torch.float64)
     """
     return torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)
 
@@ -36,8 +37,9 @@ def scaled_linear(num_train_timesteps: int, beta_start: float, beta_end: float) 
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), as in diffusers.
 
-    >>> scaled_linear(3, 0.01, 0.09)
-    tensor([0.0100, 0.0400, 0.0900], dtype=torch.float64)
+    Examples:
+        >>> scaled_linear(3, 0.01, 0.09)
+        tensor([0.0100, 0.0400, 0.0900], dtype=torch.float64)
     """
     return torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64).square()
 

@@ -27,8 +27,9 @@ def time_embedding(timesteps: Tensor, size: int) -> Tensor:
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, as in Ho et al. 2020.
 
-    >>> time_embedding(torch.tensor([0]), 4)
-    tensor([[1., 1., 0., 0.]])
+    Examples:
+        >>> time_embedding(torch.tensor([0]), 4)
+        tensor([[1., 1., 0., 0.]])
     """
     half = size // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half

@@ -28,8 +28,9 @@ MIN_HEIGHT_RATIO = 1e-3
 def rank_knots(r_max: int) -> IntArray:
     """Return the ranks at which the slope of a curve may change: 1 to 4, then two per doubling of the rank, and r_max.
 
-    >>> rank_knots(16).tolist()
-    [1, 2, 3, 4, 6, 8, 12, 16]
+    Examples:
+        >>> rank_knots(16).tolist()
+        [1, 2, 3, 4, 6, 8, 12, 16]
     """
     knots, step = [1, 2, 3, 4], 6
     while step < r_max:

@@ -27,8 +27,9 @@ def text_features(offsets: Floats) -> Floats:
     Args:
         offsets: Text states minus their mean, [N, 2].
 
-    >>> text_features(np.array([[2.0, -1.0]])).tolist()
-    [[2.0, -1.0, 4.0, -2.0, 1.0]]
+    Examples:
+        >>> text_features(np.array([[2.0, -1.0]])).tolist()
+        [[2.0, -1.0, 4.0, -2.0, 1.0]]
     """
     first, second = offsets[:, :1], offsets[:, 1:]
     return np.concatenate([offsets, first * offsets, second * second], axis=1)

@@ -43,8 +43,9 @@ def generate_corpus(
     Raises:
         DataError: An argument is not allowed, or the domains have too few different sentences.
 
-    >>> generate_corpus(1, seed=42, label_noise=0.0, domains=["films"]).groups
-    ('films',)
+    Examples:
+        >>> generate_corpus(1, seed=42, label_noise=0.0, domains=["films"]).groups
+        ('films',)
     """
     names = tuple(DOMAINS) if domains is None else tuple(domains)
     _verify(num_samples, seed, names, label_noise)

@@ -109,8 +109,9 @@ class Phrase:
 class Rule:
     """A template with a slot `{x}`, and the ratio of its value to that of the phrase in the slot.
 
-    >>> Rule("fails to be {x}", -0.5).apply(Phrase("superb", 2.0))
-    Phrase(text='fails to be superb', value=-1.0)
+    Examples:
+        >>> Rule("fails to be {x}", -0.5).apply(Phrase("superb", 2.0))
+        Phrase(text='fails to be superb', value=-1.0)
     """
 
     template: str

@@ -137,8 +137,9 @@ def _device(report: dict[str, Any], now: float) -> DeviceRow:
 def _age(seconds: float) -> str:
     """Return a duration in its largest unit.
 
-    >>> _age(4.2), _age(200), _age(7300), _age(200_000)
-    ('4 s ago', '3 min ago', '2 h ago', '2 d ago')
+    Examples:
+        >>> _age(4.2), _age(200), _age(7300), _age(200_000)
+        ('4 s ago', '3 min ago', '2 h ago', '2 d ago')
     """
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

@@ -20,8 +20,9 @@ def num_levels(sample_size: int, depth: int) -> int:
 
     Every level halves the axis, rounding up.  The deepest possible level has one module.
 
-    >>> num_levels(36, 6), num_levels(6, 6), num_levels(1, 6)
-    (6, 4, 1)
+    Examples:
+        >>> num_levels(36, 6), num_levels(6, 6), num_levels(1, 6)
+        (6, 4, 1)
     """
     return min(depth, 1 + (sample_size - 1).bit_length())
 
