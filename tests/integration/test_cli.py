@@ -281,7 +281,7 @@ def test_policies_are_listed() -> None:
 
 def test_policies_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two processes would only load torch twice.
-    monkeypatch.setattr("airlora.training.available_threads", lambda: 1)
+    monkeypatch.setattr("airlora.tasks.available_threads", lambda: 1)
     flags = ["--bench", "--policy", "random", "--policy", "cmaes", "--evaluations", 500, "--seeds", 1]
     flags += ["--problem", "separable-36", "--out", tmp_path / "a bench"]
     result = airlora("policies", *flags, "--json")
