@@ -1,4 +1,4 @@
-"""What is fine-tuned and how it is scored: tasks, data, batches, base models, evaluation."""
+"""Tasks of fine-tuning: their data, heads, losses and metrics; loading of base models, and evaluation."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The task record: what training, packing and evaluation ask about data, head, loss and metrics.
+"""Interface of a task: its data, head, loss and metrics, which training, packing and evaluation use.
 
 A new task is a module of this package with a subclass of `Task`. It needs no entry elsewhere: `find_task` imports the
 modules of this package and finds the subclass by its name, the value of the setting `task`.
@@ -113,9 +113,9 @@ class Dataset(Protocol):
 
 
 class Task(Section, ABC):
-    """What a model is fine-tuned for.
+    """Task of fine-tuning: how its data are read, its model is loaded, trained and scored.
 
-    A task is data: its fields are what it learns from the training data, such as the names of classes. They are stored
+    A task is data: its fields come from the training data, such as the names of classes. They are stored
     with every run and stream, from which `validate` makes the same task again. Its methods are pure.
 
     Class attributes:
