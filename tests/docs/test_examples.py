@@ -100,8 +100,8 @@ class Shell:
                 assert program in ("pip", "sudo"), words
 
     def run(self, arguments: list[str]) -> None:
-        if "--polish" in arguments:
-            arguments[arguments.index("--polish") + 1] = "0"
+        if "--qat-steps" in arguments:
+            arguments[arguments.index("--qat-steps") + 1] = "0"
         if arguments[0] == "serve":
             self.serve(arguments)
             return
