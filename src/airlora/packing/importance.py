@@ -7,7 +7,7 @@ and its help take the measure from there.
 Gradients are taken with respect to gates.  The gate of a component multiplies its singular value and is 1 in the
 trained adapter (see `ImportanceAccumulator`).  With all gates at $\gamma = 0$ the model is the base model with the
 trained classification head; with all gates at $\gamma = 1$ it is the adapted model.  Gradients at $\gamma = 1$
-describe small changes of the whole adapter.  What a component does among few others shows in the integrals
+describe small changes of the whole adapter.  The effect of a component beside few others shows in the integrals
 
 $$a_k = \Big[\int_0^1 -g_k(\gamma)\,d\gamma\Big]_+, \qquad b_k = \int_0^1 \overline{g_k(\gamma)^2}\,d\gamma$$
 

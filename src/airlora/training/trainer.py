@@ -47,7 +47,7 @@ def train(
         progress: Reporter of the progress.
 
     Raises:
-        AirloraError: Settings, data or model are invalid. What was saved before is unchanged.
+        AirloraError: Settings, data or model are invalid. Files that were saved before are unchanged.
         Interrupted: SIGINT or SIGTERM arrived. The state is saved.
     """
     folder = RunFolder(out)

@@ -97,17 +97,17 @@ def choose_schedule(
     rounding: Rounding = Rounding.RATE_DISTORTION,
     cache: LossModelCache | None = None,
 ) -> PrecisionSchedule:
-    """Return the precision schedule that satisfies the options, which `EncodeOptions` describes.
+    """Return the precision schedule that satisfies the options, see `EncodeOptions`.
 
     Args:
         updates: Components of each module.
         tensors: Dense tensors.
-        bits: See `EncodeOptions`, like the following arguments.
-        lagrange_multiplier: See `EncodeOptions`.
-        max_distortion: See `EncodeOptions`.
-        max_bytes: See `EncodeOptions`.
-        layers: See `EncodeOptions`.
-        rounding: See `EncodeOptions`.
+        bits: Bits per value. "auto" optimises the precision of every component.
+        lagrange_multiplier: Lagrange multiplier μ, loss per byte. None derives it from the next two arguments.
+        max_distortion: Share of the total importance that may be lost, above 0 and below 1.
+        max_bytes: Approximate size of the stream, bytes. It replaces `max_distortion`.
+        layers: Number of layers, 1 to 8.
+        rounding: Rounding method.
         cache: Loss models of earlier calls with the same components, tensors and rounding.  None uses none.
 
     Raises:
