@@ -1,6 +1,6 @@
 """Tasks of fine-tuning: their data, heads, losses and metrics; loading of base models, and evaluation."""
 
-from airlora.tasks.base import Dataset, EncodedData, Metric, Task, find_metrics, find_task, model_inputs, task_names
+from airlora.tasks.base import Dataset, EncodedData, Metric, Task, find_metrics, find_task, model_inputs
 from airlora.tasks.batches import BatchOrder, encode_texts
 from airlora.tasks.classification import Classification
 from airlora.tasks.evaluation import Evaluation, Predictions, evaluate, predict
@@ -36,5 +36,4 @@ __all__ = [
     "pick_device",
     "predict",
     "set_threads",
-    "task_names",
 ]

@@ -15,41 +15,27 @@ __all__ = ["DataSettings", "LoadSettings", "ModelSettings"]
 class ModelSettings(Section):
     """Settings of the base model."""
 
-    name: str = Field(
-        "embedded-minilm", description="Base model: `embedded-minilm`, a folder, or the id of a model on the Hub."
-    )
+    name: str = Field("embedded-minilm", description="Base model: `embedded-minilm`, a folder, or an id on the Hub.")
     init: Literal["pretrained", "random"] = Field(
-        "pretrained",
-        description="Initial weights. `random` reads only the model's configuration and draws the weights.",
+        "pretrained", description="Initial weights. `random` draws all weights."
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = Field(
-        "sdpa", description="Implementation of attention in transformers."
+        "sdpa", description="Attention implementation of transformers."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
-    dropout: bool = Field(
-        True, description="Whether the model's own dropout is active while an adapter or a PEFT baseline is trained."
-    )
+    dropout: bool = Field(True, description="Whether the model's own dropout is active in training.")
 
 
 class DataSettings(Section):
     """Settings of training and evaluation data. Without files, the embedded corpus is used."""
 
-    train: str | None = Field(
-        None, description="Training data: a TSV, CSV, JSONL or Parquet file, or `hf:owner/name`. None: embedded corpus."
-    )
-    eval: str | None = Field(
-        None, description="Evaluation data, in the same formats as `data.train`. Given together with it."
-    )
+    train: str | None = Field(None, description="Training data: TSV, CSV, JSONL or Parquet file, or `hf:owner/name`.")
+    eval: str | None = Field(None, description="Evaluation data. Required together with `data.train`.")
     text_column: str = Field("text", description="Name of the column with the text.")
     label_column: str = Field("label", description="Name of the column with the target.")
-    vocabulary: str | None = Field(
-        None,
-        description="File of known words, one per line, for the out-of-vocabulary rate. None: words of one token.",
-    )
+    vocabulary: str | None = Field(None, description="File of known words, one per line. None: words of one token.")
     max_length: PositiveInt = Field(128, description="Number of tokens to which a sample is truncated.")
-    max_eval_samples: PositiveInt | None = Field(
-        None, description="Number of samples read from the evaluation data. None: all."
-    )
+    max_eval_samples: PositiveInt | None = Field(None, description="Maximum number of evaluation samples. None: all.")
     num_train: PositiveInt = Field(6000, description="Number of training samples of the embedded corpus.")
     num_eval: PositiveInt = Field(1000, description="Number of evaluation samples of the embedded corpus.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
@@ -20,7 +20,7 @@ from airlora.errors import SettingsError
 from airlora.policy import RECIPES, AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
-from airlora.tasks import ComputeOptions, DataSettings, ModelSettings, find_task
+from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
 from airlora.training.presets import PRESETS
 
 __all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "with_policy", "with_values"]
@@ -33,26 +33,17 @@ class FinetuneSettings(Section):
     batch_size: PositiveInt = Field(32, description="Number of samples per fine-tuning step.")
     learning_rate: Positive = Field(2e-3, description="Learning rate of the adapter.")
     head_learning_rate: Positive = Field(2e-3, description="Learning rate of the head.")
-    adalora_learning_rate: Positive = Field(
-        4e-3, description="Learning rate of PEFT's AdaLoRA baseline, whose components start smaller."
-    )
-    lora_learning_rate: Positive = Field(7e-4, description="Learning rate of PEFT's LoRA baseline.")
+    adalora_learning_rate: Positive = Field(4e-3, description="Learning rate of PEFT's AdaLoRA baseline.")
+    lora_learning_rate: Positive = Field(7e-4, description="Learning rate of the adapter of PEFT's LoRA baseline.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
-    warmup_fraction: Fraction = Field(
-        0.06, description="Fraction of the steps in which the learning rate rises linearly from 0."
-    )
+    warmup_fraction: Fraction = Field(0.06, description="Fraction of the steps with a rising learning rate.")
     head_steps: NonNegativeInt = Field(0, description="Number of initial steps that train only the head.")
-    head_start_learning_rate: Positive = Field(
-        5e-3, description="Learning rate of the head in the first of `head_steps`. It falls to 0 within them."
-    )
+    head_start_learning_rate: Positive = Field(5e-3, description="First learning rate of `head_steps`. It falls to 0.")
     align_steps: NonNegativeInt = Field(
         0,
-        description="Number of steps, after `head_steps`, that align P and Q with the gradient of the loss. "
-        "0: P and Q stay random.",
+        description="Number of steps, after `head_steps`, that align P and Q with the gradient of the loss. 0: P and Q stay random.",
     )
-    align_norm: Positive = Field(
-        0.4, description="Norm of every vector of P and Q after the alignment. Shorter vectors turn faster."
-    )
+    align_norm: Positive = Field(0.4, description="Norm of the aligned vectors of P and Q. Shorter ones turn faster.")
     decay: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="Decay of the learning rate after the warm-up."
     )
@@ -108,14 +99,6 @@ class Settings(Section):
         """
         own = self.finetune
         return ComputeOptions(device, self.seed, own.batch_size, own.eval_batch_size, own.precision)
-
-    @field_validator("task")
-    @classmethod
-    def _is_task(cls, name: str) -> str:
-        try:
-            return find_task(name).name
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:
