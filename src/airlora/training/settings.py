@@ -38,10 +38,10 @@ class FinetuneSettings(Section):
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     warmup_fraction: Fraction = Field(0.06, description="Fraction of the steps with a rising learning rate.")
     head_steps: NonNegativeInt = Field(0, description="Number of initial steps that train only the head.")
-    head_start_learning_rate: Positive = Field(5e-3, description="First learning rate of `head_steps`. It falls to 0.")
+    head_start_learning_rate: Positive = Field(5e-3, description="Learning rate of the first head step. It falls to 0.")
     align_steps: NonNegativeInt = Field(
         0,
-        description="Number of steps, after `head_steps`, that align P and Q with the gradient of the loss. 0: P and Q stay random.",
+        description="Number of steps after `head_steps` that align P and Q with the gradient of the loss.",
     )
     align_norm: Positive = Field(0.4, description="Norm of the aligned vectors of P and Q. Shorter ones turn faster.")
     decay: Literal["linear", "cosine", "constant"] = Field(
