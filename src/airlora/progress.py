@@ -8,15 +8,7 @@ from typing import Any, Protocol, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -86,7 +78,7 @@ class LiveProgress:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task: TaskID | None = None
+        self._task: Any = None
         self._values: dict[str, Any] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self._draw)
 

@@ -5,7 +5,6 @@ from .base import Task as Task
 from .base import find_metrics as find_metrics
 from .base import find_task as find_task
 from .base import model_inputs as model_inputs
-from .base import task_names as task_names
 from .batches import BatchOrder as BatchOrder
 from .batches import encode_texts as encode_texts
 from .classification import Classification as Classification

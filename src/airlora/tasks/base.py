@@ -40,7 +40,6 @@ __all__ = [
     "find_metrics",
     "find_task",
     "model_inputs",
-    "task_names",
 ]
 
 Batch = Mapping[str, Tensor]
@@ -296,15 +295,10 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 def find_task(name: str) -> type[Task]:
     """Return the task called `name`; raises `SettingsError` if there is none."""
-    found = _tasks().get(name)
-    if found is None:
-        raise SettingsError.of("task", name, f"one of {', '.join(_tasks())}")
-    return found
-
-
-def task_names() -> list[str]:
-    """Return the names of all tasks."""
-    return list(_tasks())
+    tasks = _tasks()
+    if name not in tasks:
+        raise SettingsError.of("task", name, f"one of {', '.join(tasks)}")
+    return tasks[name]
 
 
 def find_metrics(names: Collection[str]) -> tuple[Metric, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
@@ -28,7 +28,7 @@ from airlora.policy import (
 )
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
-from airlora.tasks import ComputeOptions, DataSettings, ModelSettings, find_task
+from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
 from airlora.training.presets import PRESETS
 
 __all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "with_policy", "with_values"]
@@ -126,14 +126,6 @@ class Settings(Section):
         """
         own = self.finetune
         return ComputeOptions(device, self.seed, own.batch_size, own.eval_batch_size, own.precision)
-
-    @field_validator("task")
-    @classmethod
-    def _is_task(cls, name: str) -> str:
-        try:
-            return find_task(name).name
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:
