@@ -1,5 +1,3 @@
-"""A run whose FFN updates are on the residual side, from training to a device."""
-
 import json
 from pathlib import Path
 
@@ -8,14 +6,16 @@ import pytest
 
 from commands import airlora, logits_by_peft, refused, tiny_flags
 
-CHOSEN = {"adapter__ffn_update": "residual"}
 LINK = ("--snr-db", 5, "--bandwidth-hz", 1e4)
 
 
 @pytest.fixture(scope="module")
 def residual(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: tuple[Path, Path]) -> Path:
+    """A finished run with the updates of the FFN on the residual stream."""
     out = tmp_path_factory.mktemp("runs") / "residual"
-    flags = tiny_flags(tiny_model, tiny_data, finetune__head_steps=5, finetune__align_steps=3, **CHOSEN)
+    flags = tiny_flags(
+        tiny_model, tiny_data, finetune__head_steps=5, finetune__align_steps=3, adapter__ffn_update="residual"
+    )
     result = airlora("train", "--out", out, "--steps", 60, "--json", *flags)
     assert result.returncode == 0, result.stderr
     return out
@@ -35,7 +35,7 @@ def logits(*arguments: object, out: Path) -> np.ndarray:
     return np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
 
 
-def test_its_components_are_narrow(residual: Path, run: Path) -> None:
+def test_residual_ffn_modules_are_square(residual: Path, run: Path) -> None:
     own, other = (json.loads((folder / "run.json").read_text())["modules"] for folder in (residual, run))
     assert len(own) == len(other)
     for name, module in own.items():
@@ -43,7 +43,7 @@ def test_its_components_are_narrow(residual: Path, run: Path) -> None:
         assert module["d_in"] == module["d_out"]
 
 
-def test_stream_export_and_a_cut_compute_the_same(
+def test_stream_and_export_have_the_logits_of_the_run(
     residual: Path, stream: Path, tiny_model: Path, tiny_data: tuple[Path, Path], tmp_path: Path
 ) -> None:
     on = ("--data", tiny_data[1], "--model", tiny_model)
@@ -52,12 +52,12 @@ def test_stream_export_and_a_cut_compute_the_same(
     assert airlora("export", stream, tmp_path / "peft", "--for", "peft", "--model", tiny_model).returncode == 0
     found = logits_by_peft(tmp_path / "peft", tiny_model, tiny_data[1])
     np.testing.assert_allclose(found, whole, atol=4e-3)
-    cut = logits(stream, "--upto", stream.stat().st_size // 2, *on, out=tmp_path / "cut")
-    assert 0 < np.abs(cut - whole).mean() < 1
+    prefix = logits(stream, "--upto", stream.stat().st_size // 2, *on, out=tmp_path / "prefix")
+    assert 0 < np.abs(prefix - whole).mean() < 1
     assert airlora("unpack", stream, tmp_path / "out", "--model", tiny_model).returncode == 0
 
 
-def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
+def test_a_residual_run_can_be_fine_tuned_planned_and_compared(residual: Path, tmp_path: Path) -> None:
     assert airlora("pack", residual, tmp_path / "s.airs", "--size", "2kB", "--qat-steps", 3).returncode == 0
     picture = ("--picture", tmp_path / "plan.svg")
     result = airlora("plan", residual, *LINK, "--deadline-s", 0.5, "--adalora", "--json", *picture)
@@ -72,13 +72,13 @@ def test_polished_planned_and_compared(residual: Path, tmp_path: Path) -> None:
     assert curve.returncode == 0, curve.stderr
 
 
-def test_ranks_of_adalora_cut_its_components(residual: Path, tmp_path: Path) -> None:
+def test_ranks_of_adalora_apply_to_a_residual_run(residual: Path, tmp_path: Path) -> None:
     flags = ("--policy", "adalora-ranks", "--out", tmp_path / "bench")
     result = airlora("policies", "--bench", "--run", residual, *flags)
     assert result.returncode == 0, result.stderr
 
 
-def test_what_a_device_holds_of_the_other_form_is_of_no_use(
+def test_a_stream_without_residual_updates_is_no_delta_to_one_with_them(
     residual: Path, run: Path, stream: Path, tmp_path: Path
 ) -> None:
     result = airlora("pack", run, tmp_path / "d.airs", "--since", stream, "--json")

@@ -30,6 +30,8 @@ __all__ = [
     "parse_upto",
 ]
 
+IMPORTANCE_HELP = "Measure of the components' importance. A pass reads all calibration samples."
+
 RENAMED_SETTINGS: dict[str, str] = {}
 """New key of a setting by its old key. The old key is refused."""
 
@@ -77,7 +79,7 @@ Importance = Annotated[
     str | None,
     typer.Option(
         metavar="MEASURE",
-        help="Measure of the components' importance.",
+        help=IMPORTANCE_HELP,
         show_default="integrated_gradient; balanced_gradient with --qat-steps or --whole",
     ),
 ]
@@ -97,7 +99,7 @@ class PackingCommand(TyperCommand):
         lines = [f"`{name}` ({own.cost}): {own.help}." for name, own in IMPORTANCE_MEASURES.items()]
         for parameter in parameters:
             if isinstance(parameter, TyperOption) and parameter.name == "importance":
-                parameter.help = "\n\n".join([f"{parameter.help} A pass reads all calibration samples.", *lines])
+                parameter.help = "\n\n".join([IMPORTANCE_HELP, *lines])
         return parameters
 
 

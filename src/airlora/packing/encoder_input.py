@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from airlora.ranks import RankPattern
 from airlora.tasks import ComputeOptions, EncodedData
 
 __all__ = ["EncoderInput", "make_encoder_input"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def make_encoder_input(
         AdapterError: The adapter holds values that are not finite.
         SettingsError: The measure is unknown, or needs data and there are none.
     """
+    log.info("importance measure: %s", importance)
     components = components_of(adapted)
     ranks = adapted.rank_pattern
     values = measure_importance(adapted, calibration, compute.device, compute.batch_size, importance)

@@ -1,4 +1,4 @@
-"""Opening what a command is given: the folder of a run or the file of a stream, and data to measure on."""
+"""Opening of runs, streams and data that a command is given."""
 
 from __future__ import annotations
 
