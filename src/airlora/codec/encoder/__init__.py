@@ -1,4 +1,4 @@
-"""Encoder of streams: precision, rounding, choice of entropy tables, order of items, deltas and QAT preview."""
+"""Encoder of streams: precision, rounding, choice of entropy tables, order of items, deltas and QAT preview.
 
 import lazy_loader
 
