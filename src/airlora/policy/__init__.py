@@ -15,16 +15,7 @@
 
 from airlora.allocation import concave_envelope, fill_exactly, fill_greedily, fit_to_budget
 from airlora.policy.allocate import AllocatePolicy
-from airlora.policy.base import (
-    Decision,
-    Learner,
-    PolicyProblem,
-    RankPolicy,
-    SavablePolicy,
-    Stage,
-    Stateless,
-    is_learner,
-)
+from airlora.policy.base import Decision, Learner, PolicyProblem, RankPolicy, SavablePolicy, SavedByArguments, Stage
 from airlora.policy.buffer import Batch, Buffer, Transition
 from airlora.policy.cma import CmaPolicy, link_bin
 from airlora.policy.constant import ConstantPolicy
@@ -70,8 +61,8 @@ __all__ = [
     "RandomPolicy",
     "RankPolicy",
     "SavablePolicy",
+    "SavedByArguments",
     "Stage",
-    "Stateless",
     "TablePolicy",
     "Transition",
     "UtilityFit",
@@ -83,7 +74,6 @@ __all__ = [
     "fit_to_budget",
     "fit_utility",
     "import_policy",
-    "is_learner",
     "link_bin",
     "load_policy",
     "make_policy",
