@@ -26,14 +26,7 @@ from airlora.training import Algorithm1, Settings, is_learner, load_settings, pr
 from airlora.training.policies import make_from_settings
 from airlora.version import __version__
 
-__all__ = [
-    "EVALUATION_POINTS",
-    "BenchmarkPlan",
-    "BenchmarkRecord",
-    "benchmark_policies",
-    "run_benchmark",
-    "summarise",
-]
+__all__ = ["BenchmarkPlan", "BenchmarkRecord", "benchmark_policies", "run_benchmark", "summarise"]
 
 EVALUATION_POINTS = (500, 1_000, 2_000, 4_000, 8_000, 20_000, 50_000)
 """Numbers of measured losses at which the regret of a learner is evaluated."""

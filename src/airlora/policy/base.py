@@ -25,8 +25,8 @@ __all__ = [
     "PolicyProblem",
     "RankPolicy",
     "SavablePolicy",
+    "SavedByArguments",
     "Stage",
-    "Stateless",
     "is_learner",
     "is_savable",
     "missing_for_saving",
@@ -178,7 +178,7 @@ class Learner(RankPolicy, Protocol):
 
 
 class SavablePolicy(RankPolicy, Protocol):
-    """A policy that `save_policy` writes to a file and `load_policy` reads back.
+    """A policy that `save_policy` writes to a file and `load_policy` reads.
 
     `from_arguments` makes the policy in its initial state; `load_state_dict` then restores what it learnt.
     """
@@ -213,10 +213,11 @@ class SavablePolicy(RankPolicy, Protocol):
         ...
 
 
-class Stateless:
-    """Base class that makes a policy savable whose constructor arguments are everything there is to save.
+class SavedByArguments:
+    """Base class of policies that are saved by the arguments of their constructor.
 
-    A subclass has the attribute `problem` and the property `arguments`, keyword arguments of its constructor.
+    A subclass has the attributes `problem` and `arguments`, the other arguments of its constructor by name. A subclass
+    with a state overrides `state_dict` and `load_state_dict`.
     """
 
     @classmethod

@@ -8,14 +8,14 @@ import numpy as np
 
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.base import PolicyProblem, SavedByArguments
 from airlora.policy.settings import PolicySettings
 from airlora.policy.specs import PolicyInputs, PolicySpec
 
 __all__ = ["ConstantPolicy"]
 
 
-class ConstantPolicy(Stateless):
+class ConstantPolicy(SavedByArguments):
     """The same rank in every module, for every link.
 
     Args:

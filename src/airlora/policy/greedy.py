@@ -10,13 +10,13 @@ import numpy.typing as npt
 from airlora.allocation import concave_envelope, fill_greedily
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.base import PolicyProblem, SavedByArguments
 from airlora.policy.specs import PolicySpec
 
 __all__ = ["GreedyPolicy"]
 
 
-class GreedyPolicy(Stateless):
+class GreedyPolicy(SavedByArguments):
     """Fill the link's budget with components, largest importance per parameter first.
 
     The components of a module are sent in order. Where importance rises within a module, neighbouring components

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.base import PolicyProblem, SavedByArguments
 from airlora.policy.seeding import numpy_state, restore_numpy
 from airlora.policy.specs import PolicySpec
 
@@ -63,7 +63,7 @@ def spread_randomly(
     return ranks
 
 
-class RandomPolicy(Stateless):
+class RandomPolicy(SavedByArguments):
     """Ranks drawn uniformly from 0 to r_max, or random components up to the link's budget.
 
     Args:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from airlora.errors import SettingsError
 from airlora.policy.specs import find_policy, is_class_path, policy_specs
@@ -216,6 +210,5 @@ class PolicySettings(Section):
         return {} if own is None else own.model_dump(mode="json", exclude_none=True)
 
     @model_serializer(mode="wrap")
-    def _without_empty_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = serialise(self)
-        return {name: value for name, value in values.items() if name != "settings" or value}
+    def _without_empty_settings(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if name != "settings" or value}

@@ -9,13 +9,13 @@ import numpy as np
 
 from airlora.errors import PolicyError
 from airlora.observation import IntArray, Observation
-from airlora.policy.base import PolicyProblem, Stateless
+from airlora.policy.base import PolicyProblem, SavedByArguments
 from airlora.ranks import RankPattern
 
 __all__ = ["TablePolicy"]
 
 
-class TablePolicy(Stateless):
+class TablePolicy(SavedByArguments):
     """The largest of several rank patterns that the link carries before its deadline, or rank 0 if none fits.
 
     Args:

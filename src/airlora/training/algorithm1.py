@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airlora.env import RankAllocationEnv
-from airlora.policy import Buffer, Decision, RankPolicy, Transition, is_learner
+from airlora.policy import Buffer, Decision, RankPolicy, Transition
+from airlora.policy.base import is_learner
 
 __all__ = ["Algorithm1", "StepRecord", "is_learner"]
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from airlora.env import RankAllocationEnv
 from airlora.errors import PolicyError
 from airlora.packing import measure_explained_variance, measure_importance
-from airlora.policy import PolicyInputs, PolicyProblem, RankPolicy, find_policy, is_learner
-from airlora.policy.base import missing_for_saving
+from airlora.policy import PolicyInputs, PolicyProblem, RankPolicy, find_policy
+from airlora.policy.base import is_learner, missing_for_saving
 from airlora.policy.specs import Measurement
 from airlora.ranks import params_per_rank
 from airlora.settings.fields import Section

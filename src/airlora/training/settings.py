@@ -17,15 +17,8 @@ from airlora.adapters import AdapterSettings
 from airlora.channel import ChannelSettings
 from airlora.env import EnvSettings
 from airlora.errors import SettingsError
-from airlora.policy import (
-    AllocateSettings,
-    CmaSettings,
-    DiffusionSettings,
-    PolicySettings,
-    PPOSettings,
-    find_policy,
-    policy_specs,
-)
+from airlora.policy import AllocateSettings, CmaSettings, DiffusionSettings, PolicySettings, PPOSettings
+from airlora.policy.specs import find_policy, policy_specs
 from airlora.settings.fields import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from airlora.settings.loading import merge, nest, read_toml, validate, value_at, write_toml
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings

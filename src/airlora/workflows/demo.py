@@ -95,12 +95,10 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, 
     bench = build_context(settings)
     load_adapter(bench.adapted, folder.adapter_path)
     env = frozen_env(bench, settings)
-    policies: list[RankPolicy] = [
-        load_policy(folder.policy_path, problem_of(env))
-        if folder.policy_path.exists()
-        else build_policy(settings, env, bench)
-    ]
-    policies += [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
+    # A policy without a file that does not learn is made again.
+    is_file = folder.policy_path.exists() or find_policy(settings.policy.name).learns
+    own = load_policy(folder.policy_path, problem_of(env)) if is_file else build_policy(settings, env, bench)
+    policies = [own] + [_baseline(name, bench, settings, watcher) for name in BASELINES if name != settings.policy.name]
     links = [Link(snr_db, record.link["bandwidth_hz"]) for snr_db in settings.channel.snr_db]
     adalora, patterns = _adalora_rows(bench, env, settings, links, record.steps, watcher)
     watcher.phase("comparing", len(links) * len(policies))

@@ -13,7 +13,7 @@ from airlora.policy import (
     PolicyInputs,
     PolicyProblem,
     PolicySpec,
-    Stateless,
+    SavedByArguments,
     find_policy,
     import_policy,
     load_policy,
@@ -31,14 +31,14 @@ OBSERVATION = Observation(5.0, 1e6, 2.0, 0.2, np.zeros(2, np.int64), 160)
 
 MODULE = """
 import numpy as np
-from airlora.policy import PolicySpec, Stateless
+from airlora.policy import PolicySpec, SavedByArguments
 from airlora.settings.fields import Fraction, Section
 
 class Settings(Section):
     share: Fraction = 0.5
     first_rank: int | None = None
 
-class Share(Stateless):
+class Share(SavedByArguments):
     '''A share of the budget, spread evenly.
 
     More.
@@ -311,7 +311,7 @@ def test_a_policy_that_lacks_members_cannot_be_saved(module: str, tmp_path: Path
 
 
 def test_a_stateless_policy_is_saved_by_its_arguments(tmp_path: Path) -> None:
-    class Fixed(Stateless):
+    class Fixed(SavedByArguments):
         def __init__(self, problem: PolicyProblem, rank: int) -> None:
             self.problem, self.arguments = problem, {"rank": rank}
 
