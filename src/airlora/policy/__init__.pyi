@@ -4,8 +4,8 @@ from .base import Learner as Learner
 from .base import PolicyProblem as PolicyProblem
 from .base import RankPolicy as RankPolicy
 from .base import SavablePolicy as SavablePolicy
+from .base import SavedByArguments as SavedByArguments
 from .base import Stage as Stage
-from .base import Stateless as Stateless
 from .base import is_learner as is_learner
 from .buffer import Batch as Batch
 from .buffer import Buffer as Buffer

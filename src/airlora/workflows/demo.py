@@ -13,7 +13,7 @@ from airlora.channel import Link
 from airlora.env import RankAllocationEnv
 from airlora.errors import CheckpointError
 from airlora.files import write_json
-from airlora.policy import RankPolicy, TablePolicy, load_policy
+from airlora.policy import RankPolicy, TablePolicy, find_policy, load_policy
 from airlora.progress import ProgressReporter
 from airlora.ranks import RankPattern
 from airlora.reports.compare import ComparisonRow, compare_policies, row_of

@@ -4,6 +4,20 @@ Requires NumPy and constriction. Functions that write a structure are next to th
 package imports `airlora.codec.encoder`.
 """
 
-import lazy_loader
+from airlora.codec.format.container import StreamIndex, unpack_index
+from airlora.codec.format.decode import decode_stream, describe, truncate
+from airlora.codec.format.header import StreamHeader
+from airlora.codec.format.limits import Limits
+from airlora.codec.format.reader import DecodedStream, StreamReader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [
+    "DecodedStream",
+    "Limits",
+    "StreamHeader",
+    "StreamIndex",
+    "StreamReader",
+    "decode_stream",
+    "describe",
+    "truncate",
+    "unpack_index",
+]

@@ -1,9 +1,0 @@
-from .container import StreamIndex as StreamIndex
-from .container import unpack_index as unpack_index
-from .decode import decode_stream as decode_stream
-from .decode import describe as describe
-from .decode import truncate as truncate
-from .header import StreamHeader as StreamHeader
-from .limits import Limits as Limits
-from .reader import DecodedStream as DecodedStream
-from .reader import StreamReader as StreamReader
