@@ -133,9 +133,8 @@ class PolicySettings(Section):
     constant_rank: NonNegativeInt = Field(4, description="policy `constant`, also the start of every episode")
     patience: PositiveInt = Field(5, description="evaluations without better accuracy before the paper's early stop")
     early_stop: bool = True
-    settings: dict[str, Any] = Field(
-        {}, description="own settings of a policy whose spec has a class for them; see the how-to on writing a policy"
-    )
+    settings: dict[str, Any] = Field({})
+    """Own settings of a policy, validated by the class of settings in its spec. Built-in policies have none."""
 
     @field_validator("settings")
     @classmethod
