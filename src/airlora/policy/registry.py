@@ -1,4 +1,4 @@
-"""Registries of interchangeable classes and functions, one module each in a package of their own."""
+"""Names of interchangeable parts: a new part is a new file in its folder, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A mapping from names to entries that the modules of one package register.
+    """A map from name to part, filled by the files of one package.
 
-    Every look-up first imports all modules of the package. A new entry is therefore a new module in the package.
+    Every file of the package registers its part when it is imported, and the first look-up imports them all.
 
     Args:
-        setting: Key of the setting that chooses an entry, for error messages.
-        package: Import name of the package whose modules register entries.
+        setting: The setting that chooses the part, for messages.
+        package: Import name of the package whose files register parts.
     """
 
     def __init__(self, setting: str, package: str) -> None:
         self._setting = setting
         self._package = package
-        self._entries: dict[str, T] = {}
+        self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers an entry. It raises `PolicyError` if the name is taken."""
+        """Return a decorator that puts a part under `name`, which raises `PolicyError` if the name is taken."""
 
-        def register(entry: T) -> T:
-            if name in self._entries:
+        def put(part: T) -> T:
+            if name in self._parts:
                 raise PolicyError(f"{self._setting} {name!r} is registered twice")
-            self._entries[name] = entry
-            return entry
+            self._parts[name] = part
+            return part
 
-        return register
+        return put
 
     def names(self) -> tuple[str, ...]:
-        """Return all names, sorted."""
+        """Return every name, sorted."""
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
-        return tuple(sorted(self._entries))
+        return tuple(sorted(self._parts))
 
     def __getitem__(self, name: str) -> T:
-        """Return the entry of a name.
+        """Return the part under `name`.
 
         Raises:
-            PolicyError: The name is unknown. The message lists the known names.
+            PolicyError: There is none; the message lists the names.
         """
         names = self.names()
-        if name not in self._entries:
+        if name not in self._parts:
             raise PolicyError.of(self._setting, name, f"one of {', '.join(names)}")
-        return self._entries[name]
+        return self._parts[name]

@@ -9,7 +9,7 @@ from airlora.policy.registry import Registry
 
 @pytest.fixture
 def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
-    """A registry over a package with two modules, each of which registers an entry."""
+    """A registry over a package with two files, each of which registers a part."""
     package = tmp_path / "shapes_for_test"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -27,16 +27,16 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
         del sys.modules[module]
 
 
-def test_entries_of_all_modules_are_found(shapes: Registry[int]) -> None:
+def test_a_new_file_is_found_without_touching_another(shapes: Registry[int]) -> None:
     assert shapes["square"] == 4
     assert shapes.names() == ("square", "triangle")
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones(shapes: Registry[int]) -> None:
+def test_names_what_there_is(shapes: Registry[int]) -> None:
     with pytest.raises(PolicyError, match="shape = 'circle': allowed is one of square, triangle"):
         shapes["circle"]
 
 
-def test_a_name_is_registered_only_once(shapes: Registry[int]) -> None:
+def test_no_name_is_given_twice(shapes: Registry[int]) -> None:
     with pytest.raises(PolicyError, match="registered twice"):
         shapes.register("square")(5) if shapes.names() else None
