@@ -128,7 +128,7 @@ class Buffer:
         """Add one transition, and drop the oldest one if the buffer is full.
 
         Raises:
-            PolicyError: Its optional quantities are not those of the transitions before: another learner made it.
+            PolicyError: The optional quantities differ from those of earlier transitions: another learner made it.
         """
         if self._rows and _present(transition) != _present(self._rows[0]):
             raise PolicyError.of("quantities of the transition", _present(transition), f"{_present(self._rows[0])}")

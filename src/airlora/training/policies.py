@@ -76,11 +76,9 @@ def make_from_settings(settings: Settings, problem: PolicyProblem, **measured: A
         measured: Measurements by name, float [num_modules, r_max].
     """
     spec = find_policy(settings.policy.name)
-    sections: list[Any] = [value for _, value in settings if isinstance(value, Section)]
-    own = spec.read_settings(settings.policy.settings)
-    if own is not None:
-        sections.append(own)
-    return spec.make(problem, PolicyInputs(settings.seed, tuple(sections), **measured))
+    values = [value for _, value in settings] + [spec.read_settings(settings.policy.settings)]
+    sections = tuple(value for value in values if isinstance(value, Section))
+    return spec.make(problem, PolicyInputs(settings.seed, sections, **measured))
 
 
 def _needed(settings: Settings) -> set[Measurement]:

@@ -208,7 +208,7 @@ _BARE = PolicySpec(
         "diffusion.batch_size": 128,
     },
     benchmarks=("synthetic",),
-    order=21,
+    order=20,
     colour="#332288",
 )
 
@@ -219,7 +219,6 @@ SPECS = (
         summary="diffusion trained on the planner's plans (expert iteration); fills the rest of the budget",
         overrides={**_BARE.overrides, "diffusion.fill": True},
         benchmarks=("synthetic", "frozen"),
-        order=20,
     ),
     _BARE,
     _DDIM,
