@@ -74,8 +74,8 @@ class ErrorMetric:
     def mean_squared_diagonal(self) -> float:
         """Mean of W_ii^2, 1 or more.
 
-        It is the expected ratio of the squared error in the metric to the squared Euclidean error of fine rounding,
-        if the former uses error feedback and the latter does not.
+        It predicts the effect of error feedback at fine steps: the squared error in the metric with feedback, divided
+        by the squared Euclidean error without feedback.
         """
         return sum(float(np.square(np.diagonal(factor), dtype=np.float64).sum()) for factor in self.factors) / self.size
 

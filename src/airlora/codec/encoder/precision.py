@@ -1,7 +1,7 @@
 r"""Choice of precision: rate-distortion optimisation with a Lagrange multiplier.
 
-A component k of importance w_k increases the loss by $w_k (e_u + e_v)$, where e_u and e_v are the relative squared
-errors of its two vectors, and by w_k if it is not sent. The encoder minimises loss + μ bytes.
+A component k of importance w_k increases the loss by w_k if it is not sent, and by $w_k (e_u + e_v)$ if it is sent.
+Here e_u and e_v are the relative squared errors of its two vectors. The encoder minimises loss + μ bytes.
 
 Notation: μ Lagrange multiplier, loss per byte; λ `TRADEOFF`, squared steps per bit; n_k norm of a vector; Δ_k step.
 
@@ -221,8 +221,9 @@ def find_multiplier(
 ) -> OperatingPoint:
     """Return the operating point with the largest Lagrange multiplier that is sufficient.
 
-    The search rounds a sample of the values of every vector, without error metrics. If a module has error metrics, all
-    values are rounded at the result, and the search is repeated with the bytes and the loss of the sample rescaled.
+    The search rounds a sample of the values of every vector, without error metrics. If a module has error metrics,
+    all values are then rounded with the multiplier found. The search is repeated with the size and the loss of the
+    sample rescaled to these results.
 
     Args:
         updates: Components of each module.

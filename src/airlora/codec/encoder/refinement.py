@@ -5,8 +5,8 @@ component is rounded with the step that belongs to the layer's multiplier. A com
 created if it reduces the loss by more than the multiplier times its bytes. A component that has been sent is refined by
 its remaining error under the same condition.
 
-The items that a large multiplier selects thus form approximately the stream that is optimal for this multiplier, so a
-prefix loses little against a stream of the same size. On random adapters, two layers reduce the loss of the first third
+The items that a large multiplier selects form approximately the stream that is optimal for this multiplier. A prefix is
+therefore nearly as good as a stream of the same size. On random adapters, two layers reduce the loss of the first third
 of the stream by a third. They make the complete stream 2 to 4 per cent larger.
 """
 

@@ -165,8 +165,8 @@ def round_rate_distortion(
         values: Finite values, [rows, length].
         step_indices: Step index of each row, [rows].
         tables: Entropy table of each row, [rows].
-        tradeoff: λ in squared steps per bit, 0 or more. 0 rounds to the nearest symbol; ln 2 / 6 = 0.116 is the slope
-            of the rate-distortion curve of a fine quantiser.
+        tradeoff: λ in squared steps per bit, 0 or more. 0 rounds to the nearest symbol. The rate-distortion curve of
+            a fine quantiser has the slope ln 2 / 6 = 0.116.
     """
     scaled = np.abs(_in_steps(values, step_indices))
     nearest = np.rint(scaled)

@@ -1,8 +1,8 @@
 """Header fields of a stream: base model, module shapes, tensor shapes and metadata, in a few hundred bytes.
 
-Module names repeat from layer to layer. A name is encoded as a back reference p if it equals the name p entries
-earlier with that name's first number increased by one, and if both have the same shape. The packed fields are then
-compressed with DEFLATE and a preset dictionary of common module names.
+Module names repeat from layer to layer. The back reference p stands for the name p entries earlier with its first
+number increased by one, and for the same shape. All other names are stored as text. The packed fields are compressed
+with DEFLATE and a preset dictionary of common module names.
 """
 
 from __future__ import annotations

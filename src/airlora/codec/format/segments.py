@@ -1,7 +1,7 @@
 """Serialisation of items into self-contained segments.
 
-A segment is one block of `entropy`. It stores the fields of all items column by column (all kinds, then all targets,
-and so on), because similar integers next to each other cost fewer bits. The values follow, group by group.
+A segment is one block of `entropy`. It stores the fields of all items column by column: all kinds, then all targets,
+and so on. Similar integers next to each other cost fewer bits. The values follow, group by group.
 
 | field | stored for | encoded as |
 |---|---|---|
