@@ -154,11 +154,13 @@ def cli_page() -> str:
     """Return the page of all commands: usage, help, arguments, and options with their defaults."""
     lines = [CLI_INTRODUCTION]
     for name, command in commands():
-        usage = [name, *(part for parameter in command.params if (part := usage_of(parameter)))]
+        # Commands may add to their parameters when they run, such as the list of importance measures.
+        parameters = [item for item in command.get_params(typer.Context(command)) if item.name != "help"]
+        usage = [name, *(part for parameter in parameters if (part := usage_of(parameter)))]
         lines += [f"## {name}", "", "```text", *wrapped(usage), "```", "", inspect.cleandoc(command.help or ""), ""]
-        if command.params:
+        if parameters:
             lines += ["| option | default | description |", "|---|---|---|"]
-            lines += [row([spelling(item), default_of(item), item.help or ""]) for item in command.params]
+            lines += [row([spelling(item), default_of(item), item.help or ""]) for item in parameters]
             lines.append("")
     return "\n".join(lines)
 

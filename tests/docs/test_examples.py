@@ -41,6 +41,7 @@ RUN = TINY | {
     "data.eval": "dev.tsv",
     "tensorboard": False,
 }
+SAVED_AS = re.compile(r"Save this as `(?P<name>\w+)\.py`")
 NOT_RUN = re.compile(r"<!-- not run(?:: (?P<commands>[\w, ]+))? -->\s*\Z")
 PORT = 8000
 
@@ -148,6 +149,11 @@ def evaluate_python(example: Example) -> None:
     compile(example.parsed, example.path, "exec")
     if runs(example):
         PythonEvaluator()(example)
+        # The code of a page that names a module goes there, block by block, for the commands that follow.
+        if saved := SAVED_AS.search(example.document.text[: example.start]):
+            with Path(f"{saved['name']}.py").open("a") as file:
+                file.write(example.parsed + "\n\n")
+            sys.modules.pop(saved["name"], None)
 
 
 def evaluate_toml(example: Example) -> None:

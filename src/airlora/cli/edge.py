@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -45,24 +45,40 @@ app.add_typer(edge, name="edge")
 
 State = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the device's adapters and metadata.")]
 Deadline = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(metavar="X", help="Seconds that a visit may take. The prefix received by then is installed."),
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Seconds that a visit may take. The prefix received by then is installed.",
+        show_default="no limit",
+    ),
 ]
 MaxBytes = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="N", help="Maximum size of the downloaded prefix of a stream, such as 20kB."),
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Maximum size of the downloaded prefix of a stream, such as 20kB.",
+        show_default="the whole stream",
+    ),
 ]
 MinAccuracyGain = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(metavar="G", help="Accuracy that a longer prefix must promise to gain, such as 0.005."),
+    float | None,
+    typer.Option(
+        metavar="G",
+        help="Accuracy that a longer prefix must promise to gain, such as 0.005.",
+        show_default="the whole stream",
+    ),
 ]
-Tenant = Annotated[Optional[str], typer.Option(metavar="T", help="Tenant whose releases to install.")]  # noqa: UP045
+Tenant = Annotated[str | None, typer.Option(metavar="T", help="Tenant whose releases to install.", show_default="none")]
 Base = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="HEX", help="Fingerprint of the device's base model. Releases for others are rejected."),
+    str | None,
+    typer.Option(
+        metavar="HEX",
+        help="Fingerprint of the device's base model. Releases for others are rejected.",
+        show_default="any",
+    ),
 ]
 Health = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(metavar="CMD", help="Command that must exit with 0 for the candidate AIRLORA_ADAPTER; repeatable."),
 ]
 
@@ -72,8 +88,12 @@ def run(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the repository, such as https://example.org.")],
     state: State,
     root: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="ROOT.json", help="First root metadata of the repository, needed for the first visit."),
+        Path | None,
+        typer.Option(
+            metavar="ROOT.json",
+            help="First root metadata of the repository, needed for the first visit.",
+            show_default="that of an earlier visit",
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Visit the repository once and exit.")] = False,
     every_s: Annotated[
@@ -86,28 +106,39 @@ def run(
     base: Base = None,
     health: Health = None,
     probe: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="Labelled samples on which a candidate is measured."),
     ] = None,
     probe_min_accuracy: Annotated[float, typer.Option(metavar="A", help="Minimum accuracy on --probe, 0 to 1.")] = 0.5,
     model: Model = None,
     max_rate_bps: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="R", help="Maximum download rate in bit/s."),
+        float | None,
+        typer.Option(metavar="R", help="Maximum download rate in bit/s.", show_default="no limit"),
     ] = None,
     token_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="File whose first line is sent as bearer token."),
     ] = None,
     ca: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--ca", metavar="FILE", help="CA certificates for https that replace the system's."),
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="CA certificates for https that replace the system's.",
+            show_default="those of the system",
+        ),
     ] = None,
     device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Name under which the device reports and waits for its turn in a rollout."),
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name under which the device reports and waits for its turn in a rollout.",
+            show_default="none: no reports, no rollout",
+        ),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(metavar="S", help="Seed of the waits between attempts.")] = None,  # noqa: UP045
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", help="Seed of the waits between attempts.", show_default="random")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Download, verify and install the newest adapter of a repository.

@@ -36,7 +36,7 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
         gap = abs(score[best] - score["airllm"])
         rank = order.index("airllm") + 1
         place = "within" if interval is None or gap <= interval else "beyond"
-        verdict = "" if interval is None else f", {place} the interval of a single measurement"
+        verdict = "" if interval is None else f", {place} the confidence interval of one measurement"
         lines.append(
             f"The paper's policy (airllm: PPO, then DDIM) is {_ordinal(rank)} of {len(names)}: "
             f"{metric.text(score['airllm'], 1)}, {metric.difference(gap)} behind {best}{verdict}."
