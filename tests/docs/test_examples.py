@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -157,10 +158,12 @@ def evaluate_python(example: Example) -> None:
 
 
 def evaluate_toml(example: Example) -> None:
-    """Write a file of settings whose name is in its first line, and load it."""
-    path = Path(example.parsed.splitlines()[0].removeprefix("# "))
-    path.write_text(example.parsed)
-    package.load_settings(toml=path)
+    """Parse a block, and load it as settings if its first line is a comment with the name of a file."""
+    tomllib.loads(example.parsed)
+    if example.parsed.startswith("# "):
+        path = Path(example.parsed.splitlines()[0].removeprefix("# "))
+        path.write_text(example.parsed)
+        package.load_settings(toml=path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
