@@ -26,11 +26,11 @@ def test_importance_follows_the_measure_and_sums_to_one(bench: RunContext, setti
     bench.adapted.set_ranks([3] * 12)
     found = make_encoder_input(bench.adapted, importance, compute, calibration=bench.calibration)
     assert set(bench.adapted.rank_pattern.ranks) == {3}
-    weights = np.stack([own.weights for own in found.updates.values()])
+    weights = np.stack([own.importance for own in found.updates.values()])
     values = measure_importance(bench.adapted, bench.calibration, bench.device, compute.batch_size, importance)
     assert weights.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(weights, values / values.sum(), rtol=1e-6)
-    assert sum(own.weight for own in found.head.values()) == pytest.approx(1.0)
+    assert sum(own.importance for own in found.head.values()) == pytest.approx(1.0)
     assert found.has_metrics == (importance != "singular_value")
 
 
@@ -61,7 +61,7 @@ def test_without_data_only_singular_values_are_a_measure(bench: RunContext, sett
     compute = settings.compute_options(bench.device)
     found = make_encoder_input(bench.adapted, "singular_value", compute)
     squares = np.concatenate([module.singular_values**2 for module in components_of(bench.adapted).values()])
-    weights = np.concatenate([own.weights for own in found.updates.values()])
+    weights = np.concatenate([own.importance for own in found.updates.values()])
     np.testing.assert_allclose(weights, squares / squares.sum())
     with pytest.raises(SettingsError, match="'taylor' needs calibration data"):
         make_encoder_input(bench.adapted, "taylor", compute)
