@@ -24,7 +24,7 @@ from delivery import STREAMS, Device, make_repository
 
 
 def test_devices_on_slow_and_fast_links_install_the_same_adapter(run: Path, tmp_path: Path) -> None:
-    links = {"slow": LinkShape(2e5, loss=0.1, break_share=0.3, retry_s=0.01), "fast": LinkShape(1e8)}
+    links = {"slow": LinkShape(4e4, loss=0.1, break_share=0.3, retry_s=0.01), "fast": LinkShape(1e8)}
     slow, fast = deliver(run, tmp_path, links=links, deadline_s=60.0)
     assert slow.complete
     assert fast.complete
