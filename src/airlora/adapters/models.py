@@ -116,7 +116,7 @@ def embedded_model_folder() -> Path:
 
     Raises:
         MissingDependencyError: The package is not installed.
-        ModelError: Its weights are missing or not the known ones.
+        ModelError: The weights of the model are missing or not the known ones.
     """
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
     locations = list(spec.submodule_search_locations or ()) if spec else []
