@@ -221,13 +221,23 @@ def test_a_full_disk_is_reported(tmp_path: Path, tiny_model: Path, tiny_data: tu
     assert not list(out.glob(".*tmp"))
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> tuple[Path, list[str], str]:
+    """Return the folder of a run, its flags and its output."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "whole"
+    flags = ["--steps", "100", "--json", *tiny_flags(tiny_model, tiny_data)]
+    result = airlora("train", "--out", out, *flags)
+    assert result.returncode == 0, result.stderr
+    return out, flags, result.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_interrupted_by_a_signal_resumes_to_the_same_result(
-    number: signal.Signals, tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+    number: signal.Signals, tmp_path: Path, uninterrupted: tuple[Path, list[str], str]
 ) -> None:
-    flags = ["--steps", "150", "--json", *tiny_flags(tiny_model, tiny_data)]
-    whole = airlora("train", "--out", tmp_path / "whole", *flags)
-    assert whole.returncode == 0, whole.stderr
+    whole, flags, output = uninterrupted
     broken = tmp_path / "broken"
     process = subprocess.Popen(
         [sys.executable, "-m", "airlora.cli", "train", "--out", str(broken), *flags],
@@ -246,9 +256,9 @@ def test_a_run_interrupted_by_a_signal_resumes_to_the_same_result(
     assert not (broken / "run.json").exists()
     resumed = airlora("train", "--out", broken, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout) | {"run": ""} == json.loads(whole.stdout) | {"run": ""}
+    assert json.loads(resumed.stdout) | {"run": ""} == json.loads(output) | {"run": ""}
     for name in ("adapter.safetensors", "metrics.jsonl"):
-        one, other = (tmp_path / "whole" / name).read_bytes(), (broken / name).read_bytes()
+        one, other = (whole / name).read_bytes(), (broken / name).read_bytes()
         assert one.replace(b"whole", b"") == other.replace(b"broken", b""), name
 
 
