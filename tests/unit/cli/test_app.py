@@ -9,7 +9,7 @@ import typer
 import airlora.cli
 from airlora.cli.app import RENAMED_OPTIONS, app, is_quiet, show_progress
 from airlora.packing import IMPORTANCE_MEASURES
-from airlora.progress import LiveProgress, SilentWatcher
+from airlora.progress import LiveProgress, SilentProgress
 from commands import airlora as run
 from commands import refused
 
@@ -70,7 +70,7 @@ def test_the_log_level_follows_the_options(flags: list[str], level: int) -> None
     assert len(log.handlers) == 1
     assert is_quiet() == (level == logging.ERROR)
     with show_progress() as progress:
-        assert isinstance(progress, SilentWatcher if is_quiet() else LiveProgress)
+        assert isinstance(progress, SilentProgress if is_quiet() else LiveProgress)
 
 
 def test_quiet_and_verbose_exclude_each_other() -> None:
