@@ -4,7 +4,8 @@ python tests/fuzz/fuzz_codec.py [CORPUS] [-max_total_time=300] [-runs=1000000]
 
 The decoder must decode any bytes or refuse them with `CodecError`, quickly and with little memory. A fuzzer cannot
 guess SHA-256 digests. The first byte of an input therefore selects what the rest is used as: the whole stream, the
-header fields before or after compression, the manifest, the segment of a full stream, or the segment of a delta stream.
+header fields before or after compression, the segment list, the segment of a full stream, or the segment of a delta
+stream.
 All but the whole stream get valid digests. Requires `pip install atheris`.
 """
 
@@ -48,9 +49,9 @@ DELTA = StreamHeader("0" * 64, HEADER.modules, HEADER.tensors, r_max=6, base_str
 _FIXED = struct.Struct("<4sBBII")
 
 
-def with_digest(header: bytes, manifest: bytes, rest: bytes) -> bytes:
-    fixed = _FIXED.pack(b"AIRS", 1, 1, len(header), len(manifest))
-    return fixed + hashlib.sha256(fixed + header + manifest).digest() + header + manifest + rest
+def with_digest(header: bytes, segment_list: bytes, rest: bytes) -> bytes:
+    fixed = _FIXED.pack(b"AIRS", 1, 1, len(header), len(segment_list))
+    return fixed + hashlib.sha256(fixed + header + segment_list).digest() + header + segment_list + rest
 
 
 def deflated(data: bytes) -> bytes:

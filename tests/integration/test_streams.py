@@ -172,7 +172,7 @@ def test_invalid_input_is_refused(
     assert airlora("evaluate", prefix, *data).returncode == 0
     refused(airlora("evaluate", stream, "--model", tiny_model), "--data")
     refused(airlora("evaluate", stream, "--data", tiny_data[1]), "tiny-bert", "--model")
-    refused(airlora("evaluate", stream, *data, "--upto", "800B"), "is missing")
+    refused(airlora("evaluate", stream, *data, "--upto", "800B"), "classification head")
     refused(airlora("pack", run, tmp_path / "s", "--bits", "8", "--size", "10kB"), "size = 10000", "auto")
     refused(airlora("pack", run, tmp_path / "s", "--size", "9kB", "--distortion", ".1"), "distortion = 0.1")
     # A stream that holds the classification head alone has no component to fine-tune.

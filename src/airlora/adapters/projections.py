@@ -1,4 +1,4 @@
-"""Discovery of a Transformer's projections and of its task head, by the names of its modules.
+"""Discovery of a Transformer's projections and of its classification head, by the names of its modules.
 
 The tables below are all that is known about a model family. A module matches an entry if its name equals the entry or
 ends in "." and the entry.
@@ -167,7 +167,7 @@ def on_residual_side(site: ProjectionSite) -> ProjectionSite:
 
 
 def find_head(model: nn.Module, head_modules: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the full names of the modules that make up the model's task head.
+    """Return the full names of the modules that make up the model's classification head.
 
     The head is trained in full and travels with the adapter; every other module belongs to the frozen base model. The
     result is the same before and after `inject`.

@@ -5,7 +5,7 @@ An adapter file is in the safetensors format; reading it executes no code.
 | entry | content |
 |---|---|
 | `update.NAME.P`, `.lam`, `.Q` | all r_max components of the adapted module NAME |
-| `head.NAME` | a tensor of the task head |
+| `head.NAME` | a tensor of the classification head |
 | metadata `airlora-adapter` | one JSON object with the format's version and the fields of `AdapterMetadata` |
 
 The metadata form one entry because safetensors writes several entries in random order. The same adapter therefore

@@ -61,7 +61,7 @@ def benchmark_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def benchmark_findings(rows: Sequence[Row]) -> list[str]:
-    """Return sentences on the best policy of each problem and on the place of the paper's policy.
+    """Return sentences on the best policy of each problem, the rank of the paper's policy, and broken deadlines.
 
     Policies are compared at the largest number of measured losses that all learners of the problem reached.
     """

@@ -89,7 +89,7 @@ def _root(
             help="Log more to standard error: decisions with -v, details with -vv.",
         ),
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors alone, and show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only errors, and show no progress.")] = False,
     version: Annotated[  # noqa: ARG001 (its callback exits)
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -48,7 +48,11 @@ def cast(
     rate_bps: Annotated[float, typer.Option(metavar="R", help="Largest rate of the packets, bit/s.")] = 1e6,
     rounds: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Number of times to send everything.", show_default="until interrupted"),
+        typer.Option(
+            metavar="N",
+            help="Number of rounds. A round sends metadata and stream once, with redundancy.",
+            show_default="until interrupted",
+        ),
     ] = None,
     packet_bytes: Annotated[
         int,
@@ -83,10 +87,10 @@ def cast(
     with Progress(*columns, console=make_console(stderr=True), transient=True, disable=is_quiet()) as progress:
         task = progress.add_task("casting", total=None)
 
-        def told(number: int, num_bytes: int) -> None:
+        def show_packet(number: int, num_bytes: int) -> None:
             progress.update(task, description=f"casting, round {number + 1}", advance=num_bytes)
 
-        result = send(opened, plan, on_packet=told)
+        result = send(opened, plan, on_packet=show_packet)
     if as_json:
         print(json.dumps(asdict(result)))
         return
@@ -127,7 +131,7 @@ def listen(
     health: Health = None,
     as_json: Json = False,
 ) -> None:
-    """Receive what `airlora cast` sends, verify it and install it as it arrives.
+    """Receive the broadcast of `airlora cast`, verify the release and install it as it arrives.
 
     Continues an earlier visit. Exit codes are those of `airlora edge run`. `airlora edge status`, `rollback` and
     `history` work on the same state.

@@ -37,7 +37,12 @@ def curve(
         ),
     ] = Path("runs/curve"),
     data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Data to measure on.", show_default="the runs' evaluation data")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Data set to measure on, see `airlora train --train`.",
+            show_default="the runs' evaluation data",
+        ),
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
@@ -51,7 +56,7 @@ def curve(
         typer.Option(
             "--for",
             metavar="SIZE",
-            help="Size of a stream that is optimised for receivers of the whole; repeatable.",
+            help="Size of an additional stream that is optimised for receivers of the whole stream; repeatable.",
             show_default="3kB, 6kB and 10kB",
         ),
     ] = None,
@@ -60,8 +65,9 @@ def curve(
         typer.Option(
             "--method",
             metavar="M",
-            help="Measure only this: `stream`, `sized`, `unpolished`, `singular`, `constant`, `full`, `adalora` or "
-            "`lora`; repeatable.",
+            help="Measure only this method: `stream`, `sized` (see --for), `unpolished` (without QAT), `singular` "
+            "(importance by singular value), `constant` (one rank for all modules), `full` (all components), `adalora` "
+            "or `lora`; repeatable.",
             show_default="all",
         ),
     ] = None,

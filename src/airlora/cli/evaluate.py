@@ -19,7 +19,9 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Data to measure on. Required for a stream.", show_default="the run's evaluation data"
+            metavar="FILE",
+            help="Data set to measure on, see `airlora train --train`. Required for a stream.",
+            show_default="the run's evaluation data",
         ),
     ] = None,
     rank: Annotated[
@@ -41,7 +43,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run at its own or another rank pattern, or of a stream or its prefix."""
+    """Measure a run at its own or another rank pattern, or a stream or its prefix."""
     from airlora.tasks import find_metrics
     from airlora.workflows.evaluate import evaluate_run
 

@@ -16,7 +16,9 @@ __all__ = ["export"]
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|STREAM", help="A finished run, or the file of a stream.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for PEFT's two files.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder for adapter_config.json and adapter_model.safetensors.")
+    ],
     target: Annotated[
         str, typer.Option("--for", metavar="LIB", help="Target library: `peft`, `vllm` or `llama.cpp`.")
     ] = "peft",

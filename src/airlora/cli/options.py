@@ -137,7 +137,7 @@ def parse_precision(bits: str, distortion: float | None, size: str | None) -> di
     values: dict[str, Any] = {"bits": parse_bits(bits)}
     if distortion is not None:
         if bits != "auto" or size is not None:
-            raise SettingsError.of("distortion", distortion, "given with bits = auto, and without --size")
+            raise SettingsError(f"distortion = {distortion}: needs bits = auto, and excludes --size")
         values["max_distortion"] = distortion
     if size is not None:
         values["max_bytes"] = parse_size(size)

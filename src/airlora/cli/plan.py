@@ -42,7 +42,7 @@ def plan(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Data to measure on.",
+            help="Data set to measure on, see `airlora train --train`.",
             show_default="calibration samples; with --adalora the evaluation data",
         ),
     ] = None,

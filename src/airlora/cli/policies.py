@@ -45,7 +45,8 @@ def policies(
         typer.Option(
             "--problem",
             metavar="KEY",
-            help="`separable-36`, `noisy-36`, `interacting-36` or `separable-144`; repeatable.",
+            help="Benchmark only this problem: `separable-36`, `noisy-36`, `interacting-36` or `separable-144`; "
+            "repeatable.",
             show_default="all four; with --quick separable-36",
         ),
     ] = None,

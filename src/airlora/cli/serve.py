@@ -52,18 +52,24 @@ def serve(
         float, typer.Option(metavar="P", help="Percentage of the devices that may install a release.")
     ] = 100,
     rollout_first: Annotated[
-        list[str] | None, typer.Option(metavar="DEVICE", help="Device that may always install it; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Device that may install a release at any percentage, until it is stopped; repeatable.",
+        ),
     ] = None,
     rollout_group: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN=P", help="Percentage for the devices whose names match, such as 'lab-*=100'; repeatable."
+            metavar="PATTERN=P",
+            help="Percentage of the devices with matching names that may install a release, such as 'lab-*=100'; "
+            "repeatable.",
         ),
     ] = None,
     rollout_stop: Annotated[
         float, typer.Option(metavar="S", help="Share of failed installations above which a release is stopped.")
     ] = 0.1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print a line for each request.")] = False,
 ) -> None:
     """Serve a repository over HTTP.
 

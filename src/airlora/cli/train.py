@@ -63,7 +63,9 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Fine-tuning steps.", show_default="quick: 600; standard: 3000; paper: 15000"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of everything random.", show_default="42")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", help="Seed of all random generators.", show_default="42")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="TOML", help="File of settings that override the preset.")
     ] = None,

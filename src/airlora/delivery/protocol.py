@@ -97,5 +97,5 @@ class DeviceReport(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "report"
-            raise SettingsError(f"report: {place}: {first['msg']}") from error
+            name = ".".join(str(part) for part in first["loc"]) or "report"
+            raise SettingsError(f"report: {name}: {first['msg']}") from error

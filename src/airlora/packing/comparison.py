@@ -63,14 +63,21 @@ class StreamComparator:
         prefix_bytes: Sequence[float] = (),
         second_options: EncodeOptions | None = None,
     ) -> EncoderInput:
-        """Return the input whose stream has the lower loss, at its best temperature; the first if losses are equal.
+        """Return the input whose stream has the lower loss, with its logits divided by the best temperature.
+
+        Each input is encoded, decoded and measured at its own best temperature. If the losses are equal, the result is
+        `first`. A device that decodes the result needs no temperature: the last layer of the head is divided by it.
 
         Args:
             first: One adapter.
             second: Another adapter.
-            prefix_bytes: Sizes of prefixes to include, bytes. Each adds a prefix of the geometric mean of its size and
-                the whole stream's. All losses have equal weight.
+            prefix_bytes: Sizes in bytes. For each size s, a prefix of sqrt(s * n) bytes of the stream of n bytes is
+                measured too. The compared loss is the mean over the stream and these prefixes.
             second_options: Options of the encoder for `second`. None uses `options`.
+
+        Raises:
+            CodecError: The encoder does not allow an option or an input.
+            TrainingError: A logit is not finite.
         """
         loss, found = self._measure(first, self.options, prefix_bytes)
         other, alternative = self._measure(second, second_options or self.options, prefix_bytes)

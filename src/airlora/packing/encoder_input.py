@@ -83,7 +83,7 @@ def make_encoder_input(
 ) -> EncoderInput:
     """Return the components of an adapter with their importance, and its classification head.
 
-    With a measure that reads calibration samples, rounding errors are weighted too, see `measure_metrics`.
+    If the measure reads calibration samples, the result also holds weights of rounding errors, see `measure_metrics`.
 
     Args:
         adapted: Model with the trained adapter. It keeps its values and ranks.
@@ -94,6 +94,7 @@ def make_encoder_input(
     Raises:
         AdapterError: The adapter holds values that are not finite.
         SettingsError: The measure is unknown, or needs data and there are none.
+        TrainingError: A gradient or an activation is not finite.
     """
     log.info("importance measure: %s", importance)
     components = components_of(adapted)

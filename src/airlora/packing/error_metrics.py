@@ -89,7 +89,13 @@ class _TokenMask:
 
 
 class _SecondMoment:
-    """Diagonal blocks of the sum of x x^T."""
+    """Diagonal blocks of the sum of x x^T over all added rows x.
+
+    Args:
+        size: Length of a row.
+        max_block: Largest number of rows of a block, >= 1.
+        device: Device of the sums.
+    """
 
     def __init__(self, size: int, max_block: int, device: torch.device) -> None:
         num_blocks = -(-size // max_block)
@@ -100,6 +106,7 @@ class _SecondMoment:
         ]
 
     def add(self, rows: Tensor) -> None:
+        """Add rows to the sum, float32 [num_rows, size]."""
         for block, start, end in zip(self._blocks, self._bounds, self._bounds[1:], strict=False):
             columns = rows[:, start:end]
             block.addmm_(columns.T, columns)

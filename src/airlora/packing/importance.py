@@ -109,8 +109,11 @@ def importance_measure(
 def find_measure(name: str) -> ImportanceMeasure:
     """Return the importance measure of a name.
 
+    Args:
+        name: Key of `IMPORTANCE_MEASURES`.
+
     Raises:
-        SettingsError: The name is unknown, or the earlier name of a measure.
+        SettingsError: The name is unknown, or the measure was renamed. The message states the allowed names.
     """
     if name not in IMPORTANCE_MEASURES:
         renamed = [f"its new name {new}" for new, own in IMPORTANCE_MEASURES.items() if own.former_name == name]

@@ -103,9 +103,11 @@ class Packing:
         if not 0.0 < self.max_distortion < 1.0:
             raise SettingsError.of("distortion", self.max_distortion, "a number above 0 and below 1")
         if self.max_bytes is not None and self.bits != "auto":
-            raise SettingsError.of("size", self.max_bytes, "given with bits = auto: a fixed precision has its size")
+            raise SettingsError(
+                f"size = {self.max_bytes}: needs bits = auto, since {self.bits} bits determine the size"
+            )
         if self.qat_steps and self.bits != "auto":
-            raise SettingsError.of("qat_steps", self.qat_steps, "0 with a fixed number of bits")
+            raise SettingsError.of("qat_steps", self.qat_steps, "0 if the number of bits is fixed")
 
 
 def pack_adapter(

@@ -145,7 +145,10 @@ def run_qat(
 
 
 def preview_interval(steps: int) -> int:
-    """Return the number of steps between two runs of the encoder.
+    """Return the number of QAT steps between two runs of the encoder.
+
+    Args:
+        steps: Number of QAT steps in total.
 
     Examples:
         >>> [preview_interval(steps) for steps in (5, 60, 200, 800)]

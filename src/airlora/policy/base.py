@@ -245,7 +245,7 @@ def missing_for_saving(policy: RankPolicy) -> tuple[str, ...]:
 
 
 def is_savable(policy: RankPolicy) -> TypeGuard[SavablePolicy]:
-    """Whether a policy is a `SavablePolicy`."""
+    """Return whether a policy is a `SavablePolicy`."""
     return not missing_for_saving(policy)
 
 

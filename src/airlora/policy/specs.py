@@ -139,7 +139,9 @@ class PolicySpec:
         """
         if self.settings is None:
             if values:
-                raise SettingsError.of("policy.settings", dict(values), f"nothing for the policy {self.name!r}")
+                raise SettingsError.of(
+                    "policy.settings", dict(values), f"no key, since the policy {self.name!r} has no settings"
+                )
             return None
         return validate(self.settings, values, prefix="policy.settings")
 

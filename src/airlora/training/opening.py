@@ -153,7 +153,8 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
         base: Adapter that the device already holds, for a delta stream.
 
     Raises:
-        CodecError: The stream is damaged, foreign or of a newer version, or the prefix lacks a part of the head.
+        CodecError: The stream is damaged, foreign or of a newer version, or the prefix lacks a tensor of the
+            classification head.
         ModelError: The base model is missing, or must be named by `model`.
         AdapterError: The base model is another one than that of the stream, or has other modules.
     """
@@ -165,11 +166,16 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
     if not header.modules:
         raise CodecError("stream: adapts no module")
     if missing := [name for name in header.tensors if name not in decoded.tensors]:
-        raise CodecError.of(
-            "stream: bytes", decoded.bytes_used, f"more, so that the head is complete: {missing[0]} is missing"
+        raise CodecError(
+            f"stream: its first {decoded.bytes_used} bytes lack {missing[0]} of the classification head;"
+            " use a longer prefix"
         )
     if header.tensors and task.num_outputs not in {None, *(shape[0] for shape in header.tensors.values())}:
-        raise CodecError.of(f"stream: outputs of the task {task.name}", task.num_outputs, "those of the head")
+        raise CodecError.of(
+            f"stream: outputs of the task {task.name}",
+            task.num_outputs,
+            "the number of outputs of the classification head",
+        )
     rank = max(1, *(V.shape[0] for _, V in decoded.modules.values()))
     settings = with_values(
         settings,

@@ -77,7 +77,9 @@ def settings_of_stream(metadata: Mapping[str, Any]) -> tuple[Settings, Task]:
     """
     changed, allowed = metadata.get("set", {}), {*_KEYS, "seed"}
     if not isinstance(changed, dict) or not changed.keys() <= allowed:
-        raise CodecError.of("stream: settings in its metadata", changed, f"some of {', '.join(sorted(allowed))}")
+        raise CodecError.of(
+            "stream: settings in its metadata", changed, f"an object with keys from {', '.join(sorted(allowed))}"
+        )
     try:
         settings = load_settings(overrides=changed)
         fields = {name: metadata[short] for name, short in _SHORT_NAMES.items() if short in metadata}

@@ -101,7 +101,11 @@ class CurvePlan:
         if min(self.sizes, default=1) < 1:
             raise SettingsError.of("sizes", self.sizes, "bytes, 1 or more")
         if "finetune.steps" in self.overrides:
-            raise SettingsError.of("finetune.steps", self.overrides["finetune.steps"], "left out: use baseline steps")
+            raise SettingsError.of(
+                "finetune.steps",
+                self.overrides["finetune.steps"],
+                "no value here: the number of steps is `baseline_steps` (--baseline-steps)",
+            )
         if self.baseline_steps is not None and self.baseline_steps < 1:
             raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
 
@@ -227,7 +231,9 @@ def _verify_alike(runs: list[str]) -> None:
             ("adapter.ffn_update", settings.adapter.ffn_update, first.adapter.ffn_update),
         ):
             if own != wanted:
-                raise SettingsError.of(f"{name} of {run}", own, f"that of {runs[0]}: means need runs of one kind")
+                raise SettingsError.of(
+                    f"{name} of {run}", own, f"that of {runs[0]}, since the curve shows means over the runs"
+                )
 
 
 def _read(path: Path) -> list[CurvePoint]:
@@ -248,8 +254,11 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     Args:
         run: Folder of a finished run.
         plan: Methods and sizes to measure.
-        job: Method, and for PEFT's adapters the rank after a space.
-        count_step: Function that is called after each step.
+        job: Key of `CURVE_METHODS`; for PEFT's adapters followed by a space and the rank, such as `"lora 4"`.
+        count_step: Function that is called after each training step. A method without training calls it at most once.
+
+    Raises:
+        AirloraError: The run is not finished, its data are missing, or its adapter cannot be read.
     """
     folder = RunFolder(run)
     settings = with_values(folder.settings(), {"num_threads": 1})

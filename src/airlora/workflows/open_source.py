@@ -30,9 +30,9 @@ def open_source(
     if Path(source).is_file():
         return open_stream(read_stream_bytes(source, max_bytes=max_bytes), model=model, base=read_base_stream(since))
     if max_bytes is not None:
-        raise SettingsError.of("upto", max_bytes, "given with the file of a stream")
+        raise SettingsError(f"upto = {max_bytes}: {source} is a run; only a stream has prefixes")
     if since is not None:
-        raise SettingsError.of("since", str(since), "given with the file of a stream")
+        raise SettingsError(f"since = {str(since)!r}: {source} is a run; only a stream can be a delta")
     return open_run(source)
 
 

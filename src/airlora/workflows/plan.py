@@ -51,7 +51,7 @@ FINEST_DISTORTION = 0.005
 """Distortion of the stream if the link carries more: a lower one has no measurable effect."""
 
 NOMINAL_BITS = 3.0
-"""BitWidth per parameter that a policy assumes while the precision is not chosen yet."""
+"""Bits per parameter that a policy assumes while the precision is not chosen yet."""
 
 MAX_ATTEMPTS = 8
 """Attempts of a policy at ranks whose stream fits the link."""
@@ -66,7 +66,7 @@ class PlannedPayload:
 
     Args:
         policy: Name of the policy that chose the ranks; `stream` for the choice by rate and distortion.
-        bits: BitWidth per parameter, or "auto".
+        bits: Bits per parameter, or "auto".
         rank_pattern: Number of received components by module name.
         payload_bytes: Bytes of the payload, with header, digests and classification head.
         airtime_s: Time to send the payload, s.
@@ -136,7 +136,7 @@ def plan_link(
         link: Mean SNR and bandwidth of the link.
         deadline_s: Time for the transfer, s.
         rate_model: Rate model, as `channel.rate`. None selects the run's own.
-        bits: BitWidth per parameter, or "auto" to choose the precision of each component.
+        bits: Bits per parameter, or "auto" to choose the precision of each component.
         policy: Name of the policy that chooses the ranks. None selects the choice by rate and distortion, or `greedy`
             at fixed bits. A policy that learns first takes `policy.steps` loss measurements on the frozen adapter.
         data: Data to measure on. None selects the calibration samples, on which the adapter was not trained.
@@ -237,7 +237,14 @@ class _Planner:
         return None
 
     def trained_adalora(self, watcher: ProgressReporter) -> PlannedPayload | None:
-        """Return PEFT AdaLoRA, trained for the link's budget in float32; None if the budget holds no component."""
+        """Return the payload of PEFT AdaLoRA, trained in float32 for the link's budget.
+
+        Args:
+            watcher: Receiver of the progress of the training.
+
+        Returns:
+            The payload, or None if the budget holds no component or AdaLoRA keeps none.
+        """
         bench, steps = self._bench, self._folder.record().steps
         num_head = sum(tensor.numel() for tensor in bench.adapted.head_state().values())
         budget_params = self.budget_bytes // BYTES_PER_FLOAT - num_head

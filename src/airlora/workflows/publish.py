@@ -46,7 +46,7 @@ def prepare_release(
     opened: OpenRun | OpenStream
     if Path(source).is_file():
         if packing is not None:
-            raise SettingsError.of("packing", str(source), "left out: a stream is packed already")
+            raise SettingsError(f"{source}: is a stream, which is packed already; leave the options of packing out")
         stream = read_stream_bytes(source)
         if data is None:
             return stream, []

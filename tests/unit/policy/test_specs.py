@@ -227,8 +227,8 @@ def test_a_variant_overrides_own_settings(module: str) -> None:
     [
         ("own_policies:Share", {"share": 7}, "^policy.settings.share = 7: allowed is less than or equal to 1$"),
         ("own_policies:Share", {"shar": 0.1}, "^policy.settings.shar: no such setting; policy.settings has share, fi"),
-        ("own_policies:Bare", {"share": 0.1}, "policy.settings = {'share': 0.1}: allowed is nothing for the policy"),
-        ("ppo", {"share": 0.1}, "policy.settings = {'share': 0.1}: allowed is nothing for the policy 'ppo'"),
+        ("own_policies:Bare", {"share": 0.1}, "policy.settings = {'share': 0.1}: allowed is no key, since the policy"),
+        ("ppo", {"share": 0.1}, "policy.settings = {'share': 0.1}: allowed is no key, since the policy 'ppo'"),
     ],
 )
 def test_own_settings_that_are_not_allowed_are_refused(

@@ -186,7 +186,10 @@ def _log_uniform(size: int, generator: np.random.Generator) -> Floats:
 
 
 def _draw_table(r_max: int, generator: np.random.Generator) -> Floats:
-    """Return the table of a pair, float [r_max + 1, r_max + 1], from 0 to below 1, which rises along both axes."""
+    """Return a random value for each pair of ranks of two modules, float [r_max + 1, r_max + 1].
+
+    The values start at 0, rise along both axes and stay below 1.
+    """
     decays, powers = _log_uniform(2, generator), generator.uniform(1.0, 3.0, 2)
     synergy, lean = generator.uniform(0.7, 0.95), generator.uniform(0.2, 0.8)
     rows, columns = ((1.0 - np.exp(-np.arange(r_max + 1) / decays[:, None])) ** powers[:, None])[:, :, None]

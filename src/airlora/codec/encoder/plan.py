@@ -41,7 +41,7 @@ def plan_items(
     """Return the items to send, in stream order.
 
     Dense tensors come first, because components are useless without them. The other items follow by decreasing
-    density. The order of the components of a module is kept.
+    density, which is the loss reduction per byte. The order of the components of a module is kept.
 
     Args:
         layout: Targets of the stream's items.

@@ -124,12 +124,12 @@ def verify_base_stream(old: bytes, header: StreamHeader, *, limits: Limits | Non
 
 
 class StreamEncoder:
-    """Adapter together with the precision that the options ask for.
+    """Encoder of one adapter. It chooses the precision of every layer when it is created.
 
     The arguments and errors are those of `encode_stream`.
 
     Attributes:
-        layout: Targets of the stream's items.
+        layout: Modules and dense tensors that the items of the stream refer to.
         schedule: Precision of every layer.
     """
 
@@ -151,7 +151,11 @@ class StreamEncoder:
             self._correct_size(header, max_bytes, options)
 
     def plan(self, base: DecodedStream | None = None) -> list[PlannedItem]:
-        """Return the items to send to a device that holds `base`, in stream order."""
+        """Return the items to send, in stream order.
+
+        Args:
+            base: Decoded stream that the device holds. None plans a full stream.
+        """
         return plan_items(self.layout, self._updates, self._tensors, self.schedule, rounding=self._rounding, base=base)
 
     def _correct_size(self, header: StreamHeader, max_bytes: int, options: EncodeOptions) -> None:

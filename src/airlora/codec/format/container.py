@@ -6,14 +6,14 @@
 | 1 | version of the format, 1 |
 | 1 | version of the entropy tables, 1 |
 | 4 | h, length of the header fields, little-endian |
-| 4 | m, length of the manifest, little-endian |
-| 32 | SHA-256 of the 14 bytes before, the header fields and the manifest |
+| 4 | m, length of the segment list, little-endian |
+| 32 | SHA-256 of the 14 bytes before, the header fields and the segment list |
 | h | header fields, see `header` |
-| m | manifest: varint n, n varints with the lengths of the segments, n SHA-256 digests of the segments |
+| m | segment list: varint n, n varints with the lengths of the segments, n SHA-256 digests of the segments |
 | rest | n segments one after the other, see `segments` |
 
-All bytes before the first segment form the stream header. Its digest covers the manifest and therefore identifies the
-whole stream: whoever trusts these 32 bytes can verify every segment.
+All bytes before the first segment form the stream header. Its digest covers the segment list and therefore identifies
+the whole stream: whoever trusts these 32 bytes can verify every segment.
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ class StreamIndex:
             segment: Bytes of the segment.
 
         Raises:
-            CodecError: The manifest lists no such segment, or another length or digest.
+            CodecError: The stream header lists no such segment, or another length or digest.
         """
         if number >= len(self.lengths):
-            raise CodecError.of("number of segments", number + 1, f"at most {len(self.lengths)}, as in the manifest")
+            raise CodecError.of(
+                "number of segments", number + 1, f"at most {len(self.lengths)}, as in the stream header"
+            )
         if len(segment) != self.lengths[number]:
             raise CodecError.of(f"segment {number}: length", len(segment), f"{self.lengths[number]} bytes")
         if hashlib.sha256(segment).digest() != self.digests[number]:
@@ -84,9 +86,9 @@ def pack_index(header: StreamHeader, segments: Sequence[bytes]) -> bytes:
     packed = pack_header(header)
     lengths = b"".join(encode_varint(len(segment)) for segment in segments)
     digests = b"".join(hashlib.sha256(segment).digest() for segment in segments)
-    manifest = encode_varint(len(segments)) + lengths + digests
-    fixed = _FIXED.pack(_MAGIC, FORMAT_VERSION, TABLES_VERSION, len(packed), len(manifest))
-    return fixed + hashlib.sha256(fixed + packed + manifest).digest() + packed + manifest
+    segment_list = encode_varint(len(segments)) + lengths + digests
+    fixed = _FIXED.pack(_MAGIC, FORMAT_VERSION, TABLES_VERSION, len(packed), len(segment_list))
+    return fixed + hashlib.sha256(fixed + packed + segment_list).digest() + packed + segment_list
 
 
 def unpack_index(data: bytes | memoryview, limits: Limits) -> StreamIndex:
@@ -104,17 +106,17 @@ def unpack_index(data: bytes | memoryview, limits: Limits) -> StreamIndex:
         raise CodecError("stream: not written by airlora (it does not start with AIRS)")
     if len(data) < _MIN_INDEX_BYTES:
         raise CodecError(f"stream: truncated inside its header ({len(data)} bytes of {_MIN_INDEX_BYTES} or more)")
-    _, version, tables, header_bytes, manifest_bytes = _FIXED.unpack_from(data)
+    _, version, tables, header_bytes, list_bytes = _FIXED.unpack_from(data)
     for name, found, known in (("format", version, FORMAT_VERSION), ("entropy tables", tables, TABLES_VERSION)):
         if found != known:
             raise CodecError.of(f"stream: version of the {name}", found, f"{known}; a newer airlora may read it")
     for name, size, limit in (
         ("header fields", header_bytes, limits.max_header_bytes),
-        ("manifest", manifest_bytes, 10 + limits.max_segments * (_DIGEST_BYTES + 9)),
+        ("segment list", list_bytes, 10 + limits.max_segments * (_DIGEST_BYTES + 9)),
     ):
         if size > limit:
             raise CodecError.of(f"stream: bytes of the {name}", size, f"at most {limit}")
-    num_bytes = _MIN_INDEX_BYTES + header_bytes + manifest_bytes
+    num_bytes = _MIN_INDEX_BYTES + header_bytes + list_bytes
     if len(data) < num_bytes:
         raise CodecError(f"stream: truncated inside its header ({len(data)} bytes of {num_bytes})")
     digest = bytes(data[_FIXED.size : _MIN_INDEX_BYTES])
@@ -122,16 +124,16 @@ def unpack_index(data: bytes | memoryview, limits: Limits) -> StreamIndex:
     if hashlib.sha256(bytes(data[: _FIXED.size]) + body).digest() != digest:
         raise CodecError("stream: header is damaged (its digest differs)")
     header = unpack_header(body[:header_bytes], limits)
-    lengths, digests = _unpack_manifest(body[header_bytes:], limits)
+    lengths, digests = _unpack_segment_list(body[header_bytes:], limits)
     return StreamIndex(header, lengths, digests, num_bytes, digest.hex())
 
 
-def _unpack_manifest(data: bytes, limits: Limits) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
-    reader = ByteReader(data, "manifest")
+def _unpack_segment_list(data: bytes, limits: Limits) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    reader = ByteReader(data, "segment list")
     count = reader.read_varint("number of segments", limits.max_segments)
     lengths = tuple(reader.read_varint("length of a segment", limits.max_segment_bytes) for _ in range(count))
     if 0 in lengths:
-        raise CodecError("manifest: lists a segment of 0 bytes")
+        raise CodecError("segment list: holds a segment of 0 bytes")
     digests = tuple(reader.take(_DIGEST_BYTES) for _ in range(count))
     reader.finish()
     return lengths, digests

@@ -25,13 +25,13 @@ def decode_stream(
 
     Raises:
         CodecError: The data is not an airlora stream, has an unknown version, is damaged, declares too much, is longer
-            than its manifest says or, if `strict`, is truncated.
+            than its header says or, if `strict`, is truncated.
     """
     view = memoryview(data)
     reader = StreamReader(view, limits=limits, base=base)
     total = reader.index.total_bytes
     if len(view) > total:
-        raise CodecError.of("stream: length", len(view), f"{total} bytes, as in its manifest")
+        raise CodecError.of("stream: length", len(view), f"{total} bytes, as in its header")
     if strict and len(view) < total:
         raise CodecError.of("stream: length", len(view), f"{total} bytes; the stream is truncated")
     while (segment := reader.next_range) is not None and segment[1] <= len(view):
@@ -42,7 +42,7 @@ def decode_stream(
 def truncate(data: bytes, max_bytes: int, *, limits: Limits | None = None) -> bytes:
     """Return the longest prefix of complete segments that fits into `max_bytes`.
 
-    The prefix keeps the stream header with the whole manifest, so the remaining segments can be appended later.
+    The prefix keeps the stream header with the whole segment list, so the remaining segments can be appended later.
 
     Args:
         data: Stream, or a prefix that contains at least the stream header.

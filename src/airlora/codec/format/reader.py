@@ -32,7 +32,7 @@ class DecodedStream:
         num_components: Number of components of all modules together.
         num_segments: Number of decoded segments.
         bytes_used: Size of the stream header and the decoded segments in bytes.
-        is_complete: Whether all segments of the manifest were decoded.
+        is_complete: Whether all segments of the stream were decoded.
         digest: SHA-256 digest that identifies the complete stream, 64 hexadecimal digits.
     """
 
@@ -102,7 +102,7 @@ class StreamReader:
             segment: All bytes of the segment.
 
         Raises:
-            CodecError: The bytes are not the next segment of the manifest, or an item of the segment is invalid.
+            CodecError: The bytes are not the next segment of the stream, or an item of the segment is invalid.
         """
         self.index.verify_segment(self.num_segments, segment)
         layout, name = self._adapter.layout, f"segment {self.num_segments}"
@@ -136,7 +136,9 @@ def _verify_base(digest: str | None, base: DecodedStream | None) -> None:
     if base.digest != digest:
         raise CodecError(f"stream: is a delta of stream {digest[:12]}, not of {base.digest[:12]}")
     if not base.is_complete:
-        raise CodecError(f"stream: is a delta of stream {digest[:12]}, of which only {base.num_segments} segments came")
+        raise CodecError(
+            f"stream: is a delta of stream {digest[:12]}, of which only {base.num_segments} segments were given"
+        )
 
 
 class _GrowingAdapter:

@@ -33,7 +33,7 @@ MAX_PACKET_BYTES = 65_000
 FIRST_PROTECTION = 1.0
 """Repair symbols per source symbol for the bundle and for the first usable prefix."""
 
-LEAST_PROTECTION = 0.1
+MIN_PROTECTION = 0.1
 """Smallest number of repair symbols per source symbol."""
 
 MAX_REPAIR = 1024
@@ -53,16 +53,29 @@ def fountain() -> Any:
 
 @dataclass(frozen=True)
 class _Object:
-    what: ObjectId
+    """Object of a broadcast with its symbols.
+
+    Args:
+        object_id: Identity of the object.
+        num_source: Number of source symbols, from which the object can be restored without loss.
+        protection: Repair symbols per source symbol in each round.
+        symbols: Source symbols and repair symbols.
+    """
+
+    object_id: ObjectId
     num_source: int
     protection: float
     symbols: list[bytes]
 
-    def of_round(self, number: int) -> list[bytes]:
-        """Return the symbols of one round, which continue where the previous round ended."""
+    def symbols_of_round(self, number: int) -> list[bytes]:
+        """Return the symbols of a round. They follow those of the round before and start again after the last.
+
+        Args:
+            number: Number of the round, from 0.
+        """
         count = self.num_source + max(1, round(self.protection * self.num_source))
         first = number * count
-        return [self.symbols[place % len(self.symbols)] for place in range(first, first + count)]
+        return [self.symbols[index % len(self.symbols)] for index in range(first, first + count)]
 
 
 class Carousel:
@@ -88,19 +101,19 @@ class Carousel:
         placed: list[tuple[float, int, bytes]] = []
         position = 0.0
         late: list[tuple[int, float, list[bytes]]] = []
-        for place, item in enumerate(self._objects):
-            symbols = item.of_round(number)
-            # The least protection is sent at once. It suffices for a link with few losses.
-            num_now = item.num_source + max(1, round(LEAST_PROTECTION * item.num_source))
+        for index, item in enumerate(self._objects):
+            symbols = item.symbols_of_round(number)
+            # The minimum protection is sent at once. It suffices for a link with few losses.
+            num_now = item.num_source + max(1, round(MIN_PROTECTION * item.num_source))
             for symbol in symbols[:num_now]:
-                placed.append((position, place, symbol))
+                placed.append((position, index, symbol))
                 position += 1.0
-            late.append((place, position, symbols[num_now:]))
-        for place, begins, symbols in late:
+            late.append((index, position, symbols[num_now:]))
+        for index, begins, symbols in late:
             step = (position - begins) / (len(symbols) + 1)
-            placed += [(begins + step * (count + 1), place, symbol) for count, symbol in enumerate(symbols)]
-        for _, place, symbol in sorted(placed, key=lambda entry: entry[:2]):
-            yield seal_packet(self._signer, self._objects[place].what, symbol)
+            placed += [(begins + step * (count + 1), index, symbol) for count, symbol in enumerate(symbols)]
+        for _, index, symbol in sorted(placed, key=lambda entry: entry[:2]):
+            yield seal_packet(self._signer, self._objects[index].object_id, symbol)
 
 
 def open_carousel(repository: SignedRepository, *, tenant: str | None = None, packet_bytes: int = 1200) -> Carousel:
@@ -125,14 +138,14 @@ def open_carousel(repository: SignedRepository, *, tenant: str | None = None, pa
     if not keyids:
         raise ReleaseError(f"timestamp key in {repository.keys.folder}: missing; a broadcast must be signed with it")
     signer = repository.signer("timestamp", keyids[0])
-    room = packet_bytes - PACKET_OVERHEAD
+    symbol_bytes = packet_bytes - PACKET_OVERHEAD
     bundle, name = pack_bundle(_metadata(repository, tenant))
-    objects = [_object(name, BUNDLE, bundle, room, FIRST_PROTECTION)]
+    objects = [_object(name, BUNDLE, bundle, symbol_bytes, FIRST_PROTECTION)]
     stream = read_bytes(repository.folder / manifest.stream.path, "stream", ReleaseError)
     digest = bytes.fromhex(manifest.stream.digest)[:16]
-    for place, (start, stop) in enumerate(_groups(stream)):
-        protection = FIRST_PROTECTION if place == 0 else max(LEAST_PROTECTION, 0.5 / place)
-        objects.append(_object(digest, start, stream[start:stop], room, protection))
+    for index, (start, stop) in enumerate(_groups(stream)):
+        protection = FIRST_PROTECTION if index == 0 else max(MIN_PROTECTION, 0.5 / index)
+        objects.append(_object(digest, start, stream[start:stop], symbol_bytes, protection))
     return Carousel(manifest, objects, signer)
 
 
@@ -148,13 +161,13 @@ def _groups(stream: bytes) -> Iterator[tuple[int, int]]:
     reader, start, size = StreamReader(stream), 0, 0
     is_usable = False
     ends = []
-    while (place := reader.next_range) is not None:
-        reader.feed(stream[place[0] : place[1]])
-        ends.append(place[1])
+    while (byte_range := reader.next_range) is not None:
+        reader.feed(stream[byte_range[0] : byte_range[1]])
+        ends.append(byte_range[1])
         if not is_usable:
             decoded = reader.result()
             is_usable = len(decoded.tensors) == len(decoded.header.tensors)
-            size = place[1]
+            size = byte_range[1]
     if not ends:
         ends = [len(stream)]
     for end in ends:
@@ -165,7 +178,7 @@ def _groups(stream: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _split(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a range in pieces of at most `MAX_OBJECT_BYTES`."""
+    """Yield a range in ranges of at most `MAX_OBJECT_BYTES`."""
     for at in range(start, end, MAX_OBJECT_BYTES):
         yield at, min(end, at + MAX_OBJECT_BYTES)
 

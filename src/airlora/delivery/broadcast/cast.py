@@ -15,7 +15,7 @@ from airlora.errors import NetworkError, SettingsError
 
 __all__ = ["CastPlan", "CastResult", "cast"]
 
-LONGEST_LAG_S = 0.1
+MAX_LAG_S = 0.1
 """Longest delay that a sender makes up for by sending faster than its rate, s."""
 
 
@@ -80,17 +80,22 @@ def cast(
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> CastResult:
-    """Broadcast the newest release; each round starts with what has been published or renewed since.
+    """Broadcast the newest release, round after round, and return the totals.
+
+    Before each round, changed metadata and a newer release replace those of the round before.
 
     Args:
         repository: Repository with its timestamp key.
         plan: Options of the broadcast.
-        on_packet: Callback with the number of the round and the size of each sent packet, bytes.
-        now_s: Monotonic clock, s.
+        on_packet: Function that is called after each packet with the number of the round, from 0, and the size of the
+            packet in bytes.
+        now_s: Function that returns the time of a monotonic clock, s.
         sleep: Function that waits for a number of seconds.
 
     Raises:
-        ReleaseError: There is no release, or the key is missing.
+        ReleaseError: There is no release, a file or the timestamp key is missing, or `plan.packet_bytes` is out of
+            range.
+        MissingDependencyError: `raptorq` is not installed.
         SettingsError: The address is invalid.
         NetworkError: The operating system refuses to send.
     """
@@ -106,7 +111,7 @@ def cast(
                 if next_s > now:
                     sleep(next_s - now)
                 # A machine that slept or was too slow does not make up for it by a burst.
-                next_s = max(next_s, now - LONGEST_LAG_S) + 8 * len(packet) / plan.rate_bps
+                next_s = max(next_s, now - MAX_LAG_S) + 8 * len(packet) / plan.rate_bps
                 try:
                     sender.send(packet)
                 except ConnectionRefusedError:

@@ -191,14 +191,14 @@ class BroadcastTransport(Transport):
             self.received_bytes += len(packet)
             self.num_packets += 1
             try:
-                what, symbol = open_packet(self._keys, packet)
-                self._objects.feed(what, symbol)
+                object_id, symbol = open_packet(self._keys, packet)
+                self._objects.feed(object_id, symbol)
             except TrustError as error:
                 self.num_rejected += 1
                 log.debug("packet rejected: %s", error)
                 continue
             valid_s = clock.now_s()
-            if stream is None or what.stream == stream:
+            if stream is None or object_id.stream == stream:
                 return
 
 
@@ -224,84 +224,84 @@ class _ObjectStore:
         """Set the requested position and drop the ranges of other streams and of earlier positions."""
         self._requested = (stream, start)
         for kept in (self._decoders, self._held):
-            for what in [what for what in kept if not what.is_bundle]:
-                if what.stream != stream or what.start + what.length <= start:
-                    kept.pop(what)
+            for object_id in [object_id for object_id in kept if not object_id.is_bundle]:
+                if object_id.stream != stream or object_id.start + object_id.length <= start:
+                    kept.pop(object_id)
 
     def find(self, stream: bytes, start: int) -> bytes | None:
         """Return the bytes of a held range from a position on. None if no range contains it."""
-        what = next((what for what in self._held if _contains(what, stream, start)), None)
-        return None if what is None else self._held[what][start - what.start :]
+        object_id = next((object_id for object_id in self._held if _contains(object_id, stream, start)), None)
+        return None if object_id is None else self._held[object_id][start - object_id.start :]
 
     def discard(self, stream: bytes, start: int) -> None:
-        for what in [what for what in self._held if _contains(what, stream, start)]:
-            del self._held[what]
+        for object_id in [object_id for object_id in self._held if _contains(object_id, stream, start)]:
+            del self._held[object_id]
 
-    def feed(self, what: ObjectId, symbol: bytes) -> None:
+    def feed(self, object_id: ObjectId, symbol: bytes) -> None:
         """Take the symbol of a valid packet; raise `TrustError` if it completes an invalid or older bundle."""
-        if what in self._stale or what in self._held:
+        if object_id in self._stale or object_id in self._held:
             return
-        if what == self.bundle:
+        if object_id == self.bundle:
             self.is_fresh = True
             return
-        if what not in self._decoders:
-            if not self._make_room(what):
+        if object_id not in self._decoders:
+            if not self._make_room(object_id):
                 return
-            self._decoders[what] = self._raptorq.Decoder.with_defaults(what.length, what.symbol_bytes)
-        content = self._decoders[what].decode(symbol)
+            self._decoders[object_id] = self._raptorq.Decoder.with_defaults(object_id.length, object_id.symbol_bytes)
+        content = self._decoders[object_id].decode(symbol)
         if content is None:
-            if what.is_bundle:
+            if object_id.is_bundle:
                 kept = {other: count for other, count in self._num_symbols.items() if other in self._decoders}
-                self._num_symbols = kept | {what: kept.get(what, 0) + 1}
+                self._num_symbols = kept | {object_id: kept.get(object_id, 0) + 1}
             return
-        del self._decoders[what]
-        if what.is_bundle:
-            self._accept_bundle(what, content)
+        del self._decoders[object_id]
+        if object_id.is_bundle:
+            self._accept_bundle(object_id, content)
         else:
-            self._held[what] = content
+            self._held[object_id] = content
 
-    def _accept_bundle(self, what: ObjectId, content: bytes) -> None:
-        if hashlib.sha256(content).digest()[:16] != what.stream:
+    def _accept_bundle(self, object_id: ObjectId, content: bytes) -> None:
+        if hashlib.sha256(content).digest()[:16] != object_id.stream:
             raise TrustError("bundle: its digest differs from that of its packets")
         files = unpack_bundle(content)
         version = _timestamp_version(files.get("metadata/timestamp.json", b""))
         if version < self._version:
-            self._stale[what] = None
+            self._stale[object_id] = None
             if len(self._stale) > MAX_STALE:
                 del self._stale[next(iter(self._stale))]
             raise TrustError.of("version of the timestamp", version, f"{self._version} or more, as received before")
-        self.files, self.bundle, self.is_fresh, self._version = files, what, True, version
+        self.files, self.bundle, self.is_fresh, self._version = files, object_id, True, version
         log.info("received metadata, timestamp version %d", version)
         for other in [other for other in self._decoders if other.is_bundle]:
             del self._decoders[other]
 
-    def _make_room(self, what: ObjectId) -> bool:
+    def _make_room(self, object_id: ObjectId) -> bool:
         """Return whether an object may be decoded, after dropping objects that are needed later."""
-        if what.is_bundle:
+        if object_id.is_bundle:
             bundles = [other for other in self._decoders if other.is_bundle]
             if len(bundles) >= MAX_BUNDLES:
                 del self._decoders[min(bundles, key=lambda other: self._num_symbols.get(other, 0))]
             return True
         stream, start = self._requested
-        if what.stream == stream and what.start + what.length <= start:
+        if object_id.stream == stream and object_id.start + object_id.length <= start:
             return False
         ranges = [other for other in (*self._decoders, *self._held) if not other.is_bundle]
         room = MAX_HELD_BYTES - sum(other.length for other in ranges)
         for other in sorted(ranges, key=self._turn, reverse=True):
-            if room >= what.length or self._turn(other) <= self._turn(what):
+            if room >= object_id.length or self._turn(other) <= self._turn(object_id):
                 break
             self._decoders.pop(other, None)
             self._held.pop(other, None)
             room += other.length
-        return room >= what.length
+        return room >= object_id.length
 
-    def _turn(self, what: ObjectId) -> tuple[bool, int]:
+    def _turn(self, object_id: ObjectId) -> tuple[bool, int]:
         """Return a sort key for the time at which a range is needed."""
-        return what.stream != self._requested[0], what.start
+        return object_id.stream != self._requested[0], object_id.start
 
 
-def _contains(what: ObjectId, stream: bytes, start: int) -> bool:
-    return what.stream == stream and what.start <= start < what.start + what.length
+def _contains(object_id: ObjectId, stream: bytes, start: int) -> bool:
+    return object_id.stream == stream and object_id.start <= start < object_id.start + object_id.length
 
 
 def _stream_id(url: str) -> bytes:

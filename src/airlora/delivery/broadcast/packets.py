@@ -74,9 +74,9 @@ class ObjectId:
         return self.start == BUNDLE
 
 
-def seal_packet(signer: Signer, what: ObjectId, symbol: bytes) -> bytes:
+def seal_packet(signer: Signer, object_id: ObjectId, symbol: bytes) -> bytes:
     """Return a signed packet of an object; `symbol` is a serialised RaptorQ packet."""
-    body = _HEADER.pack(_MAGIC, what.stream, what.start, what.length, what.symbol_bytes) + symbol
+    body = _HEADER.pack(_MAGIC, object_id.stream, object_id.start, object_id.length, object_id.symbol_bytes) + symbol
     return body + bytes.fromhex(signer.sign(_DOMAIN + body).signature)
 
 

@@ -115,12 +115,12 @@ def target_bytes(manifest: Manifest, target: DownloadTarget) -> int:
     Examples:
         >>> from airlora.delivery import PrefixScore, StreamEntry
         >>> entry = StreamEntry(digest="a" * 64, head_bytes=10, total_bytes=900, num_segments=8)
-        >>> cuts = [
+        >>> scores = [
         ...     PrefixScore(num_bytes=size, num_components=1, accuracy=accuracy, loss=0.1)
         ...     for size, accuracy in ((100, 0.7), (300, 0.8), (900, 0.802))
         ... ]
         >>> manifest = Manifest(
-        ...     version=1, created="2026-01-01T00:00:00Z", base_fingerprint="b" * 64, stream=entry, cuts=cuts
+        ...     version=1, created="2026-01-01T00:00:00Z", base_fingerprint="b" * 64, stream=entry, cuts=scores
         ... )
         >>> target_bytes(manifest, DownloadTarget())
         900
@@ -129,19 +129,19 @@ def target_bytes(manifest: Manifest, target: DownloadTarget) -> int:
         >>> target_bytes(manifest, DownloadTarget(max_bytes=200))
         200
     """
-    num_bytes, cuts = manifest.stream.total_bytes, manifest.cuts
-    if target.min_accuracy_gain is not None and cuts:
+    num_bytes, scores = manifest.stream.total_bytes, manifest.cuts
+    if target.min_accuracy_gain is not None and scores:
         num_bytes = next(
-            cut.num_bytes
-            for place, cut in enumerate(cuts)
-            if all(later.accuracy < cut.accuracy + target.min_accuracy_gain for later in cuts[place + 1 :])
+            score.num_bytes
+            for index, score in enumerate(scores)
+            if all(later.accuracy < score.accuracy + target.min_accuracy_gain for later in scores[index + 1 :])
         )
     return num_bytes if target.max_bytes is None else min(num_bytes, target.max_bytes)
 
 
 def promised_accuracy(manifest: Manifest, num_bytes: int) -> float | None:
     """Return the accuracy of the longest measured prefix of at most `num_bytes` bytes. None if none was measured."""
-    measured = [cut.accuracy for cut in manifest.cuts if cut.num_bytes <= num_bytes]
+    measured = [score.accuracy for score in manifest.cuts if score.num_bytes <= num_bytes]
     return measured[-1] if measured else None
 
 

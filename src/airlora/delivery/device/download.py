@@ -42,9 +42,9 @@ class PartialStream:
         self.reader: StreamReader | None = None
         with storage_errors(f"read {path}"):
             held = path.read_bytes() if path.exists() else b""
-        while self.num_bytes < len(held) and (place := self.next_range) is not None and place[1] <= len(held):
+        while self.num_bytes < len(held) and (byte_range := self.next_range) is not None and byte_range[1] <= len(held):
             try:
-                self._verify(held[place[0] : place[1]])
+                self._verify(held[byte_range[0] : byte_range[1]])
             except TrustError:
                 break
         if self.num_bytes < len(held):
@@ -144,8 +144,8 @@ def fetch_stream(
         on_segment: Function that is called after each verified segment.
 
     Raises:
-        NetworkError: The deadline was reached, or the retries are used up.
-        TrustError: A segment was damaged `MAX_DAMAGED` times.
+        NetworkError: The server refuses the request, the deadline was reached, or the retries are used up.
+        TrustError: A segment was damaged `MAX_DAMAGED` times in a row, or no retry is left after a damaged segment.
         StorageError: A segment cannot be written.
     """
     num_damaged = 0

@@ -209,6 +209,7 @@ class _Tail:
         self._thread.start()
 
     def read(self) -> bytes:
+        """Return the last `MAX_OUTPUT_BYTES` of the output, after at most `OUTPUT_TIMEOUT_S` of waiting for its end."""
         # Another process that the command started may hold the pipe open.
         self._thread.join(OUTPUT_TIMEOUT_S)
         return self._content

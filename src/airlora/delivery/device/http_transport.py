@@ -103,12 +103,12 @@ class HttpTransport(Transport):
             headers["Authorization"] = f"Bearer {self._token}"
         connection = None
         try:
-            place = parse_url(url)
-            log.debug("%s %s, range %s", method, printable(place._replace(auth=None)), headers.get("Range"))
-            connection = self._idle.pop(_origin(place), None)
+            target = parse_url(url)
+            log.debug("%s %s, range %s", method, printable(target._replace(auth=None)), headers.get("Range"))
+            connection = self._idle.pop(_origin(target), None)
             if connection is None or not connection.socket.is_alive():
-                connection = _Connection(place, self.monitor, self._tls)
-            connection.request(method, place, headers, body)
+                connection = _Connection(target, self.monitor, self._tls)
+            connection.request(method, target, headers, body)
         except (http.client.HTTPException, OSError, ValueError) as error:
             if connection is not None:
                 connection.close()
@@ -117,22 +117,22 @@ class HttpTransport(Transport):
         return connection
 
     def _follow_redirects(self, url: str, headers: dict[str, str]) -> _Connection:
-        place, with_token = url, True
+        address, with_token = url, True
         for _ in range(MAX_REDIRECTS + 1):
-            connection = self._request("GET", place, headers, with_token=with_token)
+            connection = self._request("GET", address, headers, with_token=with_token)
             target = connection.answer.headers.get("Location")
             if connection.answer.status not in REDIRECT_STATUS or target is None:
                 return connection
             connection.close()
             try:
-                before, place = parse_url(place), urljoin(place, target)
-                after = parse_url(place)
+                before, address = parse_url(address), urljoin(address, target)
+                after = parse_url(address)
                 is_allowed = after.scheme in DEFAULT_PORTS and (before.scheme, after.scheme) != ("https", "http")
                 with_token = with_token and is_allowed and _origin(before) == _origin(after)
             except ValueError:
                 raise NetworkError(f"{url}: redirect to {target[:100]!r}, which is not an address") from None
             if not is_allowed:
-                raise NetworkError(f"{url}: redirect to {place[:100]!r}, which is not allowed")
+                raise NetworkError(f"{url}: redirect to {address[:100]!r}, which is not allowed")
         raise NetworkError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def _body(self, url: str, connection: _Connection, skip: int, num_wanted: int | None) -> Iterator[bytes]:
@@ -168,10 +168,10 @@ class HttpTransport(Transport):
         return NetworkError(f"{url}: {text[:200].lower()}")
 
 
-def _origin(place: Url) -> tuple[str, str, int]:
-    if place.scheme not in DEFAULT_PORTS or not place.host:
+def _origin(target: Url) -> tuple[str, str, int]:
+    if target.scheme not in DEFAULT_PORTS or not target.host:
         raise ValueError("not an http or https address")
-    return place.scheme, place.host, place.port or DEFAULT_PORTS[place.scheme]
+    return target.scheme, target.host, target.port or DEFAULT_PORTS[target.scheme]
 
 
 def _status_error(url: str, answer: http.client.HTTPResponse) -> HttpError:
@@ -205,8 +205,8 @@ class _Connection:
 
     answer: http.client.HTTPResponse
 
-    def __init__(self, place: Url, monitor: TransferMonitor, tls: ssl.SSLContext) -> None:
-        self.origin = scheme, host, port = _origin(place)
+    def __init__(self, target: Url, monitor: TransferMonitor, tls: ssl.SSLContext) -> None:
+        self.origin = scheme, host, port = _origin(target)
         host = host.strip("[]")
         timeout_s = min(monitor.before_read(), monitor.limits.connect_timeout_s)
         self.socket = _Socket(_connect(host, port, timeout_s), monitor)
@@ -215,8 +215,20 @@ class _Connection:
         self._http = http.client.HTTPConnection(host, port)
         self._http.sock = cast(socket.socket, self.socket)
 
-    def request(self, method: str, place: Url, headers: dict[str, str], body: bytes | None) -> None:
-        self._http.request(method, place.request_uri, body, {"Host": str(place.netloc), **headers})
+    def request(self, method: str, target: Url, headers: dict[str, str], body: bytes | None) -> None:
+        """Send a request, and read status and headers of the answer into `answer`.
+
+        Args:
+            method: HTTP method.
+            target: Address with the path and the query of the request.
+            headers: Headers besides `Host`.
+            body: Body of the request. None sends no body.
+
+        Raises:
+            OSError: The connection broke, stalled, is too slow or reached the deadline.
+            http.client.HTTPException: The answer is not valid HTTP.
+        """
+        self._http.request(method, target.request_uri, body, {"Host": str(target.netloc), **headers})
         self.answer = self._http.getresponse()
 
     def close(self) -> None:
@@ -316,11 +328,11 @@ def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
     end_s = time.monotonic() + timeout_s
     last_error = OSError(f"{host} has no address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for place, (family, kind, protocol, _, address) in enumerate(found):
+    for index, (family, kind, protocol, _, address) in enumerate(found):
         candidate = socket.socket(family, kind, protocol)
         try:
             candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            candidate.settimeout(max(0.001, (end_s - time.monotonic()) / (len(found) - place)))
+            candidate.settimeout(max(0.001, (end_s - time.monotonic()) / (len(found) - index)))
             candidate.connect(address)
         except OSError as error:
             candidate.close()

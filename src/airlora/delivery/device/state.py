@@ -2,7 +2,7 @@
 
 ```text
 STATE/.lock             lock file of the agent that may write
-STATE/state.json        sealed `DeviceState`, the switch
+STATE/state.json        `DeviceState` with its SHA-256, the switch: it names the active slot
 STATE/state.copy.json   copy of it, read when the first one is damaged
 STATE/a, STATE/b        slots: adapter.airs, a prefix of whole segments of one release
 STATE/parts/<digest>    verified bytes of the stream that is being downloaded
@@ -232,7 +232,11 @@ class StateFolder:
         return self.parts / digest
 
     def drop_partials(self, *, keep: str) -> None:
-        """Delete the partial downloads of all streams but the one with the digest `keep`."""
+        """Delete the partial downloads of all streams but one; raises `OSError` if a file cannot be deleted.
+
+        Args:
+            keep: Digest of the stream whose partial download stays.
+        """
         for path in self.parts.iterdir():
             if path.name != keep:
                 path.unlink(missing_ok=True)

@@ -298,11 +298,15 @@ class RetryPolicy:
     def wait(self, error: NetworkError) -> None:
         """Count a failure and wait before the next attempt.
 
+        The wait is random, from 0 to a maximum that doubles with each failure, up to `DownloadLimits.max_backoff_s`.
+        It is not shorter than the wait that the server asks for (Retry-After), within the same limit.
+
         Args:
             error: Error of the failed attempt.
 
         Raises:
-            NetworkError: `error` is permanent, the attempts are used up, or the deadline comes before the next one.
+            NetworkError: `error` is an HTTP error that another attempt would repeat, the attempts are used up, or the
+                deadline comes before the end of the wait.
         """
         self.num_failures += 1
         limits = self.monitor.limits

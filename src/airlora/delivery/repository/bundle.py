@@ -60,12 +60,12 @@ def unpack_bundle(bundle: bytes) -> dict[str, bytes]:
     if not unpacker.eof:
         raise TrustError(f"bundle: truncated, or larger than {MAX_BUNDLE_BYTES} bytes when unpacked")
     files: dict[str, bytes] = {}
-    place = 0
-    while place < len(content):
-        entry = _ENTRY.match(content, place)
-        end = place if entry is None else entry.end() + int(entry[2])
+    offset = 0
+    while offset < len(content):
+        entry = _ENTRY.match(content, offset)
+        end = offset if entry is None else entry.end() + int(entry[2])
         if entry is None or end > len(content) or len(files) >= MAX_FILES:
             raise TrustError("bundle: damaged")
         files[entry[1].decode()] = content[entry.end() : end]
-        place = end
+        offset = end
     return files

@@ -114,8 +114,8 @@ class Manifest(_Record):
             return cls.model_validate(value)
         except ValidationError as cause:
             first = cause.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "manifest"
-            raise error(f"manifest: {place}: {first['msg']}") from cause
+            name = ".".join(str(part) for part in first["loc"]) or "manifest"
+            raise error(f"manifest: {name}: {first['msg']}") from cause
 
 
 def _json_object(data: bytes, error: type[AirloraError]) -> dict[str, Any]:

@@ -142,8 +142,8 @@ def _metadata_in_use(repository: SignedRepository) -> set[str]:
 
 
 def _manifest_file(folder: Path, path: str, digest: str) -> Path:
-    place, _, name = path.rpartition("/")
-    return folder / "targets" / place / f"{digest}.{name}"
+    parent, _, name = path.rpartition("/")
+    return folder / "targets" / parent / f"{digest}.{name}"
 
 
 def _readable(file: Path) -> Manifest | None:

@@ -203,7 +203,7 @@ class SignedRepository(Repository):
 
     @property
     def targets_infos(self) -> dict[str, MetaFile]:
-        """Version and length of the metadata of `targets` and of each tenant, as a snapshot lists them."""
+        """Version and length of the metadata of `targets` and of each tenant by file name, as a snapshot lists them."""
         return {f"{role}.json": self._metafile(role) for role in [Targets.type, *self.tenants]}
 
     @property

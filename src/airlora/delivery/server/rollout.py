@@ -22,11 +22,11 @@ class Rollout:
     Args:
         percent: Percentage of the devices that may install a release, 0 to 100.  A hash of device name and release
             draws them.
-        first: Names of devices that may always install a release.
+        first: Names of devices that may install a release at any percentage, until it is stopped.
         groups: Pairs of a name pattern, such as `lab-*`, and the percentage for matching devices.  The first matching
             pattern applies, and `percent` to devices that match none.
         stop_share: Largest share of failed installations, 0 to 1.  Above it, no other device may install the release.
-        least_tried: Number of devices that must have tried a release before it can be stopped, 1 or more.
+        min_tried: Number of devices that must have tried a release before it can be stopped, 1 or more.
 
     Raises:
         SettingsError: A number is out of range.
@@ -36,7 +36,7 @@ class Rollout:
     first: tuple[str, ...] = ()
     groups: tuple[tuple[str, float], ...] = ()
     stop_share: float = 0.1
-    least_tried: int = 5
+    min_tried: int = 5
 
     def __post_init__(self) -> None:
         for name, percent in (("", self.percent), *self.groups):
@@ -44,8 +44,8 @@ class Rollout:
                 raise SettingsError.of(f"rollout percent{name and f' of {name}'}", percent, "0 to 100")
         if not 0.0 <= self.stop_share <= 1.0:
             raise SettingsError.of("rollout stop share", self.stop_share, "0 to 1")
-        if self.least_tried < 1:
-            raise SettingsError.of("rollout least tried", self.least_tried, "1 or more")
+        if self.min_tried < 1:
+            raise SettingsError.of("rollout minimum of tries", self.min_tried, "1 or more")
 
     def decide(self, device: str, version: int, stream: str, reports: ReportStore) -> tuple[bool, str]:
         """Return whether a device may install a release, and otherwise the reason.
@@ -57,7 +57,7 @@ class Rollout:
             reports: Reports of the other devices.
         """
         tried, failed = reports.outcome(stream)
-        if tried >= self.least_tried and failed > self.stop_share * tried:
+        if tried >= self.min_tried and failed > self.stop_share * tried:
             return False, f"release {version} failed on {failed} of {tried} devices and is stopped"
         matching = ((f" matching {pattern}", share) for pattern, share in self.groups if fnmatchcase(device, pattern))
         who, percent = next(matching, ("", self.percent))

@@ -57,7 +57,7 @@ class LiveObjective:
     which the paper does not do. The losses of these steps are not counted.
 
     Args:
-        stepper: Fine-tuning of the adapter. Its owner saves its state.
+        stepper: Fine-tuning of the adapter, see `Stepper`. The caller that creates it saves its state.
         steps_per_action: Fine-tuning steps k per action, >= 1.
         full_rank_steps: Additional fine-tuning steps at full rank per action, >= 0.
 
@@ -113,7 +113,7 @@ class LiveObjective:
         return float(np.mean(losses))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return an empty state. The owner of the stepper saves its state."""
+        """Return an empty state: the caller that creates `stepper` saves the state of the fine-tuning."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Sampler(ABC):
-    """Reverse process from x_T to x_0."""
+    """Reverse diffusion process, which turns noise x_T into a sample x_0."""
 
     @classmethod
     @abstractmethod

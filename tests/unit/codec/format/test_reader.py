@@ -181,7 +181,7 @@ def test_the_total_number_of_values_is_limited(source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "message"),
-    [(Limits(max_segments=1), "bytes of the manifest"), (Limits(max_segment_bytes=99), "length of a segment")],
+    [(Limits(max_segments=1), "bytes of the segment list"), (Limits(max_segment_bytes=99), "length of a segment")],
 )
 def test_the_number_and_the_size_of_segments_are_limited(make: Make, limits: Limits, message: str) -> None:
     with pytest.raises(CodecError, match=message):

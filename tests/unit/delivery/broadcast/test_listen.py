@@ -28,7 +28,7 @@ from airlora.delivery import (
 )
 from airlora.delivery.broadcast.carousel import Carousel
 from airlora.delivery.broadcast.carousel import _object as carousel_object
-from airlora.delivery.broadcast.cast import LONGEST_LAG_S, CastPlan, cast
+from airlora.delivery.broadcast.cast import MAX_LAG_S, CastPlan, cast
 from airlora.delivery.broadcast.listen import (
     BROADCAST_URL,
     BroadcastTransport,
@@ -325,7 +325,7 @@ def test_a_sender_that_slept_sends_no_burst(device: Device) -> None:
     plan = CastPlan("127.0.0.1", 9, rate_bps=20_000.0, num_rounds=1, packet_bytes=500)
     cast(device.repository, plan, on_packet=told, now_s=lambda: clock.now_s, sleep=clock.sleep)
     in_a_second = [sum(1 for other in sent_s if 0 <= other - at < 1.0) for at in sent_s]
-    assert max(in_a_second) <= 20_000.0 * (1.0 + LONGEST_LAG_S) / (8 * 400) + 1
+    assert max(in_a_second) <= 20_000.0 * (1.0 + MAX_LAG_S) / (8 * 400) + 1
 
 
 def test_a_stream_may_exceed_the_memory_for_objects(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +413,7 @@ def test_objects_signed_with_a_stolen_key_are_discarded_when_they_fail_verificat
     bad = bytes(len(STREAMS[0]))
     forged = Carousel(
         carousel.manifest,
-        [replace_content(item, bad) for item in carousel._objects if not item.what.is_bundle],
+        [replace_content(item, bad) for item in carousel._objects if not item.object_id.is_bundle],
         carousel._signer,
     )
     found = receive(device, itertools.chain(forged.round(0), rounds(device)))
@@ -423,11 +423,15 @@ def test_objects_signed_with_a_stolen_key_are_discarded_when_they_fail_verificat
 
 def replace_content(item: object, content: bytes) -> object:
     """Return an object of the same name with other content."""
-    what: ObjectId = item.what  # type: ignore[attr-defined]
+    object_id: ObjectId = item.object_id  # type: ignore[attr-defined]
     made = carousel_object(
-        what.stream, what.start, content[what.start : what.start + what.length], what.symbol_bytes, 1.0
+        object_id.stream,
+        object_id.start,
+        content[object_id.start : object_id.start + object_id.length],
+        object_id.symbol_bytes,
+        1.0,
     )
-    return replace(made, what=what)
+    return replace(made, object_id=object_id)
 
 
 def test_many_replayed_bundles_do_not_displace_the_new_one(device: Device) -> None:

@@ -259,7 +259,7 @@ def test_requests_of_a_device_are_rate_limited(serve: Serve) -> None:
 
 def test_a_rollout_starts_with_some_devices_and_stops_when_they_fail(tmp_path: Path) -> None:
     store = ReportStore(tmp_path / "reports.sqlite")
-    rollout = Rollout(percent=20, first=("canary",), stop_share=0.2, least_tried=5)
+    rollout = Rollout(percent=20, first=("canary",), stop_share=0.2, min_tried=5)
     names = [f"device-{number}" for number in range(1000)]
     third, fourth = "3" * 64, "4" * 64
     chosen = [name for name in names if rollout.decide(name, 3, third, store)[0]]
@@ -313,7 +313,7 @@ def test_a_device_that_must_wait_keeps_its_release(serve: Serve, tmp_path: Path)
     ).complete
 
 
-@pytest.mark.parametrize("values", [{"percent": 101}, {"stop_share": -0.1}, {"least_tried": 0}])
+@pytest.mark.parametrize("values", [{"percent": 101}, {"stop_share": -0.1}, {"min_tried": 0}])
 def test_rollout_options_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="rollout"):
         Rollout(**values)
