@@ -95,6 +95,7 @@ def curve(
         summarise_curve,
         write_curve_report,
     )
+    from airlora.training import RunFolder
     from airlora.workflows.curve import CurvePlan, run_curve
 
     plan = CurvePlan(
@@ -107,7 +108,8 @@ def curve(
         overrides=parse_settings(settings),
     )
     with show_progress() as progress:
-        rows = summarise_curve(run_curve(runs, plan, out, watcher=progress))
+        points = run_curve(runs, plan, out, watcher=progress)
+    rows = summarise_curve(points, RunFolder(runs[0]).record().task.metrics[0])
     page = write_curve_report(rows, out, command="airlora " + shlex.join(sys.argv[1:]))
     result = curve_results(rows) | {"report": str(page)}
     print_result(result, curve_table(rows), *curve_findings(rows), f"report: {page}", as_json=as_json)

@@ -84,5 +84,8 @@ def plan(
         drawn = plan_figure(found, folder.record().modules, folder.settings().adapter.r_max)
         write_bytes(picture, drawn.encode())
     title = f"{snr_db:g} dB, {bandwidth_hz:g} Hz, {deadline_s:g} s: {found.budget_bytes:,} bytes"
-    note = f"The first line is the plan, the others are alternatives. Measured on {found.measured_on}."
+    note = (
+        f"The first line is the plan, the others are alternatives. Score: {found.metric.name}, measured on "
+        f"{found.measured_on}."
+    )
     print_result(found.to_dict(), plan_table(title, found), note, as_json=as_json)

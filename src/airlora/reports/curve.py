@@ -1,4 +1,4 @@
-"""Report of a curve of accuracy against bytes: means over runs, findings, figure, HTML page."""
+"""Report of a curve of the primary metric against bytes: means over runs, findings, figure, HTML page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from scipy.interpolate import PchipInterpolator
 
 from airlora.errors import SettingsError
 from airlora.files import make_folder, write_bytes
-from airlora.reports.figures import new_figure, styled
+from airlora.reports.figures import new_figure, score_axis, styled
 from airlora.reports.statistics import half_width
+from airlora.tasks import Metric
 
 __all__ = [
     "CURVE_METHODS",
@@ -54,7 +55,7 @@ CURVE_METHODS = {
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy and loss of one adapter at one size.
+    """Primary metric and loss of one adapter at one size.
 
     Args:
         run: Folder of the run.
@@ -63,8 +64,8 @@ class CurvePoint:
         label: Name of the point within its series, equal for all runs.
         payload_bytes: Size of the payload, bytes. For PEFT's adapters, that of parameters and scales.
         num_components: Number of rank-one components.
-        accuracy: Accuracy, 0 to 1.
-        loss: Loss, nats per sample.
+        accuracy: Value of the primary metric of the task.
+        loss: Mean loss.
         fingerprint: Digest of version, adapter, data and settings. A point with another digest is measured again.
     """
 
@@ -79,8 +80,8 @@ class CurvePoint:
     fingerprint: str = ""
 
 
-ACCURACY_TOLERANCE = 0.005
-"""Largest difference of accuracies that count as equal in the findings."""
+TOLERANCE = 0.005
+"""Largest difference of values of the primary metric that count as equal in the findings."""
 
 STREAMS = {"stream": "A prefix of the stream", "sized": "A stream made for its size"}
 """Series that the findings compare with the whole adapter, and their names in sentences."""
@@ -114,10 +115,11 @@ class CurveRow:
         num_runs: Number of runs.
         payload_bytes: Mean size of the payload, bytes.
         num_components: Mean number of components.
-        accuracy: Mean accuracy, 0 to 1.
-        accuracy_interval: Half width of the 95 % confidence interval of the accuracy. None for one run.
-        loss: Mean loss, nats per sample.
+        accuracy: Mean value of the primary metric.
+        accuracy_interval: Half width of its 95 % confidence interval. None for one run.
+        loss: Mean loss.
         loss_interval: Half width of the 95 % confidence interval of the loss. None for one run.
+        metric: Primary metric of the task.
         points: Points of the runs.
     """
 
@@ -130,11 +132,26 @@ class CurveRow:
     accuracy_interval: float | None
     loss: float
     loss_interval: float | None
+    metric: Metric
     points: tuple[CurvePoint, ...] = ()
 
+    @property
+    def score(self) -> float:
+        """Value of the primary metric, negated if lower is better."""
+        return self.metric.oriented(self.accuracy)
 
-def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
+    @property
+    def text(self) -> str:
+        """Value of the primary metric as text."""
+        return self.metric.text(self.accuracy)
+
+
+def summarise_curve(points: Sequence[CurvePoint], metric: Metric) -> list[CurveRow]:
     """Return the means of the points that every run has, in the order of `SERIES` and bytes.
+
+    Args:
+        points: Points of all runs.
+        metric: Primary metric of the task.
 
     Raises:
         SettingsError: No point was measured on every run.
@@ -154,6 +171,7 @@ def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
             half_width([point.accuracy for point in group]),
             statistics.fmean(point.loss for point in group),
             half_width([point.loss for point in group]),
+            metric,
             tuple(group),
         )
         for (series, label), group in groups.items()
@@ -166,15 +184,15 @@ def summarise_curve(points: Sequence[CurvePoint]) -> list[CurveRow]:
 
 
 def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
-    """Return the smallest row of a series that, like all larger ones, is as accurate as the whole adapter.
+    """Return the smallest row of a series that, like all larger ones, is as good as the whole adapter.
 
-    Accuracies within `ACCURACY_TOLERANCE` count as equal. The result is None if there is no such row.
+    Values within `TOLERANCE` count as equal. The result is None if there is no such row.
     """
     full = next((row for row in rows if row.series == "full 32 bit"), None)
     found = None
     if full is not None:
         for row in reversed([row for row in rows if row.series == series]):
-            if row.accuracy < full.accuracy - ACCURACY_TOLERANCE:
+            if row.score < full.score - TOLERANCE:
                 break
             found = row
     return found
@@ -186,11 +204,10 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
     full = next((row for row in rows if row.series == "full 32 bit"), None)
     baseline = max((row for row in rows if row.series == "adalora 32 bit"), key=lambda r: r.payload_bytes, default=None)
     if full is not None:
-        lines.append(f"The whole adapter in float32: {full.accuracy:.2%} with {full.payload_bytes:,.0f} bytes.")
+        lines.append(f"The whole adapter in float32: {full.text} with {full.payload_bytes:,.0f} bytes.")
     if baseline is not None:
         lines.append(
-            f"PEFT AdaLoRA at {baseline.label} in float32: {baseline.accuracy:.2%} with "
-            f"{baseline.payload_bytes:,.0f} bytes."
+            f"PEFT AdaLoRA at {baseline.label} in float32: {baseline.text} with {baseline.payload_bytes:,.0f} bytes."
         )
     for series, title in STREAMS.items():
         if full is not None and any(row.series == series for row in rows):
@@ -203,45 +220,47 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
             word = "saves" if saving.mean >= 0 else "costs"
             width = "" if saving.interval is None else f" (± {100 * saving.interval:.0f} points)"
             share = f"{abs(saving.mean):.0%}{width}"
-            lines.append(f"At equal accuracy the stream {word} {share} of the bytes of {other}, on average.")
+            lines.append(
+                f"At equal {rows[0].metric.name} the stream {word} {share} of the bytes of {other}, on average."
+            )
     return lines
 
 
 def _cheapest(rows: Sequence[CurveRow], close: CurveRow | None) -> CurveRow | None:
-    """Return the smallest AdaLoRA of any rank and precision that is at least as accurate as a row."""
-    good = [row for row in rows if row.series.startswith("adalora") and close and row.accuracy >= close.accuracy]
+    """Return the smallest AdaLoRA of any rank and precision that is at least as good as a row."""
+    good = [row for row in rows if row.series.startswith("adalora") and close and row.score >= close.score]
     return min(good, key=lambda row: row.payload_bytes, default=None)
 
 
 def _closeness(
     title: str, full: CurveRow, baseline: CurveRow | None, close: CurveRow | None, cheapest: CurveRow | None
 ) -> str:
-    """Return the sentence on the size from which a series is as accurate as the whole adapter."""
+    """Return the sentence on the size from which a series is as good as the whole adapter."""
+    tolerance = full.metric.difference(TOLERANCE)
     if close is None:
-        return f"{title} is not within {100 * ACCURACY_TOLERANCE:g} points of the whole adapter at any size."
+        return f"{title} is not within {tolerance} of the whole adapter at any size."
     line = (
-        f"{title} is within {100 * ACCURACY_TOLERANCE:g} points of the whole adapter from {close.payload_bytes:,.0f} "
-        f"bytes on ({close.accuracy:.2%}): 1/{full.payload_bytes / close.payload_bytes:.0f} of its bytes"
+        f"{title} is within {tolerance} of the whole adapter from {close.payload_bytes:,.0f} "
+        f"bytes on ({close.text}): 1/{full.payload_bytes / close.payload_bytes:.0f} of its bytes"
     )
     if baseline is not None:
-        side = "at least that" if close.accuracy >= baseline.accuracy else "lower than that"
+        side = "no worse" if close.score >= baseline.score else "worse"
         line += (
-            f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's bytes, at an accuracy {side} of "
-            f"AdaLoRA"
+            f", and 1/{baseline.payload_bytes / close.payload_bytes:.0f} of AdaLoRA's bytes. Its {full.metric.name} is "
+            f"{side} than that of AdaLoRA"
         )
     if cheapest is not None and cheapest is not baseline:
-        name = f"{cheapest.series.removeprefix('adalora ')}, {cheapest.label}: {cheapest.accuracy:.2%}"
+        name = f"{cheapest.series.removeprefix('adalora ')}, {cheapest.label}: {cheapest.text}"
         ratio = cheapest.payload_bytes / close.payload_bytes
-        line += f". The smallest AdaLoRA that is at least as accurate ({name}) has {ratio:.0f} times its bytes"
+        line += f". The smallest AdaLoRA that is no worse ({name}) has {ratio:.0f} times its bytes"
     return line + "."
 
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
     """Return all rows as a table that fits into 80 columns."""
-    table = Table(
-        title="accuracy against bytes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    for name in ("series", "size", "bytes", "components", "accuracy, %", "loss, nats"):
+    title = f"{rows[0].metric.name} against bytes"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("series", "size", "bytes", "components", rows[0].metric.heading, "loss"):
         table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -249,22 +268,21 @@ def curve_table(rows: Sequence[CurveRow]) -> Table:
 
 
 def _cells(row: CurveRow) -> list[str]:
-    accuracy, loss = f"{100 * row.accuracy:.2f}", f"{row.loss:.3f}"
+    score, loss = row.metric.number(row.accuracy), f"{row.loss:.3f}"
     if row.accuracy_interval is not None and row.loss_interval is not None:
-        accuracy, loss = f"{accuracy} ± {100 * row.accuracy_interval:.2f}", f"{loss} ± {row.loss_interval:.3f}"
-    return [row.series, row.label, f"{row.payload_bytes:,.0f}", f"{row.num_components:.0f}", accuracy, loss]
+        score, loss = f"{score} ± {row.metric.number(row.accuracy_interval)}", f"{loss} ± {row.loss_interval:.3f}"
+    return [row.series, row.label, f"{row.payload_bytes:,.0f}", f"{row.num_components:.0f}", score, loss]
 
 
 def curve_figure(rows: Sequence[CurveRow]) -> str:
-    """Return accuracy and loss against bytes as SVG, with a line per series and 95 % confidence bands."""
+    """Return primary metric and loss against bytes as SVG, with a line per series and 95 % confidence bands."""
 
     def draw() -> Figure:
         figure, axes = new_figure(11.0, 4.6, 1, 2)
         for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
             _draw(axis, rows, name)
-        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        axes[0].set_ylabel("accuracy")
-        axes[1].set_ylabel("loss, nats per sample")
+        score_axis(axes[0], rows[0].metric)
+        axes[1].set_ylabel("loss")
         _limit_loss(axes[1], rows)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
         return figure
@@ -322,7 +340,8 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
         loader=jinja2.PackageLoader("airlora.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("curve.html.j2").render(
-        title="Accuracy against bytes",
+        title=f"{rows[0].metric.name.capitalize()} against bytes",
+        metric=rows[0].metric,
         command=command,
         findings=curve_findings(rows),
         figure=figure,
@@ -343,7 +362,9 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     savings = {name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names}
     close = {name: row for name in STREAMS if (row := smallest_close(rows, name)) is not None}
     return {
-        "points": [{key: value for key, value in row.__dict__.items() if key != "points"} for row in rows],
+        "points": [
+            {key: value for key, value in row.__dict__.items() if key not in ("points", "metric")} for row in rows
+        ],
         "byte_savings": {name: None if saving is None else saving.mean for name, saving in savings.items()},
         "byte_saving_intervals": {name: saving.interval for name, saving in savings.items() if saving is not None},
         "smallest_close_bytes": {name: row.payload_bytes for name, row in close.items()},
@@ -351,8 +372,8 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     }
 
 
-MIN_COMMON_ACCURACY = 0.01
-"""Smallest width of the range of accuracies that two curves must share for an average saving."""
+MIN_COMMON_RANGE = 0.01
+"""Smallest width of the range of the primary metric that two curves must share for an average saving."""
 
 
 @dataclass(frozen=True)
@@ -369,15 +390,15 @@ class Saving:
 
 
 def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | None:
-    r"""Return the share of the bytes of `other` that `series` saves at equal accuracy, averaged over runs.
+    r"""Return the share of the bytes of `other` that `series` saves at an equal primary metric, averaged over runs.
 
     $$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
 
-    The result is None if the two curves of a run have hardly any accuracy in common.  Interpolation between few points
-    underestimates the accuracy, which slightly favours the curve with more points.
+    The result is None if the two curves of a run have hardly any range in common. Interpolation between few points
+    underestimates the metric, which slightly favours the curve with more points.
 
-    Notation: b(a), b'(a) bytes of `series` and `other` at accuracy a, with ln b monotone and smooth between measured
-    points; a_0, a_1 ends of the range of accuracies of both.
+    Notation: b(a), b'(a) bytes of `series` and `other` at metric a, with ln b monotone and smooth between measured
+    points; a_0, a_1 ends of the range of the metric of both.
 
     Args:
         rows: Result of `summarise_curve`.
@@ -403,27 +424,29 @@ def _runs(rows: Sequence[CurveRow], series: str) -> list[str | None]:
 
 
 def _curve(rows: Sequence[CurveRow], series: str, run: str | None) -> tuple[list[float], list[float]]:
-    """Return accuracies and logarithms of bytes of a run, or of the means over runs, both increasing."""
+    """Return scores and logarithms of bytes of a run, or of the means over runs, both increasing."""
     own = [row for row in rows if row.series == series]
     pairs = (
-        [(row.payload_bytes, row.accuracy) for row in own]
+        [(row.payload_bytes, row.score) for row in own]
         if run is None
-        else [(float(p.payload_bytes), p.accuracy) for row in own for p in row.points if p.run == run]
+        else [
+            (float(p.payload_bytes), row.metric.oriented(p.accuracy)) for row in own for p in row.points if p.run == run
+        ]
     )
-    accuracies: list[float] = []
+    scores: list[float] = []
     logarithms: list[float] = []
-    for num_bytes, accuracy in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
-        if not accuracies or accuracy > accuracies[-1]:
-            accuracies.append(accuracy)
+    for num_bytes, score in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
+        if not scores or score > scores[-1]:
+            scores.append(score)
             logarithms.append(math.log(num_bytes))
-    return accuracies, logarithms
+    return scores, logarithms
 
 
 def _saving(one: tuple[list[float], list[float]], other: tuple[list[float], list[float]]) -> float | None:
     if min(len(one[0]), len(other[0])) < 2:
         return None
     low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
-    if high - low < MIN_COMMON_ACCURACY:
+    if high - low < MIN_COMMON_RANGE:
         return None
     at = np.linspace(low, high, 201)
     own, others = (PchipInterpolator(*curve)(at) for curve in (one, other))

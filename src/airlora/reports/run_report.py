@@ -29,9 +29,8 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     interval = score_interval(rows)
     order = sorted(names, key=lambda name: score[name], reverse=metric.higher_is_better)
     best = order[0]
-    lines = [
-        f"Best on average: {best}, {metric.text(score[best], 1)} with {params[best]:,.0f} adapter parameters per link."
-    ]
+    reached = {name: metric.text(score[name], short=True) for name in names}
+    lines = [f"Best on average: {best}, {reached[best]} with {params[best]:,.0f} adapter parameters per link."]
     if "airllm" in names and best != "airllm":
         gap = abs(score[best] - score["airllm"])
         rank = order.index("airllm") + 1
@@ -39,7 +38,7 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
         verdict = "" if interval is None else f", {place} the confidence interval of one measurement"
         lines.append(
             f"The paper's policy (airllm: PPO, then DDIM) is {_ordinal(rank)} of {len(names)}: "
-            f"{metric.text(score['airllm'], 1)}, {metric.difference(gap)} behind {best}{verdict}."
+            f"{reached['airllm']}, {metric.difference(gap)} behind {best}{verdict}."
         )
         ahead = [name for name in order[: rank - 1] if name in ("greedy", "constant", "random")]
         if ahead:
@@ -47,7 +46,7 @@ def findings(rows: Sequence[ComparisonRow]) -> list[str]:
     if "adalora" in names and best != "adalora":
         gap, side = abs(score[best] - score["adalora"]), "below" if metric.higher_is_better else "above"
         lines.append(
-            f"PEFT AdaLoRA, trained separately for every link's budget, reaches {metric.text(score['adalora'], 1)}: "
+            f"PEFT AdaLoRA, trained separately for every link's budget, reaches {reached['adalora']}: "
             f"{metric.difference(gap)} {side} {best}, which truncates one adapter for all links."
         )
     return lines
@@ -125,13 +124,13 @@ def _tiles(
     return [
         {
             "label": f"best {metric.name}",
-            "value": metric.text(best.score, 1),
+            "value": metric.text(best.score, short=True),
             "note": f"{best.policy} at {best.snr_db:g} dB, {best.num_params:,} parameters",
         },
         {
             "label": f"smallest within {metric.difference(0.01)} of it",
             "value": f"{small.payload_bytes / 1000:,.0f} kB",
-            "note": f"{small.policy} at {small.snr_db:g} dB, {metric.text(small.score, 1)}",
+            "note": f"{small.policy} at {small.snr_db:g} dB, {metric.text(small.score, short=True)}",
         },
         {
             "label": "whole adapter",
@@ -152,7 +151,7 @@ def _table(rows: Sequence[ComparisonRow], snrs: Sequence[float]) -> list[dict[st
         own = {row.snr_db: row for row in rows if row.policy == name}
         cells = [
             {
-                "score": metric.text(own[snr].score, 1),
+                "score": metric.text(own[snr].score, short=True),
                 "params": f"{own[snr].num_params / 1000:.1f}k",
                 "best": own[snr].score == metric.best(row.score for row in rows if row.snr_db == snr),
             }

@@ -29,7 +29,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
         cells = []
         for snr_db in snrs:
             best = metric.best(row.score for row in rows if row.snr_db == snr_db)
-            text = f"{metric.text(own[snr_db].score, 1)} {own[snr_db].num_params / 1000:5.1f}k"
+            text = f"{metric.text(own[snr_db].score, short=True)} {own[snr_db].num_params / 1000:5.1f}k"
             cells.append(marked(text, is_best=own[snr_db].score == best))
         mean = statistics.fmean(row.score for row in own.values())
         kept = "kept" if all(row.deadline_share <= 1.0 for row in own.values()) else "broken"

@@ -74,9 +74,22 @@ class Metric:
     digits: int = 2
     unit: str = ""
 
-    def text(self, value: float, digits: int | None = None) -> str:
-        """Return the value with its unit, in `digits` decimals or those of the metric."""
-        return f"{value:.{self.digits if digits is None else digits}{self.style}} {self.unit}".rstrip()
+    def text(self, value: float, *, short: bool = False) -> str:
+        """Return the value with its unit; with `short`, in one decimal less."""
+        return f"{value:.{self.digits - short}{self.style}} {self.unit}".rstrip()
+
+    def number(self, value: float) -> str:
+        """Return the value without its unit, for a column with the title `heading`."""
+        return self.text(value).removesuffix("%").removesuffix(self.unit).rstrip()
+
+    @property
+    def heading(self) -> str:
+        """Name and unit, such as "accuracy, %"."""
+        return ", ".join(filter(None, (self.name, "%" if self.style == "%" else self.unit)))
+
+    def oriented(self, value: float) -> float:
+        """Return the value, negated if lower is better."""
+        return value if self.higher_is_better else -value
 
     def difference(self, value: float) -> str:
         """Return a difference of two values, that of shares in percentage points.

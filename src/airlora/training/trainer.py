@@ -185,7 +185,7 @@ class Trainer:
         tuning = self.settings.finetune
         if self.finetuner.step <= tuning.head_steps + tuning.align_steps:
             return  # The adapter is still zero, so its score does not improve.
-        score = result.score if result.primary.higher_is_better else -result.score
+        score = result.primary.oriented(result.score)
         self._stopped_early = self._early_stopping.update(reward, score) and self.settings.policy.early_stop
         if self._stopped_early:
             _log.info("early stop after %d fine-tuning steps", self.finetuner.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -21,7 +22,7 @@ from airlora.policy import ConstantPolicy, import_policy
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.figures import draw_heat_maps, styled
-from airlora.tasks import Evaluation
+from airlora.tasks import Evaluation, Metric
 from airlora.training import (
     RunContext,
     RunFolder,
@@ -72,8 +73,8 @@ class PlannedPayload:
         airtime_s: Time to send the payload, s.
         deadline_share: Airtime over the deadline.
         meets_deadline: Whether `deadline_share` is 1 or less.
-        expected_loss: Loss of the decoded payload, nats per sample.
-        expected_accuracy: Accuracy of the decoded payload, 0 to 1.
+        expected_loss: Loss of the decoded payload.
+        expected_accuracy: Primary metric of the decoded payload.
         data: Payload; empty for PEFT AdaLoRA.
     """
 
@@ -102,7 +103,8 @@ class LinkPlan:
         others: Payloads of the alternatives.
         capacity_bps: Capacity of the link, bit/s.
         budget_bytes: Bytes that the link carries before the deadline.
-        measured_on: Number and name of the samples that loss and accuracy are measured on.
+        measured_on: Number and name of the samples that loss and primary metric are measured on.
+        metric: Primary metric of the task.
     """
 
     chosen: PlannedPayload
@@ -110,6 +112,7 @@ class LinkPlan:
     capacity_bps: float
     budget_bytes: int
     measured_on: str
+    metric: Metric
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: those of `chosen`, and the other fields."""
@@ -171,7 +174,9 @@ def plan_link(
         watcher.step(number, {})
     if adalora and (trained := planner.trained_adalora(watcher)) is not None:
         found.append(trained)
-    return LinkPlan(found[0], tuple(found[1:]), planner.capacity_bps, planner.budget_bytes, planner.measured_on)
+    return LinkPlan(
+        found[0], tuple(found[1:]), planner.capacity_bps, planner.budget_bytes, planner.measured_on, planner.metric
+    )
 
 
 class _Planner:
@@ -203,6 +208,7 @@ class _Planner:
             )
         self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
         self._bench: RunContext = build_context(self._settings)
+        self.metric = self._bench.task.metrics[0]
         load_adapter(self._bench.adapted, self._folder.adapter_path)
         self._source = make_encoder_input(
             self._bench.adapted,
@@ -336,7 +342,7 @@ class _Planner:
 def plan_table(title: str, plan: LinkPlan) -> Table:
     """Return the payloads of a plan as a table, the plan itself first."""
     table = Table(title=title, title_justify="left")
-    for name in ("sent", "bits", "components", "bytes", "seconds", "of limit", "loss", "acc."):
+    for name in ("sent", "bits", "components", "bytes", "seconds", "of limit", "loss", "score"):
         table.add_column(name, justify="left" if name == "sent" else "right", no_wrap=True)
     for row in (plan.chosen, *plan.others):
         table.add_row(
@@ -347,7 +353,7 @@ def plan_table(title: str, plan: LinkPlan) -> Table:
             f"{row.airtime_s:.3g}",
             f"{row.deadline_share:.0%}",
             f"{row.expected_loss:.4f}",
-            f"{row.expected_accuracy:.1%}",
+            plan.metric.text(row.expected_accuracy, short=True),
         )
     return table
 
@@ -357,7 +363,7 @@ _TITLE_CHARACTERS = 44
 
 
 def plan_figure(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) -> str:
-    """Return the payloads of a plan as SVG: rank patterns, and below them bytes and measured accuracy.
+    """Return the payloads of a plan as SVG: rank patterns, and below them bytes and measured primary metric.
 
     Args:
         plan: Plan for a link.
@@ -377,17 +383,18 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
     axes = above.subplots(1, len(rows), squeeze=False)[0].tolist()
     patterns = dict(zip(names, (row.rank_pattern for row in rows), strict=True))
     draw_heat_maps(above, axes, patterns, modules, r_max)
-    sizes, accuracies = below.subplots(1, 2)
+    sizes, scores = below.subplots(1, 2)
     colours = ["#0072B2", *["#999999"] * (len(rows) - 1)]
     positions = range(len(rows))
     limit_shown = plan.budget_bytes <= 20 * max(row.payload_bytes for row in rows)
     payload = "payload, kB; dashed: budget of the link" if limit_shown else "payload, kB"
     for axis, values, title in (
         (sizes, [row.payload_bytes / 1000 for row in rows], payload),
-        (accuracies, [row.expected_accuracy for row in rows], f"accuracy, {plan.measured_on}"),
+        (scores, [row.expected_accuracy for row in rows], f"{plan.metric.name}, {plan.measured_on}"),
     ):
         bars = axis.barh(positions, values, color=colours)
-        labels = axis.bar_label(bars, fmt="{:.1f}" if axis is sizes else "{:.1%}", padding=3, fontsize=9)
+        text = "{:.1f}".format if axis is sizes else partial(plan.metric.text, short=True)
+        labels = axis.bar_label(bars, fmt=text, padding=3, fontsize=9)
         for label in labels:
             # White boxes keep labels legible where the dashed line crosses them.
             label.set(zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
@@ -395,9 +402,10 @@ def _draw(plan: LinkPlan, modules: Mapping[str, Mapping[str, Any]], r_max: int) 
         axis.invert_yaxis()
         axis.margins(x=0.2)
     sizes.set_yticks(positions, names)
-    accuracies.set_yticks(positions, [""] * len(rows))
+    scores.set_yticks(positions, [""] * len(rows))
     if limit_shown:
         sizes.axvline(plan.budget_bytes / 1000, color="#D55E00", linestyle="dashed", linewidth=1.2)
-    accuracies.set_xlim(0.0, 1.0)
-    accuracies.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    if plan.metric.style == "%":
+        scores.set_xlim(0.0, 1.0)
+        scores.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     return figure

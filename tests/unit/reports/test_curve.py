@@ -17,10 +17,13 @@ from airlora.reports.curve import (
     summarise_curve,
     write_curve_report,
 )
+from airlora.tasks import Classification
+
+METRIC = Classification.metrics[0]
 
 
 def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
-    return CurveRow(series, f"{num_bytes:g} B", 1, num_bytes, 1.0, accuracy, None, loss, None)
+    return CurveRow(series, f"{num_bytes:g} B", 1, num_bytes, 1.0, accuracy, None, loss, None, METRIC)
 
 
 def line(series: str, factor: float) -> list[CurveRow]:
@@ -48,7 +51,7 @@ def test_the_saving_of_several_runs_has_a_confidence_interval() -> None:
             for place in range(6)
         ]
 
-    rows = summarise_curve([*points("stream", {"a": 1, "b": 1}), *points("lora 32 bit", {"a": 2, "b": 8})])
+    rows = summarise_curve([*points("stream", {"a": 1, "b": 1}), *points("lora 32 bit", {"a": 2, "b": 8})], METRIC)
     saving = byte_saving(rows, "stream", "lora 32 bit")
     # Logarithms -ln 2 and -ln 8: their mean is -ln 4, their standard error ln 2.
     assert saving.mean == pytest.approx(0.75)
@@ -65,7 +68,7 @@ def test_more_points_on_the_same_curve_hardly_change_the_saving() -> None:
 
 def test_runs_without_a_common_size_are_refused() -> None:
     with pytest.raises(SettingsError, match="every run"):
-        summarise_curve([])
+        summarise_curve([], METRIC)
 
 
 def test_curves_without_a_common_accuracy_have_no_saving() -> None:
@@ -102,7 +105,7 @@ def test_findings_state_savings_and_losses_of_accuracy() -> None:
     text = "\n".join(curve_findings(rows))
     assert "AdaLoRA at 1e+06 B in float32: 87.00% with 1,000,000 bytes." in text
     assert "within 0.5 points of the whole adapter from 4,000 bytes on (85.60%): 1/250 of its bytes, and 1/250" in text
-    assert "at an accuracy lower than that of AdaLoRA" in text
+    assert "Its accuracy is worse than that of AdaLoRA" in text
     assert "The smallest AdaLoRA" not in text
     cheap = [*rows, row("adalora 4 bit", 90_000, 0.857), row("adalora 4 bit", 20_000, 0.84)]
     assert "(4 bit, 90000 B: 85.70%) has 22 times its bytes" in "\n".join(curve_findings(cheap))
@@ -119,7 +122,7 @@ def test_means_include_only_points_of_every_run() -> None:
             ("a", "whole", 2000, 0.85),
         )
     ]
-    (found,) = summarise_curve(points)
+    (found,) = summarise_curve(points, METRIC)
     assert (found.label, found.num_runs, found.payload_bytes) == ("1000 B", 2, 940)
     assert found.accuracy == pytest.approx(0.82)
     # Student's t with one degree of freedom, standard error .02.
@@ -143,7 +146,7 @@ def test_the_page_describes_only_measured_series(tmp_path: Path, has_full: bool)
 
 
 def test_the_widest_table_fits_into_eighty_columns() -> None:
-    widest = CurveRow("constant 32 bit", "11314 B", 3, 1332437.0, 288.0, 0.8735, 0.2194, 0.32061, 0.12861)
+    widest = CurveRow("constant 32 bit", "11314 B", 3, 1332437.0, 288.0, 0.8735, 0.2194, 0.32061, 0.12861, METRIC)
     screen = io.StringIO()
     Console(file=screen, width=80).print(curve_table([widest]))
     for cell in ("constant 32 bit", "11314 B", "1,332,437", "288", "87.35 ± 21.94", "0.321 ± 0.129"):
