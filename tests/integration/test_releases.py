@@ -51,7 +51,7 @@ def _eval_of(run: Path) -> str:
 
 def test_a_stream_is_published_unchanged(repo: Path, stream: Path) -> None:
     assert value("publish", stream, repo)["version"] == 1
-    refused(airlora("publish", stream, repo), "release 1 already")
+    refused(airlora("publish", stream, repo), "already published as release 1")
     refused(airlora("publish", stream, repo, "--qat-steps", "3"), "packed already")
     shown = airlora("repo", "verify", repo).stdout
     assert "verified, 1 releases" in shown
