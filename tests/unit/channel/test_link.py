@@ -211,18 +211,18 @@ def test_a_registered_link_process_is_made_from_the_settings(monkeypatch):
 
 
 def test_a_link_process_is_imported_by_name_and_only_when_it_is_registered(monkeypatch, tmp_path):
-    (tmp_path / "mylinks.py").write_text("from airlora.channel import LinkProcess\nclass Mine(LinkProcess): ...\n")
+    (tmp_path / "unit_links.py").write_text("from airlora.channel import LinkProcess\nclass Mine(LinkProcess): ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("airlora.channel.link.LINK_PROCESSES", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    channel = ChannelSettings(process="mylinks:Mine")
-    message = r"channel.process = 'mylinks:Mine': .*--set channel.process=mylinks:Mine.*register_link_process"
+    channel = ChannelSettings(process="unit_links:Mine")
+    message = r"channel.process = 'unit_links:Mine': .*--set channel.process=unit_links:Mine.*register_link_process"
     for call in (lambda: make_link(channel), lambda: Link(0.0, 1e6).capacity_bps(channel)):
         with pytest.raises(SettingsError, match=message):
             call()
-    assert "mylinks" not in sys.modules
-    register_link_process("mylinks:Mine")
+    assert "unit_links" not in sys.modules
+    register_link_process("unit_links:Mine")
     assert type(make_link(channel)).__name__ == "Mine"
 
 
