@@ -25,7 +25,9 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
 import airlora as package
+from airlora.channel import link
 from airlora.cli.app import app
+from airlora.policy import specs
 from commands import TINY, airlora
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,13 @@ def tiny_embedded_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     models = sys.modules[package.load_base_model.__module__]
     monkeypatch.setattr(models, "embedded_model_folder", lambda: tiny_model)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # Test workers share the cores.
+
+
+@pytest.fixture(autouse=True)
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example registers is gone for the tests that follow."""
+    monkeypatch.setattr(specs, "_REGISTERED", {})
+    monkeypatch.setattr(link, "LINK_PROCESSES", {})
 
 
 @pytest.fixture
