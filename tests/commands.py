@@ -34,6 +34,7 @@ TINY = {
     "diffusion.num_train_timesteps": 20,
     "diffusion.num_inference_steps": 4,
     "diffusion.updates_per_stage": 4,
+    "diffusion.warmup_updates": 20,
     "checkpoint_every": 10,
 }
 

@@ -26,6 +26,20 @@ def make(warmup_updates: int = 20, settings: DiffusionSettings = SETTINGS, seed:
     return FinePolicy(3, 3, identity, settings=settings, seed=seed)
 
 
+@pytest.fixture(scope="module")
+def warm() -> FinePolicy:
+    """Return a policy after a long warm-up, which tests copy."""
+    fine = make(400, SETTINGS.model_copy(update={"learning_rate": 1e-3}))
+    fine.decide(torch.zeros(3))
+    return fine
+
+
+def copy_of(warm: FinePolicy, **changes: object) -> FinePolicy:
+    fine = make(settings=warm.settings.model_copy(update=changes))
+    fine.load_state_dict(warm.state_dict())
+    return fine
+
+
 def batch(value: float = 0.5) -> DiffusionBatch:
     zeros = torch.zeros(40)
     x0, condition, text = torch.full((40, 3), value), torch.zeros(40, 3), torch.zeros(40, 2)
@@ -39,10 +53,9 @@ def draw(fine: FinePolicy, condition: Tensor) -> Tensor:
     return x0
 
 
-def test_the_warm_up_imitates_its_data() -> None:
-    fine = make(warmup_updates=400)
+def test_the_warm_up_imitates_its_data(warm: FinePolicy) -> None:
     for values in ([0.5, -0.5, 0.0], [-0.9, 0.9, 0.3]):
-        torch.testing.assert_close(fine.decide(torch.tensor(values)), torch.tensor(values), atol=0.15, rtol=0)
+        torch.testing.assert_close(warm.decide(torch.tensor(values)), torch.tensor(values), atol=0.15, rtol=0)
 
 
 def test_decisions_are_deterministic_and_exploration_is_not() -> None:
@@ -61,11 +74,8 @@ def test_decisions_do_not_change_the_generator() -> None:
     assert torch.equal(draw(one, torch.zeros(3)), draw(other, torch.zeros(3)))
 
 
-def test_exploration_noise_scales_with_the_setting() -> None:
-    zero, one, two = (
-        draw(make(200, SETTINGS.model_copy(update={"exploration": exploration})), torch.zeros(3))
-        for exploration in (0.0, 0.01, 0.02)
-    )
+def test_exploration_noise_scales_with_the_setting(warm: FinePolicy) -> None:
+    zero, one, two = (draw(copy_of(warm, exploration=exploration), torch.zeros(3)) for exploration in (0.0, 0.01, 0.02))
     assert zero.abs().max() < 0.9
     assert (one - zero).abs().max() > 0.001
     torch.testing.assert_close(two - zero, 2 * (one - zero), atol=1e-6, rtol=1e-4)
@@ -79,12 +89,12 @@ def test_update_learns_executed_decisions(context_of: ContextOf) -> None:
     assert set(metrics) == {"loss", "advantage"}
 
 
-def test_rehearsal_preserves_the_warm_up(context_of: ContextOf) -> None:
+def test_rehearsal_preserves_the_warm_up(warm: FinePolicy, context_of: ContextOf) -> None:
     # The update has decisions for one condition only; the other conditions are known from the warm-up.
     conditions = torch.tensor([[0.8, -0.8, 0.0], [-0.7, 0.2, 0.7]])
     errors = []
     for rehearse in (False, True):
-        fine = make(400, SETTINGS.model_copy(update={"updates_per_stage": 300, "learning_rate": 1e-3}))
+        fine = copy_of(warm, updates_per_stage=300)
         fine.update(context_of(batch(0.5)), rehearse=rehearse)
         errors.append(max((fine.decide(condition) - condition).abs().mean().item() for condition in conditions))
     assert errors[1] < 0.5 * errors[0]
