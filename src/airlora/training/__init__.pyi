@@ -25,9 +25,11 @@ from .opening import read_stream_bytes as read_stream_bytes
 from .peft_baselines import AdaLoraResult as AdaLoraResult
 from .peft_baselines import BaselinePoint as BaselinePoint
 from .peft_baselines import PeftMethod as PeftMethod
+from .peft_baselines import TrainedBaseline as TrainedBaseline
 from .peft_baselines import measure_peft_baseline as measure_peft_baseline
 from .peft_baselines import train_adalora as train_adalora
 from .peft_baselines import train_adalora_sweep as train_adalora_sweep
+from .peft_baselines import train_baseline as train_baseline
 from .policies import build_policy as build_policy
 from .policies import problem_of as problem_of
 from .processes import Job as Job

@@ -1,0 +1,379 @@
+"""Kinds of trials: functions of options and seed that train or measure, and return plain values.
+
+| kind | result |
+|---|---|
+| `adapter` | an adapter fine-tuned at full rank, in the cache |
+| `frozen` | a policy that learns on such an adapter, measured on every link |
+| `live` | a policy that chooses the ranks while the adapter is fine-tuned, measured on every link |
+| `best_constant` | the constant rank of lowest objective for every link, on such an adapter |
+| `baseline` | PEFT's AdaLoRA, LoRA or rsLoRA at the parameter budget of one link |
+| `stream` | prefixes of the packed adapter, one for every link |
+| `timing` | seconds of a decision and of an episode |
+
+A measurement on a link is a dictionary with `snr_db`, `accuracy`, `loss` (nats), `num_params`, `paper_num_params`,
+`cost` (eta of Eq. 8), `objective` (Eq. 9), `mean_rank`, `ranks` by module name and `correct`, a digit per sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from airlora.adapters import load_adapter
+from airlora.channel import Link, transfer_time_s
+from airlora.codec import decode_stream, describe, truncate
+from airlora.env import AnalyticObjective, RankAllocationEnv
+from airlora.files import make_folder
+from airlora.packing import Packing, pack_adapter, predict_decoded
+from airlora.policy import find_policy, load_policy
+from airlora.progress import SilentProgress
+from airlora.ranks import RankPattern, paper_num_params
+from airlora.reproduce.trial import Trial, TrialResult
+from airlora.tasks import Predictions, evaluate, pick_autocast, predict
+from airlora.training import (
+    Algorithm1,
+    RunContext,
+    RunFolder,
+    Settings,
+    build_context,
+    build_policy,
+    decide_for_link,
+    frozen_env,
+    is_learner,
+    load_settings,
+    problem_of,
+    read_metrics,
+    reference_link,
+    stream_header,
+    train,
+    train_baseline,
+    with_values,
+)
+from airlora.training.policies import make_from_settings
+from airlora.version import __version__
+
+__all__ = ["KINDS", "Kind", "run_trial", "settings_of"]
+
+CURVE_POINTS = 40
+"""Points of a reward curve: means over equal parts of the steps."""
+
+NUM_TIMED = 20
+"""Decisions that `timing` measures."""
+
+Kind = Callable[[Mapping[str, Any], int, Path, Callable[[], None]], TrialResult]
+"""Function (options, seed, cache, count_step) that runs a trial."""
+
+
+def run_trial(trial: Trial, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    """Run a trial and return its result.
+
+    Args:
+        trial: Trial to run.
+        cache: Folder of adapters and unfinished runs, which trials of one machine share.
+        count_step: Function called after every step.
+    """
+    return KINDS[trial.kind](trial.options, trial.seed, cache, count_step)
+
+
+def settings_of(options: Mapping[str, Any], seed: int) -> Settings:
+    """Return the settings of a trial: its preset, its `overrides` by dotted key, and one thread."""
+    return load_settings(options["preset"], overrides={**options["overrides"], "seed": seed, "num_threads": 1})
+
+
+def _adapter(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    settings = _adapter_settings(settings_of(options, seed))
+    return {"loss": RunFolder(_adapter_folder(settings, cache, count_step)).record().metrics["loss"]}
+
+
+def _frozen(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    settings, context = _open_frozen(options, seed, cache)
+    env = frozen_env(context, settings)
+    policy = build_policy(settings, env, context)
+    rewards: list[float] = []
+    if is_learner(policy):
+        # The seed of the fine-tuning would draw the same links again.
+        algorithm = Algorithm1(
+            env,
+            policy,
+            rollout_steps=settings.policy.rollout_steps,
+            buffer_size=options["evaluations"],
+            seed=settings.seed + 1,
+        )
+        while algorithm.num_steps < options["evaluations"]:
+            rewards.append(_plain_reward(algorithm.step()))
+            count_step()
+    start = time.perf_counter()
+    patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
+    seconds = (time.perf_counter() - start) / len(patterns)
+    return {
+        "links": _measure(patterns, context, env, settings),
+        "rewards": _thinned(rewards),
+        "decision_seconds": seconds,
+        "modules": _modules(context),
+    }
+
+
+def _live(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    settings = settings_of(options, seed)
+    folder = RunFolder(make_folder(cache / "runs") / _digest(["live", options, seed]))
+    with FileLock(f"{folder.path}.lock"):
+        if not folder.record_path.exists():
+            train(settings, folder.path, resume=folder.checkpoint_path.exists(), progress=_StepCounter(count_step))
+    context = build_context(settings)
+    load_adapter(context.adapted, folder.adapter_path)
+    env = frozen_env(context, settings)
+    is_file = folder.policy_path.exists() or find_policy(settings.policy.name).learns
+    policy = load_policy(folder.policy_path, problem_of(env)) if is_file else build_policy(settings, env, context)
+    patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
+    metrics = list(read_metrics(folder.path))
+    return {
+        "links": _measure(patterns, context, env, settings),
+        "rewards": _thinned([line["reward"] for line in metrics if line["kind"] == "finetune"]),
+        "evaluations": [
+            {key: line[key] for key in ("step", "accuracy", "loss")} for line in metrics if line["kind"] == "eval"
+        ],
+        "calibration": _calibration_objectives(patterns, context, env, settings),
+        "modules": _modules(context),
+    }
+
+
+def _best_constant(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    settings, context = _open_frozen(options, seed, cache)
+    env = frozen_env(context, settings)
+    r_max = context.adapted.r_max
+    candidates = sorted({0, r_max, *(2**power for power in range(r_max.bit_length()) if 2**power <= r_max)})
+    losses = {}
+    for rank in candidates:
+        context.adapted.set_ranks(RankPattern.constant(context.adapted.shapes, rank))
+        with pick_autocast(settings.finetune.precision, context.device)():
+            losses[rank] = evaluate(context.adapted.model, context.calibration, context.device).loss
+        count_step()
+    patterns = {}
+    for link in _links(settings):
+        fitting = [rank for rank in candidates if _fits(env, link, RankPattern.constant(env.shapes, rank))]
+        best = min(fitting, key=lambda rank: losses[rank] + _price(env, link, RankPattern.constant(env.shapes, rank)))
+        patterns[link] = RankPattern.constant(env.shapes, best)
+    return {"links": _measure(patterns, context, env, settings), "rewards": [], "modules": _modules(context)}
+
+
+def _baseline(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:  # noqa: ARG001
+    settings = settings_of(options, seed)
+    context = build_context(settings)
+    env = frozen_env(context, settings)
+    link = Link(options["snr_db"], reference_link(settings.channel).bandwidth_hz)
+    full = RankPattern.constant(env.shapes, settings.adapter.r_max).num_params(env.shapes)
+    budget = max(1, min(full, env.budget_params(env.capacity_bps(link))))
+    trained = train_baseline(
+        settings,
+        context.train,
+        method=options["method"],
+        budget_params=budget,
+        steps=settings.finetune.steps,
+        on_step=lambda _: count_step(),
+    )
+    held_out = context.calibration if options.get("on_calibration") else context.eval
+    row = _row(env, settings, link, trained.rank_pattern, trained.predict(held_out), num_params=trained.num_params)
+    return {"links": [row], "rewards": [], "modules": _modules(context)}
+
+
+def _stream(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    settings, context = _open_frozen(options, seed, cache)
+    env = frozen_env(context, settings)
+    compute = settings.compute_options(context.device)
+    context.adapted.set_ranks(RankPattern.constant(context.adapted.shapes, context.adapted.r_max))
+    data = pack_adapter(
+        context.adapted,
+        stream_header(context.adapted, settings, context.fingerprint, context.task),
+        Packing(),
+        compute,
+        calibration=context.calibration,
+    )
+    count_step()
+    rows = []
+    for link in _links(settings):
+        carried = int(env.capacity_bps(link) * settings.channel.deadline_s / 8)
+        prefix = truncate(data, max(carried, describe(data)["head_bytes"]))
+        decoded = decode_stream(prefix)
+        found = predict_decoded(context.adapted, decoded, context.eval, context.device, compute.eval_batch_size)
+        row = _row(env, settings, link, decoded.rank_pattern, found)
+        # The price of a stream is the airtime of its bytes.
+        cost = 8 * len(prefix) / (env.capacity_bps(link) * settings.channel.deadline_s)
+        objective = row["loss"] + settings.env.cost_weight * cost
+        rows.append(row | {"cost": cost, "objective": objective, "payload_bytes": len(prefix)})
+    return {"links": rows, "rewards": [], "modules": _modules(context)}
+
+
+def _timing(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:  # noqa: ARG001
+    settings = settings_of(options, seed)
+    objective = AnalyticObjective(num_layers=options["num_layers"], r_max=settings.adapter.r_max, seed=seed)
+    env = RankAllocationEnv(objective, channel=settings.channel, env=settings.env)
+    policy = make_from_settings(settings, problem_of(env))
+    algorithm = Algorithm1(
+        env, policy, rollout_steps=settings.policy.rollout_steps, buffer_size=settings.diffusion.buffer_size, seed=seed
+    )
+    observation = env.observe()
+    policy.decide(observation)
+    start = time.perf_counter()
+    for _ in range(NUM_TIMED):
+        policy.decide(observation)
+    decision = (time.perf_counter() - start) / NUM_TIMED
+    steps = settings.policy.rollout_steps
+    start = time.perf_counter()
+    for _ in range(steps):
+        algorithm.step()
+        count_step()
+    return {
+        "decision_seconds": decision,
+        "episode_seconds": (time.perf_counter() - start) * settings.env.episode_steps / steps,
+    }
+
+
+KINDS: dict[str, Kind] = {
+    "adapter": _adapter,
+    "frozen": _frozen,
+    "live": _live,
+    "best_constant": _best_constant,
+    "baseline": _baseline,
+    "stream": _stream,
+    "timing": _timing,
+}
+"""Functions that run trials, by kind."""
+
+
+class _StepCounter(SilentProgress):
+    """Reporter that calls a function once per step."""
+
+    def __init__(self, count_step: Callable[[], None]) -> None:
+        self._count_step = count_step
+
+    def step(self, done: int, values: Mapping[str, Any]) -> None:  # noqa: ARG002
+        self._count_step()
+
+
+def _adapter_settings(settings: Settings) -> Settings:
+    """Return the settings of the fine-tuning at full rank, which do not depend on link or policy."""
+    default = load_settings("quick")
+    own = {"policy.name": "constant", "policy.constant_rank": 1, "policy.steps": 0, "policy.early_stop": False}
+    sections = {"channel": default.channel, "ppo": default.ppo, "diffusion": default.diffusion}
+    frozen = {"env.objective": "frozen", "env.frozen_batches": settings.env.frozen_batches}
+    base = settings.model_copy(update={**sections, "env": default.env, "policy": default.policy})
+    return with_values(base, own | frozen | {"env.frozen_batch_size": settings.env.frozen_batch_size})
+
+
+def _adapter_folder(settings: Settings, cache: Path, count_step: Callable[[], None]) -> Path:
+    """Return the folder of a run that is fine-tuned at full rank, after training it if it is not in the cache."""
+    folder = RunFolder(make_folder(cache / "adapters") / _digest(["adapter", settings.model_dump(mode="json")]))
+    with FileLock(f"{folder.path}.lock"):
+        if not folder.record_path.exists():
+            train(settings, folder.path, resume=folder.checkpoint_path.exists(), progress=_StepCounter(count_step))
+    return folder.path
+
+
+def _open_frozen(options: Mapping[str, Any], seed: int, cache: Path) -> tuple[Settings, RunContext]:
+    """Return the settings of a trial, and its context with the adapter loaded."""
+    settings = settings_of(options, seed)
+    folder = RunFolder(_adapter_folder(_adapter_settings(settings), cache, lambda: None))
+    context = build_context(settings)
+    load_adapter(context.adapted, folder.adapter_path)
+    return settings, context
+
+
+def _links(settings: Settings) -> list[Link]:
+    bandwidth_hz = reference_link(settings.channel).bandwidth_hz
+    return [Link(snr_db, bandwidth_hz) for snr_db in settings.channel.snr_db]
+
+
+def _measure(
+    patterns: Mapping[Link, RankPattern], context: RunContext, env: RankAllocationEnv, settings: Settings
+) -> list[dict[str, Any]]:
+    """Return a measurement on the evaluation data per link; equal patterns are measured once."""
+    known: dict[RankPattern, Predictions] = {}
+    for pattern in patterns.values():
+        if pattern not in known:
+            context.adapted.set_ranks(pattern)
+            with pick_autocast(settings.finetune.precision, context.device)():
+                known[pattern] = predict(
+                    context.adapted.model, context.eval, context.device, settings.finetune.eval_batch_size
+                )
+    return [_row(env, settings, link, pattern, known[pattern]) for link, pattern in patterns.items()]
+
+
+def _calibration_objectives(
+    patterns: Mapping[Link, RankPattern], context: RunContext, env: RankAllocationEnv, settings: Settings
+) -> list[float]:
+    """Return the objective of Eq. 9 on the calibration samples, per link."""
+    held_out = replace(context, eval=context.calibration)
+    return [row["objective"] for row in _measure(patterns, held_out, env, settings)]
+
+
+def _row(
+    env: RankAllocationEnv,
+    settings: Settings,
+    link: Link,
+    pattern: RankPattern,
+    found: Predictions,
+    *,
+    num_params: int | None = None,
+) -> dict[str, Any]:
+    evaluation = found.evaluation
+    own = pattern.num_params(env.shapes) if num_params is None else num_params
+    cost = _cost(env, link, own)
+    correct = found.logits.argmax(dim=-1).numpy() == np.asarray(found.targets)
+    return {
+        "snr_db": link.snr_db,
+        "accuracy": evaluation.values["accuracy"],
+        "loss": evaluation.loss,
+        "num_params": own,
+        "paper_num_params": paper_num_params(pattern.ranks, env.hidden_size),
+        "cost": cost,
+        "objective": evaluation.loss + settings.env.cost_weight * cost,
+        "mean_rank": float(np.mean(pattern.ranks)),
+        "ranks": pattern.to_dict(),
+        "correct": "".join("1" if right else "0" for right in correct),
+    }
+
+
+def _cost(env: RankAllocationEnv, link: Link, num_params: int) -> float:
+    seconds = transfer_time_s(
+        num_params + env.objective.head_params,
+        capacity_bps=env.capacity_bps(link),
+        bits_per_param=env.channel.bits_per_param,
+    )
+    return seconds / env.channel.deadline_s
+
+
+def _price(env: RankAllocationEnv, link: Link, pattern: RankPattern) -> float:
+    return env.settings.cost_weight * _cost(env, link, pattern.num_params(env.shapes))
+
+
+def _fits(env: RankAllocationEnv, link: Link, pattern: RankPattern) -> bool:
+    if env.channel.deadline_mode != "project":
+        return True
+    return pattern.num_params(env.shapes) <= env.budget_params(env.capacity_bps(link))
+
+
+def _plain_reward(record: Any) -> float:
+    return float(record.info.get("plain_reward", record.reward))
+
+
+def _thinned(values: Sequence[float]) -> list[list[float]]:
+    """Return pairs (last step, mean value) of at most `CURVE_POINTS` equal parts."""
+    parts = np.array_split(np.asarray(values, dtype=np.float64), min(CURVE_POINTS, len(values))) if values else []
+    ends = np.cumsum([len(part) for part in parts])
+    return [[float(end), float(part.mean())] for end, part in zip(ends, parts, strict=True)]
+
+
+def _modules(context: RunContext) -> dict[str, dict[str, Any]]:
+    return {site.name: {"role": site.role, "layer": site.layer} for site in context.adapted.sites}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps([__version__, content], sort_keys=True).encode()).hexdigest()[:20]

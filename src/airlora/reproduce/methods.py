@@ -1,0 +1,61 @@
+"""The methods that the tables compare: those of the paper, and simple ones beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["BEYOND", "METHODS", "PAPER_METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the tables.
+
+    Args:
+        name: Name in tables and figures.
+        policy: Name of the policy, or None for a method without one.
+        baseline: PEFT method that is trained instead of a policy, or None.
+        colour: Colour in figures, of the palette of Okabe and Ito.
+        marker: Marker in figures.
+        line: Line style in figures.
+        overrides: Settings of the method, by dotted key.
+    """
+
+    name: str
+    policy: str | None = None
+    baseline: str | None = None
+    colour: str = "#000000"
+    marker: str = "o"
+    line: str = "-"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+_PAPER = (
+    Method("PPO", "ppo", colour="#E69F00", marker="^", line="--"),
+    Method("DDIM", "ddim", colour="#CC79A7", marker="X", line="-."),
+    Method("PPO+DDPM", "airllm-ddpm", colour="#009E73", marker="D", line=":"),
+    Method("PPO+DDIM/MLP", "airllm", colour="#D55E00", marker="o", line="-"),
+    Method("PPO+DDIM/U-Net", "airllm-unet", colour="#882255", marker="v", line="--"),
+    Method("AdaLoRA", baseline="adalora", colour="#0072B2", marker="s", line="-"),
+)
+
+_BEYOND = (
+    Method("random", "random", colour="#999999", marker="x", line=":"),
+    Method("best constant", "constant", colour="#000000", marker="P", line="-."),
+    Method("greedy", "greedy", colour="#56B4E9", marker="d", line="--"),
+    Method("allocate", "allocate", colour="#332288", marker="*", line="-"),
+    Method("LoRA", baseline="lora", colour="#44AA99", marker="<", line="--"),
+    Method("rsLoRA", baseline="rslora", colour="#117733", marker=">", line=":"),
+    Method("stream", colour="#AA4499", marker="h", line="-"),
+)
+
+METHODS: Mapping[str, Method] = {method.name: method for method in (*_PAPER, *_BEYOND)}
+"""All methods by name."""
+
+PAPER_METHODS = tuple(method.name for method in _PAPER)
+"""Names of the methods of Table III, in its order."""
+
+BEYOND = tuple(method.name for method in _BEYOND)
+"""Names of the methods that the paper does not have."""

@@ -1,0 +1,353 @@
+"""What a reproduction runs: scale, variant, data, model, seeds, and the trials of each method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from airlora.errors import SettingsError
+from airlora.reproduce.kinds import settings_of
+from airlora.reproduce.methods import METHODS, Method
+from airlora.reproduce.trial import Trial, TrialResult
+from airlora.tasks import find_task, load_adapted
+from airlora.training import Settings
+
+__all__ = [
+    "OPT_PARAMS_PER_RANK",
+    "RATE_FACTORS",
+    "SCALES",
+    "Plan",
+    "Scale",
+    "Variant",
+    "choose_rates",
+    "rate_trials",
+]
+
+Variant = Literal["literal", "repaired"]
+
+_PRESETS: Mapping[str, str] = {"literal": "paper-literal", "repaired": "paper"}
+
+OPT_PARAMS_PER_RANK = 24 * (4 * (2048 + 2048 + 1) + 2 * (2048 + 8192 + 1))
+"""Parameters that one rank in every module of OPT-1.3B costs."""
+
+PAPER_BANDWIDTH_HZ = 1e8
+
+REFERENCE_SNR_DB = 5.0
+"""SNR of the tables that have one number per method: the median of the paper's five."""
+
+RATE_FACTORS = (1 / 3, 1.0, 3.0)
+"""Factors of the scale's learning rate that every method tries."""
+
+RATE_KEYS: Mapping[str, str] = {
+    "policies": "finetune.learning_rate",
+    "adalora": "finetune.adalora_learning_rate",
+    "lora": "finetune.lora_learning_rate",
+    "rslora": "finetune.lora_learning_rate",
+}
+"""Setting of the learning rate, by family of methods. All policies train the same kind of adapter."""
+
+RATE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of a reproduction.
+
+    Args:
+        name: Name of the scale.
+        summary: Hardware and duration, for the report.
+        overrides: Settings by dotted key, over the preset.
+        objective: `frozen` trains one adapter per r_max and measures ranks on it; `live` fine-tunes at the chosen
+            ranks, as the paper does.
+        num_seeds: Default number of seeds.
+        evaluations: Losses that a policy measures on a frozen adapter.
+        tunes_rates: Whether the learning rate of every family of methods is chosen among `RATE_FACTORS`.
+        keeps_bandwidth: Whether the link has the paper's 100 MHz. Otherwise the bandwidth is scaled by the size of the
+            model's components, which leaves the communication cost of every rank as in the paper.
+        seconds: Expected duration of a step on one core, s: of fine-tuning, and of a decision with its measurement.
+    """
+
+    name: str
+    summary: str
+    overrides: Mapping[str, Any]
+    objective: Literal["frozen", "live"]
+    num_seeds: int
+    evaluations: int = 0
+    tunes_rates: bool = False
+    keeps_bandwidth: bool = False
+    seconds: tuple[float, float] = (0.2, 0.1)
+
+
+_SMALL = {
+    "model.attn_implementation": "eager",
+    "adapter.scale": 8.0,
+    "data.max_length": 64,
+    "finetune.learning_rate": 4e-3,
+    "finetune.head_learning_rate": 1e-2,
+    "finetune.adalora_learning_rate": 5e-3,
+    "finetune.precision": "float32",
+    "tensorboard": False,
+    "policy.early_stop": False,
+}
+
+SCALES: Mapping[str, Scale] = {
+    "quick": Scale(
+        "quick",
+        "two CPU cores, half an hour; one seed decides no claim",
+        {**_SMALL, "model.name": "embedded-minilm", "finetune.steps": 200, "adapter.r_max": 16},
+        "frozen",
+        num_seeds=1,
+        evaluations=240,
+        seconds=(0.2, 0.15),
+    ),
+    "standard": Scale(
+        "standard",
+        "two CPU cores, some hours, or any GPU",
+        {**_SMALL, "model.name": "embedded-minilm", "finetune.steps": 400},
+        "live",
+        num_seeds=5,
+        evaluations=400,
+        tunes_rates=True,
+        seconds=(0.3, 0.15),
+    ),
+    "paper": Scale(
+        "paper",
+        "OPT-1.3B and a GPU",
+        {"policy.early_stop": False, "tensorboard": False},
+        "live",
+        num_seeds=5,
+        evaluations=15_000,
+        tunes_rates=True,
+        keeps_bandwidth=True,
+        seconds=(0.5, 0.5),
+    ),
+}
+"""Scales by name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the trials of a reproduction depend on.
+
+    Args:
+        scale: Scale of the reproduction.
+        variant: `literal` for the paper as printed, `repaired` for the paper with its repairs.
+        seeds: Seeds of every method.
+        data: Name or folder of the data, or None for the corpus that airlora generates.
+        model: Base model, or None for the scale's.
+        bandwidth_hz: Bandwidth of every link, Hz.
+        rates: Chosen factor of the learning rate by family of methods.
+    """
+
+    scale: Scale
+    variant: Variant
+    seeds: tuple[int, ...]
+    data: str | None = None
+    model: str | None = None
+    bandwidth_hz: float = PAPER_BANDWIDTH_HZ
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls,
+        scale: str,
+        variant: str,
+        *,
+        data: str | None = None,
+        model: str | None = None,
+        num_seeds: int | None = None,
+    ) -> Plan:
+        """Return a plan with the bandwidth for its model.
+
+        Args:
+            scale: Key of `SCALES`.
+            variant: `literal` or `repaired`.
+            data: Name or folder of the data. None takes the corpus that airlora generates, only at scale `quick`.
+            model: Base model. None takes the scale's.
+            num_seeds: Number of seeds. None takes the scale's.
+
+        Raises:
+            SettingsError: A value is not allowed.
+            ModelError: The model cannot be loaded.
+        """
+        if scale not in SCALES:
+            raise SettingsError.of("scale", scale, f"one of {', '.join(SCALES)}")
+        if variant not in _PRESETS:
+            raise SettingsError.of("variant", variant, f"one of {', '.join(_PRESETS)}")
+        if num_seeds is not None and num_seeds < 1:
+            raise SettingsError.of("seeds", num_seeds, "1 or more")
+        own = SCALES[scale]
+        if data is None and scale != "quick":
+            data = "sst2"
+        first = 42  # Table II
+        seeds = tuple(range(first, first + (num_seeds or own.num_seeds)))
+        plan = cls(own, "literal" if variant == "literal" else "repaired", seeds, data, model)
+        return plan if own.keeps_bandwidth else replace(plan, bandwidth_hz=plan.scaled_bandwidth_hz())
+
+    @property
+    def preset(self) -> str:
+        """Preset of the variant."""
+        return _PRESETS[self.variant]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether policies choose ranks while the adapter is fine-tuned."""
+        return self.scale.objective == "live"
+
+    @property
+    def steps(self) -> int:
+        """Fine-tuning steps of every method."""
+        return self.settings().finetune.steps
+
+    @property
+    def cost_weight(self) -> float:
+        """Lambda of Eq. 9 unless a table varies it."""
+        return self.settings().env.cost_weight
+
+    def overrides(self, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the settings over the preset, by dotted key.
+
+        Args:
+            changes: Further settings, which replace those of scale and plan.
+        """
+        own = dict(self.scale.overrides) | {"channel.bandwidth_hz": [self.bandwidth_hz]}
+        if self.data is None:
+            own |= {"data.name": None}
+        else:
+            own |= {"data.name": self.data}
+        if self.model is not None:
+            own |= {"model.name": self.model}
+        own |= {"env.objective": self.scale.objective}
+        return own | dict(changes or {})
+
+    def settings(self, changes: Mapping[str, Any] | None = None) -> Settings:
+        """Return the settings of a trial with these changes and the first seed."""
+        return settings_of({"preset": self.preset, "overrides": self.overrides(changes)}, self.seeds[0])
+
+    def scaled_bandwidth_hz(self) -> float:
+        """Return the bandwidth at which one rank in every module costs as much airtime as on OPT-1.3B at 100 MHz."""
+        settings = self.settings({"adapter.r_max": 1, "policy.constant_rank": 1})
+        task, _ = find_task(settings.task).from_data(settings.data)
+        adapted, *_ = load_adapted(settings, task)
+        per_rank = sum(shape.params_per_rank for shape in adapted.shapes.values())
+        return PAPER_BANDWIDTH_HZ * per_rank / OPT_PARAMS_PER_RANK
+
+    def trial(self, method: str, seed: int, changes: Mapping[str, Any] | None = None) -> Trial:
+        """Return the trial of a method.
+
+        Args:
+            method: Key of `METHODS`.
+            seed: Seed of the trial.
+            changes: Settings by dotted key that a table varies.
+        """
+        return self.trials(method, seed, changes)[0]
+
+    def trials(
+        self,
+        method: str,
+        seed: int,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        snrs_db: Sequence[float] = (REFERENCE_SNR_DB,),
+    ) -> list[Trial]:
+        """Return the trials of a method: one that measures every link, or for a PEFT method one per link.
+
+        The best constant rank of the live objective is the best of several trials, see `constant_trials`.
+
+        Args:
+            method: Key of `METHODS`.
+            seed: Seed of the trials.
+            changes: Settings by dotted key that a table varies.
+            snrs_db: SNRs for which a PEFT method is trained, dB.
+        """
+        own, steps = METHODS[method], self.settings(changes).finetune.steps
+        fine, decision = self.scale.seconds
+        family = own.baseline or "policies"
+        varied = {**self._rate(family, changes), **own.overrides, **(changes or {})}
+        if own.baseline is not None:
+            options = {"preset": self.preset, "overrides": self.overrides(varied), "method": own.baseline}
+            return [Trial("baseline", {**options, "snr_db": snr_db}, seed, steps, fine) for snr_db in snrs_db]
+        if own.policy is None:
+            return [Trial("stream", self._on_frozen(varied, own), seed, 1, 30.0)]
+        if method == "best constant" and not self.is_live:
+            return [Trial("best_constant", self._on_frozen(varied, own), seed, 8, 3.0)]
+        if self.is_live and method not in ("greedy", "allocate"):
+            varied |= {"policy.name": own.policy}
+            options = {"preset": self.preset, "overrides": self.overrides(varied)}
+            return [Trial("live", options, seed, steps, fine + decision)]
+        return [Trial("frozen", self._on_frozen(varied, own), seed, self.scale.evaluations, decision)]
+
+    def adapter_trials(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that fine-tune the adapters of `trials`, one per adapter, to run before them."""
+        found: dict[str, Trial] = {}
+        for trial in trials:
+            if trial.kind in ("frozen", "best_constant", "stream"):
+                kept = {key: value for key, value in trial.options["overrides"].items() if _changes_adapter(key)}
+                options = {"preset": trial.options["preset"], "overrides": kept}
+                own = Trial("adapter", options, trial.seed, self.steps, self.scale.seconds[0])
+                found.setdefault(own.key, own)
+        return list(found.values())
+
+    def _on_frozen(self, varied: Mapping[str, Any], method: Method) -> dict[str, Any]:
+        own = {**varied, "env.objective": "frozen"}
+        if method.policy is not None:
+            own["policy.name"] = method.policy
+        return {"preset": self.preset, "overrides": self.overrides(own), "evaluations": self.scale.evaluations}
+
+    def _rate(self, family: str, changes: Mapping[str, Any] | None) -> dict[str, float]:
+        if family not in self.rates:
+            return {}
+        section, _, name = RATE_KEYS[family].partition(".")
+        base = getattr(getattr(self.settings(changes), section), name)
+        return {RATE_KEYS[family]: base * self.rates[family]}
+
+
+def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
+    """Return the trials that tune the learning rates, by family of methods and factor; empty if the scale tunes none.
+
+    Every family trains for `RATE_STEPS` steps with the first seed, and is measured on training samples that were held
+    out. The policies' family trains at a constant rank of an eighth of r_max.
+    """
+    if not plan.scale.tunes_rates:
+        return {}
+    found = {}
+    for family, key in RATE_KEYS.items():
+        section, _, name = key.partition(".")
+        base = getattr(getattr(plan.settings(), section), name)
+        for factor in RATE_FACTORS:
+            changes: dict[str, Any] = {key: base * factor, "finetune.steps": min(RATE_STEPS, plan.steps)}
+            if family == "policies":
+                rank = max(1, plan.settings().adapter.r_max // 8)
+                changes |= {"policy.name": "constant", "policy.constant_rank": rank, "env.objective": "live"}
+                trial = Trial("live", {"preset": plan.preset, "overrides": plan.overrides(changes)}, plan.seeds[0])
+            else:
+                options: dict[str, Any] = {"preset": plan.preset, "overrides": plan.overrides(changes)}
+                options |= {"method": family, "snr_db": REFERENCE_SNR_DB, "on_calibration": True}
+                trial = Trial("baseline", options, plan.seeds[0])
+            found[family, factor] = replace(
+                trial, num_steps=min(RATE_STEPS, plan.steps), step_seconds=plan.scale.seconds[0]
+            )
+    return found
+
+
+def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
+    """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
+
+    Args:
+        plan: Plan whose `rate_trials` have run.
+        results: Results by the key of the trial.
+    """
+    losses: dict[str, dict[float, float]] = {}
+    for (family, factor), trial in rate_trials(plan).items():
+        result = results[trial.key]
+        # At a constant rank all links have the same cost terms for every factor.
+        loss = sum(result["calibration"]) if family == "policies" else result["links"][0]["loss"]
+        losses.setdefault(family, {})[factor] = loss
+    return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
+
+
+def _changes_adapter(key: str) -> bool:
+    return key.partition(".")[0] in ("model", "data", "adapter", "finetune", "tensorboard") or key.startswith(
+        "env.frozen"
+    )
