@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +48,7 @@ __all__ = [
     "probability_of_improvement",
     "sentence_bootstrap",
     "shown",
+    "shown_interval",
 ]
 
 ALPHA = 0.05
@@ -314,6 +315,12 @@ class Verdict:
         """Return plain values for JSON."""
         return asdict(self) | {"interval": None if self.interval is None else list(self.interval)}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the verdict from the result of `to_dict`."""
+        interval = values["interval"]
+        return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
+
 
 def judge_difference(
     claim: str,
@@ -368,19 +375,33 @@ def shown(value: float, unit: str = "points") -> str:
         unit: "points" for a difference of shares; otherwise the unit's name, possibly empty.
 
     Examples:
-        >>> shown(0.0042), shown(-1200, "steps")
-        ('+0.42 points', '-1,200 steps')
+        >>> shown(0.0042), shown(-0.00001), shown(-1200, "steps")
+        ('+0.42 points', '+0.00 points', '-1,200 steps')
     """
-    text = f"{100 * value:+.2f}" if unit == "points" else f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
+    text = f"{100 * value:+z.2f}" if unit == "points" else f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
     return f"{text} {unit}".rstrip()
 
 
+def shown_interval(interval: tuple[float, float], unit: str = "points") -> str:
+    """Return an interval of a difference with its unit.
+
+    Args:
+        interval: Bounds (low, high).
+        unit: Unit of the difference (see `shown`).
+
+    Examples:
+        >>> shown_interval((-0.001, 0.009))
+        '-0.10 to +0.90 points'
+    """
+    low, high = (shown(bound, unit) for bound in interval)
+    return f"{low.removesuffix(unit).rstrip()} to {high}"
+
+
 def _reason(comparison: PairedComparison, test: str, unit: str) -> str:
-    low, high = comparison.interval or (math.nan, math.nan)
+    interval = shown_interval(comparison.interval or (math.nan, math.nan), unit)
     smallest = shown(comparison.smallest_detectable or 0.0, unit).lstrip("+")
     sentences = [
-        f"{comparison.num_seeds} seeds: {shown(comparison.difference, unit)}, 95 % interval {shown(low, unit)} to "
-        f"{shown(high, unit)}, {test}.",
+        f"{comparison.num_seeds} seeds: {shown(comparison.difference, unit)}, 95 % interval {interval}, {test}.",
     ]
     if comparison.p_equivalence is not None and comparison.p_equivalence < ALPHA:
         margin = shown(comparison.margin, unit).lstrip("+")

@@ -102,10 +102,10 @@ class Column:
 
     def _number(self, value: float) -> str:
         if self.style == "%":
-            return f"{100 * value:.{self.digits}f}"
+            return f"{100 * value:z.{self.digits}f}"
         if self.style == "count":
             return f"{value:,.0f}"
-        return f"{value:,.{self.digits}f}" if self.style == "number" else f"{value:g}"
+        return f"{value:z,.{self.digits}f}" if self.style == "number" else f"{value:g}"
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def test_equivalence_refutes_only_claims_beyond_the_margin() -> None:
     assert comparison.p_equivalence < 0.05
     assert comparison.interval[1] > 0.005  # the interval alone would not refute the second claim
     assert judge_difference("A is better.", comparison).verdict == NOT_DECIDABLE
+    assert judge_difference("A is better by .4 points.", comparison, at_least=0.004).verdict == NOT_DECIDABLE
     assert judge_difference("A is better by half a point.", comparison, at_least=0.005).verdict == DOES_NOT_HOLD
 
 
@@ -149,12 +150,14 @@ def test_the_reason_states_the_smallest_difference_that_the_seeds_could_have_sho
     reason = judged([0.010, -0.011, 0.012]).reason
     smallest = paired_comparison([0.910, 0.889, 0.912], [0.9, 0.9, 0.9]).smallest_detectable
     assert f"could have shown {100 * smallest:.2f} points or more" in reason
-    assert reason.startswith("3 seeds: +0.37 points, 95 % interval -2.80 points to +3.53 points, p .668.")
+    assert reason.startswith("3 seeds: +0.37 points, 95 % interval -2.80 to +3.53 points, p .668.")
     assert "no difference of any size" in judged([0.02]).reason
 
 
-def test_a_verdict_has_plain_values() -> None:
-    assert Verdict("c", 0.01, 0.02, (0.0, 0.04), HOLDS).to_dict() == {
+def test_a_verdict_has_plain_values_from_which_it_is_restored() -> None:
+    verdict = Verdict("c", 0.01, 0.02, (0.0, 0.04), HOLDS)
+    assert Verdict.from_dict(verdict.to_dict()) == verdict
+    assert verdict.to_dict() == {
         "claim": "c",
         "paper": 0.01,
         "ours": 0.02,
