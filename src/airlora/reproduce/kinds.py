@@ -37,6 +37,7 @@ from airlora.policy import find_policy, load_policy
 from airlora.progress import SilentProgress
 from airlora.ranks import RankPattern, paper_num_params
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.settings.loading import validate
 from airlora.tasks import Predictions, evaluate, pick_autocast, predict
 from airlora.training import (
     Algorithm1,
@@ -60,7 +61,7 @@ from airlora.training import (
 from airlora.training.policies import make_from_settings
 from airlora.version import __version__
 
-__all__ = ["KINDS", "Kind", "run_trial", "settings_of"]
+__all__ = ["KINDS", "Kind", "adapter_settings", "run_trial", "settings_of"]
 
 CURVE_POINTS = 40
 """Points of a reward curve: means over equal parts of the steps."""
@@ -84,13 +85,23 @@ def run_trial(trial: Trial, cache: Path, count_step: Callable[[], None]) -> Tria
 
 
 def settings_of(options: Mapping[str, Any], seed: int) -> Settings:
-    """Return the settings of a trial: its preset, its `overrides` by dotted key, and one thread."""
-    return load_settings(options["preset"], overrides={**options["overrides"], "seed": seed, "num_threads": 1})
+    """Return the settings of a trial, from its option `settings` with all values, for one thread."""
+    return validate(Settings, {**options["settings"], "seed": seed, "num_threads": 1})
+
+
+def adapter_settings(settings: Settings) -> Settings:
+    """Return the settings of the fine-tuning at full rank, which do not depend on link or policy."""
+    default = load_settings("quick")
+    own = {"policy.name": "constant", "policy.constant_rank": 1, "policy.steps": 0, "policy.early_stop": False}
+    frozen = {"env.objective": "frozen", "env.frozen_batches": settings.env.frozen_batches}
+    names = ("channel", "env", "policy", "ppo", "diffusion", "allocate", "cma")
+    base = settings.model_copy(update={name: getattr(default, name) for name in names} | {"preset": "quick"})
+    return with_values(base, own | frozen | {"env.frozen_batch_size": settings.env.frozen_batch_size})
 
 
 def _adapter(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
-    settings = _adapter_settings(settings_of(options, seed))
-    return {"loss": RunFolder(_adapter_folder(settings, cache, count_step)).record().metrics["loss"]}
+    folder = RunFolder(_adapter_folder(settings_of(options, seed), cache, count_step))
+    return {"loss": folder.record().metrics["loss"]}
 
 
 def _frozen(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
@@ -258,16 +269,6 @@ class _StepCounter(SilentProgress):
         self._count_step()
 
 
-def _adapter_settings(settings: Settings) -> Settings:
-    """Return the settings of the fine-tuning at full rank, which do not depend on link or policy."""
-    default = load_settings("quick")
-    own = {"policy.name": "constant", "policy.constant_rank": 1, "policy.steps": 0, "policy.early_stop": False}
-    sections = {"channel": default.channel, "ppo": default.ppo, "diffusion": default.diffusion}
-    frozen = {"env.objective": "frozen", "env.frozen_batches": settings.env.frozen_batches}
-    base = settings.model_copy(update={**sections, "env": default.env, "policy": default.policy})
-    return with_values(base, own | frozen | {"env.frozen_batch_size": settings.env.frozen_batch_size})
-
-
 def _adapter_folder(settings: Settings, cache: Path, count_step: Callable[[], None]) -> Path:
     """Return the folder of a run that is fine-tuned at full rank, after training it if it is not in the cache."""
     folder = RunFolder(make_folder(cache / "adapters") / _digest(["adapter", settings.model_dump(mode="json")]))
@@ -280,7 +281,7 @@ def _adapter_folder(settings: Settings, cache: Path, count_step: Callable[[], No
 def _open_frozen(options: Mapping[str, Any], seed: int, cache: Path) -> tuple[Settings, RunContext]:
     """Return the settings of a trial, and its context with the adapter loaded."""
     settings = settings_of(options, seed)
-    folder = RunFolder(_adapter_folder(_adapter_settings(settings), cache, lambda: None))
+    folder = RunFolder(_adapter_folder(adapter_settings(settings), cache, lambda: None))
     context = build_context(settings)
     load_adapter(context.adapted, folder.adapter_path)
     return settings, context

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from airlora.errors import SettingsError
-from airlora.reproduce.kinds import settings_of
-from airlora.reproduce.methods import METHODS, Method
+from airlora.policy import find_policy
+from airlora.reproduce.kinds import adapter_settings, settings_of
+from airlora.reproduce.methods import METHODS
 from airlora.reproduce.trial import Trial, TrialResult
 from airlora.tasks import find_task, load_adapted
-from airlora.training import Settings
+from airlora.training import Settings, load_settings
 
 __all__ = [
+    "CONSTANT_RANKS",
     "OPT_PARAMS_PER_RANK",
     "RATE_FACTORS",
     "SCALES",
@@ -48,6 +50,13 @@ RATE_KEYS: Mapping[str, str] = {
 """Setting of the learning rate, by family of methods. All policies train the same kind of adapter."""
 
 RATE_STEPS = 200
+"""Fine-tuning steps of a trial that tunes a learning rate."""
+
+CONSTANT_RANKS = (1, 2, 4, 16, 64)
+"""Ranks of which the best constant rank is chosen with the objective `live`."""
+
+_LIVE = ("PPO", "DDIM", "PPO+DDPM", "PPO+DDIM/MLP", "PPO+DDIM/U-Net", "random")
+"""Methods that choose ranks while the adapter is fine-tuned, with the objective `live`."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,7 @@ class Plan:
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings of a trial with these changes and the first seed."""
-        return settings_of({"preset": self.preset, "overrides": self.overrides(changes)}, self.seeds[0])
+        return load_settings(self.preset, overrides=self.overrides(changes) | {"seed": self.seeds[0]})
 
     def scaled_bandwidth_hz(self) -> float:
         """Return the bandwidth at which one rank in every module costs as much airtime as on OPT-1.3B at 100 MHz."""
@@ -253,7 +262,7 @@ class Plan:
     ) -> list[Trial]:
         """Return the trials of a method: one that measures every link, or for a PEFT method one per link.
 
-        The best constant rank of the live objective is the best of several trials, see `constant_trials`.
+        The best constant rank has a trial per rank of `CONSTANT_RANKS` with the objective `live`.
 
         Args:
             method: Key of `METHODS`.
@@ -261,46 +270,50 @@ class Plan:
             changes: Settings by dotted key that a table varies.
             snrs_db: SNRs for which a PEFT method is trained, dB.
         """
-        own, steps = METHODS[method], self.settings(changes).finetune.steps
+        own = METHODS[method]
         fine, decision = self.scale.seconds
-        family = own.baseline or "policies"
-        varied = {**self._rate(family, changes), **own.overrides, **(changes or {})}
+        varied = {**self._rate(own.baseline or "policies"), **own.overrides, **(changes or {})}
+        if own.policy is not None:
+            varied["policy.name"] = own.policy
         if own.baseline is not None:
-            options = {"preset": self.preset, "overrides": self.overrides(varied), "method": own.baseline}
-            return [Trial("baseline", {**options, "snr_db": snr_db}, seed, steps, fine) for snr_db in snrs_db]
+            options = self._options(varied) | {"method": own.baseline}
+            return [Trial("baseline", {**options, "snr_db": snr_db}, seed, self.steps, fine) for snr_db in snrs_db]
+        if self.is_live and method == "best constant":
+            r_max = self.settings(varied).adapter.r_max
+            ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
+            each = [self._options(varied | {"policy.constant_rank": rank}) for rank in ranks]
+            return [Trial("live", options, seed, self.steps, fine) for options in each]
+        if self.is_live and method in _LIVE:
+            return [Trial("live", self._options(varied), seed, self.steps, fine + decision)]
+        frozen = self._options(varied | {"env.objective": "frozen"})
         if own.policy is None:
-            return [Trial("stream", self._on_frozen(varied, own), seed, 1, 30.0)]
-        if method == "best constant" and not self.is_live:
-            return [Trial("best_constant", self._on_frozen(varied, own), seed, 8, 3.0)]
-        if self.is_live and method not in ("greedy", "allocate"):
-            varied |= {"policy.name": own.policy}
-            options = {"preset": self.preset, "overrides": self.overrides(varied)}
-            return [Trial("live", options, seed, steps, fine + decision)]
-        return [Trial("frozen", self._on_frozen(varied, own), seed, self.scale.evaluations, decision)]
+            return [Trial("stream", frozen, seed, 1, 30.0)]
+        if method == "best constant":
+            return [Trial("best_constant", frozen, seed, 8, 3.0)]
+        evaluations = self.scale.evaluations if find_policy(own.policy).learns else 0
+        return [Trial("frozen", frozen | {"evaluations": evaluations}, seed, max(1, evaluations), decision)]
 
     def adapter_trials(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that fine-tune the adapters of `trials`, one per adapter, to run before them."""
         found: dict[str, Trial] = {}
         for trial in trials:
             if trial.kind in ("frozen", "best_constant", "stream"):
-                kept = {key: value for key, value in trial.options["overrides"].items() if _changes_adapter(key)}
-                options = {"preset": trial.options["preset"], "overrides": kept}
-                own = Trial("adapter", options, trial.seed, self.steps, self.scale.seconds[0])
+                settings = adapter_settings(settings_of(trial.options, trial.seed))
+                options = {"settings": _plain(settings)}
+                own = Trial("adapter", options, trial.seed, settings.finetune.steps, self.scale.seconds[0])
                 found.setdefault(own.key, own)
         return list(found.values())
 
-    def _on_frozen(self, varied: Mapping[str, Any], method: Method) -> dict[str, Any]:
-        own = {**varied, "env.objective": "frozen"}
-        if method.policy is not None:
-            own["policy.name"] = method.policy
-        return {"preset": self.preset, "overrides": self.overrides(own), "evaluations": self.scale.evaluations}
+    def _options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {"settings": _plain(self.settings(changes))}
 
-    def _rate(self, family: str, changes: Mapping[str, Any] | None) -> dict[str, float]:
-        if family not in self.rates:
-            return {}
+    def rate(self, family: str, factor: float = 1.0) -> float:
+        """Return the scale's learning rate of a family of methods, times a factor."""
         section, _, name = RATE_KEYS[family].partition(".")
-        base = getattr(getattr(self.settings(changes), section), name)
-        return {RATE_KEYS[family]: base * self.rates[family]}
+        return float(getattr(getattr(self.settings(), section), name)) * factor
+
+    def _rate(self, family: str) -> dict[str, float]:
+        return {RATE_KEYS[family]: self.rate(family, self.rates[family])} if family in self.rates else {}
 
 
 def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
@@ -311,23 +324,19 @@ def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
     """
     if not plan.scale.tunes_rates:
         return {}
+    steps = min(RATE_STEPS, plan.steps)
+    rank = max(1, plan.settings().adapter.r_max // 8)
     found = {}
     for family, key in RATE_KEYS.items():
-        section, _, name = key.partition(".")
-        base = getattr(getattr(plan.settings(), section), name)
         for factor in RATE_FACTORS:
-            changes: dict[str, Any] = {key: base * factor, "finetune.steps": min(RATE_STEPS, plan.steps)}
+            changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
             if family == "policies":
-                rank = max(1, plan.settings().adapter.r_max // 8)
                 changes |= {"policy.name": "constant", "policy.constant_rank": rank, "env.objective": "live"}
-                trial = Trial("live", {"preset": plan.preset, "overrides": plan.overrides(changes)}, plan.seeds[0])
-            else:
-                options: dict[str, Any] = {"preset": plan.preset, "overrides": plan.overrides(changes)}
+            options: dict[str, Any] = {"settings": _plain(plan.settings(changes))}
+            if family != "policies":
                 options |= {"method": family, "snr_db": REFERENCE_SNR_DB, "on_calibration": True}
-                trial = Trial("baseline", options, plan.seeds[0])
-            found[family, factor] = replace(
-                trial, num_steps=min(RATE_STEPS, plan.steps), step_seconds=plan.scale.seconds[0]
-            )
+            kind = "live" if family == "policies" else "baseline"
+            found[family, factor] = Trial(kind, options, plan.seeds[0], steps, plan.scale.seconds[0])
     return found
 
 
@@ -347,7 +356,6 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
 
 
-def _changes_adapter(key: str) -> bool:
-    return key.partition(".")[0] in ("model", "data", "adapter", "finetune", "tensorboard") or key.startswith(
-        "env.frozen"
-    )
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Return all settings but the seed, which a trial has of its own, so that equal settings make equal trials."""
+    return settings.model_dump(mode="json", exclude={"seed"})

@@ -1,0 +1,76 @@
+"""Table III: accuracy of the variants of AirLLM and of AdaLoRA, with simpler methods beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airlora.reproduce.experiment import Arm, Claim, Experiment, Results, judge
+from airlora.reproduce.methods import METHODS, PAPER_METHODS
+from airlora.reproduce.plan import REFERENCE_SNR_DB, Plan
+from airlora.reproduce.result import ExperimentResult
+from airlora.reproduce.statistics import interquartile_mean
+from airlora.reproduce.tables import Column, ResultTable, summarise
+from airlora.reproduce.trial import Trial
+
+__all__ = ["EXPERIMENT", "PAPER_ACCURACY"]
+
+TITLE = "Table III: accuracy of policies and baselines"
+
+SETTING = f"{REFERENCE_SNR_DB:g} dB"
+
+PAPER_ACCURACY = dict(zip(PAPER_METHODS, (0.9450, 0.9472, 0.9541, 0.9553, 0.9530, 0.9518), strict=True))
+"""Accuracies of the paper by method."""
+
+AIRLLM = "PPO+DDIM/MLP"
+
+_CLAIMS = (
+    ("PPO then DDIM beats PPO alone", AIRLLM, "PPO"),
+    ("PPO then DDIM beats DDIM alone", AIRLLM, "DDIM"),
+    ("PPO then DDIM beats PPO then DDPM", AIRLLM, "PPO+DDPM"),
+    ("The MLP beats the U-Net", AIRLLM, "PPO+DDIM/U-Net"),
+    ("PPO then DDIM beats AdaLoRA", AIRLLM, "AdaLoRA"),
+    ("PPO then DDIM beats the best constant rank", AIRLLM, "best constant"),
+    ("The planner `allocate` beats PPO then DDIM", "allocate", AIRLLM),
+)
+
+_COLUMNS = (
+    Column("method", "method"),
+    Column("accuracy", "accuracy", "%"),
+    Column("loss", "loss", "number", 4, "nats"),
+    Column("objective", "U + λη", "number", 4),
+    Column("num_params", "parameters", "count"),
+    Column("paper_num_params", "by the paper's count", "count"),
+    Column("cost", "η", "number", 3),
+)
+
+
+def _trials(plan: Plan) -> Sequence[Trial]:
+    return [trial for method in METHODS for seed in plan.seeds for trial in plan.trials(method, seed)]
+
+
+def _result(results: Results) -> ExperimentResult:
+    rows = results.rows({SETTING: [Arm(method) for method in METHODS]})
+    paper = {(method, SETTING): {"accuracy": value} for method, value in PAPER_ACCURACY.items()}
+    columns, lines = summarise(rows, _COLUMNS, paper=paper)
+    if len(results.plan.seeds) > 1:
+        columns.insert(3, Column("iqm", "interquartile mean", "%"))
+        for line in lines:
+            line["iqm"] = interquartile_mean(results.scores(Arm(str(line["method"]))))
+    claims = [Claim(text, Arm(better), Arm(worse), _paper_difference(better, worse)) for text, better, worse in _CLAIMS]
+    notes = (
+        f"All methods at {SETTING}, the median SNR. λ = {results.plan.cost_weight:g}. Loss and U are measured on the "
+        "evaluation data.",
+        "AdaLoRA, LoRA and rsLoRA are trained for the parameters that the link carries before the deadline. The stream "
+        "holds components at mixed precision; its η is the airtime of its bytes.",
+    )
+    table = ResultTable("table3", TITLE, columns, lines, notes)
+    return ExperimentResult("table3", TITLE, rows, judge(results, claims), table=table)
+
+
+def _paper_difference(better: str, worse: str) -> float | None:
+    if better not in PAPER_ACCURACY or worse not in PAPER_ACCURACY:
+        return None
+    return PAPER_ACCURACY[better] - PAPER_ACCURACY[worse]
+
+
+EXPERIMENT = Experiment("table3", TITLE, _trials, _result)
