@@ -31,6 +31,7 @@ from airlora.adapters import load_adapter
 from airlora.channel import Link, transfer_time_s
 from airlora.codec import decode_stream, describe, truncate
 from airlora.env import AnalyticObjective, RankAllocationEnv
+from airlora.errors import SettingsError
 from airlora.files import make_folder
 from airlora.packing import Packing, pack_adapter, predict_decoded
 from airlora.policy import find_policy, load_policy
@@ -61,27 +62,18 @@ from airlora.training import (
 from airlora.training.policies import make_from_settings
 from airlora.version import __version__
 
-__all__ = ["KINDS", "Kind", "adapter_settings", "run_trial", "settings_of"]
+__all__ = ["KINDS", "TrialKind", "adapter_settings", "find_kind", "run_trial", "settings_of"]
 
 CURVE_POINTS = 40
 """Points of a reward curve: means over equal parts of the steps."""
 
-NUM_TIMED = 20
-"""Decisions that `timing` measures."""
+TrialKind = Callable[[Mapping[str, Any], int, Path, Callable[[], None]], TrialResult]
+"""Function that runs a trial and returns its result.
 
-Kind = Callable[[Mapping[str, Any], int, Path, Callable[[], None]], TrialResult]
-"""Function (options, seed, cache, count_step) that runs a trial."""
-
-
-def run_trial(trial: Trial, cache: Path, count_step: Callable[[], None]) -> TrialResult:
-    """Run a trial and return its result.
-
-    Args:
-        trial: Trial to run.
-        cache: Folder of adapters and unfinished runs, which trials of one machine share.
-        count_step: Function called after every step.
-    """
-    return KINDS[trial.kind](trial.options, trial.seed, cache, count_step)
+Its arguments are the options of the trial, its seed, an existing folder for files that later trials on the same machine
+may reuse, and a function to call after every step. It is a function of a module, so that other processes can import it.
+Its result depends on the options and the seed alone, however many trials run at once; only `timing` measures time.
+"""
 
 
 def settings_of(options: Mapping[str, Any], seed: int) -> Settings:
@@ -223,31 +215,38 @@ def _stream(options: Mapping[str, Any], seed: int, cache: Path, count_step: Call
 
 
 def _timing(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:  # noqa: ARG001
+    """Time all numbers of inference steps in turn, so that a change of the machine's load affects all of them."""
     settings = settings_of(options, seed)
     objective = AnalyticObjective(num_layers=options["num_layers"], r_max=settings.adapter.r_max, seed=seed)
-    env = RankAllocationEnv(objective, channel=settings.channel, env=settings.env)
-    policy = make_from_settings(settings, problem_of(env))
-    algorithm = Algorithm1(
-        env, policy, rollout_steps=settings.policy.rollout_steps, buffer_size=settings.diffusion.buffer_size, seed=seed
-    )
-    observation = env.observe()
-    policy.decide(observation)
-    start = time.perf_counter()
-    for _ in range(NUM_TIMED):
-        policy.decide(observation)
-    decision = (time.perf_counter() - start) / NUM_TIMED
-    steps = settings.policy.rollout_steps
-    start = time.perf_counter()
-    for _ in range(steps):
-        algorithm.step()
+    loops: dict[int, Algorithm1] = {}
+    for steps in options["inference_steps"]:
+        own = with_values(settings, {"diffusion.num_inference_steps": steps})
+        env = RankAllocationEnv(objective, channel=own.channel, env=own.env)
+        policy = make_from_settings(own, problem_of(env))
+        loops[steps] = Algorithm1(
+            env,
+            policy,
+            rollout_steps=own.policy.rollout_steps,
+            buffer_size=own.diffusion.buffer_size,
+            seed=seed,
+        )
+        policy.decide(env.observe())  # the warm-up belongs to no episode
+    seconds = {steps: {"decision_seconds": 0.0, "episode_seconds": 0.0} for steps in loops}
+    for _ in range(settings.policy.rollout_steps):
+        for steps, loop in loops.items():
+            start = time.perf_counter()
+            loop.policy.decide(loop.env.observe())
+            decided = time.perf_counter()
+            loop.step()
+            seconds[steps]["decision_seconds"] += (decided - start) / settings.policy.rollout_steps
+            seconds[steps]["episode_seconds"] += (
+                (time.perf_counter() - decided) * settings.env.episode_steps / settings.policy.rollout_steps
+            )
         count_step()
-    return {
-        "decision_seconds": decision,
-        "episode_seconds": (time.perf_counter() - start) * settings.env.episode_steps / steps,
-    }
+    return {"seconds": {str(steps): own for steps, own in seconds.items()}}
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, TrialKind] = {
     "adapter": _adapter,
     "frozen": _frozen,
     "live": _live,
@@ -257,6 +256,39 @@ KINDS: dict[str, Kind] = {
     "timing": _timing,
 }
 """Functions that run trials, by kind."""
+
+
+def find_kind(name: str, kinds: Mapping[str, TrialKind] = KINDS) -> TrialKind:
+    """Return the function of a kind of trials.
+
+    Args:
+        name: Name of the kind.
+        kinds: Kinds of trials by name.
+
+    Raises:
+        SettingsError: The name is unknown.
+    """
+    if name not in kinds:
+        raise SettingsError.of("kind of a trial", name, f"one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def run_trial(
+    trial: Trial, cache: Path, count_step: Callable[[], None], *, kinds: Mapping[str, TrialKind] = KINDS
+) -> TrialResult:
+    """Run a trial in this process and return its result.
+
+    Args:
+        trial: Trial to run.
+        cache: Existing folder for files that later trials may reuse.
+        count_step: Function called after every step of the trial.
+        kinds: Kinds of trials by name.
+
+    Raises:
+        SettingsError: The kind of the trial is unknown.
+        AirloraError: The trial's options are not allowed.
+    """
+    return find_kind(trial.kind, kinds)(trial.options, trial.seed, cache, count_step)
 
 
 class _StepCounter(SilentProgress):

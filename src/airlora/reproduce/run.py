@@ -1,0 +1,217 @@
+"""Run the trials of tables and figures, and write their files and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from airlora.errors import CheckpointError, SettingsError
+from airlora.files import make_folder, read_json, write_bytes
+from airlora.progress import ProgressReporter
+from airlora.reproduce.experiment import Experiment, Results, experiments, find_experiments
+from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, rate_trials
+from airlora.reproduce.report import write_report
+from airlora.reproduce.result import ExperimentResult, write_result
+from airlora.reproduce.runner import read_results, run_trials
+from airlora.reproduce.statistics import Verdict
+from airlora.reproduce.trial import Trial, TrialResult
+from airlora.version import __version__
+
+__all__ = ["DryRun", "Reproduction", "dry_run", "read_verdicts", "reproduce"]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Trials that a reproduction would run.
+
+    Args:
+        kind: Kind of the trials.
+        num_trials: Number of trials.
+        num_done: Number of these whose results the folder holds.
+        hours: Expected hours of the others on one core.
+    """
+
+    kind: str
+    num_trials: int
+    num_done: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Result of a reproduction.
+
+    Args:
+        results: Results of the tables and figures.
+        report: Path of the report.
+    """
+
+    results: Sequence[ExperimentResult]
+    report: Path
+
+
+def dry_run(name: str, plan: Plan, out: Path | str) -> list[DryRun]:
+    """Return the trials of a table or figure by kind, without running any.
+
+    Args:
+        name: Name of a table or figure, or `all`.
+        plan: Plan of the trials. Learning rates that are not tuned yet count as the scale's.
+        out: Folder of the reproduction.
+
+    Raises:
+        SettingsError: There is no such table or figure.
+    """
+    trials = _distinct(_trials(find_experiments(name), plan))
+    tuning = [*rate_trials(plan).values()]
+    done = read_results([*tuning, *plan.adapter_trials(trials), *trials], Path(out))
+    groups: dict[str, list[Trial]] = {"tuning of learning rates": tuning, "adapter": plan.adapter_trials(trials)}
+    for trial in trials:
+        groups.setdefault(trial.kind, []).append(trial)
+    return [
+        DryRun(
+            kind,
+            len(group),
+            sum(trial.key in done for trial in group),
+            sum(trial.num_steps * trial.step_seconds for trial in group if trial.key not in done) / 3600,
+        )
+        for kind, group in groups.items()
+        if group
+    ]
+
+
+def reproduce(
+    name: str,
+    plan: Plan,
+    out: Path | str,
+    *,
+    executor: str = "local",
+    address: str | None = None,
+    num_processes: int | None = None,
+    progress: ProgressReporter,
+    command: str,
+) -> Reproduction:
+    """Run the trials of a table or figure, and write its files and `report.html`.
+
+    Trials whose results the folder holds do not run again. The report also contains the other tables and figures for
+    which the folder holds all results of the same plan.
+
+    Args:
+        name: Name of a table or figure, or `all`.
+        plan: Plan of the trials.
+        out: Folder of the reproduction.
+        executor: `local` for processes of this machine, or `ray`.
+        address: Address of a Ray cluster.
+        num_processes: Number of trials to run at once on this machine. None stands for all cores.
+        progress: Receiver of the progress.
+        command: Command line that the report shows as its origin.
+
+    Raises:
+        SettingsError: There is no such table or figure.
+        AirloraError: A trial failed, or its options are not allowed.
+    """
+    chosen, folder, start = find_experiments(name), make_folder(out), time.monotonic()
+
+    def run(trials: Sequence[Trial]) -> dict[str, TrialResult]:
+        return run_trials(
+            trials, folder, executor=executor, address=address, num_processes=num_processes, progress=progress
+        )
+
+    if tuning := rate_trials(plan):
+        plan = choose_rates(plan, run([*tuning.values()]))
+    trials = _distinct(_trials(chosen, plan))
+    run(plan.adapter_trials(trials))
+    run(trials)
+    minutes = (time.monotonic() - start) / 60
+    found = [_result(own, plan, folder) for own in chosen]
+    for result in found:
+        write_result(folder, result)
+    lines = [json.dumps({"experiment": own.name, **row}) for own in found for row in own.rows]
+    write_bytes(folder / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    others = [own for own in experiments().values() if own not in chosen and _is_complete(own, plan, folder)]
+    shown = [own.name for own in experiments().values() if own in chosen or own in others]
+    known = {own.name: own for own in (*found, *(_result(other, plan, folder) for other in others))}
+    report = write_report(folder, [known[each] for each in shown], info=_info(plan, command, minutes))
+    return Reproduction(found, report)
+
+
+def read_verdicts(out: Path | str) -> dict[str, list[Verdict]]:
+    """Return the verdicts in a folder by the name of their table or figure.
+
+    Args:
+        out: Folder of a reproduction.
+
+    Raises:
+        SettingsError: The folder holds no result of a reproduction.
+        CheckpointError: A file is damaged.
+    """
+    folder, found = Path(out), {}
+    for name in experiments():
+        path = folder / f"{name}.json"
+        if path.exists():
+            value = read_json(path, "result of a reproduction", CheckpointError)
+            try:
+                found[name] = [Verdict.from_dict(verdict) for verdict in value["verdicts"]]
+            except (KeyError, TypeError, SettingsError) as error:
+                raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    if not found:
+        raise SettingsError(
+            f"{folder}: holds no table or figure; make one with `airlora reproduce NAME --out {folder}`"
+        )
+    return found
+
+
+def _trials(chosen: Sequence[Experiment], plan: Plan) -> list[Trial]:
+    return [trial for own in chosen for trial in own.trials(plan)]
+
+
+def _distinct(trials: Sequence[Trial]) -> list[Trial]:
+    return list({trial.key: trial for trial in trials}.values())
+
+
+def _is_complete(own: Experiment, plan: Plan, folder: Path) -> bool:
+    return all((folder / "trials" / f"{trial.key}.json").exists() for trial in own.trials(plan))
+
+
+def _result(own: Experiment, plan: Plan, folder: Path) -> ExperimentResult:
+    result = own.result(Results(plan, read_results(own.trials(plan), folder)))
+    settings: Mapping[str, Any] = {
+        "scale": plan.scale.name,
+        "variant": plan.variant,
+        "preset": plan.preset,
+        "objective": plan.scale.objective,
+        "data": plan.data or "embedded corpus",
+        "model": plan.settings().model.name,
+        "seeds": list(plan.seeds),
+        "steps": plan.steps,
+        "evaluations": plan.scale.evaluations,
+        "bandwidth_hz": plan.bandwidth_hz,
+        "learning_rates": _learning_rates(plan),
+        "version": __version__,
+    }
+    return replace(result, settings=settings)
+
+
+def _learning_rates(plan: Plan) -> dict[str, float]:
+    return {family: plan.rate(family, plan.rates.get(family, 1.0)) for family in RATE_KEYS}
+
+
+def _info(plan: Plan, command: str, minutes: float) -> dict[str, str]:
+    rates = ", ".join(f"{family} {rate:.1e}" for family, rate in _learning_rates(plan).items())
+    return {
+        "scale": f"{plan.scale.name} ({plan.scale.summary})",
+        "variant": f"{plan.variant}, preset {plan.preset}",
+        "objective": plan.scale.objective,
+        "model": plan.settings().model.name,
+        "data": plan.data or "the corpus that airlora generates",
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "steps": f"{plan.steps} of fine-tuning, {plan.scale.evaluations} losses per policy on a frozen adapter",
+        "bandwidth": f"{plan.bandwidth_hz / 1e6:.3g} MHz",
+        "learning rates": rates + (", tuned" if plan.rates else ", of the scale"),
+        "command": command,
+        "version": __version__,
+        "minutes of this call": f"{minutes:.1f}",
+    }
