@@ -84,8 +84,8 @@ def reproduce(
 
     if summary:
         found = read_verdicts(out)
-        result = {key: [verdict.to_dict() for verdict in group] for key, group in found.items()}
-        print_result(result, summary_table(found), as_json=as_json)
+        judged = {key: [verdict.to_dict() for verdict in group] for key, group in found.items()}
+        print_result(judged, summary_table(found), as_json=as_json)
         return
     if name is None:
         raise SettingsError("NAME is missing: give a table or figure such as `table3`, or `all`")
@@ -100,8 +100,8 @@ def reproduce(
             table.add_row(line.kind, str(line.num_trials), str(line.num_done), f"{line.hours:.2f}")
         table.add_row("total", *(str(sum(getattr(line, key) for line in lines)) for key in ("num_trials", "num_done")))
         hours = sum(line.hours for line in lines)
-        value = {"trials": [vars(line) for line in lines], "hours": hours}
-        print_result(value, table, f"{hours:.2f} hours on one core", as_json=as_json)
+        listed = {"trials": [vars(line) for line in lines], "hours": hours}
+        print_result(listed, table, f"{hours:.2f} hours on one core", as_json=as_json)
         return
     with show_progress() as progress:
         done = run(

@@ -19,6 +19,7 @@ from airlora.reproduce.result import ExperimentResult, write_result
 from airlora.reproduce.runner import read_results, run_trials
 from airlora.reproduce.statistics import Verdict
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.training import num_processes as processes_for
 from airlora.version import __version__
 
 __all__ = ["DryRun", "Reproduction", "dry_run", "read_verdicts", "reproduce"]
@@ -105,7 +106,7 @@ def reproduce(
         out: Folder of the reproduction.
         executor: `local` for processes of this machine, or `ray`.
         address: Address of a Ray cluster.
-        num_processes: Number of trials to run at once on this machine. None stands for all cores.
+        num_processes: Number of trials to run at once on this machine. None takes all cores, or one on a GPU.
         progress: Receiver of the progress.
         command: Command line that the report shows as its origin.
 
@@ -114,6 +115,9 @@ def reproduce(
         AirloraError: A trial failed, or its options are not allowed.
     """
     chosen, folder, start = find_experiments(name), make_folder(out), time.monotonic()
+
+    if executor == "local":
+        num_processes = num_processes or processes_for(plan.settings({"num_threads": 0}))
 
     def run(trials: Sequence[Trial]) -> dict[str, TrialResult]:
         return run_trials(

@@ -33,6 +33,7 @@ from .peft_baselines import train_baseline as train_baseline
 from .policies import build_policy as build_policy
 from .policies import problem_of as problem_of
 from .processes import Job as Job
+from .processes import ProcessKilledError as ProcessKilledError
 from .processes import num_processes as num_processes
 from .processes import run_jobs as run_jobs
 from .run import RunFolder as RunFolder
