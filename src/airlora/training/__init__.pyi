@@ -41,6 +41,7 @@ from .run import RunRecord as RunRecord
 from .settings import FinetuneSettings as FinetuneSettings
 from .settings import Settings as Settings
 from .settings import load_settings as load_settings
+from .settings import read_settings as read_settings
 from .settings import save_settings as save_settings
 from .settings import with_policy as with_policy
 from .settings import with_values as with_values
