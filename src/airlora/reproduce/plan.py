@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from airlora.errors import SettingsError
@@ -104,7 +105,14 @@ SCALES: Mapping[str, Scale] = {
     "quick": Scale(
         "quick",
         "two CPU cores, half an hour; one seed decides no claim",
-        {**_SMALL, "model.name": "embedded-minilm", "finetune.steps": 200, "adapter.r_max": 16},
+        {
+            **_SMALL,
+            "model.name": "embedded-minilm",
+            "data.max_train_samples": 8000,
+            "finetune.steps": 200,
+            "finetune.eval_every": 200,
+            "adapter.r_max": 16,
+        },
         "frozen",
         num_seeds=1,
         evaluations=240,
@@ -179,6 +187,7 @@ class Plan:
         Raises:
             SettingsError: A value is not allowed.
             ModelError: The model cannot be loaded.
+            DataError: The data are missing; the message says where to get them.
         """
         if scale not in SCALES:
             raise SettingsError.of("scale", scale, f"one of {', '.join(SCALES)}")
@@ -189,9 +198,12 @@ class Plan:
         own = SCALES[scale]
         if data is None and scale != "quick":
             data = "sst2"
+        if data is not None and Path(data).is_dir():
+            data = str(Path(data).resolve())
         first = 42  # Table II
         seeds = tuple(range(first, first + (num_seeds or own.num_seeds)))
         plan = cls(own, "literal" if variant == "literal" else "repaired", seeds, data, model)
+        plan.settings().data.sources()  # missing data are refused before anything runs
         return plan if own.keeps_bandwidth else replace(plan, bandwidth_hz=plan.scaled_bandwidth_hz())
 
     @property
@@ -221,14 +233,14 @@ class Plan:
             changes: Further settings, which replace those of scale and plan.
         """
         own = dict(self.scale.overrides) | {"channel.bandwidth_hz": [self.bandwidth_hz]}
-        if self.data is None:
-            own |= {"data.name": None}
-        else:
-            own |= {"data.name": self.data}
+        own["data.name"] = self.data or "embedded"
         if self.model is not None:
             own |= {"model.name": self.model}
         own |= {"env.objective": self.scale.objective}
-        return own | dict(changes or {})
+        own |= changes or {}
+        if own["env.objective"] == "frozen":
+            own["env.reward_trend_steps"] = 0  # A frozen adapter's losses have no trend.
+        return own
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> Settings:
         """Return the settings of a trial with these changes and the first seed."""

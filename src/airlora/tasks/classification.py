@@ -47,7 +47,11 @@ class Classification(Task):
         if sources is None:
             data = _embedded(settings)[0]
         else:
-            data = sources.load_train(text_column=settings.text_columns, label_column=settings.label_column)
+            data = sources.load_train(
+                text_column=settings.text_columns,
+                label_column=settings.label_column,
+                max_samples=settings.max_train_samples,
+            )
         return cls(label_names=data.label_names), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> TextDataset:

@@ -54,6 +54,8 @@ class DataSettings(Section):
     model."""
     max_length: PositiveInt = 128
     """Tokens kept of each sample. Longer samples are truncated."""
+    max_train_samples: PositiveInt | None = None
+    """Samples used of `data.train`, the first ones. None uses all."""
     max_eval_samples: PositiveInt | None = None
     """Samples used of `data.eval`, the first ones. None uses all."""
     num_train: PositiveInt = 6000
