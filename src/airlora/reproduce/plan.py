@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,7 +97,7 @@ _SMALL = {
     "data.max_length": 64,
     "finetune.learning_rate": 4e-3,
     "finetune.head_learning_rate": 1e-2,
-    "finetune.adalora_learning_rate": 5e-3,
+    "finetune.adalora_learning_rate": 1e-3,
     "finetune.precision": "float32",
     "tensorboard": False,
     "policy.early_stop": False,
@@ -108,14 +110,17 @@ SCALES: Mapping[str, Scale] = {
         {
             **_SMALL,
             "model.name": "embedded-minilm",
-            "data.max_train_samples": 8000,
-            "finetune.steps": 200,
-            "finetune.eval_every": 200,
+            "data.max_train_samples": 6000,
+            "data.max_eval_samples": 400,
+            "data.num_eval": 400,
+            "env.frozen_batch_size": 16,
+            "finetune.steps": 150,
+            "finetune.eval_every": 150,
             "adapter.r_max": 16,
         },
         "frozen",
         num_seeds=1,
-        evaluations=240,
+        evaluations=180,
         seconds=(0.2, 0.15),
     ),
     "standard": Scale(
@@ -164,6 +169,7 @@ class Plan:
     model: str | None = None
     bandwidth_hz: float = PAPER_BANDWIDTH_HZ
     rates: Mapping[str, float] = field(default_factory=dict)
+    _trials: dict[str, list[Trial]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def make(
@@ -216,12 +222,12 @@ class Plan:
         """Whether policies choose ranks while the adapter is fine-tuned."""
         return self.scale.objective == "live"
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Fine-tuning steps of every method."""
         return self.settings().finetune.steps
 
-    @property
+    @functools.cached_property
     def cost_weight(self) -> float:
         """Lambda of Eq. 9 unless a table varies it."""
         return self.settings().env.cost_weight
@@ -282,7 +288,13 @@ class Plan:
             changes: Settings by dotted key that a table varies.
             snrs_db: SNRs for which a PEFT method is trained, dB.
         """
-        own = METHODS[method]
+        key = json.dumps([method, changes, snrs_db])
+        if key not in self._trials:
+            self._trials[key] = self._make_trials(method, changes, snrs_db)
+        return [replace(trial, seed=seed) for trial in self._trials[key]]
+
+    def _make_trials(self, method: str, changes: Mapping[str, Any] | None, snrs_db: Sequence[float]) -> list[Trial]:
+        own, seed = METHODS[method], self.seeds[0]
         fine, decision = self.scale.seconds
         varied = {**self._rate(own.baseline or "policies"), **own.overrides, **(changes or {})}
         if own.policy is not None:

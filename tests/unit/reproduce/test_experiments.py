@@ -1,0 +1,170 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airlora.errors import SettingsError
+from airlora.reproduce.experiment import Arm, Results, experiments, find_experiments
+from airlora.reproduce.fig3 import steps_to_reach
+from airlora.reproduce.methods import METHODS
+from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, RATE_FACTORS, SCALES, Plan, choose_rates, rate_trials
+from airlora.reproduce.result import write_result
+from airlora.reproduce.trial import Trial, TrialResult
+
+NAMES = ["table3", "table4", "table5a", "table5b", "table6", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8"]
+SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0)
+MODULES = {f"layer.{layer}.{role}": {"role": role, "layer": layer} for layer in range(4) for role in ("q", "o", "fc1")}
+MODULES["layer.4.q"] = {"role": "q", "layer": 4}
+
+
+def plan(scale: str = "standard", num_seeds: int = 3) -> Plan:
+    return Plan(SCALES[scale], "repaired", tuple(range(42, 42 + num_seeds)), bandwidth_hz=5e6)
+
+
+def fake_result(trial: Trial) -> TrialResult:
+    """Return a result whose values follow from the trial's key."""
+    generator = np.random.default_rng(int(trial.key, 16) % 2**32)
+    if trial.kind == "timing":
+        own = {"decision_seconds": 0.1, "episode_seconds": 1.0}
+        return {
+            "seconds": {steps: {key: value * int(steps) for key, value in own.items()} for steps in ("30", "50", "100")}
+        }
+    snrs_db = (trial.options["snr_db"],) if trial.kind == "baseline" else SNRS_DB
+    links = []
+    for snr_db in snrs_db:
+        correct = generator.random(50) < 0.8
+        links.append(
+            {
+                "snr_db": snr_db,
+                "accuracy": float(correct.mean()),
+                "loss": float(generator.uniform(0.2, 0.5)),
+                "num_params": int(generator.integers(100, 1000)),
+                "paper_num_params": int(generator.integers(100, 1000)),
+                "cost": float(generator.random()),
+                "objective": float(generator.random()),
+                "mean_rank": 2.0,
+                "ranks": {name: int(generator.integers(0, 5)) for name in MODULES},
+                "correct": "".join("1" if right else "0" for right in correct),
+            }
+        )
+    rewards = [[float(step), float(generator.normal())] for step in range(10, 110, 10)]
+    calibration = [float(generator.random()) for _ in SNRS_DB]
+    return {"links": links, "rewards": rewards, "calibration": calibration, "modules": MODULES}
+
+
+def faked(own: Plan, names: list[str] = NAMES) -> Results:
+    trials = [trial for name in names for trial in experiments()[name].trials(own)]
+    return Results(own, {trial.key: fake_result(trial) for trial in trials})
+
+
+def test_every_table_and_figure_is_found_by_its_file() -> None:
+    assert list(experiments()) == NAMES
+    assert [own.name for own in find_experiments("all")] == NAMES
+    with pytest.raises(SettingsError, match=r"table or figure = 'table9': allowed is one of table3, .*fig8, all"):
+        find_experiments("table9")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("scale", "num_seeds"), [("quick", 1), ("standard", 3)])
+def test_every_table_and_figure_has_rows_verdicts_and_files(
+    name: str, scale: str, num_seeds: int, tmp_path: Path
+) -> None:
+    own = plan(scale, num_seeds)
+    result = experiments()[name].result(faked(own, [name]))
+    assert result.name == name
+    assert {row["seed"] for row in result.rows} == set(own.seeds)
+    assert all({"method", "setting", "seed"} <= row.keys() for row in result.rows)
+    assert not any({"ranks", "correct"} & row.keys() for row in result.rows)
+    if num_seeds == 1:
+        assert {verdict.verdict for verdict in result.verdicts} <= {"not decidable here"}
+    suffixes = {path.suffix for path in write_result(tmp_path, result)}
+    assert suffixes == ({".csv", ".md", ".tex", ".json"} if result.table else {".csv", ".svg", ".pdf", ".json"})
+
+
+def test_accuracies_of_the_paper_stand_beside_ours() -> None:
+    own = plan()
+    table = experiments()["table3"].result(faked(own, ["table3"])).table
+    assert table is not None
+    lines = {line["method"]: line for line in table.lines}
+    assert set(lines) == set(METHODS)
+    assert lines["PPO+DDIM/MLP"]["paper_accuracy"] == 0.9553
+    assert "paper_accuracy" not in lines["allocate"]
+
+
+def test_tables_share_equal_trials() -> None:
+    own = plan()
+    keys = {name: {trial.key for trial in experiments()[name].trials(own)} for name in NAMES}
+    base = own.trial("PPO+DDIM/MLP", 42).key
+    # lambda .1, epsilon, 1000 x 50 and scaled-linear are the values of the preset.
+    assert all(base in keys[name] for name in ("table3", "table5a", "table5b", "fig3", "fig4", "fig5", "fig7", "fig8"))
+    assert keys["fig5"] == keys["table5a"]
+    assert keys["fig3"] <= keys["table3"]
+    r_max = own.settings().adapter.r_max
+    assert own.trial("PPO+DDIM/MLP", 42, {"adapter.r_max": r_max}).key == base
+    assert own.trial("PPO+DDIM/MLP", 43).key != base
+
+
+def test_methods_on_one_adapter_share_its_training() -> None:
+    own = plan("quick", 1)
+    trials = [trial for name in ("table3", "fig4", "fig7") for trial in experiments()[name].trials(own)]
+    (adapter,) = own.adapter_trials(trials)
+    assert adapter.num_steps == own.steps
+    assert len(own.adapter_trials(experiments()["table4"].trials(own))) == 5
+
+
+def test_the_best_constant_rank_is_chosen_on_the_calibration_samples() -> None:
+    own = plan("standard", 1)
+    trials = own.trials("best constant", 42)
+    assert [trial.options["settings"]["policy"]["constant_rank"] for trial in trials] == [1, 2, 4, 16, 64]
+    by_key = {trial.key: fake_result(trial) for trial in trials}
+    for place, trial in enumerate(trials):
+        by_key[trial.key]["calibration"] = [1.0, 1.0, 0.1 if place == 3 else 0.5, 1.0, 1.0]
+        by_key[trial.key]["links"][2]["accuracy"] = place / 10
+    assert Results(own, by_key).link(Arm("best constant"), 42)["accuracy"] == 0.3
+
+
+def test_every_family_of_methods_tries_as_many_learning_rates_on_held_out_training_samples() -> None:
+    own = plan()
+    tuning = rate_trials(own)
+    families = [family for family, _ in tuning]
+    assert {families.count(family) for family in families} == {len(RATE_FACTORS)}
+    results = {trial.key: fake_result(trial) for trial in tuning.values()}
+    for (family, factor), trial in tuning.items():
+        assert family == "policies" or trial.options["on_calibration"]
+        loss = 0.1 if factor == RATE_FACTORS[2] else 0.9
+        results[trial.key]["calibration"] = [loss] * 5
+        results[trial.key]["links"][0]["loss"] = loss if family != "lora" else 1.0 - loss
+    tuned = choose_rates(own, results)
+    assert tuned.rates == {"policies": 3.0, "adalora": 3.0, "rslora": 3.0, "lora": RATE_FACTORS[0]}
+    changed = tuned.trial("AdaLoRA", 42).options["settings"]["finetune"]["adalora_learning_rate"]
+    assert changed == pytest.approx(3 * own.settings().finetune.adalora_learning_rate)
+    assert not rate_trials(plan("quick"))
+
+
+def test_a_small_model_has_the_communication_cost_of_the_papers_model() -> None:
+    own = Plan.make("quick", "repaired")
+    shapes = 6 * (4 * (384 + 384 + 1) + 2 * (384 + 1536 + 1))
+    assert own.bandwidth_hz == pytest.approx(1e8 * shapes / OPT_PARAMS_PER_RANK)
+    assert own.settings().data.name == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": "huge"}, "scale = 'huge': allowed is one of quick, standard, paper"),
+        ({"variant": "exact"}, "variant = 'exact': allowed is one of literal, repaired"),
+        ({"num_seeds": 0}, "seeds = 0: allowed is 1 or more"),
+    ],
+)
+def test_bad_plans_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Plan.make(**{"scale": "quick", "variant": "repaired", **arguments})
+
+
+def test_convergence_is_the_first_step_at_which_the_running_mean_reaches_a_level() -> None:
+    steps = [float(step) for step in range(10, 110, 10)]
+    rising = np.linspace(0.0, 1.0, 10)
+    # The mean of points 4 to 8 is the first one above a half.
+    assert steps_to_reach(steps, rising, 0.5) == 80.0
+    assert steps_to_reach(steps, np.zeros(10), 0.5) == steps[-1]
