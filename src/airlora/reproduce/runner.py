@@ -35,25 +35,22 @@ _log = logging.getLogger(__name__)
 
 
 class TrialRecord(BaseModel):
-    """Content of a trial's result file.
-
-    Args:
-        version: Version of airlora that ran the trial.
-        kind: Kind of the trial.
-        options: Options of the trial.
-        seed: Seed of the trial.
-        seconds: Duration of the trial, s, on one core.
-        result: Result of the trial.
-    """
+    """Content of a trial's result file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
+    """Version of airlora that ran the trial."""
     kind: str
+    """Kind of the trial."""
     options: dict[str, Any]
+    """Options of the trial."""
     seed: int
+    """Seed of the trial."""
     seconds: float
+    """Duration of the trial, s, on one core."""
     result: dict[str, Any]
+    """Result of the trial."""
 
 
 class TrialAttemptError(Exception):
