@@ -16,6 +16,7 @@ TINY_SCALE = {
     "ppo.hidden_size": 16,
     "diffusion.hidden_size": 16,
     "diffusion.unet_channels": 8,
+    "diffusion.unet_depth": 2,
     "diffusion.warmup_updates": 2,
     "diffusion.num_decision_samples": 1,
     "policy.rollout_steps": 4,

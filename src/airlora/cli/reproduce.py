@@ -24,7 +24,7 @@ def reproduce(
         typer.Argument(
             metavar="NAME",
             help="table3, table4, table5a, table5b, table6, fig3 to fig8, or `all`.",
-            show_default=False,
+            show_default="required without --summary",
         ),
     ] = None,
     scale: Annotated[
