@@ -30,7 +30,7 @@ _CLAIMS = (
     ("The MLP beats the U-Net", AIRLLM, "PPO+DDIM/U-Net"),
     ("PPO then DDIM beats AdaLoRA", AIRLLM, "AdaLoRA"),
     ("PPO then DDIM beats the best constant rank", AIRLLM, "best constant"),
-    ("The planner `allocate` beats PPO then DDIM", "allocate", AIRLLM),
+    ("The planner allocate beats PPO then DDIM", "allocate", AIRLLM),
 )
 
 _COLUMNS = (
@@ -39,7 +39,6 @@ _COLUMNS = (
     Column("loss", "loss", "number", 4, "nats"),
     Column("objective", "U + λη", "number", 4),
     Column("num_params", "parameters", "count"),
-    Column("paper_num_params", "by the paper's count", "count"),
     Column("cost", "η", "number", 3),
 )
 

@@ -4,7 +4,14 @@ import torch
 
 from airlora.errors import SettingsError, TrainingError
 from airlora.ranks import RankPattern
-from airlora.training import Settings, build_context, measure_peft_baseline, train_adalora, train_adalora_sweep
+from airlora.training import (
+    Settings,
+    build_context,
+    measure_peft_baseline,
+    train_adalora,
+    train_adalora_sweep,
+    train_baseline,
+)
 from airlora.training.peft_baselines import BASELINE_BITS, _prune_to, _rounded
 
 BUDGETS = [150, 900]
@@ -118,6 +125,35 @@ def test_every_precision_is_measured_with_its_payload(settings: Settings, method
     assert rises[1] <= rises[2] + 0.01
 
 
+@pytest.mark.parametrize("method", ["lora", "rslora", "adalora"])
+def test_a_baseline_keeps_its_budget_and_predicts(settings: Settings, method: str) -> None:
+    context = build_context(settings)
+    trained = train_baseline(settings, context.train, method=method, budget_params=900, steps=6)
+    assert tuple(trained.rank_pattern.names) == tuple(context.adapted.shapes)
+    assert 0 < trained.num_params <= 900
+    if method == "adalora":
+        assert trained.num_params == trained.rank_pattern.num_params(context.adapted.shapes)
+        assert trained.prune(300).num_params(context.adapted.shapes) <= 300
+        assert trained.num_params <= 300
+    else:
+        (rank,) = set(trained.rank_pattern.ranks)
+        sizes = sum(shape.d_in + shape.d_out for shape in context.adapted.shapes.values())
+        assert trained.num_params == rank * sizes
+        assert (rank + 1) * sizes > 900
+        with pytest.raises(SettingsError, match=f"baseline to prune = '{method}': allowed is adalora"):
+            trained.prune(300)
+    assert trained.predict(context.eval).evaluation.num_samples == len(context.eval)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_rslora_has_the_scale_of_the_settings_at_rank_8_and_falls_with_the_root(settings: Settings, rank: int) -> None:
+    context = build_context(settings)
+    budget = rank * sum(shape.d_in + shape.d_out for shape in context.adapted.shapes.values())
+    trained = train_baseline(settings, context.train, method="rslora", budget_params=budget, steps=1)
+    layer = trained.model.base_model.model.get_submodule(trained.sites[0].name)
+    assert layer.scaling["default"] == pytest.approx(settings.adapter.scale * (8 / rank) ** 0.5)
+
+
 def test_the_same_seed_gives_the_same_points(settings: Settings) -> None:
     context = build_context(settings)
     first, second = (
@@ -137,7 +173,7 @@ def test_rounding_errs_by_half_a_step_of_its_slice() -> None:
 
 @pytest.mark.parametrize(
     ("method", "rank", "message"),
-    [("dora", 2, "baseline = 'dora': allowed is one of lora, adalora"), ("lora", 0, "rank of a baseline = 0")],
+    [("dora", 2, "baseline = 'dora': allowed is one of lora, rslora, adalora"), ("lora", 0, "rank of a baseline = 0")],
 )
 def test_an_unknown_baseline_is_refused(settings: Settings, method: str, rank: int, message: str) -> None:
     context = build_context(settings)
