@@ -20,6 +20,7 @@ class Method:
         colour: Colour in figures, of the palette of Okabe and Ito.
         marker: Marker in figures.
         line: Line style in figures.
+        cost: Expected duration of a decision relative to that of PPO+DDIM/MLP.
         overrides: Settings of the method, by dotted key.
     """
 
@@ -29,15 +30,16 @@ class Method:
     colour: str = "#000000"
     marker: str = "o"
     line: str = "-"
+    cost: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 _PAPER = (
     Method("PPO", "ppo", colour="#E69F00", marker="^", line="--"),
     Method("DDIM", "ddim", colour="#CC79A7", marker="X", line="-."),
-    Method("PPO+DDPM", "airllm-ddpm", colour="#009E73", marker="D", line=":"),
+    Method("PPO+DDPM", "airllm-ddpm", colour="#009E73", marker="D", line=":", cost=8.0),
     Method("PPO+DDIM/MLP", "airllm", colour="#D55E00", marker="o", line="-"),
-    Method("PPO+DDIM/U-Net", "airllm-unet", colour="#882255", marker="v", line="--"),
+    Method("PPO+DDIM/U-Net", "airllm-unet", colour="#882255", marker="v", line="--", cost=8.0),
     Method("AdaLoRA", baseline="adalora", colour="#0072B2", marker="s", line="-"),
 )
 

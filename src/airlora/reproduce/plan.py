@@ -121,7 +121,7 @@ SCALES: Mapping[str, Scale] = {
         "frozen",
         num_seeds=1,
         evaluations=180,
-        seconds=(0.2, 0.15),
+        seconds=(0.45, 0.3),
     ),
     "standard": Scale(
         "standard",
@@ -131,7 +131,7 @@ SCALES: Mapping[str, Scale] = {
         num_seeds=5,
         evaluations=400,
         tunes_rates=True,
-        seconds=(0.3, 0.15),
+        seconds=(0.45, 0.3),
     ),
     "paper": Scale(
         "paper",
@@ -295,7 +295,7 @@ class Plan:
 
     def _make_trials(self, method: str, changes: Mapping[str, Any] | None, snrs_db: Sequence[float]) -> list[Trial]:
         own, seed = METHODS[method], self.seeds[0]
-        fine, decision = self.scale.seconds
+        fine, decision = self.scale.seconds[0], self.scale.seconds[1] * own.cost
         varied = {**self._rate(own.baseline or "policies"), **own.overrides, **(changes or {})}
         if own.policy is not None:
             varied["policy.name"] = own.policy
