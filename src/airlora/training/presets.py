@@ -43,7 +43,8 @@ TABLE_II: Mapping[str, tuple[Any, ...]] = {
     "diffusion.unet_depth": (6,),
     "diffusion.unet_kernel_size": (3,),
 }
-"""Values of each setting in Table II. `paper-literal` and `paper` use the first; the paper's sweeps use the others."""
+"""Values of each setting in Table II. `paper-literal` uses the first, and so does `paper` unless a repair of `REPAIRS`
+changes it. The paper's sweeps use the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +64,22 @@ class Repair:
 
 
 REPAIRS: Mapping[str, Repair] = {
+    "one-step-advantage": Repair(
+        "an action is judged by its own reward alone, since later rewards do not depend on it and add noise",
+        {"ppo.gamma": 0.0},
+    ),
     "exact-x0": Repair(
         "Eq. 17 takes x_0 from Eq. 14 instead of Eq. 16, clipped to the range of ranks",
         {"diffusion.x0_estimate": "exact", "diffusion.clip_sample": True},
         erratum=2,
     ),
-    "advantage-weights": Repair(
-        "the reward weights the denoising error, so that it reaches the diffusion model",
-        {"diffusion.loss": "advantage_weighted"},
-        erratum=3,
-    ),
-    "exploration": Repair(
-        "noise on the sampled ranks, so that the diffusion stage sees other ranks than its own",
-        {"diffusion.exploration": 0.1},
-        erratum=3,
-    ),
     "identity-start": Repair(
         "the diffusion starts as the identity and every stage rehearses it, so that PPO steers from the first step",
         {"diffusion.warmup_updates": 500, "diffusion.rehearsal_weight": 1.0},
     ),
-    "larger-stages": Repair(
-        "four episodes a learning stage, a buffer of several stages, and random diffusion steps",
+    "replay": Repair(
+        "a diffusion stage takes 32 updates on several stages' transitions, instead of 1,000 on the last episode",
         {
-            "policy.rollout_steps": 60,
             "diffusion.buffer_size": 512,
             "diffusion.batch_size": 64,
             "diffusion.timestep_order": "random",
@@ -93,18 +87,13 @@ REPAIRS: Mapping[str, Repair] = {
         },
         erratum=12,
     ),
+    "plain-guidance": Repair(
+        "a sample takes the conditional prediction alone, and so half the network calls",
+        {"diffusion.guidance_scale": 1.0},
+    ),
     "trend": Repair(
         "the trend of the losses is subtracted from the reward, since losses fall while the model is fine-tuned",
         {"env.reward_trend_steps": 100},
-    ),
-    "fit-budget": Repair(
-        "ranks are reduced to what the link carries before the deadline",
-        {"channel.deadline_mode": "project"},
-        erratum=7,
-    ),
-    "decision-mean": Repair(
-        "the ranks that are sent are the mean of several samples",
-        {"diffusion.num_decision_samples": 8},
     ),
 }
 """Repairs of the preset `paper` by name."""
@@ -170,8 +159,8 @@ def with_repairs(*names: str) -> dict[str, Any]:
         SettingsError: There is no such repair.
 
     Examples:
-        >>> with_repairs("advantage-weights")
-        {'diffusion.loss': 'advantage_weighted'}
+        >>> with_repairs("plain-guidance")
+        {'diffusion.guidance_scale': 1.0}
     """
     return {key: value for name in names for key, value in _find(name).overrides.items()}
 
@@ -186,8 +175,8 @@ def without_repairs(*names: str) -> dict[str, Any]:
         SettingsError: There is no such repair.
 
     Examples:
-        >>> without_repairs("advantage-weights", "trend")
-        {'diffusion.loss': 'literal', 'env.reward_trend_steps': 0}
+        >>> without_repairs("one-step-advantage", "plain-guidance")
+        {'ppo.gamma': 0.95, 'diffusion.guidance_scale': 1.5}
     """
     return {key: value_at(_LITERAL, key) for key in with_repairs(*names)}
 
