@@ -38,7 +38,7 @@ def draw(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callabl
     (folder / f"{seed}.{node_name()}.{os.getpid()}.{time.time_ns()}").touch()
     assert cache.is_dir()
     if (doomed := folder / "doomed").exists() and doomed.read_text() == node_name():
-        time.sleep(120.0)
+        time.sleep(30.0)
     time.sleep(options.get("seconds", 0.0))
     count_step()
     numbers = np.random.default_rng(seed).standard_normal(3)
