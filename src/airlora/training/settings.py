@@ -158,7 +158,7 @@ def load_settings(
         SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
     Examples:
-        >>> load_settings("paper").ppo.gamma
+        >>> load_settings("paper-literal").ppo.gamma
         0.95
     """
     layers = [read_toml(toml)] if toml is not None else []

@@ -259,7 +259,7 @@ def test_the_preset_is_that_of_the_policies_settings_and_part_of_their_fingerpri
         plan = BenchmarkPlan(("separable-36",), ("random",), evaluations=500, num_seeds=1, preset=preset)
         return run_benchmark(plan, tmp_path, num_processes=1, watcher=SilentProgress())
 
-    quick, paper = run("quick"), run("paper")
+    quick, paper = run("quick"), run("paper-literal")
     assert {record.fingerprint for record in quick}.isdisjoint(record.fingerprint for record in paper)
     # The records of another preset are not reused.
     assert len(quick) == len(paper) == len((tmp_path / "records.jsonl").read_text().splitlines()) == 1
