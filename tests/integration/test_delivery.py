@@ -105,7 +105,7 @@ def test_a_killed_device_continues_from_a_valid_state(site: tuple[Path, str], tm
     state, generator = tmp_path / "state", random.Random(0)
     command = [sys.executable, "-m", "airlora", *map(str, run(url, state, "--base", FINGERPRINT)), "--json"]
     held, kills = 0, 0
-    for _ in range(8):
+    for _ in range(12):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # Python starts in about half a second, and the stream takes about one second.
         time.sleep(generator.uniform(0.4, 1.2))

@@ -267,8 +267,8 @@ def _installed() -> tuple[PolicySpec, ...]:
             spec = _spec_of(entry.load(), entry.name)
             if spec.name in names:
                 raise SettingsError.of("policy.name", spec.name, "a name that no other policy has")
-        except Exception as error:
-            # A broken package must not stop commands that do not use its policy.
+        except (Exception, SystemExit) as error:
+            # A broken package, or one that exits, must not stop commands that do not use its policy.
             _logger.warning("policy %r of the installed entry point %s is left out: %s", entry.name, entry.value, error)
             continue
         names.add(spec.name)

@@ -41,7 +41,7 @@ def load_named_class(name: str, kind: str, methods: Iterable[str] = ()) -> type[
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module's own code may raise anything
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything, and a script may exit
         raise SettingsError(f"{kind} = {name!r}: importing {module_name} failed: {error!r}") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

@@ -186,8 +186,10 @@ def test_installed_entry_points_are_known_by_name(
         "bare": f"{module}:Bare",
         "ppo": f"{module}:Bare",
         "broken": "no_such_module:Bare",
+        "exits": "exits_at_once:Bare",
         "other": f"{module}:Other",
     }
+    Path("exits_at_once.py").write_text("raise SystemExit(3)\n")
     entries = [EntryPoint(name, value, specs.ENTRY_POINTS) for name, value in values.items()]
     monkeypatch.setattr(specs, "entry_points", lambda group: entries if group == specs.ENTRY_POINTS else [])
     monkeypatch.syspath_prepend(".")
@@ -196,7 +198,7 @@ def test_installed_entry_points_are_known_by_name(
     assert find_policy("ppo").policy.__name__ == "PPOPolicy"
     settings = load_settings(overrides={"policy.name": "half", "policy.settings.share": 0.2})
     assert settings.policy.settings == {"share": 0.2}
-    assert {record.args[0] for record in caplog.records} == {"ppo", "broken", "other"}  # type: ignore[index]
+    assert {record.args[0] for record in caplog.records} == {"ppo", "broken", "exits", "other"}  # type: ignore[index]
 
 
 def test_own_settings_come_from_single_values_and_files_and_are_saved(module: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("here", "pack/__init__", "pack/inner"):
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "broken.py").write_text("raise RuntimeError('no luck')\n")
+    (tmp_path / "script.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
@@ -42,6 +43,7 @@ def test_a_class_is_found_in_the_current_directory_and_in_packages() -> None:
         ("here:Box()", "allowed is package.module:Class"),
         ("gone:Box", "importing gone failed: ModuleNotFoundError"),
         ("broken:Box", "importing broken failed: RuntimeError.*no luck"),
+        ("script:Box", "importing script failed: SystemExit"),
         ("here:Gone", "allowed is a class of here, which has none of the name Gone"),
         ("here:value", "allowed is a class of here, which has none of the name value"),
         ("here:Box", "allowed is a class with the method close"),
