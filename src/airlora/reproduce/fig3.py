@@ -51,6 +51,7 @@ def _result(results: Results) -> ExperimentResult:
         "Each point is the mean reward R = -U - λη since the point before.",
         "A policy has converged at the first step at which the running mean reaches that of the last quarter of the "
         "slower policy's curve. A policy that never reaches it counts with all its steps.",
+        *results.plan.notes,
     )
     return ExperimentResult("fig3", TITLE, rows, _verdicts(results), figure=figure, notes=notes)
 

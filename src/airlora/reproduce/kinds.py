@@ -137,15 +137,17 @@ def _live(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callab
     policy = load_policy(folder.policy_path, problem_of(env)) if is_file else build_policy(settings, env, context)
     patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
     metrics = list(read_metrics(folder.path))
-    return {
+    result = {
         "links": _measure(patterns, context, env, settings),
         "rewards": _thinned([line["reward"] for line in metrics if line["kind"] == "finetune"]),
         "evaluations": [
             {key: line[key] for key in ("step", "accuracy", "loss")} for line in metrics if line["kind"] == "eval"
         ],
-        "calibration": _calibration_objectives(patterns, context, env, settings),
         "modules": _modules(context),
     }
+    if options.get("on_calibration"):
+        result["calibration"] = _calibration_objectives(patterns, context, env, settings)
+    return result
 
 
 def _best_constant(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:

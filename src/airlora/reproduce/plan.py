@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from airlora.errors import SettingsError
-from airlora.policy import find_policy
+from airlora.policy import DiffusionSettings, PPOSettings, find_policy
 from airlora.reproduce.kinds import adapter_settings, settings_of
-from airlora.reproduce.methods import METHODS
+from airlora.reproduce.methods import METHODS, PAPER_METHODS
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.settings.loading import value_at
 from airlora.tasks import find_task, load_adapted
-from airlora.training import Settings, load_settings
+from airlora.training import Settings, load_settings, with_values
 
 __all__ = [
     "CONSTANT_RANKS",
@@ -58,7 +59,10 @@ RATE_STEPS = 200
 CONSTANT_RANKS = (1, 2, 4, 16, 64)
 """Ranks of which the best constant rank is chosen with the objective `live`."""
 
-_LIVE = ("PPO", "DDIM", "PPO+DDPM", "PPO+DDIM/MLP", "PPO+DDIM/U-Net", "random")
+_LEARNERS = tuple(name for name in PAPER_METHODS if METHODS[name].policy)
+"""Methods that the settings of PPO, diffusion and reward apply to."""
+
+_LIVE = (*_LEARNERS, "random")
 """Methods that choose ranks while the adapter is fine-tuned, with the objective `live`."""
 
 
@@ -75,6 +79,7 @@ class Scale:
         num_seeds: Default number of seeds.
         evaluations: Losses that a policy measures on a frozen adapter.
         tunes_rates: Whether the learning rate of every family of methods is chosen among `RATE_FACTORS`.
+        caps: Upper bounds of settings by dotted key, by method.
         keeps_bandwidth: Whether the link has the paper's 100 MHz. Otherwise the bandwidth is scaled by the size of the
             model's components, which leaves the communication cost of every rank as in the paper.
         seconds: Expected duration of a step on one core, s: of fine-tuning, and of a decision with its measurement.
@@ -87,6 +92,7 @@ class Scale:
     num_seeds: int
     evaluations: int = 0
     tunes_rates: bool = False
+    caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     keeps_bandwidth: bool = False
     seconds: tuple[float, float] = (0.2, 0.1)
 
@@ -102,6 +108,9 @@ _SMALL = {
     "tensorboard": False,
     "policy.early_stop": False,
 }
+
+UNET = "PPO+DDIM/U-Net"
+"""Method whose training is bounded at small scales: an update takes about 100 times as long as with the MLP."""
 
 SCALES: Mapping[str, Scale] = {
     "quick": Scale(
@@ -121,16 +130,30 @@ SCALES: Mapping[str, Scale] = {
         "frozen",
         num_seeds=1,
         evaluations=180,
+        caps={
+            UNET: {
+                "diffusion.updates_per_stage": 2,
+                "diffusion.warmup_updates": 50,
+                "diffusion.num_inference_steps": 10,
+            }
+        },
         seconds=(0.45, 0.3),
     ),
     "standard": Scale(
         "standard",
         "two CPU cores, some hours, or any GPU",
-        {**_SMALL, "model.name": "embedded-minilm", "finetune.steps": 400},
+        {
+            **_SMALL,
+            "model.name": "embedded-minilm",
+            "data.max_train_samples": 20_000,
+            "finetune.steps": 400,
+            "finetune.eval_every": 400,
+        },
         "live",
         num_seeds=5,
         evaluations=400,
         tunes_rates=True,
+        caps={UNET: {"diffusion.updates_per_stage": 4, "diffusion.warmup_updates": 200}},
         seconds=(0.45, 0.3),
     ),
     "paper": Scale(
@@ -296,20 +319,22 @@ class Plan:
     def _make_trials(self, method: str, changes: Mapping[str, Any] | None, snrs_db: Sequence[float]) -> list[Trial]:
         own, seed = METHODS[method], self.seeds[0]
         fine, decision = self.scale.seconds[0], self.scale.seconds[1] * own.cost
-        varied = {**self._rate(own.baseline or "policies"), **own.overrides, **(changes or {})}
+        caps = self.caps(method)
+        varied = {**self._rate(own.baseline or "policies"), **own.overrides, **caps, **(changes or {})}
+        learns = method in _LEARNERS
         if own.policy is not None:
             varied["policy.name"] = own.policy
         if own.baseline is not None:
-            options = self._options(varied) | {"method": own.baseline}
+            options = self.options(varied, learns=False) | {"method": own.baseline}
             return [Trial("baseline", {**options, "snr_db": snr_db}, seed, self.steps, fine) for snr_db in snrs_db]
         if self.is_live and method == "best constant":
             r_max = self.settings(varied).adapter.r_max
             ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
-            each = [self._options(varied | {"policy.constant_rank": rank}) for rank in ranks]
-            return [Trial("live", options, seed, self.steps, fine) for options in each]
+            each = [self.options(varied | {"policy.constant_rank": rank}, learns=False) for rank in ranks]
+            return [Trial("live", {**options, "on_calibration": True}, seed, self.steps, fine) for options in each]
         if self.is_live and method in _LIVE:
-            return [Trial("live", self._options(varied), seed, self.steps, fine + decision)]
-        frozen = self._options(varied | {"env.objective": "frozen"})
+            return [Trial("live", self.options(varied, learns=learns), seed, self.steps, fine + decision)]
+        frozen = self.options(varied | {"env.objective": "frozen"}, learns=learns)
         if own.policy is None:
             return [Trial("stream", frozen, seed, 1, 30.0)]
         if method == "best constant":
@@ -323,13 +348,37 @@ class Plan:
         for trial in trials:
             if trial.kind in ("frozen", "best_constant", "stream"):
                 settings = adapter_settings(settings_of(trial.options, trial.seed))
-                options = {"settings": _plain(settings)}
+                options = {"settings": settings.model_dump(mode="json", exclude={"seed"})}
                 own = Trial("adapter", options, trial.seed, settings.finetune.steps, self.scale.seconds[0])
                 found.setdefault(own.key, own)
         return list(found.values())
 
-    def _options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        return {"settings": _plain(self.settings(changes))}
+    def options(self, changes: Mapping[str, Any], *, learns: bool) -> dict[str, Any]:
+        """Return the options of a trial: all settings.
+
+        Args:
+            changes: Settings by dotted key, over those of scale and plan.
+            learns: Whether the paper's policies learn in the trial. Otherwise their settings have no effect and take
+                their defaults, so that both variants share the trial.
+        """
+        settings = self.settings(changes)
+        if not learns:
+            settings = with_values(settings, {"preset": "quick", "env.reward_trend_steps": 0})
+            settings = settings.model_copy(update={"ppo": PPOSettings(), "diffusion": DiffusionSettings()})
+        return {"settings": settings.model_dump(mode="json", exclude={"seed"})}
+
+    def caps(self, method: str) -> dict[str, int]:
+        """Return the settings of a method that the scale bounds, by dotted key."""
+        caps = self.scale.caps.get(method, {})
+        return {key: min(bound, value_at(self.settings().model_dump(), key)) for key, bound in caps.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence per method that the scale bounds."""
+        return tuple(
+            f"{method} has bounds at this scale: {', '.join(f'{key} = {self.caps(method)[key]}' for key in bounds)}."
+            for method, bounds in self.scale.caps.items()
+        )
 
     def rate(self, family: str, factor: float = 1.0) -> float:
         """Return the scale's learning rate of a family of methods, times a factor."""
@@ -356,9 +405,9 @@ def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
             changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
             if family == "policies":
                 changes |= {"policy.name": "constant", "policy.constant_rank": rank, "env.objective": "live"}
-            options: dict[str, Any] = {"settings": _plain(plan.settings(changes))}
+            options = plan.options(changes, learns=False) | {"on_calibration": True}
             if family != "policies":
-                options |= {"method": family, "snr_db": REFERENCE_SNR_DB, "on_calibration": True}
+                options |= {"method": family, "snr_db": REFERENCE_SNR_DB}
             kind = "live" if family == "policies" else "baseline"
             found[family, factor] = Trial(kind, options, plan.seeds[0], steps, plan.scale.seconds[0])
     return found
@@ -378,8 +427,3 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
         loss = sum(result["calibration"]) if family == "policies" else result["links"][0]["loss"]
         losses.setdefault(family, {})[factor] = loss
     return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    """Return all settings but the seed, which a trial has of its own, so that equal settings make equal trials."""
-    return settings.model_dump(mode="json", exclude={"seed"})

@@ -194,6 +194,7 @@ def _result(own: Experiment, plan: Plan, folder: Path) -> ExperimentResult:
         "evaluations": plan.scale.evaluations,
         "bandwidth_hz": plan.bandwidth_hz,
         "learning_rates": _learning_rates(plan),
+        "bounded": {method: plan.caps(method) for method in plan.scale.caps},
         "version": __version__,
     }
     return replace(result, settings=settings)

@@ -62,7 +62,7 @@ def _result(results: Results) -> ExperimentResult:
         "AdaLoRA, LoRA and rsLoRA are trained for the parameters that the link carries before the deadline. The stream "
         "holds components at mixed precision; its η is the airtime of its bytes.",
     )
-    table = ResultTable("table3", TITLE, columns, lines, notes)
+    table = ResultTable("table3", TITLE, columns, lines, (*notes, *results.plan.notes))
     return ExperimentResult("table3", TITLE, rows, judge(results, claims), table=table)
 
 

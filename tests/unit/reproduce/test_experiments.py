@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,31 @@ def test_methods_on_one_adapter_share_its_training() -> None:
     (adapter,) = own.adapter_trials(trials)
     assert adapter.num_steps == own.steps
     assert len(own.adapter_trials(experiments()["table4"].trials(own))) == 5
+
+
+def test_variants_share_the_trials_in_which_the_paper_s_policies_do_not_learn() -> None:
+    repaired, literal = plan(), replace(plan(), variant="literal")
+    shared = ("AdaLoRA", "random", "best constant", "greedy", "allocate", "LoRA", "rsLoRA", "stream")
+    for method in METHODS:
+        assert (repaired.trials(method, 42) == literal.trials(method, 42)) == (method in shared)
+    assert rate_trials(repaired) == rate_trials(literal)
+
+
+def test_a_bound_of_the_scale_lowers_a_setting_and_never_raises_it() -> None:
+    def unet(own: Plan) -> dict[str, Any]:
+        found: dict[str, Any] = own.trial("PPO+DDIM/U-Net", 42).options["settings"]["diffusion"]
+        return found
+
+    repaired, literal = unet(plan()), unet(replace(plan(), variant="literal"))
+    assert (repaired["updates_per_stage"], repaired["warmup_updates"]) == (4, 200)
+    assert (literal["updates_per_stage"], literal["warmup_updates"]) == (4, 0)
+    assert unet(plan("paper"))["updates_per_stage"] == 32
+
+
+def test_only_trials_that_are_chosen_among_measure_the_calibration_samples() -> None:
+    own = plan()
+    assert all(trial.options["on_calibration"] for trial in own.trials("best constant", 42))
+    assert not any("on_calibration" in own.trial(method, 42).options for method in METHODS if method != "best constant")
 
 
 def test_the_best_constant_rank_is_chosen_on_the_calibration_samples() -> None:
