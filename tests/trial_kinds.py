@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from airlora.errors import DataError
-from airlora.reproduce.kinds import TrialKind
-from airlora.reproduce.trial import TrialResult
+from airlora.reproduce.trial import TrialKind, TrialResult
 
 
 def attempts(folder: Path, seed: int | str = "*", node: str = "*") -> int:

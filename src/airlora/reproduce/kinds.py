@@ -31,13 +31,12 @@ from airlora.adapters import load_adapter
 from airlora.channel import Link, transfer_time_s
 from airlora.codec import decode_stream, describe, truncate
 from airlora.env import AnalyticObjective, RankAllocationEnv
-from airlora.errors import SettingsError
 from airlora.files import make_folder
 from airlora.packing import Packing, pack_adapter, predict_decoded
 from airlora.policy import find_policy, load_policy
 from airlora.progress import SilentProgress
 from airlora.ranks import RankPattern, paper_num_params
-from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.trial import TrialKind, TrialResult
 from airlora.settings.loading import validate
 from airlora.tasks import Predictions, evaluate, pick_autocast, predict
 from airlora.training import (
@@ -62,18 +61,10 @@ from airlora.training import (
 from airlora.training.policies import make_from_settings
 from airlora.version import __version__
 
-__all__ = ["KINDS", "TrialKind", "adapter_settings", "find_kind", "run_trial", "settings_of"]
+__all__ = ["KINDS", "adapter_settings", "settings_of"]
 
 CURVE_POINTS = 40
 """Points of a reward curve: means over equal parts of the steps."""
-
-TrialKind = Callable[[Mapping[str, Any], int, Path, Callable[[], None]], TrialResult]
-"""Function that runs a trial and returns its result.
-
-Its arguments are the options of the trial, its seed, an existing folder for files that later trials on the same machine
-may reuse, and a function to call after every step. It is a function of a module, so that other processes can import it.
-Its result depends on the options and the seed alone, however many trials run at once; only `timing` measures time.
-"""
 
 
 def settings_of(options: Mapping[str, Any], seed: int) -> Settings:
@@ -258,39 +249,6 @@ KINDS: dict[str, TrialKind] = {
     "timing": _timing,
 }
 """Functions that run trials, by kind."""
-
-
-def find_kind(name: str, kinds: Mapping[str, TrialKind] = KINDS) -> TrialKind:
-    """Return the function of a kind of trials.
-
-    Args:
-        name: Name of the kind.
-        kinds: Kinds of trials by name.
-
-    Raises:
-        SettingsError: The name is unknown.
-    """
-    if name not in kinds:
-        raise SettingsError.of("kind of a trial", name, f"one of {', '.join(kinds)}")
-    return kinds[name]
-
-
-def run_trial(
-    trial: Trial, cache: Path, count_step: Callable[[], None], *, kinds: Mapping[str, TrialKind] = KINDS
-) -> TrialResult:
-    """Run a trial in this process and return its result.
-
-    Args:
-        trial: Trial to run.
-        cache: Existing folder for files that later trials may reuse.
-        count_step: Function called after every step of the trial.
-        kinds: Kinds of trials by name.
-
-    Raises:
-        SettingsError: The kind of the trial is unknown.
-        AirloraError: The trial's options are not allowed.
-    """
-    return find_kind(trial.kind, kinds)(trial.options, trial.seed, cache, count_step)
 
 
 class _StepCounter(SilentProgress):

@@ -13,6 +13,7 @@ from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_json, write_bytes
 from airlora.progress import ProgressReporter
 from airlora.reproduce.experiment import Experiment, Results, experiments, find_experiments
+from airlora.reproduce.kinds import KINDS
 from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, rate_trials
 from airlora.reproduce.report import write_report
 from airlora.reproduce.result import ExperimentResult, write_result
@@ -121,7 +122,13 @@ def reproduce(
 
     def run(trials: Sequence[Trial]) -> dict[str, TrialResult]:
         return run_trials(
-            trials, folder, executor=executor, address=address, num_processes=num_processes, progress=progress
+            trials,
+            folder,
+            kinds=KINDS,
+            executor=executor,
+            address=address,
+            num_processes=num_processes,
+            progress=progress,
         )
 
     if tuning := rate_trials(plan):

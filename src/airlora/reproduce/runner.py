@@ -20,8 +20,7 @@ from airlora.errors import AirloraError, CheckpointError, SettingsError, Trainin
 from airlora.files import make_folder, read_bytes, write_json
 from airlora.progress import ProgressReporter
 from airlora.reproduce.executors import run_jobs_on_ray
-from airlora.reproduce.kinds import KINDS, TrialKind, find_kind, run_trial
-from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.trial import Trial, TrialKind, TrialResult
 from airlora.tasks import available_threads, set_threads
 from airlora.training import ProcessKilledError, run_jobs
 from airlora.version import __version__
@@ -64,12 +63,12 @@ def run_trials(
     trials: Sequence[Trial],
     folder: Path,
     *,
+    kinds: Mapping[str, TrialKind],
     executor: str = "local",
     address: str | None = None,
     num_processes: int | None = None,
     retries: int = 2,
     progress: ProgressReporter,
-    kinds: Mapping[str, TrialKind] = KINDS,
 ) -> dict[str, TrialResult]:
     """Run trials and return their results by `Trial.key`.
 
@@ -81,6 +80,7 @@ def run_trials(
     Args:
         trials: Trials to run.
         folder: Folder of the results. It is created if it is missing.
+        kinds: Functions that run trials, by kind.
         executor: Name of an executor, one of `EXECUTORS`. `local` runs trials in processes of this machine, and a
             single process or trial in this process. `ray` runs them on a Ray cluster and writes their results here.
         address: Address of a Ray cluster, such as `auto` or `host:6379`. None uses the environment variable
@@ -90,7 +90,6 @@ def run_trials(
         retries: Number of times that a trial is repeated after an unexpected error or the loss of its process or node.
             A trial whose options are not allowed (`AirloraError`) is not repeated.
         progress: Receives the progress. On Ray, the steps of a trial are counted when the trial is done.
-        kinds: Kinds of trials by name. Each value is a function of a module, which other processes can import.
 
     Raises:
         SettingsError: The executor or the kind of a trial is unknown, or another argument is not allowed.
@@ -103,7 +102,8 @@ def run_trials(
     _check(executor, address, num_processes, retries)
     by_key = {trial.key: trial for trial in reversed(trials)}
     for trial in by_key.values():
-        find_kind(trial.kind, kinds)
+        if trial.kind not in kinds:
+            raise SettingsError.of("kind of a trial", trial.kind, f"one of {', '.join(kinds)}")
     make_folder(folder / "trials")
     results = read_results(trials, folder)
     todo = [trial for key, trial in by_key.items() if key not in results]
@@ -128,7 +128,7 @@ def run_trials(
 
     if executor == "ray":
         run_jobs_on_ray(
-            [partial(_attempt, trial, kinds, __version__, None) for trial in todo],
+            [partial(_attempt, trial, kinds[trial.kind], __version__, None) for trial in todo],
             address=address,
             num_processes=num_processes,
             retries=retries,
@@ -147,7 +147,7 @@ def run_trials(
         _log.debug("%s", "\n".join(getattr(error, "__notes__", [])))
 
     run_jobs(
-        [partial(_attempt, trial, kinds, __version__, folder / "cache") for trial in todo],
+        [partial(_attempt, trial, kinds[trial.kind], __version__, folder / "cache") for trial in todo],
         num_processes or available_threads(),
         on_step=lambda step: progress.step(step, {}),
         on_result=keep,
@@ -199,7 +199,7 @@ def _read(path: Path) -> TrialResult:
 
 def _attempt(
     trial: Trial,
-    kinds: Mapping[str, TrialKind],
+    run: TrialKind,
     version: str,
     cache: Path | None,
     count_step: Callable[[], None],
@@ -210,7 +210,7 @@ def _attempt(
     num_threads, start = torch.get_num_threads(), time.perf_counter()
     set_threads(1)
     try:
-        result = run_trial(trial, make_folder(cache or _cache_of_machine()), count_step, kinds=kinds)
+        result = run(trial.options, trial.seed, make_folder(cache or _cache_of_machine()), count_step)
         seconds = time.perf_counter() - start
         record = TrialRecord(version=version, seconds=seconds, result=result, **_identity(trial)).model_dump()
         # What a later call reads from the file is what this call returns: lists for tuples, and so on.

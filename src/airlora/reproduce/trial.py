@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from airlora.version import __version__
 
-__all__ = ["Trial", "TrialResult"]
+__all__ = ["Trial", "TrialKind", "TrialResult"]
 
 TrialResult = dict[str, Any]
 """Result of a trial: plain values for JSON."""
+
+TrialKind = Callable[[Mapping[str, Any], int, Path, Callable[[], None]], TrialResult]
+"""Function that runs a trial and returns its result.
+
+Its arguments are the options of the trial, its seed, an existing folder for files that later trials on the same machine
+may reuse, and a function to call after every step. It is a function of a module, so that other processes can import it.
+Its result depends on the options and the seed alone, however many trials run at once; only `timing` measures time.
+"""
 
 
 @dataclass(frozen=True)
