@@ -21,6 +21,7 @@ from airlora.reproduce.statistics import (
     holm,
     judge_difference,
     paired_comparison,
+    probability_of_improvement,
     sentence_bootstrap,
     shown_interval,
 )
@@ -172,10 +173,14 @@ def judge(results: Results, claims: Sequence[Claim]) -> list[Verdict]:
         if by_sentence.interval is not None:
             reason = f"{first.reason} Over evaluation sentences: {shown_interval(by_sentence.interval)}."
             first = replace(first, reason=reason)
-        verdicts.append(first)
-        verdicts.append(
-            judge_difference(f"{claim.text}: lower loss", loss, p_value=corrected[2 * place + 1], unit="nats")
-        )
+        second = judge_difference(f"{claim.text}: lower loss", loss, p_value=corrected[2 * place + 1], unit="nats")
+        better, worse = (-results.scores(arm, "loss") for arm in (claim.better, claim.worse))
+        improvement = probability_of_improvement(better, worse)
+        if improvement.interval is not None:
+            low, high = improvement.interval
+            chance = f"Probability of improvement: {improvement.value:.2f} ({low:.2f} to {high:.2f})."
+            second = replace(second, reason=f"{second.reason} {chance}")
+        verdicts += [first, second]
     return verdicts
 
 
