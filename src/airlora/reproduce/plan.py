@@ -46,12 +46,17 @@ RATE_FACTORS = (1 / 3, 1.0, 3.0)
 """Factors of the scale's learning rate that every method tries."""
 
 RATE_KEYS: Mapping[str, str] = {
-    "policies": "finetune.learning_rate",
+    "changing ranks": "finetune.learning_rate",
+    "full rank": "finetune.learning_rate",
     "adalora": "finetune.adalora_learning_rate",
     "lora": "finetune.lora_learning_rate",
     "rslora": "finetune.lora_learning_rate",
 }
-"""Setting of the learning rate, by family of methods. All policies train the same kind of adapter."""
+"""Setting of the learning rate, by family of methods.
+
+With the objective `live`, policies train an adapter of changing ranks. `greedy`, `allocate` and the stream choose from
+an adapter that is trained at full rank, and that needs a lower rate.
+"""
 
 RATE_STEPS = 200
 """Fine-tuning steps of a trial that tunes a learning rate."""
@@ -103,7 +108,7 @@ _SMALL = {
     "data.max_length": 64,
     "finetune.learning_rate": 4e-3,
     "finetune.head_learning_rate": 1e-2,
-    "finetune.adalora_learning_rate": 1e-3,
+    "finetune.adalora_learning_rate": 3e-3,
     "finetune.precision": "float32",
     "tensorboard": False,
     "policy.early_stop": False,
@@ -320,19 +325,21 @@ class Plan:
         own, seed = METHODS[method], self.seeds[0]
         fine, decision = self.scale.seconds[0], self.scale.seconds[1] * own.cost
         caps = self.caps(method)
-        varied = {**self._rate(own.baseline or "policies"), **own.overrides, **caps, **(changes or {})}
+        is_live = self.is_live and method in (*_LIVE, "best constant")
+        family = own.baseline or ("changing ranks" if is_live else "full rank")
+        varied = {**self._rate(family), **own.overrides, **caps, **(changes or {})}
         learns = method in _LEARNERS
         if own.policy is not None:
             varied["policy.name"] = own.policy
         if own.baseline is not None:
             options = self.options(varied, learns=False) | {"method": own.baseline}
             return [Trial("baseline", {**options, "snr_db": snr_db}, seed, self.steps, fine) for snr_db in snrs_db]
-        if self.is_live and method == "best constant":
+        if is_live and method == "best constant":
             r_max = self.settings(varied).adapter.r_max
             ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
             each = [self.options(varied | {"policy.constant_rank": rank}, learns=False) for rank in ranks]
             return [Trial("live", {**options, "on_calibration": True}, seed, self.steps, fine) for options in each]
-        if self.is_live and method in _LIVE:
+        if is_live:
             return [Trial("live", self.options(varied, learns=learns), seed, self.steps, fine + decision)]
         frozen = self.options(varied | {"env.objective": "frozen"}, learns=learns)
         if own.policy is None:
@@ -393,22 +400,25 @@ def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
     """Return the trials that tune the learning rates, by family of methods and factor; empty if the scale tunes none.
 
     Every family trains for `RATE_STEPS` steps with the first seed, and is measured on training samples that were held
-    out. The policies' family trains at a constant rank of an eighth of r_max.
+    out. The family of changing ranks trains, and is measured, at random ranks.
     """
     if not plan.scale.tunes_rates:
         return {}
     steps = min(RATE_STEPS, plan.steps)
-    rank = max(1, plan.settings().adapter.r_max // 8)
+    ranks: dict[str, dict[str, Any]] = {
+        "changing ranks": {"policy.name": "random"},
+        "full rank": {"policy.name": "constant", "policy.constant_rank": plan.settings().adapter.r_max},
+    }
     found = {}
     for family, key in RATE_KEYS.items():
         for factor in RATE_FACTORS:
             changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
-            if family == "policies":
-                changes |= {"policy.name": "constant", "policy.constant_rank": rank, "env.objective": "live"}
+            if family in ranks:
+                changes |= ranks[family] | {"env.objective": "live"}
             options = plan.options(changes, learns=False) | {"on_calibration": True}
-            if family != "policies":
+            if family not in ranks:
                 options |= {"method": family, "snr_db": REFERENCE_SNR_DB}
-            kind = "live" if family == "policies" else "baseline"
+            kind = "live" if family in ranks else "baseline"
             found[family, factor] = Trial(kind, options, plan.seeds[0], steps, plan.scale.seconds[0])
     return found
 
@@ -423,7 +433,7 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     losses: dict[str, dict[float, float]] = {}
     for (family, factor), trial in rate_trials(plan).items():
         result = results[trial.key]
-        # At a constant rank all links have the same cost terms for every factor.
-        loss = sum(result["calibration"]) if family == "policies" else result["links"][0]["loss"]
+        # The ranks, and with them the cost terms, are equal for every factor.
+        loss = sum(result["calibration"]) if trial.kind == "live" else result["links"][0]["loss"]
         losses.setdefault(family, {})[factor] = loss
     return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})

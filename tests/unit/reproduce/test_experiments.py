@@ -166,12 +166,13 @@ def test_every_family_of_methods_tries_as_many_learning_rates_on_held_out_traini
     assert {families.count(family) for family in families} == {len(RATE_FACTORS)}
     results = {trial.key: fake_result(trial) for trial in tuning.values()}
     for (family, factor), trial in tuning.items():
-        assert family == "policies" or trial.options["on_calibration"]
+        assert trial.options["on_calibration"]
         loss = 0.1 if factor == RATE_FACTORS[2] else 0.9
         results[trial.key]["calibration"] = [loss] * 5
         results[trial.key]["links"][0]["loss"] = loss if family != "lora" else 1.0 - loss
     tuned = choose_rates(own, results)
-    assert tuned.rates == {"policies": 3.0, "adalora": 3.0, "rslora": 3.0, "lora": RATE_FACTORS[0]}
+    others = dict.fromkeys(("changing ranks", "full rank", "adalora", "rslora"), 3.0)
+    assert tuned.rates == {"lora": RATE_FACTORS[0], **others}
     changed = tuned.trial("AdaLoRA", 42).options["settings"]["finetune"]["adalora_learning_rate"]
     assert changed == pytest.approx(3 * own.settings().finetune.adalora_learning_rate)
     assert not rate_trials(plan("quick"))
