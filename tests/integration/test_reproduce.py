@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from airlora.reproduce import plan as plans
+from airlora.reproduce.kinds import KINDS
 from airlora.reproduce.methods import METHODS
 from commands import TINY, airlora, refused
 
@@ -64,7 +65,10 @@ def test_a_table_is_reproduced_and_the_same_command_runs_no_trial_again(
     first = airlora(*command)
     assert first.returncode == 0, first.stderr
     assert "not decidable here" in first.stdout
+    # AdaLoRA gets the parameters of the paper's method, which are known in the course of the run.
     value = json.loads((out / "table3.json").read_text())
+    sent = {row["method"]: row["num_params"] for row in value["rows"]}
+    assert 0 < sent["AdaLoRA"] <= sent["PPO+DDIM/MLP"] < sent["AdaLoRA, r_max"]
     assert {row["method"] for row in value["rows"]} == set(METHODS)
     assert all(0.0 <= row["accuracy"] <= 1.0 and row["loss"] > 0.0 for row in value["rows"])
     assert all({"claim", "paper", "ours", "interval", "verdict"} <= verdict.keys() for verdict in value["verdicts"])
@@ -98,9 +102,37 @@ def test_the_summary_lists_the_verdicts_of_a_folder(out: Path, tmp_path: Path) -
     shown = airlora("reproduce", "--summary", "--out", out)
     assert shown.returncode == 0, shown.stderr
     assert "PPO then DDIM" in shown.stdout
+    assert "quick, repaired, seeds 1: table3, fig3" in shown.stdout
     value = json.loads(airlora("reproduce", "--summary", "--out", out, "--json").stdout)
     assert value.keys() == {"table3", "fig3"}
+    assert json.loads(airlora("reproduce", "fig3", "--summary", "--out", out, "--json").stdout).keys() == {"fig3"}
+    refused(airlora("reproduce", "fig8", "--summary", "--out", out), str(out), "airlora reproduce fig8")
     refused(airlora("reproduce", "--summary", "--out", tmp_path), str(tmp_path), "airlora reproduce NAME")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(
+    tiny_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    plan = plans.Plan.make("quick", "repaired", data=str(folder), model=str(tiny_model))
+    (adapter,) = plan.adapter_trials([plan.trial("PPO", 42)])
+    first = KINDS["adapter"](adapter.options, 42, tmp_path, lambda: None)
+    (run,) = (tmp_path / "adapters").glob("*/")
+    assert not (run / "checkpoint.pt").exists()
+    # The files that a process leaves that is killed before its first checkpoint.
+    for path in run.iterdir():
+        if path.name != "settings.toml":
+            path.unlink()
+    assert KINDS["adapter"](adapter.options, 42, tmp_path, lambda: None) == first
+
+
+def test_a_learning_rate_that_diverges_is_a_result(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    plan = plans.Plan.make("quick", "repaired", data=str(folder), model=str(tiny_model))
+    for options in ({"method": "lora", "snr_db": 5.0, "budget": "link"}, {}):
+        changes = {"finetune.learning_rate": 1e30, "finetune.lora_learning_rate": 1e30, "finetune.max_grad_norm": 1e9}
+        changes |= {"policy.name": "random", "env.objective": "live"}
+        found = KINDS["rate"](plan.options(changes, learns=False) | options, 42, tmp_path, lambda: None)
+        assert found["loss"] is None
+        assert "finite" in found["error"]
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,12 @@ def reproduce(
     from airlora.reproduce.run import reproduce as run
 
     if summary:
-        found = read_verdicts(out)
-        judged = {key: [verdict.to_dict() for verdict in group] for key, group in found.items()}
-        print_result(judged, summary_table(found), as_json=as_json)
+        found = read_verdicts(out, name or "all")
+        judged = {key: [verdict.to_dict() for verdict in own.verdicts] for key, own in found.items()}
+        origins = {own.origin: [key for key in found if found[key].origin == own.origin] for own in found.values()}
+        captions = [f"{origin}: {', '.join(names)}" for origin, names in origins.items()]
+        table = summary_table({key: own.verdicts for key, own in found.items()})
+        print_result(judged, table, "\n".join(captions), as_json=as_json)
         return
     if name is None:
         raise SettingsError("NAME is missing: give a table or figure such as `table3`, or `all`")
@@ -94,14 +97,14 @@ def reproduce(
         lines = list_trials(name, plan, out)
         table = Table(title=f"trials of {name} at the scale {scale}", title_justify="left")
         table.add_column("kind")
-        for header in ("trials", "done", "hours on one core"):
+        for header in ("trials", "done", "hours, one at a time"):
             table.add_column(header, justify="right")
         for line in lines:
             table.add_row(line.kind, str(line.num_trials), str(line.num_done), f"{line.hours:.2f}")
         table.add_row("total", *(str(sum(getattr(line, key) for line in lines)) for key in ("num_trials", "num_done")))
         hours = sum(line.hours for line in lines)
         listed = {"trials": [vars(line) for line in lines], "hours": hours}
-        print_result(listed, table, f"{hours:.2f} hours on one core", as_json=as_json)
+        print_result(listed, table, f"{hours:.2f} hours, one trial at a time", as_json=as_json)
         return
     with show_progress() as progress:
         done = run(

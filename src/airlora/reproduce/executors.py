@@ -31,12 +31,13 @@ def run_jobs_on_ray(
     *,
     address: str | None = None,
     num_processes: int | None = None,
+    num_gpus: int = 0,
     retries: int = 2,
     retry_on: Sequence[type[Exception]] = (),
     on_result: Callable[[int, T], None] = lambda index, result: None,
     error_of: Callable[[int, Exception], Exception] = lambda index, error: error,
 ) -> None:
-    """Run every job as a Ray task with one CPU and one thread.
+    """Run every job as a Ray task with one CPU and one thread, on a GPU or not.
 
     Ray starts the tasks in order, as CPUs become free, and repeats the tasks of lost nodes and killed processes.
     Results return through Ray's object store, so nodes need no shared folder. They need the same version of airlora and
@@ -47,6 +48,7 @@ def run_jobs_on_ray(
         address: Address of a Ray cluster, such as `auto` or `host:6379`. None uses the environment variable
             `RAY_ADDRESS`, and without it starts Ray on this machine for the duration of this call.
         num_processes: Number of tasks at once of a Ray instance that this call starts. None stands for all cores.
+        num_gpus: Number of GPUs of a task. Ray hides all others from it.
         retries: Number of times that a task is repeated.
         retry_on: Classes of errors that repeat a task, besides the loss of its process or node.
         on_result: Function called with the index and the result of every job as soon as it is done.
@@ -66,7 +68,8 @@ def run_jobs_on_ray(
             _connect(ray, address, num_processes)
         pending: dict[Any, int] = {}
         try:
-            task = ray.remote(num_cpus=1, max_retries=retries, retry_exceptions=list(retry_on))(_run_in_task)
+            options = {"num_cpus": 1, "num_gpus": num_gpus, "max_retries": retries}
+            task = ray.remote(**options, retry_exceptions=list(retry_on))(_run_in_task)
             pending.update((task.remote(job), index) for index, job in enumerate(jobs))
             _collect(ray, pending, on_result, error_of)
         finally:

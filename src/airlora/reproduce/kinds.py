@@ -5,8 +5,9 @@
 | `adapter` | an adapter fine-tuned at full rank, in the cache |
 | `frozen` | a policy that learns on such an adapter, measured on every link |
 | `live` | a policy that chooses the ranks while the adapter is fine-tuned, measured on every link |
+| `rate` | the loss of a learning rate on held-out training samples; None if it diverged |
 | `best_constant` | the constant rank of lowest objective for every link, on such an adapter |
-| `baseline` | PEFT's AdaLoRA, LoRA or rsLoRA at the parameter budget of one link |
+| `baseline` | PEFT's AdaLoRA, LoRA or rsLoRA at a budget of parameters |
 | `stream` | prefixes of the packed adapter, one for every link |
 | `timing` | seconds of a decision and of an episode |
 
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from airlora.adapters import load_adapter
 from airlora.channel import Link, transfer_time_s
 from airlora.codec import decode_stream, describe, truncate
 from airlora.env import AnalyticObjective, RankAllocationEnv
+from airlora.errors import TrainingError
 from airlora.files import make_folder
 from airlora.packing import Packing, pack_adapter, predict_decoded
 from airlora.policy import find_policy, load_policy
@@ -83,8 +86,7 @@ def adapter_settings(settings: Settings) -> Settings:
 
 
 def _adapter(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
-    folder = RunFolder(_adapter_folder(settings_of(options, seed), cache, count_step))
-    return {"loss": folder.record().metrics["loss"]}
+    return {"loss": _adapter_run(options, seed, cache, count_step).record().metrics["loss"]}
 
 
 def _frozen(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
@@ -104,41 +106,62 @@ def _frozen(options: Mapping[str, Any], seed: int, cache: Path, count_step: Call
         while algorithm.num_steps < options["evaluations"]:
             rewards.append(_plain_reward(algorithm.step()))
             count_step()
-    start = time.perf_counter()
     patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
-    seconds = (time.perf_counter() - start) / len(patterns)
     return {
         "links": _measure(patterns, context, env, settings),
         "rewards": _thinned(rewards),
-        "decision_seconds": seconds,
         "modules": _modules(context),
     }
+
+
+@dataclass(frozen=True)
+class _LiveRun:
+    """A run that was fine-tuned at the ranks of a policy, and the ranks that this policy decides for every link."""
+
+    folder: RunFolder
+    settings: Settings
+    context: RunContext
+    env: RankAllocationEnv
+    patterns: Mapping[Link, RankPattern]
+
+    @classmethod
+    def open(cls, options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> _LiveRun:
+        settings = settings_of(options, seed)
+        identity = ["live", settings.model_dump(mode="json"), options["data_digest"]]
+        folder = _finished_run(settings, make_folder(cache / "runs") / _digest(identity), count_step)
+        context = build_context(settings)
+        load_adapter(context.adapted, folder.adapter_path)
+        env = frozen_env(context, settings)
+        is_file = folder.policy_path.exists() or find_policy(settings.policy.name).learns
+        policy = load_policy(folder.policy_path, problem_of(env)) if is_file else build_policy(settings, env, context)
+        patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
+        return cls(folder, settings, context, env, patterns)
+
+    def measure(self, *, on_calibration: bool = False) -> list[dict[str, Any]]:
+        """Return a measurement per link on the evaluation data or on the calibration samples."""
+        context = replace(self.context, eval=self.context.calibration) if on_calibration else self.context
+        return _measure(self.patterns, context, self.env, self.settings)
 
 
 def _live(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
-    settings = settings_of(options, seed)
-    folder = RunFolder(make_folder(cache / "runs") / _digest(["live", options, seed]))
-    with FileLock(f"{folder.path}.lock"):
-        if not folder.record_path.exists():
-            train(settings, folder.path, resume=folder.checkpoint_path.exists(), progress=_StepCounter(count_step))
-    context = build_context(settings)
-    load_adapter(context.adapted, folder.adapter_path)
-    env = frozen_env(context, settings)
-    is_file = folder.policy_path.exists() or find_policy(settings.policy.name).learns
-    policy = load_policy(folder.policy_path, problem_of(env)) if is_file else build_policy(settings, env, context)
-    patterns = {link: decide_for_link(policy, env, link, context.eval.complexity()) for link in _links(settings)}
-    metrics = list(read_metrics(folder.path))
-    result = {
-        "links": _measure(patterns, context, env, settings),
-        "rewards": _thinned([line["reward"] for line in metrics if line["kind"] == "finetune"]),
-        "evaluations": [
-            {key: line[key] for key in ("step", "accuracy", "loss")} for line in metrics if line["kind"] == "eval"
-        ],
-        "modules": _modules(context),
-    }
+    run = _LiveRun.open(options, seed, cache, count_step)
+    rewards = [line["reward"] for line in read_metrics(run.folder.path) if line["kind"] == "finetune"]
+    result = {"links": run.measure(), "rewards": _thinned(rewards), "modules": _modules(run.context)}
     if options.get("on_calibration"):
-        result["calibration"] = _calibration_objectives(patterns, context, env, settings)
+        result["calibration"] = [row["objective"] for row in run.measure(on_calibration=True)]
     return result
+
+
+def _rate(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
+    try:
+        if "method" in options:
+            (row,) = _baseline({**options, "on_calibration": True}, seed, cache, count_step)["links"]
+            return {"loss": row["loss"]}
+        run = _LiveRun.open(options, seed, cache, count_step)
+        # The ranks, and with them the cost terms, are equal for every learning rate.
+        return {"loss": sum(row["objective"] for row in run.measure(on_calibration=True)) / len(run.patterns)}
+    except TrainingError as error:
+        return {"loss": None, "error": str(error)}
 
 
 def _best_constant(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> TrialResult:
@@ -154,9 +177,9 @@ def _best_constant(options: Mapping[str, Any], seed: int, cache: Path, count_ste
         count_step()
     patterns = {}
     for link in _links(settings):
-        fitting = [rank for rank in candidates if _fits(env, link, RankPattern.constant(env.shapes, rank))]
-        best = min(fitting, key=lambda rank: losses[rank] + _price(env, link, RankPattern.constant(env.shapes, rank)))
-        patterns[link] = RankPattern.constant(env.shapes, best)
+        own = {rank: RankPattern.constant(env.shapes, rank) for rank in candidates}
+        best = min(candidates, key=lambda rank: losses[rank] + _price(env, link, own[rank]))
+        patterns[link] = own[best]
     return {"links": _measure(patterns, context, env, settings), "rewards": [], "modules": _modules(context)}
 
 
@@ -166,7 +189,8 @@ def _baseline(options: Mapping[str, Any], seed: int, cache: Path, count_step: Ca
     env = frozen_env(context, settings)
     link = Link(options["snr_db"], reference_link(settings.channel).bandwidth_hz)
     full = RankPattern.constant(env.shapes, settings.adapter.r_max).num_params(env.shapes)
-    budget = max(1, min(full, env.budget_params(env.capacity_bps(link))))
+    budgets = {"link": min(full, env.budget_params(env.capacity_bps(link))), "r_max": full}
+    budget = max(1, budgets.get(options["budget"], options["budget"]))
     trained = train_baseline(
         settings,
         context.train,
@@ -243,6 +267,7 @@ KINDS: dict[str, TrialKind] = {
     "adapter": _adapter,
     "frozen": _frozen,
     "live": _live,
+    "rate": _rate,
     "best_constant": _best_constant,
     "baseline": _baseline,
     "stream": _stream,
@@ -261,19 +286,34 @@ class _StepCounter(SilentProgress):
         self._count_step()
 
 
-def _adapter_folder(settings: Settings, cache: Path, count_step: Callable[[], None]) -> Path:
-    """Return the folder of a run that is fine-tuned at full rank, after training it if it is not in the cache."""
-    folder = RunFolder(make_folder(cache / "adapters") / _digest(["adapter", settings.model_dump(mode="json")]))
-    with FileLock(f"{folder.path}.lock"):
+def _finished_run(settings: Settings, path: Path, count_step: Callable[[], None]) -> RunFolder:
+    """Return the run of these settings in a folder of the cache, after training or resuming it if it is not finished.
+
+    Its checkpoint is removed in the end: it is the largest file, and nothing needs it any more.
+    """
+    folder = RunFolder(path)
+    with FileLock(f"{path}.lock"):
         if not folder.record_path.exists():
-            train(settings, folder.path, resume=folder.checkpoint_path.exists(), progress=_StepCounter(count_step))
-    return folder.path
+            is_resumable = folder.checkpoint_path.exists()
+            if path.exists() and not is_resumable:
+                # A process that was killed before its first checkpoint left no more than settings.
+                shutil.rmtree(path)
+            train(settings, path, resume=is_resumable, progress=_StepCounter(count_step))
+        folder.checkpoint_path.unlink(missing_ok=True)
+    return folder
+
+
+def _adapter_run(options: Mapping[str, Any], seed: int, cache: Path, count_step: Callable[[], None]) -> RunFolder:
+    """Return the run that is fine-tuned at full rank for the options of a trial."""
+    settings = adapter_settings(settings_of(options, seed))
+    identity = ["adapter", settings.model_dump(mode="json"), options["data_digest"]]
+    return _finished_run(settings, make_folder(cache / "adapters") / _digest(identity), count_step)
 
 
 def _open_frozen(options: Mapping[str, Any], seed: int, cache: Path) -> tuple[Settings, RunContext]:
     """Return the settings of a trial, and its context with the adapter loaded."""
     settings = settings_of(options, seed)
-    folder = RunFolder(_adapter_folder(adapter_settings(settings), cache, lambda: None))
+    folder = _adapter_run(options, seed, cache, lambda: None)
     context = build_context(settings)
     load_adapter(context.adapted, folder.adapter_path)
     return settings, context
@@ -297,14 +337,6 @@ def _measure(
                     context.adapted.model, context.eval, context.device, settings.finetune.eval_batch_size
                 )
     return [_row(env, settings, link, pattern, known[pattern]) for link, pattern in patterns.items()]
-
-
-def _calibration_objectives(
-    patterns: Mapping[Link, RankPattern], context: RunContext, env: RankAllocationEnv, settings: Settings
-) -> list[float]:
-    """Return the objective of Eq. 9 on the calibration samples, per link."""
-    held_out = replace(context, eval=context.calibration)
-    return [row["objective"] for row in _measure(patterns, held_out, env, settings)]
 
 
 def _row(
@@ -345,12 +377,6 @@ def _cost(env: RankAllocationEnv, link: Link, num_params: int) -> float:
 
 def _price(env: RankAllocationEnv, link: Link, pattern: RankPattern) -> float:
     return env.settings.cost_weight * _cost(env, link, pattern.num_params(env.shapes))
-
-
-def _fits(env: RankAllocationEnv, link: Link, pattern: RankPattern) -> bool:
-    if env.channel.deadline_mode != "project":
-        return True
-    return pattern.num_params(env.shapes) <= env.budget_params(env.capacity_bps(link))
 
 
 def _plain_reward(record: Any) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["BEYOND", "METHODS", "PAPER_METHODS", "Method"]
+__all__ = ["AIRLLM", "BEYOND", "METHODS", "PAPER_METHODS", "Method"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Method:
         line: Line style in figures.
         cost: Expected duration of a decision relative to that of PPO+DDIM/MLP.
         overrides: Settings of the method, by dotted key.
+        budget: Parameters of a PEFT method: `policy` for those that PPO+DDIM/MLP sends with the same seed over the same
+            link, `r_max` for all of rank r_max. Empty for other methods.
     """
 
     name: str
@@ -32,7 +34,11 @@ class Method:
     line: str = "-"
     cost: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    budget: Literal["", "policy", "r_max"] = ""
 
+
+AIRLLM = "PPO+DDIM/MLP"
+"""The paper's method."""
 
 _PAPER = (
     Method("PPO", "ppo", colour="#E69F00", marker="^", line="--"),
@@ -40,16 +46,17 @@ _PAPER = (
     Method("PPO+DDPM", "airllm-ddpm", colour="#009E73", marker="D", line=":", cost=8.0),
     Method("PPO+DDIM/MLP", "airllm", colour="#D55E00", marker="o", line="-"),
     Method("PPO+DDIM/U-Net", "airllm-unet", colour="#882255", marker="v", line="--", cost=8.0),
-    Method("AdaLoRA", baseline="adalora", colour="#0072B2", marker="s", line="-"),
+    Method("AdaLoRA", baseline="adalora", budget="policy", colour="#0072B2", marker="s", line="-"),
 )
 
 _BEYOND = (
+    Method("AdaLoRA, r_max", baseline="adalora", budget="r_max", colour="#6699CC", marker="p", line=":"),
     Method("random", "random", colour="#999999", marker="x", line=":"),
     Method("best constant", "constant", colour="#000000", marker="P", line="-."),
     Method("greedy", "greedy", colour="#56B4E9", marker="d", line="--"),
     Method("allocate", "allocate", colour="#332288", marker="*", line="-"),
-    Method("LoRA", baseline="lora", colour="#44AA99", marker="<", line="--"),
-    Method("rsLoRA", baseline="rslora", colour="#117733", marker=">", line=":"),
+    Method("LoRA", baseline="lora", budget="policy", colour="#44AA99", marker="<", line="--"),
+    Method("rsLoRA", baseline="rslora", budget="policy", colour="#117733", marker=">", line=":"),
     Method("stream", colour="#AA4499", marker="h", line="-"),
 )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from airlora.errors import SettingsError
+from airlora.errors import DataError, SettingsError, TrainingError
+from airlora.files import read_bytes
 from airlora.policy import DiffusionSettings, PPOSettings, find_policy
 from airlora.reproduce.kinds import adapter_settings, settings_of
-from airlora.reproduce.methods import METHODS, PAPER_METHODS
+from airlora.reproduce.methods import AIRLLM, METHODS, PAPER_METHODS
 from airlora.reproduce.trial import Trial, TrialResult
 from airlora.settings.loading import value_at
 from airlora.tasks import find_task, load_adapted
@@ -27,6 +29,7 @@ __all__ = [
     "Scale",
     "Variant",
     "choose_rates",
+    "is_pending",
     "rate_trials",
 ]
 
@@ -47,6 +50,7 @@ RATE_FACTORS = (1 / 3, 1.0, 3.0)
 
 RATE_KEYS: Mapping[str, str] = {
     "changing ranks": "finetune.learning_rate",
+    "constant rank": "finetune.learning_rate",
     "full rank": "finetune.learning_rate",
     "adalora": "finetune.adalora_learning_rate",
     "lora": "finetune.lora_learning_rate",
@@ -54,14 +58,14 @@ RATE_KEYS: Mapping[str, str] = {
 }
 """Setting of the learning rate, by family of methods.
 
-With the objective `live`, policies train an adapter of changing ranks. `greedy`, `allocate` and the stream choose from
-an adapter that is trained at full rank, and that needs a lower rate.
+With the objective `live`, policies train an adapter of changing ranks, and the best constant rank is one of several
+adapters of constant rank. `greedy`, `allocate` and the stream choose from an adapter that is trained at full rank.
 """
 
 RATE_STEPS = 200
 """Fine-tuning steps of a trial that tunes a learning rate."""
 
-CONSTANT_RANKS = (1, 2, 4, 16, 64)
+CONSTANT_RANKS = (1, 2, 4, 8, 16)
 """Ranks of which the best constant rank is chosen with the objective `live`."""
 
 _LEARNERS = tuple(name for name in PAPER_METHODS if METHODS[name].policy)
@@ -187,7 +191,9 @@ class Plan:
         data: Name or folder of the data, or None for the corpus that airlora generates.
         model: Base model, or None for the scale's.
         bandwidth_hz: Bandwidth of every link, Hz.
+        data_digest: Digest of the content of the data, so that other data make other trials.
         rates: Chosen factor of the learning rate by family of methods.
+        known: Results of trials that others depend on, by key.
     """
 
     scale: Scale
@@ -196,7 +202,9 @@ class Plan:
     data: str | None = None
     model: str | None = None
     bandwidth_hz: float = PAPER_BANDWIDTH_HZ
+    data_digest: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)
+    known: Mapping[str, TrialResult] = field(default_factory=dict, compare=False, repr=False)
     _trials: dict[str, list[Trial]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -234,10 +242,12 @@ class Plan:
             data = "sst2"
         if data is not None and Path(data).is_dir():
             data = str(Path(data).resolve())
+        if model is not None and Path(model).is_dir():
+            model = str(Path(model).resolve())
         first = 42  # Table II
         seeds = tuple(range(first, first + (num_seeds or own.num_seeds)))
         plan = cls(own, "literal" if variant == "literal" else "repaired", seeds, data, model)
-        plan.settings().data.sources()  # missing data are refused before anything runs
+        plan = replace(plan, data_digest=_data_digest(plan.settings()))
         return plan if own.keeps_bandwidth else replace(plan, bandwidth_hz=plan.scaled_bandwidth_hz())
 
     @property
@@ -308,7 +318,9 @@ class Plan:
     ) -> list[Trial]:
         """Return the trials of a method: one that measures every link, or for a PEFT method one per link.
 
-        The best constant rank has a trial per rank of `CONSTANT_RANKS` with the objective `live`.
+        The best constant rank has a trial per rank of `CONSTANT_RANKS` with the objective `live`. The trial of a PEFT
+        method depends on the parameters that PPO+DDIM/MLP sends with the same seed and changes over the same link.
+        Until its result is in `known`, the option `budget` is None, and the trial cannot run (see `is_pending`).
 
         Args:
             method: Key of `METHODS`.
@@ -319,21 +331,37 @@ class Plan:
         key = json.dumps([method, changes, snrs_db])
         if key not in self._trials:
             self._trials[key] = self._make_trials(method, changes, snrs_db)
-        return [replace(trial, seed=seed) for trial in self._trials[key]]
+        trials = [replace(trial, seed=seed) for trial in self._trials[key]]
+        if METHODS[method].budget != "policy":
+            return trials
+        budgets = [self._sent_params(seed, changes, snr_db) for snr_db in snrs_db]
+        return [
+            replace(trial, options={**trial.options, "budget": budget})
+            for trial, budget in zip(trials, budgets, strict=True)
+        ]
+
+    def _sent_params(self, seed: int, changes: Mapping[str, Any] | None, snr_db: float) -> int | None:
+        """Return the parameters that PPO+DDIM/MLP sends over a link, or None if its result is not known yet."""
+        result = self.known.get(self.trial(AIRLLM, seed, changes).key)
+        if result is None:
+            return None
+        return next(int(link["num_params"]) for link in result["links"] if link["snr_db"] == snr_db)
 
     def _make_trials(self, method: str, changes: Mapping[str, Any] | None, snrs_db: Sequence[float]) -> list[Trial]:
         own, seed = METHODS[method], self.seeds[0]
         fine, decision = self.scale.seconds[0], self.scale.seconds[1] * own.cost
         caps = self.caps(method)
         is_live = self.is_live and method in (*_LIVE, "best constant")
-        family = own.baseline or ("changing ranks" if is_live else "full rank")
-        varied = {**self._rate(family), **own.overrides, **caps, **(changes or {})}
+        live_family = "constant rank" if method == "best constant" else "changing ranks"
+        family = own.baseline or (live_family if is_live else "full rank")
+        varied = {**self._rate(family), **own.overrides, **self._sweep_updates(changes), **caps, **(changes or {})}
         learns = method in _LEARNERS
         if own.policy is not None:
             varied["policy.name"] = own.policy
         if own.baseline is not None:
             options = self.options(varied, learns=False) | {"method": own.baseline}
-            return [Trial("baseline", {**options, "snr_db": snr_db}, seed, self.steps, fine) for snr_db in snrs_db]
+            each = [{**options, "snr_db": snr_db, "budget": own.budget} for snr_db in snrs_db]
+            return [Trial("baseline", one, seed, self.steps, fine) for one in each]
         if is_live and method == "best constant":
             r_max = self.settings(varied).adapter.r_max
             ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
@@ -355,7 +383,8 @@ class Plan:
         for trial in trials:
             if trial.kind in ("frozen", "best_constant", "stream"):
                 settings = adapter_settings(settings_of(trial.options, trial.seed))
-                options = {"settings": settings.model_dump(mode="json", exclude={"seed"})}
+                plain = settings.model_dump(mode="json", exclude={"seed"})
+                options = {"settings": plain, "data_digest": self.data_digest}
                 own = Trial("adapter", options, trial.seed, settings.finetune.steps, self.scale.seconds[0])
                 found.setdefault(own.key, own)
         return list(found.values())
@@ -372,7 +401,14 @@ class Plan:
         if not learns:
             settings = with_values(settings, {"preset": "quick", "env.reward_trend_steps": 0})
             settings = settings.model_copy(update={"ppo": PPOSettings(), "diffusion": DiffusionSettings()})
-        return {"settings": settings.model_dump(mode="json", exclude={"seed"})}
+        plain = settings.model_dump(mode="json", exclude={"seed"})
+        return {"settings": plain, "data_digest": self.data_digest}
+
+    def _sweep_updates(self, changes: Mapping[str, Any] | None) -> dict[str, int]:
+        """Return one update of a stage per diffusion step where the stage visits the steps in order."""
+        diffusion = self.settings(changes).diffusion
+        is_sweep = diffusion.timestep_order == "sweep"
+        return {"diffusion.updates_per_stage": diffusion.num_train_timesteps} if is_sweep else {}
 
     def caps(self, method: str) -> dict[str, int]:
         """Return the settings of a method that the scale bounds, by dotted key."""
@@ -396,30 +432,37 @@ class Plan:
         return {RATE_KEYS[family]: self.rate(family, self.rates[family])} if family in self.rates else {}
 
 
+def is_pending(trial: Trial) -> bool:
+    """Return whether a trial depends on the result of another one that is not known yet (see `Plan.trials`)."""
+    return trial.options.get("budget", 0) is None
+
+
 def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
     """Return the trials that tune the learning rates, by family of methods and factor; empty if the scale tunes none.
 
     Every family trains for `RATE_STEPS` steps with the first seed, and is measured on training samples that were held
-    out. The family of changing ranks trains, and is measured, at random ranks.
+    out. Changing ranks are random ones, and the constant rank is an eighth of r_max. PEFT's methods get the parameters
+    that the reference link carries before the deadline.
     """
     if not plan.scale.tunes_rates:
         return {}
     steps = min(RATE_STEPS, plan.steps)
+    r_max = plan.settings().adapter.r_max
     ranks: dict[str, dict[str, Any]] = {
         "changing ranks": {"policy.name": "random"},
-        "full rank": {"policy.name": "constant", "policy.constant_rank": plan.settings().adapter.r_max},
+        "constant rank": {"policy.name": "constant", "policy.constant_rank": max(1, r_max // 8)},
+        "full rank": {"policy.name": "constant", "policy.constant_rank": r_max},
     }
     found = {}
     for family, key in RATE_KEYS.items():
         for factor in RATE_FACTORS:
             changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
             if family in ranks:
-                changes |= ranks[family] | {"env.objective": "live"}
-            options = plan.options(changes, learns=False) | {"on_calibration": True}
-            if family not in ranks:
-                options |= {"method": family, "snr_db": REFERENCE_SNR_DB}
-            kind = "live" if family in ranks else "baseline"
-            found[family, factor] = Trial(kind, options, plan.seeds[0], steps, plan.scale.seconds[0])
+                options = plan.options(changes | ranks[family] | {"env.objective": "live"}, learns=False)
+            else:
+                method = {"method": family, "snr_db": REFERENCE_SNR_DB, "budget": "link"}
+                options = plan.options(changes, learns=False) | method
+            found[family, factor] = Trial("rate", options, plan.seeds[0], steps, plan.scale.seconds[0])
     return found
 
 
@@ -429,11 +472,35 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     Args:
         plan: Plan whose `rate_trials` have run.
         results: Results by the key of the trial.
+
+    Raises:
+        TrainingError: All learning rates of a family diverged.
     """
     losses: dict[str, dict[float, float]] = {}
+    errors: dict[str, str] = {}
     for (family, factor), trial in rate_trials(plan).items():
         result = results[trial.key]
-        # The ranks, and with them the cost terms, are equal for every factor.
-        loss = sum(result["calibration"]) if trial.kind == "live" else result["links"][0]["loss"]
-        losses.setdefault(family, {})[factor] = loss
+        if result["loss"] is None:
+            errors[family] = result["error"]
+        else:
+            losses.setdefault(family, {})[factor] = result["loss"]
+    for family, error in errors.items():
+        if family not in losses:
+            rates = ", ".join(f"{plan.rate(family, factor):g}" for factor in RATE_FACTORS)
+            raise TrainingError(f"{RATE_KEYS[family]} of {family}: training diverged at each of {rates} ({error})")
     return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
+
+
+def _data_digest(settings: Settings) -> str:
+    """Return a digest of the files of the data, or of the names of data sets on the Hub.
+
+    Raises:
+        DataError: The data are missing; the message says where to get them.
+    """
+    sources = settings.data.sources()
+    if sources is None:
+        return ""
+    digest = hashlib.sha256()
+    for source in (sources.train, sources.eval):
+        digest.update(read_bytes(Path(source), "data", DataError) if Path(source).is_file() else source.encode())
+    return digest.hexdigest()[:20]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from airlora.files import make_folder, read_json, write_bytes
 from airlora.progress import ProgressReporter
 from airlora.reproduce.experiment import Experiment, Results, experiments, find_experiments
 from airlora.reproduce.kinds import KINDS
-from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, rate_trials
+from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, is_pending, rate_trials
 from airlora.reproduce.report import write_report
 from airlora.reproduce.result import ExperimentResult, write_result
 from airlora.reproduce.runner import read_results, run_trials
-from airlora.reproduce.statistics import Verdict
-from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.statistics import Verdict, holm
+from airlora.reproduce.trial import Trial
+from airlora.tasks import pick_device
 from airlora.training import num_processes as processes_for
 from airlora.version import __version__
 
-__all__ = ["DryRun", "Reproduction", "dry_run", "read_verdicts", "reproduce"]
+__all__ = ["DryRun", "Judged", "Reproduction", "dry_run", "read_verdicts", "reproduce"]
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,19 @@ def dry_run(name: str, plan: Plan, out: Path | str) -> list[DryRun]:
 
     Args:
         name: Name of a table or figure, or `all`.
-        plan: Plan of the trials. Learning rates that are not tuned yet count as the scale's.
+        plan: Plan of the trials. Learning rates that are not tuned yet count as the scale's, and budgets that are not
+            known yet as not done.
         out: Folder of the reproduction.
 
     Raises:
         SettingsError: There is no such table or figure.
     """
-    trials = _distinct(_trials(find_experiments(name), plan))
+    chosen, folder = find_experiments(name), Path(out)
     tuning = [*rate_trials(plan).values()]
-    done = read_results([*tuning, *plan.adapter_trials(trials), *trials], Path(out))
-    groups: dict[str, list[Trial]] = {"tuning of learning rates": tuning, "adapter": plan.adapter_trials(trials)}
+    plan = _informed(plan, experiments().values(), folder)
+    trials = _distinct(_trials(chosen, plan))
+    done = read_results([*tuning, *plan.adapter_trials(trials), *trials], folder)
+    groups: dict[str, list[Trial]] = {"rate": tuning, "adapter": plan.adapter_trials(trials)}
     for trial in trials:
         groups.setdefault(trial.kind, []).append(trial)
     return [
@@ -98,8 +102,8 @@ def reproduce(
 ) -> Reproduction:
     """Run the trials of a table or figure, and write its files and `report.html`.
 
-    Trials whose results the folder holds do not run again. The report also contains the other tables and figures for
-    which the folder holds all results of the same plan.
+    Trials whose results the folder holds do not run again. The files and the report of the other tables and figures are
+    written, too, if the folder holds all results of the same plan for them.
 
     Args:
         name: Name of a table or figure, or `all`.
@@ -117,65 +121,102 @@ def reproduce(
     """
     chosen, folder, start = find_experiments(name), make_folder(out), time.monotonic()
 
+    _check_libraries(plan)
+    device = pick_device(plan.settings().device)
     if executor == "local":
         num_processes = num_processes or processes_for(plan.settings({"num_threads": 0}))
 
-    def run(trials: Sequence[Trial]) -> dict[str, TrialResult]:
-        return run_trials(
-            trials,
+    def run(trials: Sequence[Trial]) -> None:
+        run_trials(
+            [trial for trial in trials if not is_pending(trial)],
             folder,
             kinds=KINDS,
             executor=executor,
             address=address,
             num_processes=num_processes,
+            num_gpus=int(device.type == "cuda"),
             progress=progress,
         )
 
-    if tuning := rate_trials(plan):
-        plan = choose_rates(plan, run([*tuning.values()]))
-    trials = _distinct(_trials(chosen, plan))
-    run(plan.adapter_trials(trials))
-    run(trials)
+    run([*rate_trials(plan).values()])
+    plan = _informed(plan, chosen, folder)
+    run(plan.adapter_trials(_trials(chosen, plan)))
+    run(_trials(chosen, plan))
+    plan = _informed(plan, experiments().values(), folder)
+    run(_trials(chosen, plan))  # those that depend on the others
     minutes = (time.monotonic() - start) / 60
-    found = [_result(own, plan, folder) for own in chosen]
-    for result in found:
+    shown = [own for own in experiments().values() if own in chosen or _is_complete(own, plan, folder)]
+    known = {own.name: _result(own, plan, folder) for own in shown}
+    for result in known.values():
         write_result(folder, result)
-    lines = [json.dumps({"experiment": own.name, **row}) for own in found for row in own.rows]
+    lines = [json.dumps({"experiment": name, **row}) for name, result in known.items() for row in result.rows]
     write_bytes(folder / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    others = [own for own in experiments().values() if own not in chosen and _is_complete(own, plan, folder)]
-    shown = [own.name for own in experiments().values() if own in chosen or own in others]
-    known = {own.name: own for own in (*found, *(_result(other, plan, folder) for other in others))}
-    report = write_report(folder, [known[each] for each in shown], info=_info(plan, command, minutes))
+    report = write_report(folder, list(known.values()), info=_info(plan, command, minutes))
+    found = [known[own.name] for own in chosen]
     return Reproduction(found, report)
 
 
-def read_verdicts(out: Path | str) -> dict[str, list[Verdict]]:
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts of a table or figure that a folder holds.
+
+    Args:
+        origin: Scale, variant and number of seeds that the results are of.
+        verdicts: Verdicts.
+    """
+
+    origin: str
+    verdicts: Sequence[Verdict]
+
+
+def read_verdicts(out: Path | str, name: str = "all") -> dict[str, Judged]:
     """Return the verdicts in a folder by the name of their table or figure.
 
     Args:
         out: Folder of a reproduction.
+        name: Name of a table or figure, or `all` for those that the folder holds.
 
     Raises:
-        SettingsError: The folder holds no result of a reproduction.
+        SettingsError: There is no such table or figure, or the folder does not hold it.
         CheckpointError: A file is damaged.
     """
     folder, found = Path(out), {}
-    for name in experiments():
-        path = folder / f"{name}.json"
+    for own in find_experiments(name):
+        path = folder / f"{own.name}.json"
         if path.exists():
             value = read_json(path, "result of a reproduction", CheckpointError)
             try:
-                found[name] = [Verdict.from_dict(verdict) for verdict in value["verdicts"]]
+                settings, verdicts = value["settings"], value["verdicts"]
+                origin = f"{settings['scale']}, {settings['variant']}, seeds {len(settings['seeds'])}"
+                found[own.name] = Judged(origin, [Verdict.from_dict(verdict) for verdict in verdicts])
             except (KeyError, TypeError, SettingsError) as error:
                 raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     if not found:
-        raise SettingsError(
-            f"{folder}: holds no table or figure; make one with `airlora reproduce NAME --out {folder}`"
-        )
+        what = "table or figure" if name == "all" else name
+        given = "NAME" if name == "all" else name
+        raise SettingsError(f"{folder}: holds no {what}; make one with `airlora reproduce {given} --out {folder}`")
     return found
 
 
-def _trials(chosen: Sequence[Experiment], plan: Plan) -> list[Trial]:
+def _informed(plan: Plan, chosen: Iterable[Experiment], folder: Path) -> Plan:
+    """Return the plan with what the results in a folder tell: learning rates, and budgets of dependent trials."""
+    tuning = rate_trials(plan)
+    if tuning and not plan.rates:
+        results = read_results([*tuning.values()], folder)
+        if len(results) < len(tuning):
+            return plan
+        plan = choose_rates(plan, results)
+    known = read_results([trial for trial in _trials(chosen, plan) if not is_pending(trial)], folder)
+    return replace(plan, known=known)
+
+
+def _check_libraries(plan: Plan) -> None:
+    """Raise `MissingDependencyError` if a library of the last step is missing, before the first one."""
+    if len(plan.seeds) > 1:
+        holm([0.5])
+
+
+def _trials(chosen: Iterable[Experiment], plan: Plan) -> list[Trial]:
     return [trial for own in chosen for trial in own.trials(plan)]
 
 
@@ -184,7 +225,10 @@ def _distinct(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _is_complete(own: Experiment, plan: Plan, folder: Path) -> bool:
-    return all((folder / "trials" / f"{trial.key}.json").exists() for trial in own.trials(plan))
+    trials = own.trials(plan)
+    return not any(is_pending(trial) for trial in trials) and len(read_results(trials, folder)) == len(
+        _distinct(trials)
+    )
 
 
 def _result(own: Experiment, plan: Plan, folder: Path) -> ExperimentResult:
@@ -198,7 +242,7 @@ def _result(own: Experiment, plan: Plan, folder: Path) -> ExperimentResult:
         "model": plan.settings().model.name,
         "seeds": list(plan.seeds),
         "steps": plan.steps,
-        "evaluations": plan.scale.evaluations,
+        "evaluations": 0 if plan.is_live else plan.scale.evaluations,
         "bandwidth_hz": plan.bandwidth_hz,
         "learning_rates": _learning_rates(plan),
         "bounded": {method: plan.caps(method) for method in plan.scale.caps},
@@ -220,10 +264,15 @@ def _info(plan: Plan, command: str, minutes: float) -> dict[str, str]:
         "model": plan.settings().model.name,
         "data": plan.data or "the corpus that airlora generates",
         "seeds": ", ".join(map(str, plan.seeds)),
-        "steps": f"{plan.steps} of fine-tuning, {plan.scale.evaluations} losses per policy on a frozen adapter",
+        "steps": _steps(plan),
         "bandwidth": f"{plan.bandwidth_hz / 1e6:.3g} MHz",
         "learning rates": rates + (", tuned" if plan.rates else ", of the scale"),
         "command": command,
         "version": __version__,
         "minutes of this call": f"{minutes:.1f}",
     }
+
+
+def _steps(plan: Plan) -> str:
+    steps = f"{plan.steps} of fine-tuning"
+    return steps if plan.is_live else f"{steps}, {plan.scale.evaluations} losses per policy on a frozen adapter"

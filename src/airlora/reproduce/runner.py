@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from airlora.progress import ProgressReporter
 from airlora.reproduce.executors import run_jobs_on_ray
 from airlora.reproduce.trial import Trial, TrialKind, TrialResult
 from airlora.tasks import available_threads, set_threads
-from airlora.training import ProcessKilledError, run_jobs
+from airlora.training import Interrupted, ProcessKilledError, run_jobs
 from airlora.version import __version__
 
 __all__ = ["EXECUTORS", "read_results", "run_trials"]
@@ -50,6 +51,8 @@ class TrialRecord(BaseModel):
     """Duration of the trial, s, on one core."""
     result: dict[str, Any]
     """Result of the trial."""
+    environment: dict[str, str]
+    """Device, and versions of the libraries."""
 
 
 class TrialAttemptError(Exception):
@@ -67,6 +70,7 @@ def run_trials(
     executor: str = "local",
     address: str | None = None,
     num_processes: int | None = None,
+    num_gpus: int = 0,
     retries: int = 2,
     progress: ProgressReporter,
 ) -> dict[str, TrialResult]:
@@ -131,6 +135,7 @@ def run_trials(
             [partial(_attempt, trial, kinds[trial.kind], __version__, None) for trial in todo],
             address=address,
             num_processes=num_processes,
+            num_gpus=num_gpus,
             retries=retries,
             retry_on=[TrialAttemptError],
             on_result=keep,
@@ -212,9 +217,13 @@ def _attempt(
     try:
         result = run(trial.options, trial.seed, make_folder(cache or _cache_of_machine()), count_step)
         seconds = time.perf_counter() - start
-        record = TrialRecord(version=version, seconds=seconds, result=result, **_identity(trial)).model_dump()
+        measured = {"seconds": seconds, "result": result, "environment": _environment()}
+        record = TrialRecord(version=version, **measured, **_identity(trial)).model_dump()
         # What a later call reads from the file is what this call returns: lists for tuples, and so on.
         return dict(json.loads(json.dumps(record, allow_nan=False)))
+    except Interrupted as error:
+        # `train` names the command that resumes its run, but the run belongs to the trial.
+        raise Interrupted("interrupted; the same command continues", error.exit_code - 128) from error
     except AirloraError:
         raise
     except Exception as error:
@@ -226,6 +235,11 @@ def _attempt(
 def _cache_of_machine() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"airlora-reproduce-cache-{user}"
+
+
+def _environment() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"device": device} | {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
 
 
 def _identity(trial: Trial) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def train_baseline(
 ) -> TrainedBaseline:
     """Train a PEFT adapter for a budget of parameters and return it.
 
-    LoRA and rsLoRA get the largest rank that fits the budget, but at least 1. AdaLoRA starts at rank r_max.
+    LoRA and rsLoRA get the largest rank that fits the budget, but at least 1. AdaLoRA starts at 1.5 times the rank of
+    the budget, but at most at r_max.
 
     Args:
         settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
@@ -174,7 +175,10 @@ def train_baseline(
     if method not in get_args(PeftMethod):
         raise SettingsError.of("baseline", method, f"one of {', '.join(get_args(PeftMethod))}")
     if method == "adalora":
-        model, sites = _fit_adalora(settings, train, budget_params, steps, on_step)
+        _, sites = _load_sites(settings, train.task, "AdaLoRA")
+        mean_rank = budget_params / sum(site.shape.params_per_rank for site in sites)
+        start = _starting_at(settings, min(settings.adapter.r_max, math.ceil(ADALORA_START * mean_rank)))
+        model, sites = _fit_adalora(start, train, budget_params, steps, on_step)
         trained = TrainedBaseline(method, settings, model, sites)
         trained.prune(budget_params)
         return trained
@@ -217,10 +221,11 @@ def train_adalora(
 ) -> AdaLoraResult:
     """Train PEFT's AdaLoRA for a budget of parameters and return its result.
 
-    PEFT's schedule keeps rank r_max for a tenth of the steps and prunes until 60 % of them. PEFT's budget is a number
-    of singular values; the target is `budget_params` over the mean size of a component. If the remaining components
-    exceed `budget_params`, those of smallest singular value are masked at the end. `lora_alpha = scale * r_max` gives
-    the update the factor `adapter.scale`, since PEFT divides by the initial rank.
+    The loss has PEFT's penalty for components that are not orthogonal. PEFT's schedule keeps rank r_max for a tenth of
+    the steps and prunes until 60 % of them. PEFT's budget is a number of singular values; the target is `budget_params`
+    over the mean size of a component. If the remaining components exceed `budget_params`, those of smallest singular
+    value are masked at the end. `lora_alpha = scale * r_max` gives the update the factor `adapter.scale`, since PEFT
+    divides by the initial rank.
 
     Args:
         settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
@@ -338,11 +343,30 @@ def measure_peft_baseline(
     if method != "adalora":
         model = _fit_lora(settings, train, rank, steps, on_step, rank_stabilised=method == "rslora")
     else:
-        start = with_values(settings, {"adapter.r_max": math.ceil(ADALORA_START * rank), "policy.constant_rank": 1})
+        start = _starting_at(settings, math.ceil(ADALORA_START * rank))
         _, sites = _load_sites(settings, train.task, "AdaLoRA")
         budget_params = rank * sum(site.shape.params_per_rank for site in sites)
         model, _ = _fit_adalora(start, train, budget_params, steps, on_step)
     return _measure_rounded(model, settings, held_out, method, rank)
+
+
+def _starting_at(settings: Settings, rank: int) -> Settings:
+    """Return settings with which AdaLoRA starts at a rank."""
+    return with_values(settings, {"adapter.r_max": max(1, rank), "policy.constant_rank": 1})
+
+
+def _orthogonality(model: Any) -> Tensor:
+    """Return AdaLoRA's penalty: the mean of ||A A^T - I||_F and ||B^T B - I||_F over all modules, times its weight.
+
+    PEFT adds it to the loss that a model computes itself, of labels. Here the task computes the loss.
+    """
+    norms = []
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            gram = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
+            norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
+    weight: float = model.peft_config[_ADAPTER].orth_reg_weight
+    return weight * torch.stack(norms).mean()
 
 
 def _fit_adalora(
@@ -442,6 +466,8 @@ def _fit(
                 loss = train.task.batch_loss(peft_model, train.batch(order.take(), device)).float()
             if not torch.isfinite(loss):
                 raise TrainingError(f"loss = {float(loss)} at step {step} of the baseline: allowed is a finite number")
+            if budget is not None:
+                loss = loss + _orthogonality(peft_model)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(components + head, tuning.max_grad_norm)

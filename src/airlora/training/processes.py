@@ -165,7 +165,10 @@ def _work(connection: Connection[Any, Any], counts: Any, place: int) -> None:
         counts[place] += 1
 
     while True:
-        job = connection.recv()
+        try:
+            job = connection.recv()
+        except EOFError:  # the parent is done
+            return
         try:
             connection.send((job(count_step), None))
         except Exception as error:

@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airlora.errors import SettingsError
+from airlora.errors import SettingsError, TrainingError
 from airlora.reproduce.experiment import Arm, Results, experiments, find_experiments
 from airlora.reproduce.fig3 import steps_to_reach
-from airlora.reproduce.methods import METHODS
-from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, RATE_FACTORS, SCALES, Plan, choose_rates, rate_trials
+from airlora.reproduce.methods import AIRLLM, METHODS
+from airlora.reproduce.plan import (
+    OPT_PARAMS_PER_RANK,
+    RATE_FACTORS,
+    SCALES,
+    Plan,
+    choose_rates,
+    is_pending,
+    rate_trials,
+)
 from airlora.reproduce.result import write_result
 from airlora.reproduce.trial import Trial, TrialResult
 
@@ -56,8 +64,15 @@ def fake_result(trial: Trial) -> TrialResult:
 
 
 def faked(own: Plan, names: list[str] = NAMES) -> Results:
-    trials = [trial for name in names for trial in experiments()[name].trials(own)]
-    return Results(own, {trial.key: fake_result(trial) for trial in trials})
+    def results() -> dict[str, TrialResult]:
+        trials = [trial for name in names for trial in experiments()[name].trials(own)]
+        return {trial.key: fake_result(trial) for trial in trials if not is_pending(trial)}
+
+    # Budgets of AdaLoRA and LoRA follow from the results of the paper's method.
+    own = replace(
+        own, known=results() | {own.trial(AIRLLM, seed).key: fake_result(own.trial(AIRLLM, seed)) for seed in own.seeds}
+    )
+    return Results(own, results())
 
 
 def test_every_table_and_figure_is_found_by_its_file() -> None:
@@ -125,8 +140,11 @@ def test_methods_on_one_adapter_share_its_training() -> None:
 
 def test_variants_share_the_trials_in_which_the_paper_s_policies_do_not_learn() -> None:
     repaired, literal = plan(), replace(plan(), variant="literal")
-    shared = ("AdaLoRA", "random", "best constant", "greedy", "allocate", "LoRA", "rsLoRA", "stream")
-    for method in METHODS:
+    shared = {"AdaLoRA, r_max", "random", "best constant", "greedy", "allocate", "stream"}
+    own = {"PPO", "DDIM", "PPO+DDPM", "PPO+DDIM/MLP", "PPO+DDIM/U-Net"}
+    # Budgets of the others follow from the results of the paper's method.
+    assert shared | own == METHODS.keys() - {"AdaLoRA", "LoRA", "rsLoRA"}
+    for method in shared | own:
         assert (repaired.trials(method, 42) == literal.trials(method, 42)) == (method in shared)
     assert rate_trials(repaired) == rate_trials(literal)
 
@@ -151,7 +169,7 @@ def test_only_trials_that_are_chosen_among_measure_the_calibration_samples() -> 
 def test_the_best_constant_rank_is_chosen_on_the_calibration_samples() -> None:
     own = plan("standard", 1)
     trials = own.trials("best constant", 42)
-    assert [trial.options["settings"]["policy"]["constant_rank"] for trial in trials] == [1, 2, 4, 16, 64]
+    assert [trial.options["settings"]["policy"]["constant_rank"] for trial in trials] == [1, 2, 4, 8, 16]
     by_key = {trial.key: fake_result(trial) for trial in trials}
     for place, trial in enumerate(trials):
         by_key[trial.key]["calibration"] = [1.0, 1.0, 0.1 if place == 3 else 0.5, 1.0, 1.0]
@@ -159,23 +177,64 @@ def test_the_best_constant_rank_is_chosen_on_the_calibration_samples() -> None:
     assert Results(own, by_key).link(Arm("best constant"), 42)["accuracy"] == 0.3
 
 
-def test_every_family_of_methods_tries_as_many_learning_rates_on_held_out_training_samples() -> None:
+def test_every_family_of_methods_tries_as_many_learning_rates_and_takes_the_best() -> None:
     own = plan()
     tuning = rate_trials(own)
     families = [family for family, _ in tuning]
     assert {families.count(family) for family in families} == {len(RATE_FACTORS)}
-    results = {trial.key: fake_result(trial) for trial in tuning.values()}
+    results: dict[str, TrialResult] = {}
     for (family, factor), trial in tuning.items():
-        assert trial.options["on_calibration"]
         loss = 0.1 if factor == RATE_FACTORS[2] else 0.9
-        results[trial.key]["calibration"] = [loss] * 5
-        results[trial.key]["links"][0]["loss"] = loss if family != "lora" else 1.0 - loss
+        results[trial.key] = {"loss": loss if family != "lora" else 1.0 - loss}
+    diverged = tuning["adalora", RATE_FACTORS[2]].key
+    results[diverged] = {"loss": None, "error": "loss = nan"}
     tuned = choose_rates(own, results)
-    others = dict.fromkeys(("changing ranks", "full rank", "adalora", "rslora"), 3.0)
-    assert tuned.rates == {"lora": RATE_FACTORS[0], **others}
+    others = dict.fromkeys(("changing ranks", "constant rank", "full rank", "rslora"), 3.0)
+    assert tuned.rates == {"lora": RATE_FACTORS[0], "adalora": RATE_FACTORS[0], **others}
     changed = tuned.trial("AdaLoRA", 42).options["settings"]["finetune"]["adalora_learning_rate"]
-    assert changed == pytest.approx(3 * own.settings().finetune.adalora_learning_rate)
+    assert changed == pytest.approx(own.settings().finetune.adalora_learning_rate / 3)
     assert not rate_trials(plan("quick"))
+
+
+def test_a_family_whose_training_diverges_at_every_rate_is_named() -> None:
+    own = plan()
+    results: dict[str, TrialResult] = {trial.key: {"loss": 0.5} for trial in rate_trials(own).values()}
+    for factor in RATE_FACTORS:
+        results[rate_trials(own)["rslora", factor].key] = {"loss": None, "error": "loss = nan at step 7"}
+    with pytest.raises(
+        TrainingError, match=r"^finetune.lora_learning_rate of rslora: .* at each of .* \(loss = nan at"
+    ):
+        choose_rates(own, results)
+
+
+def test_adalora_and_lora_get_the_parameters_that_the_paper_s_method_sends_over_the_same_link() -> None:
+    own = plan("standard", 2)
+    assert all(is_pending(own.trial(method, 42)) for method in ("AdaLoRA", "LoRA", "rsLoRA"))
+    assert not any(is_pending(own.trial(method, 42)) for method in ("AdaLoRA, r_max", AIRLLM, "stream"))
+    results = faked(own, ["fig4"])
+    for seed in own.seeds:
+        for snr_db in SNRS_DB:
+            (trial,) = results.plan.trials("AdaLoRA", seed, snrs_db=(snr_db,))
+            sent = results.link(Arm(AIRLLM, snr_db=snr_db), seed)["num_params"]
+            assert (trial.options["snr_db"], trial.options["budget"]) == (snr_db, sent)
+    assert own.trial("AdaLoRA, r_max", 42).options["budget"] == "r_max"
+
+
+def test_other_data_make_other_trials(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\ngood\t1\nbad\t0\n")
+    first = Plan.make("quick", "repaired", data=str(tmp_path))
+    (tmp_path / "train.tsv").write_text("text\tlabel\ngood\t1\nawful\t0\n")
+    second = Plan.make("quick", "repaired", data=str(tmp_path))
+    assert first.trial("PPO", 42).key != second.trial("PPO", 42).key
+    (one,), (other,) = (own.adapter_trials([own.trial("PPO", 42)]) for own in (first, second))
+    assert one.key != other.key
+
+
+def test_a_literal_stage_visits_every_diffusion_step_once() -> None:
+    literal = replace(plan(), variant="literal")
+    diffusion = literal.trial(AIRLLM, 42, {"diffusion.num_train_timesteps": 600}).options["settings"]["diffusion"]
+    assert (diffusion["num_train_timesteps"], diffusion["updates_per_stage"]) == (600, 600)
 
 
 def test_a_small_model_has_the_communication_cost_of_the_papers_model() -> None:
