@@ -22,11 +22,12 @@ import numpy as np
 
 from airlora.cli.app import show_progress
 from airlora.errors import AirloraError
+from airlora.files import write_bytes
 from airlora.reproduce.experiment import Arm, Results
 from airlora.reproduce.kinds import KINDS
 from airlora.reproduce.plan import Plan, choose_rates, rate_trials
 from airlora.reproduce.runner import run_trials
-from airlora.reproduce.statistics import holm, judge_difference, mean_estimate, paired_comparison, shown_interval
+from airlora.reproduce.statistics import holm, judge_difference, mean_estimate, paired_comparison
 from airlora.reproduce.trial import Trial, TrialResult
 
 METHOD, OTHERS = "PPO+DDIM/MLP", ("PPO", "best constant")
@@ -46,7 +47,7 @@ def report(results: Results) -> str:
     lines = ["| method | U + λη | 95 % interval |", "|---|---:|---|"]
     for method, values in found.items():
         estimate = mean_estimate(values)
-        interval = shown_interval(estimate.interval, "nats") if estimate.interval else "-"
+        interval = "{:.4f} to {:.4f}".format(*estimate.interval) if estimate.interval else "-"
         lines.append(f"| {method} | {estimate.value:.4f} | {interval} |")
     comparisons = [
         paired_comparison([-value for value in found[METHOD]], [-value for value in found[own]]) for own in OTHERS
@@ -74,12 +75,16 @@ def main() -> None:
         def run(trials: Sequence[Trial]) -> dict[str, TrialResult]:
             return run_trials(trials, arguments.out, kinds=KINDS, num_processes=arguments.processes, progress=progress)
 
-        plan = choose_rates(plan, run([*rate_trials(plan).values()]))
+        # PEFT's methods have no part here, and their learning rates do not matter.
+        tuning = {key: trial for key, trial in rate_trials(plan).items() if "method" not in trial.options}
+        plan = choose_rates(plan, run([*tuning.values()]))
         plan = replace(plan, scale=replace(plan.scale, objective=arguments.objective, evaluations=arguments.losses))
         trials = [trial for method in (METHOD, *OTHERS) for seed in plan.seeds for trial in plan.trials(method, seed)]
         run(plan.adapter_trials(trials))
         results = Results(plan, run(trials))
-    print(report(results))
+    text = report(results)
+    write_bytes(arguments.out / f"paper_learns_{arguments.objective}.md", f"{text}\n".encode())
+    print(text)
 
 
 if __name__ == "__main__":

@@ -470,7 +470,7 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
 
     Args:
-        plan: Plan whose `rate_trials` have run.
+        plan: Plan whose `rate_trials` have run, or those of some families. The others keep the scale's learning rate.
         results: Results by the key of the trial.
 
     Raises:
@@ -479,7 +479,9 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     losses: dict[str, dict[float, float]] = {}
     errors: dict[str, str] = {}
     for (family, factor), trial in rate_trials(plan).items():
-        result = results[trial.key]
+        result = results.get(trial.key)
+        if result is None:
+            continue
         if result["loss"] is None:
             errors[family] = result["error"]
         else:

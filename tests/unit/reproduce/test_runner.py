@@ -79,6 +79,10 @@ def test_the_file_of_a_trial_says_what_ran(tmp_path: Path, marks: Path) -> None:
             "options": {"folder": str(marks), "shape": [2, 3]},
             "seed": 5,
             "result": results[trial.key],
+            "environment": {
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+            },
         }
     }
     # Results have the same types whether they were just computed or read from a file.
