@@ -17,7 +17,8 @@ TITLE = "Figure 6: reward by the prediction type of the diffusion model"
 def _result(results: Results) -> ExperimentResult:
     figure, rows = SWEEP.reward_figure(results)
     last = {label: _last_quarter(results.rewards(SWEEP.arm(label))[1]) for label in SWEEP.settings}
-    comparisons = {other: paired_comparison(last["v"], last[other]) for other in ("ε", "x₀")}
+    others = ("ε", "x₀")
+    comparisons = {other: paired_comparison(last["v"], last[other], num_tests=len(others)) for other in others}
     corrected = holm([comparison.p_value for comparison in comparisons.values()])
     verdicts = [
         judge_difference(

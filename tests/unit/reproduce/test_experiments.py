@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 from airlora.errors import SettingsError
-from airlora.reproduce.experiment import Arm, Results, experiments, find_experiments
+from airlora.reproduce.experiment import Arm, Claim, Results, bounds_text, experiments, find_experiments, judge
 from airlora.reproduce.fig3 import steps_to_reach
-from airlora.reproduce.methods import METHODS
+from airlora.reproduce.methods import AIRLLM, METHODS
 from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, RATE_FACTORS, SCALES, Plan, choose_rates, rate_trials
-from airlora.reproduce.result import write_result
+from airlora.reproduce.result import ExperimentResult, write_result
+from airlora.reproduce.statistics import Verdict
 from airlora.reproduce.trial import Trial, TrialResult
 
 NAMES = ["table3", "table4", "table5a", "table5b", "table6", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8"]
@@ -20,6 +22,7 @@ MODULES = {f"layer.{layer}.{role}": {"role": role, "layer": layer} for layer in 
 MODULES["layer.4.q"] = {"role": "q", "layer": 4}
 
 
+@functools.cache  # A plan keeps the trials that it has made.
 def plan(scale: str = "standard", num_seeds: int = 3) -> Plan:
     return Plan(SCALES[scale], "repaired", tuple(range(42, 42 + num_seeds)), bandwidth_hz=5e6)
 
@@ -60,6 +63,20 @@ def faked(own: Plan, names: list[str] = NAMES) -> Results:
     return Results(own, {trial.key: fake_result(trial) for trial in trials})
 
 
+def change(results: Results, arm: Arm, **values: list[Any]) -> None:
+    """Set measured values of an arm, one per seed."""
+    for place, seed in enumerate(results.plan.seeds):
+        for trial in results.plan.trials(arm.method, seed, arm.changes, snrs_db=(arm.snr_db,)):
+            result = results.by_key[trial.key]
+            for link in result["links"]:
+                link.update({key: own[place] for key, own in values.items() if key in link})
+            result.update({key: own[place] for key, own in values.items() if key in result})
+
+
+def by_claim(result: ExperimentResult) -> dict[str, Verdict]:
+    return {verdict.claim: verdict for verdict in result.verdicts}
+
+
 def test_every_table_and_figure_is_found_by_its_file() -> None:
     assert list(experiments()) == NAMES
     assert [own.name for own in find_experiments("all")] == NAMES
@@ -82,6 +99,9 @@ def test_every_table_and_figure_has_rows_verdicts_and_files(
     assert not any({"ranks", "correct"} & row.keys() for row in result.rows)
     if num_seeds == 1:
         assert {verdict.verdict for verdict in result.verdicts} <= {"not decidable here"}
+    for verdict in result.verdicts:
+        if verdict.claim.endswith((": accuracy", ": lower loss")):
+            assert re.search(r" η (\d|\.)\S* against (\d|\.)\S*\.$", verdict.reason)
     suffixes = {path.suffix for path in write_result(tmp_path, result)}
     assert suffixes == ({".csv", ".md", ".tex", ".json"} if result.table else {".csv", ".svg", ".pdf", ".json"})
 
@@ -204,3 +224,84 @@ def test_convergence_is_the_first_step_at_which_the_running_mean_reaches_a_level
     # The mean of points 4 to 8 is the first one above a half.
     assert steps_to_reach(steps, rising, 0.5) == 80.0
     assert steps_to_reach(steps, np.zeros(10), 0.5) == steps[-1]
+
+
+def test_a_claim_on_a_method_that_the_scale_bounds_is_not_decidable() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), accuracy=[0.90, 0.91, 0.92], loss=[0.10, 0.11, 0.12])
+    for method in ("PPO", "PPO+DDIM/U-Net"):
+        change(results, Arm(method), accuracy=[0.60, 0.60, 0.62], loss=[0.50, 0.51, 0.51])
+    verdicts = by_claim(experiments()["table3"].result(results))
+    for measure in ("accuracy", "lower loss"):
+        assert verdicts[f"PPO then DDIM beats PPO alone: {measure}"].verdict == "holds"
+        bounded = verdicts[f"The MLP beats the U-Net: {measure}"]
+        assert bounded.verdict == "not decidable here"
+        assert bounded.interval is not None
+        assert "PPO+DDIM/U-Net trains with fewer updates or steps at this scale: " in bounded.reason
+        assert "diffusion.updates_per_stage 4 instead of 32" in bounded.reason
+        assert " p " not in bounded.reason
+
+
+def test_a_bound_that_lowers_no_setting_leaves_a_claim_decidable() -> None:
+    unet = Arm("PPO+DDIM/U-Net")
+    literal = replace(plan(), variant="literal")
+    # As printed, there is no warm-up that the bound could lower.
+    text = bounds_text(literal, unet)
+    assert text is not None
+    assert text.endswith("at this scale: diffusion.updates_per_stage 4 instead of 1000.")
+    # A table that varies the setting replaces its bound.
+    assert bounds_text(literal, Arm("PPO+DDIM/U-Net", {"diffusion.updates_per_stage": 1000})) is None
+    assert bounds_text(plan(), Arm(AIRLLM), Arm("PPO")) is None
+    assert bounds_text(plan("paper"), unet) is None
+
+
+def test_claims_beyond_the_paper_are_judged_by_the_objective_alone() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm("allocate"), objective=[0.10, 0.11, 0.12], accuracy=[0.5, 0.5, 0.5])
+    change(results, Arm(AIRLLM), objective=[0.50, 0.51, 0.50], accuracy=[0.9, 0.9, 0.9])
+    verdicts = experiments()["table3"].result(results).verdicts
+    own = {verdict.claim: verdict for verdict in verdicts if verdict.source == "airlora"}
+    assert list(own) == [
+        "PPO then DDIM beats the best constant rank: lower U + λη",
+        "The planner allocate beats PPO then DDIM: lower U + λη",
+    ]
+    assert own["The planner allocate beats PPO then DDIM: lower U + λη"].verdict == "holds"
+    assert len(verdicts) == 12
+
+
+def test_each_source_and_measure_has_its_own_correction() -> None:
+    verdicts = by_claim(experiments()["table3"].result(faked(plan(), ["table3"])))
+    # The claim on the bounded U-Net is not tested.
+    for measure in ("accuracy", "lower loss"):
+        assert "after the correction for 4 tests" in verdicts[f"PPO then DDIM beats PPO alone: {measure}"].reason
+    assert (
+        "after the correction for 2 tests"
+        in verdicts["PPO then DDIM beats the best constant rank: lower U + λη"].reason
+    )
+
+
+def test_a_correction_covers_the_p_values_of_its_family_alone() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), accuracy=[0.90, 0.91, 0.92], objective=[0.1, 0.1, 0.1])
+    change(results, Arm("PPO"), accuracy=[0.88, 0.88, 0.88], objective=[0.3, 0.2, 0.1])
+    claims = [Claim("first", Arm(AIRLLM), Arm("PPO"), measures=("accuracy",))]
+    alone = judge(results, claims)[0].reason
+    others = [
+        Claim("loss", Arm(AIRLLM), Arm("PPO"), measures=("loss",)),
+        Claim("ours", Arm(AIRLLM), Arm("PPO"), source="airlora", measures=("accuracy",)),
+        Claim("bounded", Arm(AIRLLM), Arm("PPO+DDIM/U-Net"), measures=("accuracy",)),
+    ]
+    assert judge(results, [*claims, *others])[0].reason == alone
+    assert judge(results, [*claims, *claims])[0].reason != alone
+
+
+def test_a_verdict_states_the_mean_costs_of_both_methods() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), cost=[0.92, 0.94, 0.96])
+    change(results, Arm("PPO"), cost=[1.0, 1.1, 1.2])
+    change(results, Arm("DDIM"), cost=[0.002, 0.003, 0.002])
+    both = judge(results, [Claim("a", Arm(AIRLLM), Arm("PPO")), Claim("b", Arm(AIRLLM), Arm("DDIM"))])
+    assert [verdict.reason[verdict.reason.index("η") :] for verdict in both] == [
+        *["η .94 against 1.10."] * 2,
+        *["η .94 against .0023."] * 2,
+    ]
