@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from airlora.errors import SettingsError
+from airlora.reproduce import fig3, fig7
 from airlora.reproduce.experiment import Arm, Claim, Results, bounds_text, experiments, find_experiments, judge
-from airlora.reproduce.fig3 import steps_to_reach
+from airlora.reproduce.fig3 import saved_steps, steps_to_reach
 from airlora.reproduce.methods import AIRLLM, METHODS
 from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, RATE_FACTORS, SCALES, Plan, choose_rates, rate_trials
 from airlora.reproduce.result import ExperimentResult, write_result
@@ -305,3 +306,56 @@ def test_a_verdict_states_the_mean_costs_of_both_methods() -> None:
         *["η .94 against 1.10."] * 2,
         *["η .94 against .0023."] * 2,
     ]
+
+
+def test_convergence_on_a_grid_of_points_is_only_known_to_a_point() -> None:
+    results = faked(plan(), ["fig3"])
+    steps = [float(step) for step in range(10, 110, 10)]
+    for method, first in ((AIRLLM, 0), ("PPO", 2), ("PPO+DDPM", 2)):
+        curve = [[step, float(place >= first)] for place, step in enumerate(steps)]
+        change(results, Arm(method), rewards=[curve] * 3)
+    result = fig3.EXPERIMENT.result(results)
+    # Every seed saves 1 - 50 / 70 of the steps, but a point is 10 of 70 steps.
+    for verdict in result.verdicts:
+        assert verdict.ours == pytest.approx(1 - 50 / 70)
+        assert verdict.interval is not None
+        assert verdict.interval[1] - verdict.interval[0] > 0.1
+        assert verdict.unit == "%"
+        assert "+28.6 %" in verdict.reason
+        assert "after the correction for 2 tests" in verdict.reason
+    assert result.verdicts[0].verdict == "not decidable here"
+    assert saved_steps(steps, *(np.asarray([[float(k >= n) for k in range(10)]]) for n in (0, 2))).resolution == 1 / 7
+
+
+def test_curves_that_still_rise_decide_nothing_about_convergence() -> None:
+    results = faked(plan(), ["fig3"])
+    early = [[10.0 * place, 1.0] for place in range(1, 11)]
+    rising = [[10.0 * place, float(place)] for place in range(1, 11)]
+    change(results, Arm(AIRLLM), rewards=[early, rising, early])
+    change(results, Arm("PPO"), rewards=[early, rising, early])
+    change(results, Arm("PPO+DDPM"), rewards=[early, early, early])
+    first, second = fig3.EXPERIMENT.result(results).verdicts
+    assert first.verdict == "not decidable here"
+    assert "Neither curve reaches the level before the last quarter, which sets it, with seed 43." in first.reason
+    assert "Neither curve" not in second.reason
+
+
+def test_a_curve_reaches_its_own_last_quarter_within_that_quarter() -> None:
+    steps = [float(step) for step in range(1, 41)]
+    rising, early = np.arange(40.0)[None], np.full((1, 40), 100.0)
+    assert steps_to_reach(steps, rising[0], float(rising[0, 30:].mean())) < steps[-1]
+    assert saved_steps(steps, rising, rising).censored == [0]
+    assert saved_steps(steps, early, rising).censored == []
+
+
+def test_a_claim_against_several_settings_compares_with_their_mean() -> None:
+    results = faked(plan(), ["fig7"])
+    result = fig7.EXPERIMENT.result(results)
+    accuracy, loss = result.verdicts
+    means = {label: results.scores(fig7.SWEEP.arm(label)).mean() for label in fig7.SWEEP.settings if label != fig7.BEST}
+    assert len(means) == 8
+    best = results.scores(fig7.SWEEP.arm(fig7.BEST)).mean()
+    assert accuracy.ours == pytest.approx(best - np.mean(list(means.values())))
+    assert "Over evaluation sentences: " in accuracy.reason
+    assert loss.unit == "nats"
+    assert "95.30 %" in result.notes[0]
