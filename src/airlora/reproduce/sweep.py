@@ -8,14 +8,13 @@ from typing import Any
 
 from airlora.reproduce.experiment import Arm, Claim, Results, judge
 from airlora.reproduce.figures import DrawnFigure, Series, line_figure
+from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.tables import Column, ResultTable, summarise
 from airlora.reproduce.trial import Trial
 
-__all__ = ["AIRLLM", "Sweep"]
-
-AIRLLM = "PPO+DDIM/MLP"
+__all__ = ["Sweep"]
 
 _COLUMNS = (
     Column("setting", "setting"),

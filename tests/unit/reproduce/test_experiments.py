@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from airlora.errors import SettingsError
-from airlora.reproduce import fig3, fig7
+from airlora.reproduce import fig3, fig7, fig8
 from airlora.reproduce.experiment import Arm, Claim, Results, bounds_text, experiments, find_experiments, judge
 from airlora.reproduce.fig3 import saved_steps, steps_to_reach
 from airlora.reproduce.methods import AIRLLM, METHODS
@@ -359,3 +359,41 @@ def test_a_claim_against_several_settings_compares_with_their_mean() -> None:
     assert "Over evaluation sentences: " in accuracy.reason
     assert loss.unit == "nats"
     assert "95.30 %" in result.notes[0]
+
+
+def test_schedules_are_compared_by_where_they_put_ranks() -> None:
+    results = faked(plan(), ["fig8"])
+    for label, slope in (("scaled-linear", 20), ("linear", 30), ("cosine", 40)):
+        ranks = [
+            {name: 200 - (slope + spread) * module["layer"] for name, module in MODULES.items()} for spread in (0, 1, 0)
+        ]
+        change(results, fig8.SWEEP.arm(label), ranks=ranks)
+    verdicts = by_claim(fig8.EXPERIMENT.result(results))
+    within = "The schedule scaled-linear gives lower layers a higher rank than upper layers"
+    assert verdicts[within].verdict == "holds"
+    against = verdicts[f"{within}, by more than linear and cosine on average"]
+    assert against.verdict == "does not hold"
+    assert against.ours is not None
+    assert against.ours < 0
+    assert "The schedule scaled-linear beats the mean of linear and cosine: accuracy" in verdicts
+    assert sum("by more than linear and cosine on average" in claim for claim in verdicts) == 3
+
+
+def test_a_module_that_a_layer_lacks_lowers_no_mean() -> None:
+    results = faked(plan(), ["fig8"])
+    for label in fig8.SWEEP.settings:
+        change(results, fig8.SWEEP.arm(label), ranks=[dict.fromkeys(MODULES, 3)] * 3)
+    result = fig8.EXPERIMENT.result(results)
+    # The last layer has only q.
+    assert {row["rank_o"] for row in result.rows} == {row["rank_layer_4"] for row in result.rows} == {3.0}
+    assert by_claim(result)["The schedule scaled-linear gives o a higher rank than the mean module"].ours == 0.0
+
+
+def test_a_model_with_one_layer_has_no_claim_on_lower_layers() -> None:
+    results = faked(plan(), ["fig8"])
+    for label in fig8.SWEEP.settings:
+        modules = {name: module for name, module in MODULES.items() if module["layer"] == 0}
+        change(results, fig8.SWEEP.arm(label), modules=[modules] * 3)
+    claims = by_claim(fig8.EXPERIMENT.result(results))
+    assert not any("lower layers" in claim for claim in claims)
+    assert "The schedule scaled-linear gives o a higher rank than the mean module" in claims
