@@ -397,3 +397,18 @@ def test_a_model_with_one_layer_has_no_claim_on_lower_layers() -> None:
     claims = by_claim(fig8.EXPERIMENT.result(results))
     assert not any("lower layers" in claim for claim in claims)
     assert "The schedule scaled-linear gives o a higher rank than the mean module" in claims
+
+
+def test_notes_say_what_every_method_trains() -> None:
+    live, frozen = (
+        " ".join(experiments()["fig4"].result(faked(own, ["fig4"])).notes) for own in (plan(), plan("quick", 1))
+    )
+    budget = "AdaLoRA is trained for the number of parameters that PPO+DDIM/MLP sends on the same link."
+    for note in (live, frozen):
+        assert budget in note
+    assert "the best of 5 adapters of constant rank (1, 2, 4, 16 and 64)" in live
+    assert "PPO+DDIM/MLP trains one adapter per seed" in live
+    assert "All other methods choose their ranks on one adapter per seed" in frozen
+    table = experiments()["table3"].result(faked(plan("quick", 1), ["table3"])).table
+    assert table is not None
+    assert f"AdaLoRA, LoRA and rsLoRA are{budget.removeprefix('AdaLoRA is')}" in table.notes[1]
