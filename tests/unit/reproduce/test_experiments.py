@@ -281,6 +281,14 @@ def test_each_source_and_measure_has_its_own_correction() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "unit", "num_tests"), [("fig6", "", 2), ("fig8", "ranks", 6)])
+def test_figures_state_the_number_of_their_tests(name: str, unit: str, num_tests: int) -> None:
+    verdicts = experiments()[name].result(faked(plan(), [name])).verdicts
+    own = [verdict for verdict in verdicts if verdict.unit == unit]
+    assert len(own) == num_tests
+    assert all(f"after the correction for {num_tests} tests" in verdict.reason for verdict in own)
+
+
 def test_a_correction_covers_the_p_values_of_its_family_alone() -> None:
     results = faked(plan(), ["table3"])
     change(results, Arm(AIRLLM), accuracy=[0.90, 0.91, 0.92], objective=[0.1, 0.1, 0.1])
