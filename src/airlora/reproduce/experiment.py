@@ -5,29 +5,61 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airlora.errors import SettingsError
+from airlora.reproduce.kinds import CURVE_POINTS
 from airlora.reproduce.plan import REFERENCE_SNR_DB, Plan
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.statistics import (
     PairedComparison,
+    Source,
     Verdict,
     holm,
     judge_difference,
     paired_comparison,
-    probability_of_improvement,
     sentence_bootstrap,
     shown_interval,
 )
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.settings.loading import value_at
 
-__all__ = ["Arm", "Claim", "Experiment", "Results", "experiments", "find_experiments", "judge"]
+__all__ = [
+    "SMOOTHED",
+    "SMOOTHING",
+    "Arm",
+    "Claim",
+    "Experiment",
+    "Measure",
+    "Results",
+    "bounds_text",
+    "experiments",
+    "find_experiments",
+    "judge",
+    "running_mean",
+]
+
+Measure = Literal["accuracy", "loss", "objective"]
+"""Measured value on which a claim is judged. The objective is U + λη of Eq. 9."""
+
+_MEASURES: Mapping[Measure, tuple[str, float, str]] = {
+    "accuracy": ("accuracy", 1.0, "points"),
+    "loss": ("lower loss", -1.0, "nats"),
+    "objective": ("lower U + λη", -1.0, ""),
+}
+"""Text of the claim, sign that makes larger scores better, and unit, by measure."""
+
+SMOOTHING = 5
+"""Points of a reward curve of which a running mean is taken."""
+
+SMOOTHED = f"The reward is R = -U - λη, as a running mean over {SMOOTHING} of {CURVE_POINTS} equal parts of the steps."
+"""Note of the figures that show rewards."""
 
 _NOT_IN_ROWS = ("ranks", "correct", "snr_db")
 
@@ -126,62 +158,164 @@ class Results:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that arm A is better than arm B.
+    """A claim that arm A is better than arm B, or than the mean of several arms.
 
     Args:
         text: Claim as a sentence.
         better: Arm that the claim prefers.
-        worse: Arm that it is compared with.
-        paper: Difference that the paper reports, as a share of 1.
-        at_least: Smallest difference that the claim asserts.
+        worse: Arm or arms that it is compared with.
+        paper: Difference in accuracy that the paper reports, as a share of 1.
+        at_least: Smallest difference in accuracy that the claim asserts.
+        source: Origin of the claim.
+        measures: Measured values on which the claim is judged. Accuracy and loss judge arms whose communication costs
+            the claim leaves open; the objective judges a claim on the balance of both.
     """
 
     text: str
     better: Arm
-    worse: Arm
+    worse: Arm | Sequence[Arm]
     paper: float | None = None
     at_least: float = 0.0
+    source: Source = "paper"
+    measures: tuple[Measure, ...] = ("accuracy", "loss")
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        """Arms that are compared with the better one."""
+        return (self.worse,) if isinstance(self.worse, Arm) else tuple(self.worse)
+
+
+def bounds_text(plan: Plan, *arms: Arm) -> str | None:
+    """Return a sentence that names the settings of the arms that the scale lowers. None if it lowers none.
+
+    An arm with such a setting trains less than the method of the paper, so it decides no claim on that method.
+    """
+    bounded = [arm for arm in arms if plan.caps(arm.method)]
+    settings = plan.settings().model_dump() if bounded else {}
+    lowered: dict[str, list[str]] = {}
+    for arm in bounded:
+        for key, bound in plan.caps(arm.method).items():
+            # The settings that a table varies replace the bounds.
+            if key not in arm.changes and bound < (own := value_at(settings, key)):
+                lowered.setdefault(arm.method, []).append(f"{key} {bound} instead of {own}")
+    sentences = [
+        f"{method} trains with fewer updates or steps at this scale: {', '.join(dict.fromkeys(texts))}."
+        for method, texts in lowered.items()
+    ]
+    return " ".join(sentences) or None
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One test of a claim.
+
+    Args:
+        claim: Claim.
+        measure: Measured value.
+        bounds: Sentence of `bounds_text`.
+        comparison: Comparison of the arms, where larger scores are better.
+    """
+
+    claim: Claim
+    measure: Measure
+    bounds: str | None
+    comparison: PairedComparison
+
+    @property
+    def family(self) -> tuple[Source, Measure] | None:
+        """Family of Holm's correction. None for a test that decides nothing."""
+        return None if self.bounds else (self.claim.source, self.measure)
 
 
 def judge(results: Results, claims: Sequence[Claim]) -> list[Verdict]:
-    """Return a verdict on the accuracy and one on the loss of every claim, with Holm's correction over all of them.
+    """Return a verdict on every claim and measure.
 
-    The loss is the primary measure: it tells methods apart with fewer seeds than the accuracy. The paper states
-    accuracies.
+    Holm's correction covers all claims of one source on one measure. A claim on a method that the scale bounds is not
+    decidable and belongs to no family. The loss tells methods apart with fewer seeds than the accuracy; the paper
+    states accuracies.
 
     Args:
         results: Results of all trials.
         claims: Claims of one table.
     """
-    judged: list[tuple[Claim, PairedComparison, PairedComparison]] = []
-    for claim in claims:
-        resolution = 1.0 / results.correct(claim.better).shape[1]
-        accuracy = paired_comparison(results.scores(claim.better), results.scores(claim.worse), resolution=resolution)
-        loss = paired_comparison(-results.scores(claim.better, "loss"), -results.scores(claim.worse, "loss"))
-        judged.append((claim, accuracy, loss))
-    corrected = holm([comparison.p_value for _, *both in judged for comparison in both])
-    verdicts = []
-    for place, (claim, accuracy, loss) in enumerate(judged):
-        first = judge_difference(
-            f"{claim.text}: accuracy",
-            accuracy,
-            paper=claim.paper,
-            at_least=claim.at_least,
-            p_value=corrected[2 * place],
-        )
-        by_sentence = sentence_bootstrap(results.correct(claim.better), results.correct(claim.worse))
+    bounds = [bounds_text(results.plan, claim.better, *claim.others) for claim in claims]
+    sizes = Counter(
+        (claim.source, measure)
+        for claim, text in zip(claims, bounds, strict=True)
+        if text is None
+        for measure in claim.measures
+    )
+    tests = [
+        _Test(claim, measure, text, _compare(results, claim, measure, max(1, sizes[claim.source, measure])))
+        for claim, text in zip(claims, bounds, strict=True)
+        for measure in claim.measures
+    ]
+    corrected: dict[int, float | None] = {}
+    for family in sizes:
+        members = [place for place, test in enumerate(tests) if test.family == family]
+        p_values = holm([tests[place].comparison.p_value for place in members])
+        corrected |= dict(zip(members, p_values, strict=True))
+    return [_verdict(results, test, corrected.get(place)) for place, test in enumerate(tests)]
+
+
+def _compare(results: Results, claim: Claim, measure: Measure, num_tests: int) -> PairedComparison:
+    _, sign, _ = _MEASURES[measure]
+    resolution = 1.0 / results.correct(claim.better).shape[1] if measure == "accuracy" else 0.0
+    others = np.mean([results.scores(arm, measure) for arm in claim.others], axis=0)
+    better = results.scores(claim.better, measure)
+    return paired_comparison(sign * better, sign * others, resolution=resolution, num_tests=num_tests)
+
+
+def _verdict(results: Results, test: _Test, p_value: float | None) -> Verdict:
+    claim, is_accuracy = test.claim, test.measure == "accuracy"
+    text, _, unit = _MEASURES[test.measure]
+    verdict = judge_difference(
+        f"{claim.text}: {text}",
+        test.comparison,
+        paper=claim.paper if is_accuracy else None,
+        at_least=claim.at_least if is_accuracy else 0.0,
+        p_value=p_value,
+        unit=unit,
+        undecidable=test.bounds,
+    )
+    sentences = [verdict.reason]
+    if is_accuracy:
+        # Every other arm meets the same answers, so the mean over pairs is that over the other arms.
+        answers = np.tile(results.correct(claim.better), (len(claim.others), 1))
+        by_sentence = sentence_bootstrap(answers, np.concatenate([results.correct(arm) for arm in claim.others]))
         if by_sentence.interval is not None:
-            reason = f"{first.reason} Over evaluation sentences: {shown_interval(by_sentence.interval)}."
-            first = replace(first, reason=reason)
-        second = judge_difference(f"{claim.text}: lower loss", loss, p_value=corrected[2 * place + 1], unit="nats")
-        better, worse = (-results.scores(arm, "loss") for arm in (claim.better, claim.worse))
-        improvement = probability_of_improvement(better, worse)
-        if improvement.interval is not None:
-            low, high = improvement.interval
-            chance = f"Probability of improvement: {improvement.value:.2f} ({low:.2f} to {high:.2f})."
-            second = replace(second, reason=f"{second.reason} {chance}")
-        verdicts += [first, second]
-    return verdicts
+            sentences.append(f"Over evaluation sentences: {shown_interval(by_sentence.interval)}.")
+    elif (improvement := test.comparison.improvement).interval is not None:
+        low, high = improvement.interval
+        sentences.append(f"Probability of improvement: {improvement.value:.2f} ({low:.2f} to {high:.2f}).")
+    costs = [float(np.mean([results.scores(arm, "cost") for arm in arms])) for arms in ([claim.better], claim.others)]
+    sentences.append(f"η {_cost_text(costs[0])} against {_cost_text(costs[1])}.")
+    return replace(verdict, reason=" ".join(sentences), source=claim.source)
+
+
+def _cost_text(cost: float) -> str:
+    """Return a communication cost with two digits, more for a small one.
+
+    Examples:
+        >>> _cost_text(0.9412), _cost_text(1.1), _cost_text(0.00213), _cost_text(0.0)
+        ('.94', '1.10', '.0021', '0')
+    """
+    return (f"{cost:.2f}" if cost >= 0.1 else f"{cost:.2g}").removeprefix("0") or "0"
+
+
+def running_mean(
+    steps: Sequence[float], curves: NDArray[np.float64], window: int = SMOOTHING
+) -> tuple[Sequence[float], NDArray[np.float64]]:
+    """Return the running mean of curves, and the last step of every window.
+
+    Args:
+        steps: Steps of the points, [num_points].
+        curves: Values, float [num_curves, num_points].
+        window: Number of points of a mean. Shorter curves have one mean of all points.
+    """
+    window = min(window, curves.shape[-1])
+    means = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1).mean(axis=-1)
+    return steps[window - 1 :], means
 
 
 @functools.cache

@@ -8,8 +8,8 @@ import numpy as np
 
 from airlora.reproduce.experiment import Arm, Claim, Experiment, Results, judge
 from airlora.reproduce.figures import PAGE_INCHES, Series, line_figure
-from airlora.reproduce.methods import METHODS
-from airlora.reproduce.plan import Plan
+from airlora.reproduce.methods import AIRLLM, METHODS
+from airlora.reproduce.plan import CONSTANT_RANKS, Plan
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.trial import Trial
 
@@ -17,7 +17,7 @@ __all__ = ["EXPERIMENT"]
 
 TITLE = "Figure 4: accuracy against SNR"
 
-COMPARED = ("PPO+DDIM/MLP", "AdaLoRA", "best constant", "greedy", "allocate", "stream")
+COMPARED = (AIRLLM, "AdaLoRA", "best constant", "greedy", "allocate", "stream")
 
 
 def _snrs_db(plan: Plan) -> list[float]:
@@ -58,13 +58,27 @@ def _result(results: Results) -> ExperimentResult:
     claims = [
         Claim(
             f"AirLLM beats AdaLoRA at {snr_db:g} dB (paper: .36 to .46 points)",
-            Arm("PPO+DDIM/MLP", snr_db=snr_db),
+            Arm(AIRLLM, snr_db=snr_db),
             Arm("AdaLoRA", snr_db=snr_db),
         )
         for snr_db in snrs_db
     ]
-    notes = ("AdaLoRA is trained for the budget of every link. All other methods truncate or choose from one adapter.",)
-    return ExperimentResult("fig4", TITLE, rows, judge(results, claims), figure=figure, notes=notes)
+    return ExperimentResult("fig4", TITLE, rows, judge(results, claims), figure=figure, notes=_notes(results.plan))
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    budget = f"AdaLoRA is trained for the number of parameters that {AIRLLM} sends on the same link."
+    if not plan.is_live:
+        return (budget, "All other methods choose their ranks on one adapter per seed, which is trained at full rank.")
+    r_max = plan.settings().adapter.r_max
+    ranks = [str(rank) for rank in CONSTANT_RANKS if rank <= r_max]
+    listed = f"{', '.join(ranks[:-1])} and {ranks[-1]}" if len(ranks) > 1 else ranks[0]
+    return (
+        budget,
+        f"{AIRLLM} trains one adapter per seed, for all links, while it chooses the ranks.",
+        f"The best constant rank is, for each link, the best of {len(ranks)} adapters of constant rank ({listed}).",
+        "The methods greedy, allocate and stream choose from one adapter per seed, which is trained at full rank.",
+    )
 
 
 EXPERIMENT = Experiment("fig4", TITLE, _trials, _result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from airlora.reproduce.experiment import Experiment, Results
+from airlora.reproduce.experiment import SMOOTHED, Experiment, Results
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.statistics import holm, judge_difference, paired_comparison
 from airlora.reproduce.table5b import SWEEP
@@ -17,7 +17,8 @@ TITLE = "Figure 6: reward by the prediction type of the diffusion model"
 def _result(results: Results) -> ExperimentResult:
     figure, rows = SWEEP.reward_figure(results)
     last = {label: _last_quarter(results.rewards(SWEEP.arm(label))[1]) for label in SWEEP.settings}
-    comparisons = {other: paired_comparison(last["v"], last[other]) for other in ("ε", "x₀")}
+    others = ("ε", "x₀")
+    comparisons = {other: paired_comparison(last["v"], last[other], num_tests=len(others)) for other in others}
     corrected = holm([comparison.p_value for comparison in comparisons.values()])
     verdicts = [
         judge_difference(
@@ -28,7 +29,7 @@ def _result(results: Results) -> ExperimentResult:
         )
         for (other, comparison), p_value in zip(comparisons.items(), corrected, strict=True)
     ]
-    return ExperimentResult("fig6", TITLE, rows, verdicts, figure=figure)
+    return ExperimentResult("fig6", TITLE, rows, verdicts, figure=figure, notes=(SMOOTHED,))
 
 
 def _last_quarter(rewards: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[float]:

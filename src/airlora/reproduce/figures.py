@@ -1,4 +1,4 @@
-"""Figures of the paper, redrawn for print: lines with bands over seeds, dots with intervals, and heat maps.
+"""Figures of the paper, redrawn for print: lines with intervals over seeds, and heat maps.
 
 Figures are 3.5 in wide for one column or 7.16 in for two, with text of 8 pt. Colour, marker and line style all differ
 between series, so that a figure can be read without colour. All intervals are 95 % intervals over seeds by Student's t.
@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from airlora.errors import DataError
@@ -33,10 +33,8 @@ from airlora.reproduce.tables import csv_text
 __all__ = [
     "COLUMN_INCHES",
     "PAGE_INCHES",
-    "Dot",
     "DrawnFigure",
     "Series",
-    "dot_figure",
     "heat_map_figure",
     "line_figure",
     "write_figure",
@@ -125,23 +123,6 @@ class Series:
         return [(float(x), mean_estimate(column)) for x, column in zip(self.x, values.T, strict=True)]
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A dot with its interval.
-
-    Args:
-        label: Name on the vertical axis. Dots with the same label share a place.
-        values: Values over seeds, float [num_seeds].
-        series: Name in the legend, for several dots per place.
-        paper: Paper's value, drawn as a hollow diamond.
-    """
-
-    label: str
-    values: ArrayLike
-    series: str = ""
-    paper: float | None = None
-
-
 def line_figure(
     panels: Mapping[str, Sequence[Series]],
     *,
@@ -149,22 +130,20 @@ def line_figure(
     ylabel: str,
     width: float = COLUMN_INCHES,
     height: float = 2.2,
-    num_columns: int | None = None,
     percent: bool = False,
-    log_x: bool = False,
     intervals: Literal["band", "bars"] = "band",
 ) -> DrawnFigure:
-    """Return panels of lines with means over seeds and 95 % intervals. All panels share the axes and the legend.
+    """Return a row of panels of lines with means over seeds and 95 % intervals.
+
+    All panels share the axes and the legend.
 
     Args:
         panels: Series by title of the panel. One panel may have the title "".
         xlabel: Label of the horizontal axis, with the unit.
         ylabel: Label of the vertical axis, with the unit.
         width: Width, inches.
-        height: Height of one row of panels without the legend, inches.
-        num_columns: Panels per row. None puts all panels into one row.
+        height: Height without the legend, inches.
         percent: Whether values are shares, shown as percentages.
-        log_x: Whether the horizontal axis is logarithmic.
         intervals: Kind of the drawn intervals. "bars" are moved sideways a little, so that they do not overlap.
 
     Raises:
@@ -173,26 +152,20 @@ def line_figure(
     points = {title: [(series, series.points()) for series in group] for title, group in panels.items()}
     if not points or not all(points.values()):
         raise DataError.of("panels", list(panels), "at least one panel, each with at least one series")
-    num_columns = min(num_columns or len(panels), len(panels))
-    num_rows = math.ceil(len(panels) / num_columns)
     limits, is_cut = _limits([point for group in points.values() for _, line in group for _, point in line], panels)
     labels = list(dict.fromkeys(series.label for group in panels.values() for series in group))
     styles = {series.label: _style(labels.index(series.label), series) for group in panels.values() for series in group}
 
     def draw() -> Figure:
-        figure, axes = new_figure(width, height * num_rows, num_rows, num_columns)
-        for spare in axes[len(points) :]:
-            spare.remove()
-        for place, (axis, (title, group)) in enumerate(zip(axes, points.items(), strict=False)):
+        figure, axes = new_figure(width, height, 1, len(points))
+        axes[0].set_ylabel(ylabel)
+        for axis, (title, group) in zip(axes, points.items(), strict=True):
             for series, line in group:
                 index = labels.index(series.label) - (len(labels) - 1) / 2
-                _draw_line(axis, line, styles[series.label], index if intervals == "bars" else None, log_x=log_x)
-            _finish_panel(axis, title, group, percent=percent, log_x=log_x)
+                _draw_line(axis, line, styles[series.label], index if intervals == "bars" else None)
+            _finish_panel(axis, title, group, percent=percent)
             axis.set_ylim(*limits)
-            if place % num_columns == 0:
-                axis.set_ylabel(ylabel)
-            if place + num_columns >= len(points):
-                axis.set_xlabel(xlabel)
+            axis.set_xlabel(xlabel)
         if len(labels) > 1 or labels[0]:
             _legend(figure, [Line2D([], [], label=label, **styles[label]) for label in labels])
         return figure
@@ -222,18 +195,17 @@ def _limits(points: Sequence[Estimate], panels: Mapping[str, Sequence[Series]]) 
     return (bottom - margin, top + margin), least < bottom or most > top
 
 
-def _style(index: int, series: Series | None = None) -> dict[str, Any]:
+def _style(index: int, series: Series) -> dict[str, Any]:
     """Return colour, marker and line style by the place of a series."""
-    colour, marker, line = (None,) * 3 if series is None else (series.colour, series.marker, series.line)
     return {
-        "color": colour or _COLOURS[index % len(_COLOURS)],
-        "marker": marker or _MARKERS[index % len(_MARKERS)],
-        "linestyle": line or _LINES[index % len(_LINES)],
+        "color": series.colour or _COLOURS[index % len(_COLOURS)],
+        "marker": series.marker or _MARKERS[index % len(_MARKERS)],
+        "linestyle": series.line or _LINES[index % len(_LINES)],
     }
 
 
 def _draw_line(
-    axis: Axes, points: Sequence[tuple[float, Estimate]], style: Mapping[str, Any], shift: float | None, *, log_x: bool
+    axis: Axes, points: Sequence[tuple[float, Estimate]], style: Mapping[str, Any], shift: float | None
 ) -> None:
     """Draw a line with a band, or with bars if there is a shift, in hundredths of the axis."""
     x = np.asarray([place for place, _ in points])
@@ -247,8 +219,7 @@ def _draw_line(
         if (high > low).any():
             axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         return
-    distance = 0.012 * shift
-    x = x * (x.max() / x.min()) ** distance if log_x else x + distance * (x.max() - x.min())
+    x = x + 0.012 * shift * (x.max() - x.min())
     axis.errorbar(x, mean, yerr=[mean - low, high - mean], capsize=1.5, elinewidth=0.8, capthick=0.8, **style)
 
 
@@ -258,24 +229,20 @@ def _finish_panel(
     group: Sequence[tuple[Series, Sequence[tuple[float, Estimate]]]],
     *,
     percent: bool,
-    log_x: bool,
 ) -> None:
     if title:
         axis.set_title(title, loc="left")
-    if log_x:
-        axis.set_xscale("log")
     places = sorted({x for _, line in group for x, _ in line})
     if len(places) <= 8:
         axis.set_xticks(places, [f"{x:g}".replace("-", "\N{MINUS SIGN}") for x in places])
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_minor_formatter(NullFormatter())
     if percent:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], handle_length: float = 2.6) -> None:
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Draw one legend above all panels, with as many columns as fit, and make the figure higher by its rows."""
     width, height = figure.get_size_inches()
+    handle_length = 2.6
     longest = max(len(str(handle.get_label())) for handle in handles)
     fitting = max(1, int(width / (0.25 + 0.11 * handle_length + 0.062 * longest)))
     num_rows = math.ceil(len(handles) / fitting)
@@ -291,80 +258,6 @@ def _legend(figure: Figure, handles: Sequence[Line2D], handle_length: float = 2.
     )
 
 
-def dot_figure(
-    dots: Sequence[Dot],
-    *,
-    xlabel: str,
-    width: float = COLUMN_INCHES,
-    percent: bool = False,
-    paper_label: str = "paper",
-) -> DrawnFigure:
-    """Return means over seeds as dots with 95 % intervals, single seeds as points, and the paper's values as diamonds.
-
-    Args:
-        dots: Dots, from top to bottom.
-        xlabel: Label of the horizontal axis, with the unit.
-        width: Width, inches.
-        percent: Whether values are shares, shown as percentages.
-        paper_label: Name of the paper's values in the legend.
-
-    Raises:
-        DataError: There is no dot, or a value is missing or not finite.
-    """
-    if not dots:
-        raise DataError.of("dots", dots, "at least one dot")
-    labels, series = (list(dict.fromkeys(getattr(dot, key) for dot in dots)) for key in ("label", "series"))
-    points = [mean_estimate(dot.values) for dot in dots]
-    seeds = [np.asarray(dot.values, dtype=np.float64) for dot in dots]
-    step = 0.8 / len(series)
-    places = [labels.index(dot.label) + step * (series.index(dot.series) - (len(series) - 1) / 2) for dot in dots]
-
-    def draw() -> Figure:
-        figure, (axis,) = new_figure(width, 0.6 + max(0.2 * len(labels), 0.16 * len(labels) * len(series)))
-        for dot, place, point, values in zip(dots, places, points, seeds, strict=True):
-            style = _style(series.index(dot.series)) | {"linestyle": "none"}
-            axis.plot(
-                values, np.full(len(values), place), ".", color=style["color"], alpha=0.35, markersize=3, zorder=1
-            )
-            low, high = point.interval or (point.value, point.value)
-            errors = [[point.value - low], [high - point.value]]
-            axis.errorbar([point.value], [place], xerr=errors, capsize=1.5, elinewidth=0.9, zorder=2, **style)
-            if dot.paper is not None:
-                axis.plot([dot.paper], [place], markeredgecolor=style["color"], **_PAPER)
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set_ylim(len(labels) - 0.5, -0.5)
-        axis.set_xlabel(xlabel)
-        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        if percent:
-            axis.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        handles = [
-            Line2D([], [], label=name, **_style(index) | {"linestyle": "none"})
-            for index, name in enumerate(series)
-            if name
-        ]
-        if any(dot.paper is not None for dot in dots):
-            handles.append(Line2D([], [], label=paper_label, markeredgecolor="black", **_PAPER))
-        if handles:
-            _legend(figure, handles, 1.0)
-        return figure
-
-    numbers = [
-        {"label": dot.label, "series": dot.series, **_numbers(point, len(values)), "paper": dot.paper}
-        for dot, point, values in zip(dots, points, seeds, strict=True)
-    ]
-    return _drawn(draw, numbers, width)
-
-
-_PAPER: dict[str, Any] = {
-    "marker": "D",
-    "markersize": 5,
-    "markerfacecolor": "none",
-    "markeredgewidth": 0.9,
-    "linestyle": "none",
-    "zorder": 3,
-}
-
-
 def heat_map_figure(
     maps: Mapping[str, ArrayLike],
     *,
@@ -374,7 +267,6 @@ def heat_map_figure(
     xlabel: str = "",
     ylabel: str = "",
     width: float = COLUMN_INCHES,
-    num_columns: int | None = None,
     digits: int = 1,
     percent: bool = False,
 ) -> DrawnFigure:
@@ -388,7 +280,6 @@ def heat_map_figure(
         xlabel: Label of the horizontal axis.
         ylabel: Label of the vertical axis.
         width: Width, inches.
-        num_columns: Heat maps per row. None puts all into one row.
         digits: Digits after the decimal point of the numbers in the cells.
         percent: Whether values are shares, shown as percentages.
 
@@ -402,18 +293,15 @@ def heat_map_figure(
             raise DataError.of(f"shape of map {title or 'without title'}", grid.shape, allowed)
     if not grids:
         raise DataError.of("maps", grids, "at least one map")
-    per_row = min(num_columns or len(grids), len(grids))
-    num_rows = math.ceil(len(grids) / per_row)
     low = min(float(np.nanmin(grid)) for grid in grids.values())
     high = max(float(np.nanmax(grid)) for grid in grids.values())
     scale = 100.0 if percent else 1.0
 
     def draw() -> Figure:
-        figure, axes = new_figure(width, (0.55 + 0.17 * len(rows)) * num_rows + 0.15, num_rows, per_row)
-        for spare in axes[len(grids) :]:
-            spare.remove()
+        figure, axes = new_figure(width, 0.7 + 0.17 * len(rows), 1, len(grids))
+        axes[0].set_ylabel(ylabel)
         image = None
-        for place, (axis, (title, grid)) in enumerate(zip(axes, grids.items(), strict=False)):
+        for axis, (title, grid) in zip(axes, grids.items(), strict=True):
             image = axis.imshow(
                 scale * grid, cmap="cividis", vmin=scale * low, vmax=scale * high, aspect="auto", origin="lower"
             )
@@ -424,12 +312,9 @@ def heat_map_figure(
             axis.set_yticks(range(len(rows)), rows)
             axis.tick_params(length=0)
             axis.grid(visible=False)
-            if place % per_row == 0:
-                axis.set_ylabel(ylabel)
-            if place + per_row >= len(grids):
-                axis.set_xlabel(xlabel)
+            axis.set_xlabel(xlabel)
         if image is not None:
-            figure.colorbar(image, ax=axes[: len(grids)], label=colour_label, pad=0.01, fraction=0.05)
+            figure.colorbar(image, ax=axes, label=colour_label, pad=0.01, fraction=0.05)
         return figure
 
     numbers = [

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["AIRLLM", "BEYOND", "METHODS", "PAPER_METHODS", "Method"]
+__all__ = ["AIRLLM", "METHODS", "PAPER_METHODS", "Method"]
+
+AIRLLM = "PPO+DDIM/MLP"
+"""Name of the paper's method."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Method:
         colour: Colour in figures, of the palette of Okabe and Ito.
         marker: Marker in figures.
         line: Line style in figures.
-        cost: Expected duration of a decision relative to that of PPO+DDIM/MLP.
+        cost: Expected duration of a decision relative to that of `AIRLLM`.
         overrides: Settings of the method, by dotted key.
         budget: Parameters of a PEFT method: `policy` for those that PPO+DDIM/MLP sends with the same seed over the same
             link, `r_max` for all of rank r_max. Empty for other methods.
@@ -37,14 +40,11 @@ class Method:
     budget: Literal["", "policy", "r_max"] = ""
 
 
-AIRLLM = "PPO+DDIM/MLP"
-"""The paper's method."""
-
 _PAPER = (
     Method("PPO", "ppo", colour="#E69F00", marker="^", line="--"),
     Method("DDIM", "ddim", colour="#CC79A7", marker="X", line="-."),
     Method("PPO+DDPM", "airllm-ddpm", colour="#009E73", marker="D", line=":", cost=8.0),
-    Method("PPO+DDIM/MLP", "airllm", colour="#D55E00", marker="o", line="-"),
+    Method(AIRLLM, "airllm", colour="#D55E00", marker="o", line="-"),
     Method("PPO+DDIM/U-Net", "airllm-unet", colour="#882255", marker="v", line="--", cost=8.0),
     Method("AdaLoRA", baseline="adalora", budget="policy", colour="#0072B2", marker="s", line="-"),
 )
@@ -65,6 +65,3 @@ METHODS: Mapping[str, Method] = {method.name: method for method in (*_PAPER, *_B
 
 PAPER_METHODS = tuple(method.name for method in _PAPER)
 """Names of the methods of Table III, in its order."""
-
-BEYOND = tuple(method.name for method in _BEYOND)
-"""Names of the methods that the paper does not have."""

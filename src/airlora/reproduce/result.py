@@ -23,7 +23,7 @@ class ExperimentResult:
         name: Stem of the files, such as "table3". The table, if there is one, has the same name.
         title: Title.
         rows: Raw rows, one per method, setting and seed.
-        verdicts: Verdicts on the paper's claims.
+        verdicts: Verdicts on claims.
         table: Table that is shown. None for a figure alone.
         figure: Figure that is shown. None for a table alone.
         notes: Sentences under table and figure.

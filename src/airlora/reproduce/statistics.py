@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals, paired comparisons, and verdicts on the paper's claims.
+"""Statistics over seeds: intervals, paired comparisons, and verdicts on claims.
 
 Scores are NumPy arrays over seeds, in the same order for both methods of a comparison. All intervals cover 95 %.
 
@@ -7,7 +7,7 @@ Scores are NumPy arrays over seeds, in the same order for both methods of a comp
 | interval of a mean, p value, equivalence | Student's t over seeds; two one-sided tests (TOST) | `scipy.stats` |
 | interquartile mean, probability of improvement | stratified bootstrap over seeds (Agarwal et al.) | `scipy.stats` |
 | correction of several p values | Holm's step-down method | `statsmodels` |
-| smallest detectable difference | power of the paired t-test, noncentral t | `statsmodels` |
+| smallest detectable difference | power of the paired t-test, noncentral t | `scipy.special` |
 
 Reference:
     Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
@@ -21,11 +21,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from airlora.errors import DataError, MissingDependencyError, SettingsError
 from airlora.reports.statistics import half_width
@@ -39,6 +39,7 @@ __all__ = [
     "POWER",
     "Estimate",
     "PairedComparison",
+    "Source",
     "Verdict",
     "holm",
     "interquartile_mean",
@@ -62,6 +63,9 @@ MARGIN = 0.005
 
 HOLDS, DOES_NOT_HOLD, NOT_DECIDABLE = "holds", "does not hold", "not decidable here"
 """Verdicts on a claim."""
+
+Source = Literal["paper", "airlora"]
+"""Origin of a claim: the paper, or airlora."""
 
 _RESAMPLES = 5000
 
@@ -167,10 +171,11 @@ class PairedComparison:
         interval: 95 % interval of the mean difference by Student's t. None for one seed.
         p_value: Two-sided p value of the paired t-test. None for one seed.
         p_equivalence: p value of two one-sided tests (TOST) of a mean difference beyond the margin. None for one seed.
-        smallest_detectable: Mean difference that a two-sided test of these seeds shows with a power of 80 %, given the
-            observed spread. None for one seed.
+        smallest_detectable: Mean difference that a two-sided test of these seeds at the level `ALPHA / num_tests` shows
+            with a power of 80 %, given the observed spread. None for one seed.
         improvement: Probability that a seed of A scores above a seed of B.
         margin: Margin of equivalence.
+        num_tests: Number of tests in the family of Holm's correction.
     """
 
     num_seeds: int
@@ -181,6 +186,7 @@ class PairedComparison:
     smallest_detectable: float | None
     improvement: Estimate
     margin: float
+    num_tests: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -188,7 +194,7 @@ class PairedComparison:
 
 
 def paired_comparison(
-    a: ArrayLike, b: ArrayLike, *, margin: float = MARGIN, resolution: float = 0.0
+    a: ArrayLike, b: ArrayLike, *, margin: float = MARGIN, resolution: float = 0.0, num_tests: int = 1
 ) -> PairedComparison:
     """Return the comparison of two methods over seeds.
 
@@ -196,22 +202,27 @@ def paired_comparison(
     freedom. A few seeds can have equal differences by chance when the scores are multiples of 1 / num_sentences. The
     standard deviation is therefore at least that of the rounding error of a difference, resolution / sqrt(6).
 
+    Holm's method compares the smallest of m p values with `ALPHA / m`. The smallest detectable difference is stated for
+    that level, at which a test finds its difference whatever the other tests find.
+
     Args:
         a: Scores of method A, float [num_seeds].
         b: Scores of method B on the same seeds, float [num_seeds].
         margin: Margin of equivalence, in the unit of the scores.
         resolution: Smallest step of a score, such as 1 / num_sentences for an accuracy. With 0, differences that are
             equal on all seeds are deterministic, as numbers of parameters are.
+        num_tests: Number of tests that are corrected together by `holm`.
 
     Raises:
         DataError: A score is missing or not finite, or the numbers of seeds differ.
-        SettingsError: The margin is not above 0, or the resolution is below 0.
-        MissingDependencyError: `statsmodels` is not installed.
+        SettingsError: The margin is not above 0, the resolution is below 0, or the number of tests is below 1.
     """
     if not (margin > 0.0 and math.isfinite(margin)):
         raise SettingsError.of("margin", margin, "a number above 0")
     if not (resolution >= 0.0 and math.isfinite(resolution)):
         raise SettingsError.of("resolution", resolution, "a number from 0")
+    if num_tests < 1:
+        raise SettingsError.of("num_tests", num_tests, "1 or more")
     ours, theirs = _scores("a", a, 1), _scores("b", b, 1)
     if ours.shape != theirs.shape:
         raise DataError.of("seeds of b", len(theirs), f"{len(ours)}, the number of seeds of a")
@@ -228,9 +239,9 @@ def paired_comparison(
         interval = (mean - width, mean + width)
         p_value = min(1.0, 2.0 * _upper_tail(abs(mean) if abs(mean) > rounding else 0.0, error, count - 1))
         p_equivalence = max(_upper_tail(mean + margin, error, count - 1), _upper_tail(margin - mean, error, count - 1))
-        smallest = spread * _detectable_effect(count)
+        smallest = spread * _detectable_effect(count, ALPHA / num_tests)
     improvement = probability_of_improvement(ours, theirs)
-    return PairedComparison(count, mean, interval, p_value, p_equivalence, smallest, improvement, margin)
+    return PairedComparison(count, mean, interval, p_value, p_equivalence, smallest, improvement, margin, num_tests)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -287,7 +298,7 @@ def sentence_bootstrap(a: ArrayLike, b: ArrayLike, *, num_resamples: int = 10_00
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Verdict on one claim of the paper.
+    """Verdict on one claim.
 
     Args:
         claim: Claim as a sentence.
@@ -296,7 +307,8 @@ class Verdict:
         interval: 95 % interval of the measured value. None if there is none.
         verdict: `HOLDS`, `DOES_NOT_HOLD` or `NOT_DECIDABLE`.
         reason: Numbers that led to the verdict, and the smallest difference that the seeds could have shown.
-        unit: "points" for differences of shares, which are shown in percentage points; otherwise the unit's name.
+        unit: Unit of the values (see `shown`).
+        source: Origin of the claim.
     """
 
     claim: str
@@ -306,10 +318,13 @@ class Verdict:
     verdict: str
     reason: str = ""
     unit: str = "points"
+    source: Source = "paper"
 
     def __post_init__(self) -> None:
         if self.verdict not in (HOLDS, DOES_NOT_HOLD, NOT_DECIDABLE):
             raise SettingsError.of("verdict", self.verdict, f"{HOLDS!r}, {DOES_NOT_HOLD!r} or {NOT_DECIDABLE!r}")
+        if self.source not in get_args(Source):
+            raise SettingsError.of("source of a claim", self.source, " or ".join(get_args(Source)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -317,7 +332,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the verdict from the result of `to_dict`."""
+        """Return the verdict from the result of `to_dict`. Files without a source hold claims of the paper."""
         interval = values["interval"]
         return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
 
@@ -330,21 +345,24 @@ def judge_difference(
     at_least: float = 0.0,
     p_value: float | None = None,
     unit: str = "points",
+    undecidable: str | None = None,
 ) -> Verdict:
     """Return the verdict on the claim that A is above B, by at least a given difference.
 
     - holds: the corrected p value is below .05, and the interval lies above 0 and not below `at_least`.
-    - does not hold: the interval lies below `at_least` (or at or below 0), or the methods are equivalent within a
+    - does not hold: the interval lies below `at_least` (or at or below 0), or the accuracies are equivalent within a
       margin that is smaller than `at_least`.
-    - not decidable here: otherwise, and always for one seed.
+    - not decidable here: otherwise, and always for one seed or with a reason `undecidable`.
 
     Args:
         claim: Claim as a sentence.
         comparison: Result of `paired_comparison` of A and B, where larger scores are better.
         paper: Difference that the paper reports.
         at_least: Smallest difference that the claim asserts, from 0.
-        p_value: p value after the correction for all claims of a table (see `holm`). None takes the comparison's own.
-        unit: Unit of the difference (see `Verdict`).
+        p_value: p value after the correction for the claim's family of tests (see `holm`). None takes the comparison's
+            own.
+        unit: Unit of the difference (see `shown`). The margin of equivalence applies to "points" alone.
+        undecidable: Sentence that says why the measured difference cannot decide the claim. None judges the claim.
 
     Raises:
         SettingsError: `at_least` is below 0.
@@ -352,33 +370,51 @@ def judge_difference(
     if not at_least >= 0.0:
         raise SettingsError.of("at_least", at_least, "a number from 0")
     interval, ours = comparison.interval, comparison.difference
+    numbers = f"{comparison.num_seeds} seed{'s' if comparison.num_seeds > 1 else ''}: {shown(ours, unit)}"
     name, p_value = ("p", comparison.p_value) if p_value is None else ("Holm-corrected p", p_value)
     if interval is None or p_value is None or comparison.p_equivalence is None:
-        reason = f"One seed: {shown(ours, unit)}. One seed has no spread, so it can show no difference of any size."
-        return Verdict(claim, paper, ours, None, NOT_DECIDABLE, reason, unit)
+        reason = undecidable or "One seed has no spread, so it can show no difference of any size."
+        return Verdict(claim, paper, ours, None, NOT_DECIDABLE, f"{numbers}. {reason}", unit)
     low, high = interval
-    is_equivalent = comparison.p_equivalence < ALPHA
+    numbers += f", 95 % interval {shown_interval(interval, unit)}"
+    if undecidable is not None:
+        return Verdict(claim, paper, ours, interval, NOT_DECIDABLE, f"{numbers}. {undecidable}", unit)
+    is_equivalent = unit == "points" and comparison.p_equivalence < ALPHA
     if p_value < ALPHA and low > 0.0 and low >= at_least:
         verdict = HOLDS
     elif high < at_least or high <= 0.0 or (is_equivalent and at_least > comparison.margin):
         verdict = DOES_NOT_HOLD
     else:
         verdict = NOT_DECIDABLE
-    return Verdict(claim, paper, ours, interval, verdict, _reason(comparison, f"{name} {_p_text(p_value)}", unit), unit)
+    sentences = [f"{numbers}, {name} {_p_text(p_value)}."]
+    if paper is not None:
+        # A plural unit takes a plural verb.
+        verb = "lie" if unit.endswith("s") else "lies"
+        place = "inside" if low <= paper <= high else "outside"
+        sentences.append(f"The paper's {shown(paper, unit)} {verb} {place} the interval.")
+    if is_equivalent:
+        margin = shown(comparison.margin, unit).lstrip("+")
+        sentences.append(f"Equivalent within {margin} (TOST p {_p_text(comparison.p_equivalence)}).")
+    sentences.append(_detectable(comparison, unit))
+    return Verdict(claim, paper, ours, interval, verdict, " ".join(sentences), unit)
 
 
 def shown(value: float, unit: str = "points") -> str:
-    """Return a difference with its sign and unit; shares in percentage points.
+    """Return a difference with its sign and unit.
 
     Args:
         value: Difference.
-        unit: "points" for a difference of shares; otherwise the unit's name, possibly empty.
+        unit: "points" for a difference of accuracies, shown in percentage points; "%" for a share, shown in per cent;
+            otherwise the unit's name, possibly empty.
 
     Examples:
-        >>> shown(0.0042), shown(-0.00001), shown(-1200, "steps")
-        ('+0.42 points', '+0.00 points', '-1,200 steps')
+        >>> shown(0.0042), shown(-0.00001), shown(0.2, "%"), shown(-1200, "steps")
+        ('+0.42 points', '+0.00 points', '+20.0 %', '-1,200 steps')
     """
-    text = f"{100 * value:+z.2f}" if unit == "points" else f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
+    if unit in ("points", "%"):
+        text = f"{100 * value:+z.{2 if unit == 'points' else 1}f}"
+    else:
+        text = f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
     return f"{text} {unit}".rstrip()
 
 
@@ -397,20 +433,14 @@ def shown_interval(interval: tuple[float, float], unit: str = "points") -> str:
     return f"{low.removesuffix(unit).rstrip()} to {high}"
 
 
-def _reason(comparison: PairedComparison, test: str, unit: str) -> str:
-    interval = shown_interval(comparison.interval or (math.nan, math.nan), unit)
-    smallest = shown(comparison.smallest_detectable or 0.0, unit).lstrip("+")
-    sentences = [
-        f"{comparison.num_seeds} seeds: {shown(comparison.difference, unit)}, 95 % interval {interval}, {test}.",
-    ]
-    if comparison.p_equivalence is not None and comparison.p_equivalence < ALPHA:
-        margin = shown(comparison.margin, unit).lstrip("+")
-        sentences.append(f"Equivalent within {margin} (TOST p {_p_text(comparison.p_equivalence)}).")
-    if comparison.smallest_detectable:
-        sentences.append(f"These seeds could have shown {smallest} or more (80 % power).")
-    else:
-        sentences.append("The difference is the same on all seeds, so they could have shown any difference.")
-    return " ".join(sentences)
+def _detectable(comparison: PairedComparison, unit: str) -> str:
+    """Return a sentence that states the smallest difference that the seeds could have shown."""
+    if not comparison.smallest_detectable:
+        return "The difference is the same on all seeds, so they could have shown any difference."
+    smallest = shown(comparison.smallest_detectable, unit).lstrip("+")
+    count = comparison.num_tests
+    power = f"{100 * POWER:.0f} % power" + (f" after the correction for {count} tests" if count > 1 else "")
+    return f"These seeds could have shown {smallest} or more ({power})."
 
 
 def _p_text(p_value: float) -> str:
@@ -424,10 +454,14 @@ def _upper_tail(excess: float, error: float, freedom: int) -> float:
     return float(stats.t.sf(excess / error, freedom))
 
 
-def _detectable_effect(num_seeds: int) -> float:
-    """Return the effect size (mean over standard deviation) that a paired t-test shows with the power `POWER`."""
-    power = _statsmodels("stats.power").TTestPower()
-    return float(power.solve_power(effect_size=None, nobs=num_seeds, alpha=ALPHA, power=POWER))
+def _detectable_effect(num_seeds: int, level: float) -> float:
+    """Return the effect size (mean over standard deviation) that a paired t-test shows with the power `POWER`.
+
+    The test rejects in favour of the wrong side with a probability below `level / 2`, which is left out.
+    """
+    freedom = num_seeds - 1
+    threshold = stats.t.ppf(1.0 - level / 2, freedom)
+    return float(special.nctdtrinc(freedom, 1.0 - POWER, threshold)) / math.sqrt(num_seeds)
 
 
 def _bootstrap(samples: Sequence[NDArray[np.float64]], statistic: Any, seed: int) -> Estimate:

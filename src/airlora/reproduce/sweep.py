@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airlora.reproduce.experiment import Arm, Claim, Results, judge
+from airlora.reproduce.experiment import Arm, Claim, Results, judge, running_mean
 from airlora.reproduce.figures import DrawnFigure, Series, line_figure
+from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.tables import Column, ResultTable, summarise
 from airlora.reproduce.trial import Trial
 
-__all__ = ["AIRLLM", "Sweep"]
-
-AIRLLM = "PPO+DDIM/MLP"
+__all__ = ["Sweep"]
 
 _COLUMNS = (
     Column("setting", "setting"),
@@ -66,7 +65,7 @@ class Sweep:
         series, rows = [], []
         for label in self.settings:
             steps, rewards = results.rewards(self.arm(label))
-            series.append(Series(label, steps, rewards))
+            series.append(Series(label, *running_mean(steps, rewards)))
             rows += [
                 {"method": AIRLLM, "setting": label, "seed": seed, "step": step, "reward": float(reward)}
                 for seed, curve in zip(results.plan.seeds, rewards, strict=True)

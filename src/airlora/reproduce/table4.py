@@ -77,6 +77,7 @@ def _result(results: Results) -> ExperimentResult:
             1.0
             - results.scores(_arm(AIRLLM, r_max), "num_params") / results.scores(_arm(ADALORA, r_max), "num_params"),
             [0.0] * len(results.plan.seeds),
+            num_tests=len(RANKS),
         )
         for r_max in RANKS
     ]
@@ -84,7 +85,7 @@ def _result(results: Results) -> ExperimentResult:
     for r_max, saving, p_value in zip(RANKS, savings, corrected, strict=True):
         stated = 1.0 - PAPER[r_max][1][1] / PAPER[r_max][0][1]
         claim = f"AirLLM sends fewer parameters than AdaLoRA at r_max {r_max}: share saved"
-        verdicts.append(judge_difference(claim, saving, paper=stated, p_value=p_value))
+        verdicts.append(judge_difference(claim, saving, paper=stated, p_value=p_value, unit="%"))
     notes = (
         "AdaLoRA has all parameters of rank r_max, as by the paper's counts, which are another budget than AirLLM's "
         "(erratum 9). Table III and Figure 4 compare both at equal parameters.",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airlora.reproduce.experiment import Experiment, Results
+from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.statistics import judge_difference, paired_comparison
@@ -55,7 +56,7 @@ def _result(results: Results) -> ExperimentResult:
         found = results.by_key[_trial(results.plan, seed).key]["seconds"]
         for steps, own in found.items():
             ratios = {f"{key}_ratio": own[f"{key}_seconds"] / found["30"][f"{key}_seconds"] for key in _MEASURED}
-            rows.append({"method": "PPO+DDIM/MLP", "setting": steps, "seed": seed, **own, **ratios})
+            rows.append({"method": AIRLLM, "setting": steps, "seed": seed, **own, **ratios})
     paper = {(str(steps),): {"episode_ratio": seconds / PAPER_SECONDS[30]} for steps, seconds in PAPER_SECONDS.items()}
     columns, lines = summarise(rows, _COLUMNS, by=("setting",), paper=paper)
     last = [row["episode_ratio"] for row in rows if row["setting"] == "100"]

@@ -1,7 +1,7 @@
 """Tables of the paper beside ours, as CSV, Markdown, LaTeX and JSON.
 
-A table has raw rows, one per method, setting and seed. It shows lines, one per method and setting. `summarise` and
-`pivot` make lines from raw rows: means over seeds with 95 % intervals, and the paper's numbers beside them.
+A table has raw rows, one per method, setting and seed. It shows lines, one per method and setting. `summarise` makes
+lines from raw rows: means over seeds with 95 % intervals, and the paper's numbers beside them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ __all__ = [
     "csv_text",
     "latex_table",
     "markdown_table",
-    "pivot",
     "result_dict",
     "summarise",
     "write_result_json",
@@ -171,42 +170,6 @@ def summarise(
     return shown, lines
 
 
-def pivot(
-    rows: Sequence[Row],
-    column: Column,
-    *,
-    down: str = "method",
-    across: str = "setting",
-    paper: Mapping[tuple[Any, Any], float] | None = None,
-) -> tuple[list[Column], list[dict[str, Cell]]]:
-    """Return the columns and lines of one measured value, with a column per setting.
-
-    Args:
-        rows: Raw rows.
-        column: Column of the measured value.
-        down: Key of the lines.
-        across: Key of the columns.
-        paper: Paper's values by line and column. A setting with such values is followed by a column of them.
-
-    Raises:
-        DataError: A measured value is not a finite number.
-    """
-    paper = paper or {}
-    columns = [Column(down, down)]
-    for setting in dict.fromkeys(row[across] for row in rows):
-        columns.append(replace(column, key=f"{setting}", header=f"{setting}"))
-        if any(place[1] == setting for place in paper):
-            columns.append(replace(column, key=f"paper_{setting}", header="paper"))
-    lines = []
-    for name in dict.fromkeys(row[down] for row in rows):
-        line: dict[str, Cell] = {down: name}
-        for setting in dict.fromkeys(row[across] for row in rows):
-            line[f"{setting}"] = _mean([row for row in rows if (row[down], row[across]) == (name, setting)], column)
-            line[f"paper_{setting}"] = paper.get((name, setting))
-        lines.append(line)
-    return columns, lines
-
-
 def _mean(rows: Sequence[Row], column: Column) -> Cell:
     values = [value for row in rows if (value := row.get(column.key)) is not None]
     if column.is_text:
@@ -328,7 +291,7 @@ def write_table(
         folder: Folder to write to.
         table: Table that is shown.
         rows: Raw rows.
-        verdicts: Verdicts on the paper's claims.
+        verdicts: Verdicts on claims.
         settings: Settings of the trials, plain values for JSON.
 
     Raises:

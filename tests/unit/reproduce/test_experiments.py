@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,18 @@ import numpy as np
 import pytest
 
 from airlora.errors import SettingsError, TrainingError
-from airlora.reproduce.experiment import Arm, Results, experiments, find_experiments
-from airlora.reproduce.fig3 import steps_to_reach
+from airlora.reproduce import fig3, fig7, fig8
+from airlora.reproduce.experiment import (
+    Arm,
+    Claim,
+    Results,
+    bounds_text,
+    experiments,
+    find_experiments,
+    judge,
+    running_mean,
+)
+from airlora.reproduce.fig3 import saved_steps, steps_to_reach
 from airlora.reproduce.methods import AIRLLM, METHODS
 from airlora.reproduce.plan import (
     OPT_PARAMS_PER_RANK,
@@ -19,7 +30,8 @@ from airlora.reproduce.plan import (
     is_pending,
     rate_trials,
 )
-from airlora.reproduce.result import write_result
+from airlora.reproduce.result import ExperimentResult, write_result
+from airlora.reproduce.statistics import Verdict
 from airlora.reproduce.trial import Trial, TrialResult
 
 NAMES = ["table3", "table4", "table5a", "table5b", "table6", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8"]
@@ -28,6 +40,7 @@ MODULES = {f"layer.{layer}.{role}": {"role": role, "layer": layer} for layer in 
 MODULES["layer.4.q"] = {"role": "q", "layer": 4}
 
 
+@functools.cache  # A plan keeps the trials that it has made.
 def plan(scale: str = "standard", num_seeds: int = 3) -> Plan:
     return Plan(SCALES[scale], "repaired", tuple(range(42, 42 + num_seeds)), bandwidth_hz=5e6)
 
@@ -75,6 +88,20 @@ def faked(own: Plan, names: list[str] = NAMES) -> Results:
     return Results(own, results())
 
 
+def change(results: Results, arm: Arm, **values: list[Any]) -> None:
+    """Set measured values of an arm, one per seed."""
+    for place, seed in enumerate(results.plan.seeds):
+        for trial in results.plan.trials(arm.method, seed, arm.changes, snrs_db=(arm.snr_db,)):
+            result = results.by_key[trial.key]
+            for link in result["links"]:
+                link.update({key: own[place] for key, own in values.items() if key in link})
+            result.update({key: own[place] for key, own in values.items() if key in result})
+
+
+def by_claim(result: ExperimentResult) -> dict[str, Verdict]:
+    return {verdict.claim: verdict for verdict in result.verdicts}
+
+
 def test_every_table_and_figure_is_found_by_its_file() -> None:
     assert list(experiments()) == NAMES
     assert [own.name for own in find_experiments("all")] == NAMES
@@ -97,6 +124,9 @@ def test_every_table_and_figure_has_rows_verdicts_and_files(
     assert not any({"ranks", "correct"} & row.keys() for row in result.rows)
     if num_seeds == 1:
         assert {verdict.verdict for verdict in result.verdicts} <= {"not decidable here"}
+    for verdict in result.verdicts:
+        if verdict.claim.endswith((": accuracy", ": lower loss")):
+            assert re.search(r" η (\d|\.)\S* against (\d|\.)\S*\.$", verdict.reason)
     suffixes = {path.suffix for path in write_result(tmp_path, result)}
     assert suffixes == ({".csv", ".md", ".tex", ".json"} if result.table else {".csv", ".svg", ".pdf", ".json"})
 
@@ -263,3 +293,205 @@ def test_convergence_is_the_first_step_at_which_the_running_mean_reaches_a_level
     # The mean of points 4 to 8 is the first one above a half.
     assert steps_to_reach(steps, rising, 0.5) == 80.0
     assert steps_to_reach(steps, np.zeros(10), 0.5) == steps[-1]
+
+
+def test_a_claim_on_a_method_that_the_scale_bounds_is_not_decidable() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), accuracy=[0.90, 0.91, 0.92], loss=[0.10, 0.11, 0.12])
+    for method in ("PPO", "PPO+DDIM/U-Net"):
+        change(results, Arm(method), accuracy=[0.60, 0.60, 0.62], loss=[0.50, 0.51, 0.51])
+    verdicts = by_claim(experiments()["table3"].result(results))
+    for measure in ("accuracy", "lower loss"):
+        assert verdicts[f"PPO then DDIM beats PPO alone: {measure}"].verdict == "holds"
+        bounded = verdicts[f"The MLP beats the U-Net: {measure}"]
+        assert bounded.verdict == "not decidable here"
+        assert bounded.interval is not None
+        assert "PPO+DDIM/U-Net trains with fewer updates or steps at this scale: " in bounded.reason
+        assert "diffusion.updates_per_stage 4 instead of 32" in bounded.reason
+        assert " p " not in bounded.reason
+
+
+def test_a_bound_that_lowers_no_setting_leaves_a_claim_decidable() -> None:
+    unet = Arm("PPO+DDIM/U-Net")
+    literal = replace(plan(), variant="literal")
+    # As printed, there is no warm-up that the bound could lower.
+    text = bounds_text(literal, unet)
+    assert text is not None
+    assert text.endswith("at this scale: diffusion.updates_per_stage 4 instead of 1000.")
+    # A table that varies the setting replaces its bound.
+    assert bounds_text(literal, Arm("PPO+DDIM/U-Net", {"diffusion.updates_per_stage": 1000})) is None
+    assert bounds_text(plan(), Arm(AIRLLM), Arm("PPO")) is None
+    assert bounds_text(plan("paper"), unet) is None
+
+
+def test_claims_beyond_the_paper_are_judged_by_the_objective_alone() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm("allocate"), objective=[0.10, 0.11, 0.12], accuracy=[0.5, 0.5, 0.5])
+    change(results, Arm(AIRLLM), objective=[0.50, 0.51, 0.50], accuracy=[0.9, 0.9, 0.9])
+    verdicts = experiments()["table3"].result(results).verdicts
+    own = {verdict.claim: verdict for verdict in verdicts if verdict.source == "airlora"}
+    assert list(own) == [
+        "PPO then DDIM beats the best constant rank: lower U + λη",
+        "The planner allocate beats PPO then DDIM: lower U + λη",
+    ]
+    assert own["The planner allocate beats PPO then DDIM: lower U + λη"].verdict == "holds"
+    assert len(verdicts) == 12
+
+
+def test_each_source_and_measure_has_its_own_correction() -> None:
+    verdicts = by_claim(experiments()["table3"].result(faked(plan(), ["table3"])))
+    # The claim on the bounded U-Net is not tested.
+    for measure in ("accuracy", "lower loss"):
+        assert "after the correction for 4 tests" in verdicts[f"PPO then DDIM beats PPO alone: {measure}"].reason
+    assert (
+        "after the correction for 2 tests"
+        in verdicts["PPO then DDIM beats the best constant rank: lower U + λη"].reason
+    )
+
+
+@pytest.mark.parametrize(("name", "unit", "num_tests"), [("fig6", "", 2), ("fig8", "ranks", 6)])
+def test_figures_state_the_number_of_their_tests(name: str, unit: str, num_tests: int) -> None:
+    verdicts = experiments()[name].result(faked(plan(), [name])).verdicts
+    own = [verdict for verdict in verdicts if verdict.unit == unit]
+    assert len(own) == num_tests
+    assert all(f"after the correction for {num_tests} tests" in verdict.reason for verdict in own)
+
+
+def test_a_correction_covers_the_p_values_of_its_family_alone() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), accuracy=[0.90, 0.91, 0.92], objective=[0.1, 0.1, 0.1])
+    change(results, Arm("PPO"), accuracy=[0.88, 0.88, 0.88], objective=[0.3, 0.2, 0.1])
+    claims = [Claim("first", Arm(AIRLLM), Arm("PPO"), measures=("accuracy",))]
+    alone = judge(results, claims)[0].reason
+    others = [
+        Claim("loss", Arm(AIRLLM), Arm("PPO"), measures=("loss",)),
+        Claim("ours", Arm(AIRLLM), Arm("PPO"), source="airlora", measures=("accuracy",)),
+        Claim("bounded", Arm(AIRLLM), Arm("PPO+DDIM/U-Net"), measures=("accuracy",)),
+    ]
+    assert judge(results, [*claims, *others])[0].reason == alone
+    assert judge(results, [*claims, *claims])[0].reason != alone
+
+
+def test_a_verdict_states_the_mean_costs_of_both_methods() -> None:
+    results = faked(plan(), ["table3"])
+    change(results, Arm(AIRLLM), cost=[0.92, 0.94, 0.96])
+    change(results, Arm("PPO"), cost=[1.0, 1.1, 1.2])
+    change(results, Arm("DDIM"), cost=[0.002, 0.003, 0.002])
+    both = judge(results, [Claim("a", Arm(AIRLLM), Arm("PPO")), Claim("b", Arm(AIRLLM), Arm("DDIM"))])
+    assert [verdict.reason[verdict.reason.index("η") :] for verdict in both] == [
+        *["η .94 against 1.10."] * 2,
+        *["η .94 against .0023."] * 2,
+    ]
+
+
+def test_convergence_on_a_grid_of_points_is_only_known_to_a_point() -> None:
+    results = faked(plan(), ["fig3"])
+    steps = [float(step) for step in range(10, 110, 10)]
+    for method, first in ((AIRLLM, 0), ("PPO", 2), ("PPO+DDPM", 2)):
+        curve = [[step, float(place >= first)] for place, step in enumerate(steps)]
+        change(results, Arm(method), rewards=[curve] * 3)
+    result = fig3.EXPERIMENT.result(results)
+    # Every seed saves 1 - 50 / 70 of the steps, but a point is 10 of 70 steps.
+    for verdict in result.verdicts:
+        assert verdict.ours == pytest.approx(1 - 50 / 70)
+        assert verdict.interval is not None
+        assert verdict.interval[1] - verdict.interval[0] > 0.1
+        assert verdict.unit == "%"
+        assert "+28.6 %" in verdict.reason
+        assert "after the correction for 2 tests" in verdict.reason
+    assert result.verdicts[0].verdict == "not decidable here"
+    assert saved_steps(steps, *(np.asarray([[float(k >= n) for k in range(10)]]) for n in (0, 2))).resolution == 1 / 7
+
+
+def test_curves_that_still_rise_decide_nothing_about_convergence() -> None:
+    results = faked(plan(), ["fig3"])
+    early = [[10.0 * place, 1.0] for place in range(1, 11)]
+    rising = [[10.0 * place, float(place)] for place in range(1, 11)]
+    change(results, Arm(AIRLLM), rewards=[early, rising, early])
+    change(results, Arm("PPO"), rewards=[early, rising, early])
+    change(results, Arm("PPO+DDPM"), rewards=[early, early, early])
+    first, second = fig3.EXPERIMENT.result(results).verdicts
+    assert first.verdict == "not decidable here"
+    assert "Neither curve reaches the level before the last quarter, which sets it, with seed 43." in first.reason
+    assert "Neither curve" not in second.reason
+
+
+def test_a_curve_reaches_its_own_last_quarter_within_that_quarter() -> None:
+    steps = [float(step) for step in range(1, 41)]
+    rising, early = np.arange(40.0)[None], np.full((1, 40), 100.0)
+    assert steps_to_reach(steps, rising[0], float(rising[0, 30:].mean())) < steps[-1]
+    assert saved_steps(steps, rising, rising).censored == [0]
+    assert saved_steps(steps, early, rising).censored == []
+
+
+def test_a_claim_against_several_settings_compares_with_their_mean() -> None:
+    results = faked(plan(), ["fig7"])
+    result = fig7.EXPERIMENT.result(results)
+    accuracy, loss = result.verdicts
+    means = {label: results.scores(fig7.SWEEP.arm(label)).mean() for label in fig7.SWEEP.settings if label != fig7.BEST}
+    assert len(means) == 8
+    best = results.scores(fig7.SWEEP.arm(fig7.BEST)).mean()
+    assert accuracy.ours == pytest.approx(best - np.mean(list(means.values())))
+    assert "Over evaluation sentences: " in accuracy.reason
+    assert loss.unit == "nats"
+    assert "95.30 %" in result.notes[0]
+
+
+def test_schedules_are_compared_by_where_they_put_ranks() -> None:
+    results = faked(plan(), ["fig8"])
+    for label, slope in (("scaled-linear", 20), ("linear", 30), ("cosine", 40)):
+        ranks = [
+            {name: 200 - (slope + spread) * module["layer"] for name, module in MODULES.items()} for spread in (0, 1, 0)
+        ]
+        change(results, fig8.SWEEP.arm(label), ranks=ranks)
+    verdicts = by_claim(fig8.EXPERIMENT.result(results))
+    within = "The schedule scaled-linear gives lower layers a higher rank than upper layers"
+    assert verdicts[within].verdict == "holds"
+    against = verdicts[f"{within}, by more than linear and cosine on average"]
+    assert against.verdict == "does not hold"
+    assert against.ours is not None
+    assert against.ours < 0
+    assert "The schedule scaled-linear beats the mean of linear and cosine: accuracy" in verdicts
+    assert sum("by more than linear and cosine on average" in claim for claim in verdicts) == 3
+
+
+def test_a_module_that_a_layer_lacks_lowers_no_mean() -> None:
+    results = faked(plan(), ["fig8"])
+    for label in fig8.SWEEP.settings:
+        change(results, fig8.SWEEP.arm(label), ranks=[dict.fromkeys(MODULES, 3)] * 3)
+    result = fig8.EXPERIMENT.result(results)
+    # The last layer has only q.
+    assert {row["rank_o"] for row in result.rows} == {row["rank_layer_4"] for row in result.rows} == {3.0}
+    assert by_claim(result)["The schedule scaled-linear gives o a higher rank than the mean module"].ours == 0.0
+
+
+def test_a_model_with_one_layer_has_no_claim_on_lower_layers() -> None:
+    results = faked(plan(), ["fig8"])
+    for label in fig8.SWEEP.settings:
+        modules = {name: module for name, module in MODULES.items() if module["layer"] == 0}
+        change(results, fig8.SWEEP.arm(label), modules=[modules] * 3)
+    claims = by_claim(fig8.EXPERIMENT.result(results))
+    assert not any("lower layers" in claim for claim in claims)
+    assert "The schedule scaled-linear gives o a higher rank than the mean module" in claims
+
+
+def test_notes_say_what_every_method_trains() -> None:
+    live, frozen = (
+        " ".join(experiments()["fig4"].result(faked(own, ["fig4"])).notes) for own in (plan(), plan("quick", 1))
+    )
+    budget = "AdaLoRA is trained for the number of parameters that PPO+DDIM/MLP sends on the same link."
+    for note in (live, frozen):
+        assert budget in note
+    assert "the best of 5 adapters of constant rank (1, 2, 4, 8 and 16)" in live
+    assert "PPO+DDIM/MLP trains one adapter per seed" in live
+    assert "All other methods choose their ranks on one adapter per seed" in frozen
+    table = experiments()["table3"].result(faked(plan("quick", 1), ["table3"])).table
+    assert table is not None
+    assert f"AdaLoRA, LoRA and rsLoRA are{budget.removeprefix('AdaLoRA is')}" in table.notes[1]
+
+
+def test_reward_figures_show_running_means() -> None:
+    steps, means = running_mean([10.0, 20.0, 30.0, 40.0], np.asarray([[1.0, 2.0, 3.0, 10.0]]), 3)
+    assert list(steps) == [30.0, 40.0]
+    np.testing.assert_allclose(means, [[2.0, 5.0]])
+    assert running_mean([10.0, 20.0], np.asarray([[1.0, 3.0]]), 5)[1].tolist() == [[2.0]]

@@ -10,10 +10,8 @@ from airlora.errors import DataError
 from airlora.reproduce.figures import (
     COLUMN_INCHES,
     PAGE_INCHES,
-    Dot,
     DrawnFigure,
     Series,
-    dot_figure,
     heat_map_figure,
     line_figure,
     write_figure,
@@ -98,24 +96,12 @@ def test_intervals_much_wider_than_the_differences_are_cut_with_a_note() -> None
 
 def test_panels_share_one_legend() -> None:
     group = [Series("a", [0, 1], [1.0, 2.0]), Series("b", [0, 1], [2.0, 1.0])]
-    figure = line_figure(
-        {"r_max 8": group, "r_max 16": group, "r_max 32": group}, xlabel="x", ylabel="y", num_columns=2
-    )
+    figure = line_figure({"r_max 8": group, "r_max 16": group, "r_max 32": group}, xlabel="x", ylabel="y")
     shown = texts(figure)
     assert shown.count("a") == shown.count("b") == 1
-    assert shown.count("y") == 2
-    assert shown.count("x") == 2
+    assert shown.count("y") == 1
+    assert shown.count("x") == 3
     assert {"r_max 8", "r_max 16", "r_max 32"} <= set(shown)
-
-
-def test_dots_have_intervals_and_the_papers_value_as_a_hollow_marker() -> None:
-    dots = [Dot("AirLLM", [0.95, 0.96, 0.955], paper=0.953), Dot("greedy", [0.95])]
-    figure = dot_figure(dots, xlabel="accuracy, %", percent=True)
-    assert {"AirLLM", "greedy", "accuracy, %", "paper"} <= set(texts(figure))
-    assert figure.numbers[0]["paper"] == 0.953
-    assert figure.numbers[1]["low"] is figure.numbers[1]["paper"] is None
-    assert figure.svg.count("fill-opacity: 0; stroke: #0072b2") == 1
-    assert "paper" not in texts(dot_figure(dots[1:], xlabel="accuracy, %"))
 
 
 def test_a_heat_map_writes_a_value_into_every_finite_cell() -> None:
@@ -146,7 +132,5 @@ def test_wrong_data_are_named() -> None:
         line_figure({"": [Series("a", [0, 1], [1.0, 2.0, 3.0])]}, xlabel="x", ylabel="y")
     with pytest.raises(DataError, match="at least one panel"):
         line_figure({}, xlabel="x", ylabel="y")
-    with pytest.raises(DataError, match="at least one dot"):
-        dot_figure([], xlabel="x")
     with pytest.raises(DataError, match=r"shape of map cosine = \(1, 2\): allowed is \(2, 2\)"):
         heat_map_figure({"cosine": [[1.0, 2.0]]}, rows=["0", "1"], columns=["q", "k"], colour_label="rank")

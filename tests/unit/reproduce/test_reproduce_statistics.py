@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import quad
 from statsmodels.stats.weightstats import ttost_paired
 
 from airlora.errors import DataError, MissingDependencyError, SettingsError
@@ -44,6 +45,22 @@ def test_the_smallest_detectable_difference_is_found_in_four_of_five_experiments
     spread = (A - B).std(ddof=1)
     samples = np.random.default_rng(1).normal(result.smallest_detectable, spread, (20_000, 5))
     assert np.mean(stats.ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(("num_seeds", "num_tests"), [(2, 14), (3, 6), (5, 1), (5, 14)])
+def test_the_smallest_detectable_difference_is_found_at_the_corrected_level(num_seeds: int, num_tests: int) -> None:
+    scores = RNG.normal(0.9, 0.01, num_seeds)
+    effect = paired_comparison(scores, np.zeros(num_seeds), num_tests=num_tests).smallest_detectable / scores.std(
+        ddof=1
+    )
+    threshold = stats.t.ppf(1.0 - 0.05 / num_tests / 2, num_seeds - 1)
+
+    def density(spread: float) -> float:
+        """Return the density of a standard deviation, times the power of a test that observes it."""
+        chance = 2 * spread * (num_seeds - 1) * stats.chi2.pdf(spread**2 * (num_seeds - 1), num_seeds - 1)
+        return chance * stats.norm.sf(threshold * spread - effect * np.sqrt(num_seeds))
+
+    assert quad(density, 0.0, 10.0, limit=200)[0] == pytest.approx(0.8, abs=1e-3)
 
 
 def test_one_seed_has_neither_interval_nor_p_values() -> None:
@@ -154,6 +171,43 @@ def test_the_reason_states_the_smallest_difference_that_the_seeds_could_have_sho
     assert "no difference of any size" in judged([0.02]).reason
 
 
+def test_the_smallest_difference_allows_for_the_correction_of_all_tests() -> None:
+    scores = np.array([0.910, 0.889, 0.912]), np.full(3, 0.9)
+    corrected = paired_comparison(*scores, num_tests=6)
+    assert corrected.smallest_detectable > 2 * paired_comparison(*scores).smallest_detectable
+    reason = judge_difference("A is better.", corrected).reason
+    assert f"{100 * corrected.smallest_detectable:.2f} points or more (80 % power after the correction for 6" in reason
+
+
+def test_only_accuracies_have_a_margin_of_equivalence() -> None:
+    assert "Equivalent within 0.50 points (TOST p < .001)" in judged([0.0001, -0.0001, 0.0]).reason
+    for unit in ("nats", "ranks", "%", ""):
+        verdict = judged([0.0001, -0.0001, 0.0], unit=unit)
+        assert "quivalent" not in verdict.reason
+    equivalent = [0.004, -0.004, 0.0, 0.001]
+    assert judged(equivalent, at_least=0.0052).verdict == DOES_NOT_HOLD
+    # Half a point of accuracy is no margin for a loss, so its interval alone judges.
+    assert judged(equivalent, at_least=0.0052, unit="nats").verdict == NOT_DECIDABLE
+
+
+@pytest.mark.parametrize(
+    ("paper", "sentence"),
+    [
+        (0.012, "The paper's +1.20 points lie inside the interval."),
+        (0.0035, "The paper's +0.35 points lie outside the interval."),
+    ],
+)
+def test_the_reason_says_where_the_papers_difference_lies(paper: float, sentence: str) -> None:
+    assert sentence in judged([0.010, 0.011, 0.012], paper=paper).reason
+    assert "The paper's" not in judged([0.010, 0.011, 0.012]).reason
+
+
+def test_a_difference_that_cannot_decide_is_shown_without_a_test() -> None:
+    verdict = judged([0.010, 0.011, 0.012], undecidable="A trains with fewer updates.")
+    assert verdict.verdict == NOT_DECIDABLE
+    assert verdict.reason == "3 seeds: +1.10 points, 95 % interval +0.85 to +1.35 points. A trains with fewer updates."
+
+
 def test_a_verdict_has_plain_values_from_which_it_is_restored() -> None:
     verdict = Verdict("c", 0.01, 0.02, (0.0, 0.04), HOLDS)
     assert Verdict.from_dict(verdict.to_dict()) == verdict
@@ -165,9 +219,19 @@ def test_a_verdict_has_plain_values_from_which_it_is_restored() -> None:
         "verdict": "holds",
         "reason": "",
         "unit": "points",
+        "source": "paper",
     }
+    own = Verdict("c", None, 0.02, None, HOLDS, source="airlora")
+    assert Verdict.from_dict(own.to_dict()) == own
     with pytest.raises(SettingsError, match="verdict = 'maybe': allowed is 'holds'"):
         Verdict("c", None, None, None, "maybe")
+    with pytest.raises(SettingsError, match="source of a claim = 'us': allowed is paper or airlora"):
+        Verdict("c", None, None, None, HOLDS, source="us")
+
+
+def test_verdicts_of_files_without_a_source_are_on_claims_of_the_paper() -> None:
+    older = {key: value for key, value in Verdict("c", None, 0.02, None, HOLDS).to_dict().items() if key != "source"}
+    assert Verdict.from_dict(older).source == "paper"
 
 
 def test_wrong_input_is_named() -> None:
@@ -185,6 +249,8 @@ def test_wrong_input_is_named() -> None:
         interquartile_mean([[0.1, 0.2], [0.3]])
     with pytest.raises(SettingsError, match="margin = 0: allowed is a number above 0"):
         paired_comparison([0.1], [0.1], margin=0)
+    with pytest.raises(SettingsError, match="num_tests = 0: allowed is 1 or more"):
+        paired_comparison([0.1], [0.1], num_tests=0)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

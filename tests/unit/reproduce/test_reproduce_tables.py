@@ -13,7 +13,6 @@ from airlora.reproduce.tables import (
     csv_text,
     latex_table,
     markdown_table,
-    pivot,
     summarise,
     write_table,
 )
@@ -65,14 +64,6 @@ def test_values_that_a_method_lacks_are_left_out_of_its_mean() -> None:
     _, lines = summarise(rows, [ACCURACY])
     assert lines[0]["accuracy"] == Estimate(0.9, None)
     assert summarise(rows[:1], [ACCURACY])[1][0]["accuracy"] is None
-
-
-def test_a_pivot_has_a_column_per_setting() -> None:
-    columns, lines = pivot(ROWS, ACCURACY, paper={("airllm", "r_max 16"): 0.953})
-    shown = ResultTable("fig4", "t", columns, lines)
-    assert [column.heading for column in columns] == ["method", "r_max 8, %", "r_max 16, %", "paper, %"]
-    assert shown.texts()[0][3] == "95.30"
-    assert shown.texts()[1] == ["ppo", "90.00 ± 0.00", "–", "–"]
 
 
 def test_csv_has_every_seed_and_all_keys() -> None:
