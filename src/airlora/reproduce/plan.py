@@ -354,7 +354,7 @@ class Plan:
         is_live = self.is_live and method in (*_LIVE, "best constant")
         live_family = "constant rank" if method == "best constant" else "changing ranks"
         family = own.baseline or (live_family if is_live else "full rank")
-        varied = {**self._rate(family), **own.overrides, **self._sweep_updates(changes), **caps, **(changes or {})}
+        varied = {**self._rate(family), **own.overrides, **self.sweep_updates(changes), **caps, **(changes or {})}
         learns = method in _LEARNERS
         if own.policy is not None:
             varied["policy.name"] = own.policy
@@ -404,8 +404,12 @@ class Plan:
         plain = settings.model_dump(mode="json", exclude={"seed"})
         return {"settings": plain, "data_digest": self.data_digest}
 
-    def _sweep_updates(self, changes: Mapping[str, Any] | None) -> dict[str, int]:
-        """Return one update of a stage per diffusion step where the stage visits the steps in order."""
+    def sweep_updates(self, changes: Mapping[str, Any] | None) -> dict[str, int]:
+        """Return the setting of one update per diffusion step, if a stage visits the diffusion steps in order.
+
+        Args:
+            changes: Settings by dotted key, over those of scale and plan.
+        """
         diffusion = self.settings(changes).diffusion
         is_sweep = diffusion.timestep_order == "sweep"
         return {"diffusion.updates_per_stage": diffusion.num_train_timesteps} if is_sweep else {}

@@ -37,7 +37,7 @@ def _trial(plan: Plan, seed: int) -> Trial:
         "adapter.r_max": 64,
         "channel.bandwidth_hz": [1e8],
     }
-    settings = plan.settings(changes)
+    settings = plan.settings(changes | plan.sweep_updates(changes))
     options = {
         "settings": settings.model_dump(mode="json", exclude={"seed"}),
         "num_layers": 24,

@@ -265,6 +265,9 @@ def test_a_literal_stage_visits_every_diffusion_step_once() -> None:
     literal = replace(plan(), variant="literal")
     diffusion = literal.trial(AIRLLM, 42, {"diffusion.num_train_timesteps": 600}).options["settings"]["diffusion"]
     assert (diffusion["num_train_timesteps"], diffusion["updates_per_stage"]) == (600, 600)
+    for own, updates in ((literal, 600), (plan(), 32)):
+        (timing, *_) = experiments()["table6"].trials(own)
+        assert timing.options["settings"]["diffusion"]["updates_per_stage"] == updates
 
 
 def test_a_small_model_has_the_communication_cost_of_the_papers_model() -> None:
