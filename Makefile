@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable ".[broadcast,dev,docs,parquet]"
+	$(PIP) --editable ".[broadcast,dev,docs,parquet,ray,reproduce]"
 	touch $@
 
 clean:

@@ -21,7 +21,7 @@ from airlora import Settings, load_settings
 from airlora.cli import app
 
 FOLDER = Path(__file__).parent
-PRESETS = ("quick", "standard", "paper")
+PRESETS = ("quick", "standard", "paper-literal", "paper")
 NOTICE = "<!-- Written by docs/generate.py. Change the source code or that program, then run `make docs`. -->"
 
 SETTINGS_INTRODUCTION = f"""\
@@ -31,8 +31,8 @@ SETTINGS_INTRODUCTION = f"""\
 
 A run takes its settings from four sources. Each overrides the one before it:
 
-1. the preset (`--preset`): `quick` (the default) for two CPU cores, `standard` for a workstation, `paper` for Table II
-   of the paper,
+1. the preset (`--preset`): `quick` (the default) for two CPU cores, `standard` for a workstation, `paper-literal` for
+   [the paper's method as printed](reference/paper.md), `paper` for the same with repairs,
 2. the values that belong to the policy, see [below](#values-that-a-policy-sets),
 3. a TOML file (`--config`),
 4. single values (`--set section.key=value`, and the command's own options).

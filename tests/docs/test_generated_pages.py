@@ -42,8 +42,8 @@ def test_every_setting_has_a_description() -> None:
 def test_the_settings_page_shows_the_effective_value_of_every_preset() -> None:
     lines = (DOCS / "settings.md").read_text().splitlines()
     found = {key: line for line in lines for key in ("policy.name", "env.objective") if line.startswith(f"| `{key}`")}
-    assert "| `greedy` | `greedy` | `airllm` |" in found["policy.name"]
-    assert "| `frozen` | `frozen` | `live` |" in found["env.objective"]
+    assert "| `greedy` | `greedy` | `airllm` | `airllm` |" in found["policy.name"]
+    assert "| `frozen` | `frozen` | `live` | `live` |" in found["env.objective"]
 
 
 def test_every_option_has_a_help_text_and_states_its_default() -> None:
@@ -62,7 +62,7 @@ def test_every_option_has_a_help_text_and_states_its_default() -> None:
     [("--model", "model.name"), ("--policy", "policy.name"), ("--steps", "finetune.steps"), ("--seed", "seed")],
 )
 def test_the_help_of_train_states_the_values_of_the_presets(option: str, key: str) -> None:
-    values = {str(GENERATE["flat"](load_settings(name).model_dump())[key]) for name in ("quick", "standard", "paper")}
+    values = {str(GENERATE["flat"](load_settings(name).model_dump())[key]) for name in GENERATE["PRESETS"]}
     assert [value for value in values if value not in shown_default("train", option)] == []
 
 

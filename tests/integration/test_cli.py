@@ -31,6 +31,21 @@ def test_train_prints_json_and_writes_the_files_of_a_run(
     ]
 
 
+def test_train_reads_a_folder_of_data_in_place_of_two_files(
+    tmp_path: Path, tiny_model: Path, tiny_data: tuple[Path, Path]
+) -> None:
+    flags = tiny_flags(tiny_model, tiny_data)
+    flags = flags[flags.index("--model") :]
+    named = airlora("train", "--out", tmp_path / "named", "--steps", 4, "--data", tiny_data[0].parent, "--json", *flags)
+    assert named.returncode == 0, named.stderr
+    files = airlora("train", "--out", tmp_path / "files", "--steps", 4, "--json", *tiny_flags(tiny_model, tiny_data))
+    one, other = json.loads(named.stdout), json.loads(files.stdout)
+    assert {**one, "run": ""} == {**other, "run": ""}
+    both = airlora("train", "--out", tmp_path / "x", "--data", "sst2", *tiny_flags(tiny_model, tiny_data))
+    refused(both, "data.name = 'sst2'", "give either data.name (--data) or these two (--train, --eval)")
+    assert not (tmp_path / "x").exists()
+
+
 def test_evaluate_agrees_with_train_at_the_runs_rank_pattern(run: Path, tiny_data: tuple[Path, Path]) -> None:
     value = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--json").stdout)
     record = json.loads((run / "run.json").read_text())
@@ -310,6 +325,9 @@ def test_policies_are_benchmarked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--bench", "--evaluations", 10], ["evaluations = 10", "500 or more"]),
         (["--bench", "--evaluations", 0], ["evaluations = 0", "500 or more"]),
         (["--bench", "--seeds", 0], ["seeds = 0", "1 or more"]),
+        (["--bench", "--preset", "slow"], ["preset = 'slow'", "paper-literal"]),
+        (["--bench", "--run", "x", "--preset", "paper"], ["leave", "--preset"]),
+        (["--preset", "paper"], ["--bench"]),
         (["--quick"], ["--bench"]),
         (["--policy", "ppo"], ["--bench"]),
         (["--problem", "separable-36"], ["--bench"]),

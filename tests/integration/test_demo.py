@@ -7,7 +7,7 @@ import pytest
 from airlora.errors import CheckpointError
 from airlora.progress import SilentProgress
 from airlora.training import Settings, load_settings
-from airlora.workflows.demo import run_demo
+from airlora.workflows.demo import demo_settings, run_demo
 
 
 def settings(model: Path, data: tuple[Path, Path], seed: int = 42) -> Settings:
@@ -73,3 +73,10 @@ def test_a_demo_does_not_overwrite_a_run_of_other_settings(
     RunFolder(tmp_path / "demo").create(settings(tiny_model, tiny_data))
     with pytest.raises(CheckpointError, match="holds a run of other settings"):
         run_demo(tmp_path / "demo", settings(tiny_model, tiny_data, seed=1), watcher=SilentProgress(), command="x")
+
+
+@pytest.mark.parametrize("preset", ["standard", "paper-literal", "paper"])
+def test_another_preset_replaces_the_settings_of_the_demo(preset: str) -> None:
+    found = demo_settings({"preset": preset, "seed": 7})
+    assert found == load_settings(preset, overrides={"seed": 7})
+    assert demo_settings({"preset": "quick"}) == demo_settings() != load_settings("quick")

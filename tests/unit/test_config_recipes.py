@@ -9,7 +9,7 @@ import pytest
 from airlora.errors import SettingsError
 from airlora.policy import PolicySpec, policy_specs
 from airlora.policy.diffusion.losses import LOSSES
-from airlora.training import Settings, load_settings, save_settings, with_policy
+from airlora.training import Settings, load_settings, read_settings, save_settings, with_policy
 from airlora.training.presets import PRESETS
 
 SPECS = policy_specs()
@@ -80,7 +80,7 @@ def test_values_of_the_user_replace_the_overrides(name: str, key: str, tmp_path:
 def test_saved_settings_load_as_they_were(name: str, tmp_path: Path) -> None:
     chosen = load_settings("paper", overrides={"policy.name": name, "diffusion.temperature": 0.7})
     save_settings(chosen, tmp_path / "s.toml")
-    assert load_settings(toml=tmp_path / "s.toml") == chosen
+    assert read_settings(tmp_path / "s.toml") == chosen
 
 
 def test_a_name_among_the_overrides_replaces_that_of_a_file(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class BenchmarkPlan:
         policies: Names of policies that need no measurement on a model. Classes `package.module:Class` are imported.
         evaluations: Number of losses that each learner may measure, 500 or more.
         num_seeds: Number of seeds, from `FIRST_SEED` on. A seed draws the landscape and seeds the learner.
+        preset: Preset that the policies' settings are taken from. Its model, data, link and episodes are not used.
 
     Raises:
         SettingsError: A name is unknown or a number is out of range.
@@ -61,8 +62,10 @@ class BenchmarkPlan:
     policies: tuple[str, ...] = field(default_factory=benchmark_policies)
     evaluations: int = 20_000
     num_seeds: int = 3
+    preset: str = "quick"
 
     def __post_init__(self) -> None:
+        load_settings(self.preset)
         for problem in self.problems or ("",):
             if problem not in PROBLEMS:
                 raise SettingsError.of("problem", problem, f"one of {', '.join(PROBLEMS)}")
@@ -138,7 +141,7 @@ def run_benchmark(
         TrainingError: A process was killed.
     """
     path = make_folder(out) / "records.jsonl"
-    fingerprints = {policy: _fingerprint(_settings(policy, 0)) for policy in plan.policies}
+    fingerprints = {policy: _fingerprint(_settings(policy, 0, plan.preset)) for policy in plan.policies}
     records = [r for r in _read(path) if r.fingerprint == fingerprints.get(r.policy, r.fingerprint)]
     done = {(r.problem, r.policy, r.seed) for r in records if not 0 < r.evaluations < plan.evaluations}
     todo = [
@@ -157,7 +160,7 @@ def run_benchmark(
         write_bytes(path, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
         watcher.show({"last": "{}, {}".format(*todo[index]), "regret": found[-1].regret})
 
-    jobs = [partial(_evaluate_policy, *job, plan.evaluation_points()) for job in todo]
+    jobs = [partial(_evaluate_policy, *job, plan.preset, plan.evaluation_points()) for job in todo]
     run_jobs(jobs, num_processes, on_step=lambda step: watcher.step(step, {}), on_result=keep)
     wanted = {(problem, policy) for problem in plan.problems for policy in plan.policies}
     return [r for r in records if (r.problem, r.policy) in wanted and r.seed in plan.seeds()]
@@ -195,13 +198,13 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def _evaluate_policy(
-    key: str, name: str, seed: int, points: tuple[int, ...], count_step: Callable[[], None]
+    key: str, name: str, seed: int, preset: str, points: tuple[int, ...], count_step: Callable[[], None]
 ) -> list[BenchmarkRecord]:
     # A process of its own knows no classes that the parent process imported.
     import_policy(name)
     problem = PROBLEMS[key]
     env = problem.make(seed)
-    settings = _settings(name, seed)
+    settings = _settings(name, seed, preset)
     seen, unseen = RegretEvaluator(env), RegretEvaluator(problem.make(seed), unseen_contexts(env))
     policy = _make(problem_of(env), settings)
 
@@ -239,8 +242,8 @@ def _evaluate_policy(
     return records
 
 
-def _settings(name: str, seed: int) -> Settings:
-    return load_settings("quick", overrides={"policy.name": name, "seed": seed})
+def _settings(name: str, seed: int, preset: str) -> Settings:
+    return load_settings(preset, overrides={"policy.name": name, "seed": seed})
 
 
 def _fingerprint(settings: Settings) -> str:

@@ -29,6 +29,7 @@ def demo(
     """Fine-tune the embedded model, train a policy, compare it with the others, and write a report.
 
     Takes about nine minutes on two cores and needs no network. The same command continues an interrupted demo.
+    `--set preset=paper` runs it with the settings of another preset.
     """
     from airlora.reports.tables import comparison_table
     from airlora.workflows.delivery_demo import deliver as deliver_run

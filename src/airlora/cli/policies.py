@@ -62,6 +62,15 @@ def policies(
         int | None,
         typer.Option(metavar="N", help="Number of seeds, one problem instance each.", show_default="3; with --quick 2"),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="Preset that the policies' settings are taken from: `quick`, `standard`, `paper-literal` or `paper`. "
+            "Finished runs have their own.",
+            show_default="quick",
+        ),
+    ] = None,
     runs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -79,16 +88,16 @@ def policies(
     from airlora.policy import policy_specs
     from airlora.reports.tables import policy_table
 
-    numbers_given = evaluations is not None or seeds is not None
+    values_given = evaluations is not None or seeds is not None or preset is not None
     if not bench:
-        if not show_list and (quick or names or problems or numbers_given or runs):
+        if not show_list and (quick or names or problems or values_given or runs):
             raise SettingsError("these options belong to --bench: `airlora policies --bench`")
         listed = [{"policy": name, "summary": spec.summary} for name, spec in policy_specs().items()]
         print_result(listed, policy_table(), as_json=as_json)
         return
     if runs:
-        if problems or seeds is not None or quick:
-            raise SettingsError("--run benchmarks on finished runs: leave --problem, --seeds and --quick out")
+        if problems or seeds is not None or quick or preset is not None:
+            raise SettingsError("--run benchmarks on finished runs: leave --problem, --seeds, --preset and --quick out")
         _benchmark_on_runs(runs, names, out, evaluations, as_json=as_json)
         return
     from airlora.bench.policies import BenchmarkPlan, benchmark_policies, run_benchmark, summarise
@@ -101,6 +110,7 @@ def policies(
         policies=tuple(names or benchmark_policies()),
         evaluations=(1_000 if quick else 20_000) if evaluations is None else evaluations,
         num_seeds=(2 if quick else 3) if seeds is None else seeds,
+        preset=preset or "quick",
     )
     with show_progress() as progress:
         rows = summarise(run_benchmark(plan, out, num_processes=available_threads(), watcher=progress))

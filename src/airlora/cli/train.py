@@ -23,7 +23,7 @@ def train(
             "--train",
             metavar="FILE",
             help="Training data: TSV, CSV, JSONL, Parquet or `hf:owner/name`. Requires --eval.",
-            show_default="the embedded corpus",
+            show_default="that of --data",
         ),
     ] = None,
     eval_file: Annotated[
@@ -32,7 +32,16 @@ def train(
             "--eval",
             metavar="FILE",
             help="Held-out data that accuracy is measured on. Requires --train.",
-            show_default="the embedded corpus",
+            show_default="that of --data",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Data set in place of --train and --eval: `sst2`, `embedded` for the embedded corpus, or a folder "
+            "with train.* and dev.* files.",
+            show_default="the embedded corpus; paper, paper-literal: sst2",
         ),
     ] = None,
     model: Annotated[
@@ -40,7 +49,7 @@ def train(
         typer.Option(
             metavar="NAME|DIR",
             help="Base model: `embedded-minilm`, a folder, or a Hugging Face id.",
-            show_default="embedded-minilm; paper: facebook/opt-1.3b",
+            show_default="embedded-minilm; paper, paper-literal: facebook/opt-1.3b",
         ),
     ] = None,
     policy: Annotated[
@@ -48,20 +57,25 @@ def train(
         typer.Option(
             metavar="NAME",
             help="Policy that decides the ranks, one of `airlora policies --list`, or package.module:Class.",
-            show_default="greedy; paper: airllm",
+            show_default="greedy; paper, paper-literal: airllm",
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="P",
-            help="`quick` for two CPU cores, `standard` for a workstation, `paper` for Table II of the paper.",
+            help="`quick` for two CPU cores, `standard` for a workstation, `paper-literal` for the paper's method as "
+            "printed, `paper` for the same with repairs.",
             show_default="that of --config, else quick",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Fine-tuning steps.", show_default="quick: 600; standard: 3000; paper: 15000"),
+        typer.Option(
+            metavar="N",
+            help="Fine-tuning steps.",
+            show_default="quick: 600; standard: 3000; paper, paper-literal: 15000",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Seed of all random generators.", show_default="42")
@@ -85,6 +99,7 @@ def train(
     from airlora.training import RunFolder, load_settings, train
 
     flags = {
+        "data.name": data,
         "data.train": train_file,
         "data.eval": eval_file,
         "model.name": model,

@@ -68,6 +68,11 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
     **Reward** (Eq. 10): $-U(r_t) - \lambda \eta(r_t)$. In mode `penalty`, `penalty_weight * max(0, eta - 1)` is
     subtracted.
 
+    **Trend**: losses may fall by themselves while the model is fine-tuned. With N = `env.reward_trend_steps` > 0 the
+    reward contains $U(r_t) - m_t$ instead of $U(r_t)$, where $m_{t+1} = m_t + (U(r_t) - m_t) / N$ and $m_0 = U(r_0)$.
+    Rewards of early and late steps are then comparable. The trend continues from episode to episode, and starts anew at
+    a reset with a seed.
+
     **Episode**: T_env steps, then truncated. An episode never terminates, because no state is final. The link process
     draws mean SNR and bandwidth at reset and moves the fading from step to step.
 
@@ -75,6 +80,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
 
     | key | value |
     |---|---|
+    | `plain_reward` | reward without the trend |
     | `loss` | loss U, nats |
     | `cost` | communication cost eta |
     | `params` | parameters sent, including the head |
@@ -137,6 +143,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self._link_state: LinkState | None = None
         self._ranks = np.full(len(self.names), initial_rank, dtype=np.int64)
         self._step = 0
+        self._trend: float | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -154,6 +161,8 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         if options:
             raise SettingsError.of("options", options, "none; the channel settings describe the link")
         self._step = 0
+        if seed is not None:
+            self._trend = None
         self._ranks = np.full(len(self.names), self.initial_rank, dtype=np.int64)
         # Link and objective have a generator each: draws of one do not change those of the other.
         self._link_state = self._link.reset(self._fork_generator())
@@ -216,6 +225,8 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         value = reward(loss, info["cost"], self.settings.cost_weight)
         if self.channel.deadline_mode == "penalty":
             value -= deadline_penalty(info["cost"], self.channel.penalty_weight)
+        info["plain_reward"] = value
+        value += self._follow_trend(loss)
         self._ranks = ranks
         self._step += 1
         self._link_state = self._link.step()
@@ -229,6 +240,7 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         return {
             "step": self._step,
             "ranks": self._ranks.tolist(),
+            "trend": self._trend,
             "generator": self.np_random.bit_generator.state,
             "link": self._link.state_dict(),
             "objective": self.objective.state_dict(),
@@ -239,10 +251,20 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
         self.reset(seed=0)
         self._step = int(state["step"])
         self._ranks = np.asarray(state["ranks"], dtype=np.int64)
+        # States without the key were saved when there was no trend.
+        self._trend = state.get("trend")
         self.objective.load_state_dict(state["objective"])
         self._link.load_state_dict(state["link"])
         self._link_state = self._link.state
         self.np_random.bit_generator.state = state["generator"]
+
+    def _follow_trend(self, loss: float) -> float:
+        """Return the trend of the earlier losses, and move it towards a new loss; 0 without `reward_trend_steps`."""
+        if self.settings.reward_trend_steps == 0:
+            return 0.0
+        trend = loss if self._trend is None else self._trend
+        self._trend = trend + (loss - trend) / self.settings.reward_trend_steps
+        return trend
 
     def _verify_head_fits(self) -> None:
         """Raise `ChannelError` if the weakest link of the settings does not carry the head at its mean SNR."""

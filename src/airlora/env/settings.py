@@ -19,6 +19,12 @@ class EnvSettings(Section):
     """Weight λ of the communication cost η (Eq. 9 and 10)."""
     episode_steps: PositiveInt = 16
     """Steps of an episode (T_env of Algorithm 1)."""
+    decision_steps: PositiveInt = 1
+    """Decisions in a row for one link before ranks are sent. Each sees the ranks of the one before. 1 decides from the
+    start of an episode."""
+    reward_trend_steps: NonNegativeInt = 0
+    """Time constant of the trend of earlier losses, in steps, for the objective `live`. The policy learns from rewards
+    in which the trend is subtracted from U. 0 subtracts nothing (Eq. 10)."""
     finetune_steps_per_action: PositiveInt = 1
     """Fine-tuning steps at the chosen ranks per decision, for the objective `live`."""
     full_rank_steps_per_action: NonNegativeInt = 0

@@ -25,7 +25,7 @@ class Transition:
         observation: State s_t in its units.
         vector: State s_t as a vector, float32 [4 + num_modules].
         ranks: Ranks a~ that were executed, int64 [num_modules].
-        reward: Reward R_t of Eq. 10, finite.
+        reward: Reward R_t of Eq. 10 as the environment returned it, finite.
         next_vector: State s_{t+1} as a vector, float32 [4 + num_modules]. At the end of an episode this is the state
             that ended it, not the first state of the next episode.
         terminated: Whether the episode ended in a final state.

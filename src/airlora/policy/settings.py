@@ -61,7 +61,9 @@ class DiffusionSettings(Section):
     unet_kernel_size: PositiveInt = 3
     """Kernel size of the convolutions of the backbone `unet`, an odd number."""
     unet_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 32
-    """Channels of the backbone `unet` at every resolution."""
+    """Channels of the backbone `unet` at the first resolution."""
+    unet_channel_growth: Annotated[int, Field(ge=1, le=2)] = 1
+    """Factor of the channels from one resolution of the backbone `unet` to the next: 1, or 2 as in the paper."""
     num_train_timesteps: PositiveInt = 1000
     """Steps of the forward process."""
     beta_schedule: str = "scaled_linear"
@@ -78,6 +80,11 @@ class DiffusionSettings(Section):
     """Denoising steps of a sample, at most `num_train_timesteps` (T_diff)."""
     eta: Fraction = 0.0
     """Noise of the sampler `ddim`. 0 is deterministic, 1 is as noisy as `ddpm`."""
+    all_ddpm_steps: bool = False
+    """Let the sampler `ddpm` visit all `num_train_timesteps` instead of `num_inference_steps`."""
+    x0_estimate: Literal["exact", "posterior_mean"] = "exact"
+    """Estimate of x_0 in Eq. 17, for the sampler `ddim`: `exact` solves Eq. 14 for x_0, `posterior_mean` takes Eq. 16
+    as printed."""
     timestep_spacing: Literal["leading", "linspace", "trailing"] = "linspace"
     """Diffusion steps that a short sampler visits: multiples of the stride from 0 (`leading`), evenly from the last
     step to 0 (`linspace`), or strides down from the last step (`trailing`)."""
@@ -126,6 +133,9 @@ class DiffusionSettings(Section):
     """Transitions in a batch."""
     updates_per_stage: PositiveInt = 32
     """Gradient steps in each learning stage."""
+    timestep_order: Literal["random", "sweep"] = "random"
+    """Diffusion steps of the gradient steps: `random` draws one for every sample, `sweep` takes one for the whole
+    batch, from the first to the last within a learning stage (lines 17 to 21 of Algorithm 1)."""
     buffer_size: PositiveInt = 512
     """Newest transitions that a learning stage draws from. At least one rollout is used."""
     exploration: Fraction = 0.1
@@ -188,6 +198,9 @@ class PolicySettings(Section):
     """Environment steps between two learning stages."""
     constant_rank: NonNegativeInt = 4
     """Rank of every module with the policy `constant`, and at the start of every episode."""
+    device: str = "cpu"
+    """PyTorch device of the policy's networks: `cpu`, `auto`, or a name such as `cuda:0`. `auto` takes CUDA where there
+    is a GPU."""
     patience: PositiveInt = 5
     """Evaluations in a row without a better accuracy after which the early stop applies (V-A)."""
     early_stop: bool = True

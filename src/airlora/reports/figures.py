@@ -19,6 +19,7 @@ from airlora.reports.tables import projection_column
 from airlora.tasks import Metric
 
 __all__ = [
+    "STYLE",
     "draw_heat_maps",
     "new_figure",
     "rank_heat_maps",
@@ -27,6 +28,7 @@ __all__ = [
     "score_by_params",
     "score_by_snr",
     "styled",
+    "svg_of",
 ]
 
 _ORANGE, _BLUE = "#D55E00", "#0072B2"
@@ -35,7 +37,7 @@ _ORANGE, _BLUE = "#D55E00", "#0072B2"
 _BASELINES = {"adalora": ("#009E73", "^"), "adalora-ranks": ("#8FD4BC", "x")}
 """Colour and marker of PEFT's AdaLoRA, which is no policy of the registry."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -46,9 +48,11 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "airlora",
     "text.parse_math": False,  # file names may contain dollar signs
 }
+"""Settings of matplotlib for all figures."""
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
+    """Return a figure as an SVG element without a date."""
     stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # type: ignore[no-untyped-call]
     text = stream.getvalue()
@@ -64,8 +68,8 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 def styled(draw: Callable[[], Figure]) -> str:
     """Return the figure that `draw` makes in the style of the reports, as SVG."""
-    with matplotlib.rc_context(_STYLE):
-        return _svg(draw())
+    with matplotlib.rc_context(STYLE):
+        return svg_of(draw())
 
 
 def reward_curve(metrics: Sequence[Mapping[str, Any]], metric: Metric) -> str:

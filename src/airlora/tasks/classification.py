@@ -42,25 +42,32 @@ class Classification(Task):
 
     @classmethod
     def from_data(cls, settings: DataSettings) -> tuple[Self, TextDataset]:
-        """Return the task and the texts of the training file, or of the embedded corpus if no file is set."""
-        if settings.train is None:
+        """Return the task and the texts of the training data, or of the embedded corpus if none are set."""
+        sources = settings.sources()
+        if sources is None:
             data = _embedded(settings)[0]
         else:
-            data = load_dataset(settings.train, text_column=settings.text_column, label_column=settings.label_column)
+            data = sources.load_train(
+                text_column=settings.text_columns,
+                label_column=settings.label_column,
+                max_samples=settings.max_train_samples,
+            )
         return cls(label_names=data.label_names), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> TextDataset:
         """Return held-out texts with labels of the training data; see `Task.read`."""
-        if source is None and settings.eval is None:
+        options: dict[str, Any] = {
+            "text_column": settings.text_columns,
+            "label_column": settings.label_column,
+            "label_names": self.label_names,
+            "require_classes": 1,
+        }
+        if source is not None:
+            return load_dataset(source, **options)
+        sources = settings.sources()
+        if sources is None:
             return _embedded(settings)[1]
-        return load_dataset(
-            source or str(settings.eval),
-            text_column=settings.text_column,
-            label_column=settings.label_column,
-            label_names=self.label_names,
-            max_samples=settings.max_eval_samples if source is None else None,
-            require_classes=1,
-        )
+        return sources.load_eval(max_samples=settings.max_eval_samples, **options)
 
     def encode(self, data: TextDataset, tokenizer: Any, vocabulary: Vocabulary, max_length: int) -> EncodedData:
         """Return the token ids of the texts, with class indices as targets."""

@@ -19,8 +19,12 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 """Factory of the context in which forward passes run."""
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, setting: str = "device") -> torch.device:
     """Return the device called `name`. `auto` is CUDA if available, else the CPU.
+
+    Args:
+        name: Name of the device.
+        setting: Setting that the name is the value of, for the error message.
 
     Raises:
         SettingsError: The name is no device, or the device is not available.
@@ -31,7 +35,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError.of("device", name, "`auto`, `cpu`, or a device that torch has, such as `cuda:0`") from error
+        raise SettingsError.of(setting, name, "`auto`, `cpu`, or a device that torch has, such as `cuda:0`") from error
     return device
 
 

@@ -8,8 +8,15 @@ from pydantic import model_validator
 
 from airlora.adapters import AdapterSettings
 from airlora.settings.fields import PositiveInt, Section
+from airlora.text import DataSources, find_data
 
 __all__ = ["DataSettings", "LoadSettings", "ModelSettings"]
+
+EMBEDDED_CORPUS = "embedded"
+"""Value of `data.name` for the embedded corpus."""
+
+TEXT_COLUMNS = ("text", "sentence")
+"""Names of the column of the text in the files of a named data set: the default of `text_column`, and that of GLUE."""
 
 
 class ModelSettings(Section):
@@ -30,12 +37,16 @@ class ModelSettings(Section):
 class DataSettings(Section):
     """Settings of the training and evaluation data."""
 
+    name: str | None = None
+    """Data set in place of `data.train` and `data.eval`: `sst2`, `embedded` for the embedded corpus, or a folder with a
+    training file `train.*` and a held-out file `dev.*`, `validation.*` or `eval.*`."""
     train: str | None = None
-    """Training data: a TSV, CSV, JSONL or Parquet file, or `hf:owner/name`. None uses the embedded corpus."""
+    """Training data: a TSV, CSV, JSONL or Parquet file, or `hf:owner/name`. None uses `data.name`, else the embedded
+    corpus."""
     eval: str | None = None
     """Held-out data that accuracy is measured on, in the same formats. Required with `data.train`."""
     text_column: str = "text"
-    """Name of the column that holds the text."""
+    """Name of the column that holds the text. With `data.name`, `text` also stands for `sentence`, GLUE's name."""
     label_column: str = "label"
     """Name of the column that holds the label."""
     vocabulary: str | None = None
@@ -43,6 +54,8 @@ class DataSettings(Section):
     model."""
     max_length: PositiveInt = 128
     """Tokens kept of each sample. Longer samples are truncated."""
+    max_train_samples: PositiveInt | None = None
+    """Samples used of `data.train`, the first ones. None uses all."""
     max_eval_samples: PositiveInt | None = None
     """Samples used of `data.eval`, the first ones. None uses all."""
     num_train: PositiveInt = 6000
@@ -52,9 +65,31 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
+        if self.name is not None and (self.train is not None or self.eval is not None):
+            raise ValueError(
+                f"data.name = {self.name!r}: stands for data.train and data.eval; give either data.name (--data) or "
+                "these two (--train, --eval)"
+            )
         if (self.train is None) != (self.eval is None):
             raise ValueError("data.train and data.eval are given together or not at all")
         return self
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Names that the column of the text may have, the preferred one first."""
+        return TEXT_COLUMNS if self.name is not None and self.text_column == TEXT_COLUMNS[0] else (self.text_column,)
+
+    def sources(self) -> DataSources | None:
+        """Return the sources of the training and the held-out data. None stands for the embedded corpus.
+
+        Raises:
+            DataError: The data set `name` is unknown or is in none of the places where it is looked for.
+        """
+        if self.name == EMBEDDED_CORPUS:
+            return None
+        if self.name is not None:
+            return find_data(self.name)
+        return None if self.train is None else DataSources(self.train, str(self.eval))
 
 
 class LoadSettings(Protocol):

@@ -2,6 +2,7 @@
 
 - `complexity`: lexical entropy and OOV rate, the text features of the state (III-A1).
 - `datasets`: `TextDataset`, and `load_dataset` for TSV, CSV, JSON, Parquet and the Hugging Face Hub.
+- `named`: data sets that are known by name, and folders with a training and a held-out file.
 - `embedded`: the generated corpus with its grammar and word lists.
 """
 

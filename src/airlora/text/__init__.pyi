@@ -14,3 +14,5 @@ from .embedded import LABEL_NAMES as LABEL_NAMES
 from .embedded import Domain as Domain
 from .embedded import embedded_corpus as embedded_corpus
 from .embedded import generate_corpus as generate_corpus
+from .named import DataSources as DataSources
+from .named import find_data as find_data

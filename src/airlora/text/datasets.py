@@ -113,7 +113,7 @@ class TextDataset:
 def load_dataset(
     source: str | Path,
     *,
-    text_column: str = "text",
+    text_column: str | Sequence[str] = "text",
     label_column: str = "label",
     label_names: Sequence[str] | None = None,
     max_samples: int | None = None,
@@ -135,7 +135,7 @@ def load_dataset(
 
     Args:
         source: File, or name of a Hub data set.
-        text_column: Name of the column of the text.
+        text_column: Name of the column of the text, or names that it may have, the preferred one first.
         label_column: Name of the column of the label.
         label_names: Names of the classes. A label is then one of them or, if it is a whole number, its index. None
             infers the classes from the labels.
@@ -177,8 +177,8 @@ def load_dataset(
     return TextDataset(tuple(texts), indices, mapping.names, name=str(source))
 
 
-def _checked_text(row: Row, source: str, column: str) -> str:
-    where = f"{source}, {row.place}, column {column}"
+def _checked_text(row: Row, source: str, column: str | Sequence[str]) -> str:
+    where = f"{source}, {row.place}, column {column if isinstance(column, str) else ' or '.join(column)}"
     if not isinstance(row.text, str):
         raise DataError.of(where, row.text, "text")
     if not row.text.strip():

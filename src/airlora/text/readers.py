@@ -18,11 +18,16 @@ from typing import IO, Any
 
 from airlora.errors import DataError, MissingDependencyError
 
-__all__ = ["Row", "Rows", "open_rows"]
+__all__ = ["SUFFIXES", "Row", "Rows", "open_rows"]
 
 _BOM = b"\xef\xbb\xbf"
-_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+"""Ends of the names of files that can be read."""
 _SPLITS = ("train", "validation", "valid", "dev", "test")
+
+
+Columns = tuple[str | Sequence[str], str]
+"""Column of the text, or names that it may have, the preferred one first; and the column of the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,12 @@ class Rows:
 
 
 @contextmanager
-def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterator[Rows]:
+def open_rows(source: str | Path, text_column: str | Sequence[str], label_column: str) -> Iterator[Rows]:
     """Yield the rows of a source, which is closed after the block.
 
     Args:
         source: File, or name of a Hub data set as `hf:owner/name[:config][:split]`.
-        text_column: Name of the column of the text.
+        text_column: Name of the column of the text, or names that it may have, the preferred one first.
         label_column: Name of the column of the label.
 
     Raises:
@@ -74,10 +79,8 @@ def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterat
     try:
         if path.is_dir():
             raise DataError(f"data file {path}: is a folder; name one of its files")
-        if path.suffix.lower() not in _SUFFIXES or "\0" in str(source):
-            raise DataError.of(
-                "data file", str(source), f"a file that ends in {', '.join(_SUFFIXES)}, or hf:owner/name"
-            )
+        if path.suffix.lower() not in SUFFIXES or "\0" in str(source):
+            raise DataError.of("data file", str(source), f"a file that ends in {', '.join(SUFFIXES)}, or hf:owner/name")
         with open(path, "rb") as file:
             yield Rows(_file_rows(path, file, columns))
     except FileNotFoundError as error:
@@ -86,7 +89,7 @@ def open_rows(source: str | Path, text_column: str, label_column: str) -> Iterat
         raise DataError(f"data file {path}: cannot be read ({error.strerror or error})") from error
 
 
-def _file_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+def _file_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     match path.suffix.lower():
         case ".tsv":
             return _table_rows(path, ((n, line.rstrip("\r\n").split("\t")) for n, line in _lines(path, file)), columns)
@@ -125,7 +128,7 @@ def _csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]
         yield start, record or [""]
 
 
-def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], columns: tuple[str, str]) -> Iterator[Row]:
+def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns) -> Iterator[Row]:
     _, first = next(records, (0, [""]))
     header = [name.strip() for name in first]
     if header == [""]:
@@ -139,16 +142,18 @@ def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], columns: t
         yield Row(f"line {number}", fields[text_at], fields[label_at])
 
 
-def _present(source: object, columns: tuple[str, str], found: Sequence[str], where: str = "") -> tuple[str, str]:
-    for column in columns:
+def _present(source: object, columns: Columns, found: Sequence[str], where: str = "") -> tuple[str, str]:
+    text_columns = (columns[0],) if isinstance(columns[0], str) else columns[0]
+    chosen = next((name for name in text_columns if name in found), text_columns[0]), columns[1]
+    for column in chosen:
         if found.count(column) != 1:
             shown = ", ".join(repr(name[:40]) for name in found[:12]) + (", ..." if len(found) > 12 else "")
             problem = "occurs twice" if column in found else "is missing"
             raise DataError(f"{source}{where}: column {column!r} {problem}; there are {shown or 'none'}")
-    return columns
+    return chosen
 
 
-def _json_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+def _json_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     start = file.read(64).removeprefix(_BOM).lstrip()[:1]
     file.seek(0)
     if start == b"[":
@@ -156,7 +161,7 @@ def _json_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterato
     return _json_line_rows(path, file, columns)
 
 
-def _json_list_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+def _json_list_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     try:
         items: list[object] = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError.
@@ -165,7 +170,7 @@ def _json_list_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> It
         yield _object_row(path, f"item {number}", item, columns)
 
 
-def _json_line_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+def _json_line_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     for number, line in _lines(path, file):
         if not line.strip():
             continue
@@ -176,14 +181,14 @@ def _json_line_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> It
         yield _object_row(path, f"line {number}", value, columns)
 
 
-def _object_row(path: Path, place: str, value: object, columns: tuple[str, str]) -> Row:
+def _object_row(path: Path, place: str, value: object, columns: Columns) -> Row:
     if not isinstance(value, Mapping):
         raise DataError.of(f"{path}, {place}", value, "a JSON object")
     text, label = _present(path, columns, [str(key) for key in value], where=f", {place}")
     return Row(place, value[text], value[label])
 
 
-def _parquet_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     parquet = _optional("pyarrow.parquet", f"reading {path}", "pyarrow", "parquet")
     damaged: tuple[type[Exception], ...] = (importlib.import_module("pyarrow").ArrowException, OSError, ValueError)
     try:
@@ -198,7 +203,7 @@ def _parquet_rows(path: Path, file: IO[bytes], columns: tuple[str, str]) -> Iter
         raise DataError(f"data file {path}: not a readable Parquet file ({error})") from error
 
 
-def _hub_rows(source: str, columns: tuple[str, str]) -> Rows:
+def _hub_rows(source: str, columns: Columns) -> Rows:
     name, config, split = _hub_name(source)
     datasets = _optional("datasets", f"loading {source}", "datasets", "hub")
     unreachable: tuple[type[Exception], ...] = (

@@ -25,12 +25,15 @@ from .opening import read_stream_bytes as read_stream_bytes
 from .peft_baselines import AdaLoraResult as AdaLoraResult
 from .peft_baselines import BaselinePoint as BaselinePoint
 from .peft_baselines import PeftMethod as PeftMethod
+from .peft_baselines import TrainedBaseline as TrainedBaseline
 from .peft_baselines import measure_peft_baseline as measure_peft_baseline
 from .peft_baselines import train_adalora as train_adalora
 from .peft_baselines import train_adalora_sweep as train_adalora_sweep
+from .peft_baselines import train_baseline as train_baseline
 from .policies import build_policy as build_policy
 from .policies import problem_of as problem_of
 from .processes import Job as Job
+from .processes import ProcessKilledError as ProcessKilledError
 from .processes import num_processes as num_processes
 from .processes import run_jobs as run_jobs
 from .run import RunFolder as RunFolder
@@ -38,6 +41,7 @@ from .run import RunRecord as RunRecord
 from .settings import FinetuneSettings as FinetuneSettings
 from .settings import Settings as Settings
 from .settings import load_settings as load_settings
+from .settings import read_settings as read_settings
 from .settings import save_settings as save_settings
 from .settings import with_policy as with_policy
 from .settings import with_values as with_values

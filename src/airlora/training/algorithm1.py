@@ -19,7 +19,7 @@ class StepRecord:
 
     Args:
         step: Number of the step, from 1.
-        reward: Reward R_t of Eq. 10.
+        reward: Reward R_t of Eq. 10, without the trend of `env.reward_trend_steps`.
         info: Info dict of the environment's step.
         updates: Metrics of the learning stages by `stage/metric`. Empty if no stage ran after the step.
     """
@@ -102,7 +102,7 @@ class Algorithm1:
         if terminated or truncated:
             self._vector, start = self.env.reset()
             self._observation = start["observation"]
-        return StepRecord(self.num_steps, reward, info, updates)
+        return StepRecord(self.num_steps, info["plain_reward"], info, updates)
 
     def state_dict(self) -> dict[str, Any]:
         """Return buffer, environment and counters, without the policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from airlora.env import FrozenObjective, Objective, RankAllocationEnv
+from airlora.env import FrozenObjective, LiveObjective, Objective, RankAllocationEnv
 from airlora.policy import RankPolicy
 from airlora.tasks import pick_autocast
 from airlora.training.algorithm1 import Algorithm1, StepRecord, is_learner
@@ -37,15 +37,20 @@ def frozen_objective(context: RunContext, settings: Settings) -> FrozenObjective
 def make_env(objective: Objective, context: RunContext, settings: Settings) -> RankAllocationEnv:
     """Return the decision problem of a run on an objective.
 
+    The losses of an objective other than `LiveObjective` have no trend, so `env.reward_trend_steps` is 0 for them.
+
     Args:
         objective: Loss as a function of the ranks.
         context: Model and adapter of the run.
         settings: Settings of the run. The sections `channel` and `env` are used, and `policy.constant_rank`.
     """
+    own = settings.env
+    if not isinstance(objective, LiveObjective):
+        own = own.model_copy(update={"reward_trend_steps": 0})
     return RankAllocationEnv(
         objective,
         channel=settings.channel,
-        env=settings.env,
+        env=own,
         initial_rank=settings.policy.constant_rank,
         hidden_size=context.hidden_size,
     )

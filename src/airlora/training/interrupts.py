@@ -23,6 +23,10 @@ class Interrupted(AirloraError):  # noqa: N818 (the user asked for it)
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Return what another process needs to make this exception again."""
+        return type(self), (str(self), self.exit_code - 128)
+
 
 class InterruptHandler:
     """Context manager that stores SIGINT or SIGTERM in `received` instead of ending the process.

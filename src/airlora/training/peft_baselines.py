@@ -26,12 +26,14 @@ from airlora.tasks import (
     BatchOrder,
     EncodedData,
     Evaluation,
+    Predictions,
     Task,
     evaluate,
     head_modules,
     load_base,
     pick_autocast,
     pick_device,
+    predict,
 )
 from airlora.training.processes import num_processes, run_jobs
 from airlora.training.settings import Settings, with_values
@@ -41,13 +43,16 @@ __all__ = [
     "AdaLoraResult",
     "BaselinePoint",
     "PeftMethod",
+    "TrainedBaseline",
     "measure_peft_baseline",
     "train_adalora",
     "train_adalora_sweep",
+    "train_baseline",
 ]
 
-PeftMethod = Literal["lora", "adalora"]
-"""LoRA uses one rank for all modules. AdaLoRA distributes the same number of parameters over the modules."""
+PeftMethod = Literal["lora", "rslora", "adalora"]
+"""LoRA uses one rank for all modules; rsLoRA is LoRA with the factor alpha / sqrt(r) in place of alpha / r. AdaLoRA
+distributes the same number of parameters over the modules."""
 
 BASELINE_BITS = (32, 8, 4)
 """Bits per parameter at which a trained baseline is evaluated."""
@@ -60,6 +65,9 @@ SCALE_BYTES = 2
 
 FULL_BITS = 32
 """Bits per parameter without quantisation."""
+
+RSLORA_REFERENCE_RANK = 8
+"""Rank at which rsLoRA gives the update the factor `adapter.scale`."""
 
 ADALORA_START = 1.5
 """Ratio of AdaLoRA's initial to its final rank, as in its paper and PEFT's defaults (12 and 8)."""
@@ -80,6 +88,104 @@ class AdaLoraResult:
     rank_pattern: RankPattern
     num_params: int
     evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class TrainedBaseline:
+    """A PEFT adapter in memory after its training.
+
+    Args:
+        method: Kind of adapter.
+        settings: Settings of the training.
+        model: PEFT's model.
+        sites: Adapted projections, in order.
+    """
+
+    method: PeftMethod
+    settings: Settings
+    model: Any
+    sites: tuple[ProjectionSite, ...]
+
+    def prune(self, budget_params: int) -> RankPattern:
+        """Set the smallest singular values of AdaLoRA to zero until a budget holds, and return the remaining ranks.
+
+        Args:
+            budget_params: Maximum number of adapter parameters, without the head.
+
+        Raises:
+            SettingsError: The method is not AdaLoRA, which alone has singular values.
+        """
+        if self.method != "adalora":
+            raise SettingsError.of("baseline to prune", self.method, "adalora")
+        return _prune_to(self.model, self.sites, budget_params)
+
+    @property
+    def rank_pattern(self) -> RankPattern:
+        """Rank of each module."""
+        kept = [int(((A.abs().amax(dim=1) > 0) & (B.abs().amax(dim=0) > 0)).sum()) for A, B in self._factors()]
+        return RankPattern({site.name: rank for site, rank in zip(self.sites, kept, strict=True)})
+
+    @property
+    def num_params(self) -> int:
+        """Number of adapter parameters that are sent: d_in + d_out + 1 per component, without the 1 for LoRA."""
+        own = 1 if self.method == "adalora" else 0
+        ranks = self.rank_pattern
+        return sum(ranks[site.name] * (site.shape.params_per_rank - 1 + own) for site in self.sites)
+
+    def predict(self, data: EncodedData) -> Predictions:
+        """Return the outputs for every sample, in the precision of training."""
+        device = pick_device(self.settings.device)
+        with pick_autocast(self.settings.finetune.precision, device)():
+            return predict(self.model, data, device, self.settings.finetune.eval_batch_size)
+
+    def _factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for site in self.sites:
+            layer = self.model.base_model.model.get_submodule(site.name)
+            A, B = _weight(layer.lora_A[_ADAPTER]), _weight(layer.lora_B[_ADAPTER])
+            yield (A * layer.lora_E[_ADAPTER], B) if _ADAPTER in getattr(layer, "lora_E", {}) else (A, B)
+
+
+def train_baseline(
+    settings: Settings,
+    train: EncodedData,
+    *,
+    method: PeftMethod,
+    budget_params: int,
+    steps: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> TrainedBaseline:
+    """Train a PEFT adapter for a budget of parameters and return it.
+
+    LoRA and rsLoRA get the largest rank that fits the budget, but at least 1. AdaLoRA starts at 1.5 times the rank of
+    the budget, but at most at r_max.
+
+    Args:
+        settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
+        train: Training samples.
+        method: Kind of adapter.
+        budget_params: Maximum number of adapter parameters, without the head.
+        steps: Number of training steps.
+        on_step: Function called after every step with its number.
+
+    Raises:
+        SettingsError: The method is unknown, or AdaLoRA has fewer than 2 steps.
+        ModelError: The model has fused projections.
+        TrainingError: The loss is not finite.
+    """
+    if method not in get_args(PeftMethod):
+        raise SettingsError.of("baseline", method, f"one of {', '.join(get_args(PeftMethod))}")
+    if method == "adalora":
+        _, sites = _load_sites(settings, train.task, "AdaLoRA")
+        mean_rank = budget_params / sum(site.shape.params_per_rank for site in sites)
+        start = _starting_at(settings, min(settings.adapter.r_max, math.ceil(ADALORA_START * mean_rank)))
+        model, sites = _fit_adalora(start, train, budget_params, steps, on_step)
+        trained = TrainedBaseline(method, settings, model, sites)
+        trained.prune(budget_params)
+        return trained
+    _, sites = _load_sites(settings, train.task, "LoRA")
+    rank = max(1, budget_params // sum(site.shape.params_per_rank - 1 for site in sites))
+    model = _fit_lora(settings, train, rank, steps, on_step, rank_stabilised=method == "rslora")
+    return TrainedBaseline(method, settings, model, sites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +221,11 @@ def train_adalora(
 ) -> AdaLoraResult:
     """Train PEFT's AdaLoRA for a budget of parameters and return its result.
 
-    PEFT's schedule keeps rank r_max for a tenth of the steps and prunes until 60 % of them. PEFT's budget is a number
-    of singular values; the target is `budget_params` over the mean size of a component. If the remaining components
-    exceed `budget_params`, those of smallest singular value are masked at the end. `lora_alpha = scale * r_max` gives
-    the update the factor `adapter.scale`, since PEFT divides by the initial rank.
+    The loss has PEFT's penalty for components that are not orthogonal. PEFT's schedule keeps rank r_max for a tenth of
+    the steps and prunes until 60 % of them. PEFT's budget is a number of singular values; the target is `budget_params`
+    over the mean size of a component. If the remaining components exceed `budget_params`, those of smallest singular
+    value are masked at the end. `lora_alpha = scale * r_max` gives the update the factor `adapter.scale`, since PEFT
+    divides by the initial rank.
 
     Args:
         settings: Settings of the run. The sections `model`, `adapter` and `finetune` and the seed are used.
@@ -233,14 +340,33 @@ def measure_peft_baseline(
         raise SettingsError.of("baseline", method, f"one of {', '.join(get_args(PeftMethod))}")
     if rank < 1:
         raise SettingsError.of("rank of a baseline", rank, "1 or more")
-    if method == "lora":
-        model = _fit_lora(settings, train, rank, steps, on_step)
+    if method != "adalora":
+        model = _fit_lora(settings, train, rank, steps, on_step, rank_stabilised=method == "rslora")
     else:
-        start = with_values(settings, {"adapter.r_max": math.ceil(ADALORA_START * rank), "policy.constant_rank": 1})
+        start = _starting_at(settings, math.ceil(ADALORA_START * rank))
         _, sites = _load_sites(settings, train.task, "AdaLoRA")
         budget_params = rank * sum(site.shape.params_per_rank for site in sites)
         model, _ = _fit_adalora(start, train, budget_params, steps, on_step)
     return _measure_rounded(model, settings, held_out, method, rank)
+
+
+def _starting_at(settings: Settings, rank: int) -> Settings:
+    """Return settings with which AdaLoRA starts at a rank."""
+    return with_values(settings, {"adapter.r_max": max(1, rank), "policy.constant_rank": 1})
+
+
+def _orthogonality(model: Any) -> Tensor:
+    """Return AdaLoRA's penalty: the mean of ||A A^T - I||_F and ||B^T B - I||_F over all modules, times its weight.
+
+    PEFT adds it to the loss that a model computes itself, of labels. Here the task computes the loss.
+    """
+    norms = []
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            gram = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
+            norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
+    weight: float = model.peft_config[_ADAPTER].orth_reg_weight
+    return weight * torch.stack(norms).mean()
 
 
 def _fit_adalora(
@@ -269,11 +395,22 @@ def _fit_adalora(
     return _fit(model, config, settings, train, rate, steps, on_step, budget=budget), sites
 
 
-def _fit_lora(settings: Settings, train: EncodedData, rank: int, steps: int, on_step: Callable[[int], None]) -> Any:
+def _fit_lora(
+    settings: Settings,
+    train: EncodedData,
+    rank: int,
+    steps: int,
+    on_step: Callable[[int], None],
+    *,
+    rank_stabilised: bool,
+) -> Any:
     model, sites = _load_sites(settings, train.task, "LoRA")
+    # PEFT types alpha as an integer and accepts any number.
+    alpha: Any = settings.adapter.scale * (math.sqrt(RSLORA_REFERENCE_RANK) if rank_stabilised else rank)
     config = LoraConfig(
         r=rank,
-        lora_alpha=settings.adapter.scale * rank,
+        lora_alpha=alpha,
+        use_rslora=rank_stabilised,
         lora_dropout=settings.adapter.dropout,
         target_modules=[site.name for site in sites],
         modules_to_save=find_head(model, head_modules(settings, train.task)),
@@ -329,6 +466,8 @@ def _fit(
                 loss = train.task.batch_loss(peft_model, train.batch(order.take(), device)).float()
             if not torch.isfinite(loss):
                 raise TrainingError(f"loss = {float(loss)} at step {step} of the baseline: allowed is a finite number")
+            if budget is not None:
+                loss = loss + _orthogonality(peft_model)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(components + head, tuning.max_grad_norm)

@@ -16,6 +16,7 @@ from airlora.policy.base import is_learner, missing_for_saving
 from airlora.policy.specs import Measurement
 from airlora.ranks import params_per_rank
 from airlora.settings.fields import Section
+from airlora.tasks import pick_device
 from airlora.training.context import RunContext
 from airlora.training.settings import Settings
 
@@ -55,6 +56,7 @@ def build_policy(settings: Settings, env: RankAllocationEnv, context: RunContext
 
     Raises:
         SettingsError: The policy is unknown, or its own settings are not allowed.
+            Or `policy.device` is not available.
         PolicyError: Other settings of the policy are not allowed, or it learns and cannot be saved.
     """
     measured = {name: MEASUREMENTS[name](context, settings) for name in _needed(settings)}
@@ -78,7 +80,8 @@ def make_from_settings(settings: Settings, problem: PolicyProblem, **measured: A
     spec = find_policy(settings.policy.name)
     values = [value for _, value in settings] + [spec.read_settings(settings.policy.settings)]
     sections = tuple(value for value in values if isinstance(value, Section))
-    return spec.make(problem, PolicyInputs(settings.seed, sections, **measured))
+    device = pick_device(settings.policy.device, "policy.device")
+    return spec.make(problem, PolicyInputs(settings.seed, sections, device=str(device), **measured))
 
 
 def _needed(settings: Settings) -> set[Measurement]:

@@ -1,11 +1,22 @@
-"""Presets of settings, and the values of the paper's Table II."""
+"""Presets of settings, the values of the paper's Table II, and the repairs of the paper's method.
+
+| preset | settings |
+|---|---|
+| `quick`, `standard` | for two CPU cores, and for a workstation with a GPU |
+| `paper-literal` | the paper's method and Table II, everything as printed |
+| `paper` | `paper-literal` with all `REPAIRS` |
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PRESETS", "TABLE_II"]
+from airlora.errors import SettingsError
+from airlora.settings.loading import merge, nest, value_at
+
+__all__ = ["PRESETS", "REPAIRS", "TABLE_II", "Repair", "with_repairs", "without_repairs"]
 
 TABLE_II: Mapping[str, tuple[Any, ...]] = {
     "ppo.hidden_size": (256,),
@@ -32,7 +43,149 @@ TABLE_II: Mapping[str, tuple[Any, ...]] = {
     "diffusion.unet_depth": (6,),
     "diffusion.unet_kernel_size": (3,),
 }
-"""Values of each setting in Table II. The preset `paper` uses the first; the paper's sweeps use the others too."""
+"""Values of each setting in Table II. `paper-literal` uses the first, and so does `paper` unless a repair of `REPAIRS`
+changes it. The paper's sweeps use the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A change of the paper's method that the preset `paper` makes, and that can be left out alone.
+
+    Args:
+        summary: Effect of the repair, in one line.
+        overrides: Values in `paper` of some settings by dotted key. No other repair sets the same keys.
+        erratum: Number of the paper's erratum that is repaired, see the page on the paper's presets. None if nothing
+            printed is wrong.
+    """
+
+    summary: str
+    overrides: Mapping[str, Any]
+    erratum: int | None = None
+
+
+REPAIRS: Mapping[str, Repair] = {
+    "one-step-advantage": Repair(
+        "an action is judged by its own reward alone, since later rewards do not depend on it and add noise",
+        {"ppo.gamma": 0.0},
+    ),
+    "exact-x0": Repair(
+        "Eq. 17 takes x_0 from Eq. 14 instead of Eq. 16, clipped to the range of ranks",
+        {"diffusion.x0_estimate": "exact", "diffusion.clip_sample": True},
+        erratum=2,
+    ),
+    "identity-start": Repair(
+        "the diffusion starts as the identity and every stage rehearses it, so that PPO steers from the first step",
+        {"diffusion.warmup_updates": 500, "diffusion.rehearsal_weight": 1.0},
+    ),
+    "replay": Repair(
+        "a diffusion stage takes 32 updates on several stages' transitions, instead of 1,000 on the last episode",
+        {
+            "diffusion.buffer_size": 512,
+            "diffusion.batch_size": 64,
+            "diffusion.timestep_order": "random",
+            "diffusion.updates_per_stage": 32,
+        },
+        erratum=12,
+    ),
+    "plain-guidance": Repair(
+        "a sample takes the conditional prediction alone, and so half the network calls",
+        {"diffusion.guidance_scale": 1.0},
+    ),
+    "trend": Repair(
+        "the trend of the losses is subtracted from the reward, since losses fall while the model is fine-tuned",
+        {"env.reward_trend_steps": 100},
+    ),
+}
+"""Repairs of the preset `paper` by name."""
+
+_LITERAL: Mapping[str, Any] = {
+    "model": {"name": "facebook/opt-1.3b"},
+    "data": {"name": "sst2"},
+    "adapter": {"r_max": 64, "orthogonality_weight": 0.1},
+    "finetune": {"steps": 15_000, "batch_size": 32, "eval_every": 100},
+    "channel": {
+        "snr_db": [-5.0, 0.0, 5.0, 10.0, 15.0],
+        "bandwidth_hz": [1e8],
+        "fading": "none",
+        "deadline_s": 1.0,
+        "bits_per_param": 32.0,
+        "deadline_mode": "price",
+    },
+    "env": {
+        "objective": "live",
+        "cost_weight": 0.1,
+        "episode_steps": 15,
+        "decision_steps": 15,
+        "reward_trend_steps": 0,
+    },
+    "policy": {"name": "airllm", "steps": 0, "rollout_steps": 15, "patience": 5, "early_stop": True},
+    "ppo": {"learning_rate": 1e-4, "gamma": 0.95, "gae_lambda": 0.95, "clip_coef": 0.2, "hidden_size": 256},
+    "diffusion": {
+        "learning_rate": 5e-5,
+        "kappa": 0.1,
+        "num_inference_steps": 50,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "beta_schedule": "scaled_linear",
+        "loss": "literal",
+        "x0_estimate": "posterior_mean",
+        "clip_sample": False,
+        "all_ddpm_steps": True,
+        # The paper uses classifier-free guidance and states no scale.
+        "guidance_scale": 1.5,
+        "condition_dropout": 0.1,
+        "warmup_updates": 0,
+        "rehearsal_weight": 0.0,
+        "exploration": 0.0,
+        "num_decision_samples": 1,
+        "timestep_order": "sweep",
+        "updates_per_stage": 1000,
+        "batch_size": 32,
+        "buffer_size": 15,
+        "unet_depth": 6,
+        "unet_kernel_size": 3,
+        "unet_channel_growth": 2,
+    },
+}
+
+
+def with_repairs(*names: str) -> dict[str, Any]:
+    """Return the settings that add some repairs to the preset `paper-literal`, by dotted key.
+
+    Args:
+        names: Keys of `REPAIRS`. None given means no repair.
+
+    Raises:
+        SettingsError: There is no such repair.
+
+    Examples:
+        >>> with_repairs("plain-guidance")
+        {'diffusion.guidance_scale': 1.0}
+    """
+    return {key: value for name in names for key, value in _find(name).overrides.items()}
+
+
+def without_repairs(*names: str) -> dict[str, Any]:
+    """Return the settings that leave some repairs out of the preset `paper`, by dotted key.
+
+    Args:
+        names: Keys of `REPAIRS`. None given means all repairs are kept.
+
+    Raises:
+        SettingsError: There is no such repair.
+
+    Examples:
+        >>> without_repairs("one-step-advantage", "plain-guidance")
+        {'ppo.gamma': 0.95, 'diffusion.guidance_scale': 1.5}
+    """
+    return {key: value_at(_LITERAL, key) for key in with_repairs(*names)}
+
+
+def _find(name: str) -> Repair:
+    if name not in REPAIRS:
+        raise SettingsError.of("repair", name, f"one of {', '.join(REPAIRS)}")
+    return REPAIRS[name]
+
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
@@ -48,22 +201,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "env": {"objective": "frozen"},
         "policy": {"name": "greedy", "steps": 20_000, "rollout_steps": 256},
     },
-    "paper": {
-        "model": {"name": "facebook/opt-1.3b"},
-        "adapter": {"r_max": 64, "orthogonality_weight": 0.1},
-        "finetune": {"steps": 15_000, "batch_size": 32, "eval_every": 100},
-        "channel": {"bandwidth_hz": [1e8], "deadline_s": 1.0, "deadline_mode": "price"},
-        "env": {"objective": "live", "cost_weight": 0.1},
-        "policy": {"name": "airllm", "patience": 5, "steps": 0},
-        "ppo": {"learning_rate": 1e-4, "gamma": 0.95, "gae_lambda": 0.95, "clip_coef": 0.2, "hidden_size": 256},
-        "diffusion": {
-            "learning_rate": 5e-5,
-            "kappa": 0.1,
-            "num_inference_steps": 50,
-            "num_train_timesteps": 1000,
-            "prediction_type": "epsilon",
-            "beta_schedule": "scaled_linear",
-            "loss": "literal",
-        },
-    },
+    "paper-literal": _LITERAL,
+    "paper": merge(_LITERAL, nest(with_repairs(*REPAIRS))),
 }
+"""Values of every preset that differ from the defaults of the sections, or that the paper states."""

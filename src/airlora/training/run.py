@@ -12,7 +12,7 @@ from airlora.files import make_folder, read_json, write_json
 from airlora.ranks import ModuleShape, RankPattern
 from airlora.settings.loading import validate
 from airlora.tasks import Task, find_task
-from airlora.training.settings import Settings, load_settings, save_settings
+from airlora.training.settings import Settings, read_settings, save_settings
 
 __all__ = ["RunFolder", "RunRecord"]
 
@@ -130,7 +130,7 @@ class RunFolder:
         """Return the settings of the run; raises `CheckpointError` if the folder contains none."""
         if not self.settings_path.is_file():
             raise CheckpointError(f"{self.path}: not a run of airlora (no {self.settings_path.name} in it)")
-        return load_settings(toml=self.settings_path)
+        return read_settings(self.settings_path)
 
     def write_record(self, record: RunRecord) -> None:
         """Write `run.json`; raises `StorageError`."""

@@ -1,7 +1,8 @@
 """Settings of a run, composed of one section per package.
 
-A run starts from a preset: `paper` (Table II), `standard` (a workstation with a GPU) or `quick` (minutes on two CPU
-cores). A TOML file overrides the preset, and single values override both.
+A run starts from a preset: `paper-literal` (the paper's method as printed), `paper` (the same, repaired), `standard` (a
+workstation with a GPU) or `quick` (minutes on two CPU cores). A TOML file overrides the preset, and single values
+override both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from airlora.settings.loading import merge, nest, read_toml, validate, value_at,
 from airlora.tasks import ComputeOptions, DataSettings, ModelSettings
 from airlora.training.presets import PRESETS
 
-__all__ = ["FinetuneSettings", "Settings", "load_settings", "save_settings", "with_policy", "with_values"]
+__all__ = [
+    "FinetuneSettings",
+    "Settings",
+    "load_settings",
+    "read_settings",
+    "save_settings",
+    "with_policy",
+    "with_values",
+]
 
 
 class FinetuneSettings(Section):
@@ -84,7 +93,7 @@ class FinetuneSettings(Section):
 class Settings(Section):
     """Settings of a run. Each section belongs to a package."""
 
-    preset: Literal["paper", "standard", "quick"] = "quick"
+    preset: Literal["paper", "paper-literal", "standard", "quick"] = "quick"
     """Preset whose values the TOML file, the options and `--set` override."""
     task: str = "classification"
     """Task for which the model is fine-tuned."""
@@ -136,18 +145,20 @@ def load_settings(
 ) -> Settings:
     """Return the settings of a preset, overridden by the policy's recipe, a TOML file and single values, in this order.
 
-    Loading runs no code that the settings name: `channel.process` remains a name.
+    Loading runs no code that the settings name: `channel.process` remains a name. A preset's `data.name` gives way to
+    `data.train` and `data.eval` of the file or the values.
 
     Args:
-        preset: Preset `paper`, `standard` or `quick`. None takes the one that the values or the file name, or `quick`.
-        toml: Path of a TOML file with any of the sections of `Settings`.
+        preset: Preset `paper-literal`, `paper`, `standard` or `quick`. None takes the one that the values or the file
+            name, or `quick`.
+        toml: Path of a TOML file with any of the sections of `Settings`. For the settings of a run see `read_settings`.
         overrides: Values by dotted key, such as `{"finetune.steps": 100}`.
 
     Raises:
         SettingsError: The preset or a key is unknown, a value is not allowed, or the file is missing or is not TOML.
 
     Examples:
-        >>> load_settings("paper").ppo.gamma
+        >>> load_settings("paper-literal").ppo.gamma
         0.95
     """
     layers = [read_toml(toml)] if toml is not None else []
@@ -156,11 +167,15 @@ def load_settings(
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError.of("preset", name, f"one of {', '.join(sorted(PRESETS))}")
     layers.append({"preset": name})
+    values: Mapping[str, Any] = PRESETS[name]
+    given = merge(*layers).get("data")
+    if isinstance(given, Mapping) and "name" not in given and given.keys() & {"train", "eval"}:
+        values = merge(values, {"data": {"name": None}})
     # The overrides of a policy's spec replace values of the preset, and the user's values replace both.
-    section = merge(PRESETS[name], *layers).get("policy")
+    section = merge(values, *layers).get("policy")
     chosen = section.get("name") if isinstance(section, Mapping) else None
     spec = policy_specs().get(chosen) if isinstance(chosen, str) else None
-    return validate(Settings, merge(PRESETS[name], nest(spec.overrides if spec else {}), *layers))
+    return validate(Settings, merge(values, nest(spec.overrides if spec else {}), *layers))
 
 
 def with_values(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
@@ -201,5 +216,17 @@ def with_policy(settings: Settings, name: str) -> Settings:
 
 
 def save_settings(settings: Settings, path: Path | str) -> None:
-    """Write the settings as a TOML file, which `load_settings` reads to equal settings; raises `StorageError`."""
+    """Write the settings as a TOML file, which `read_settings` reads to equal settings; raises `StorageError`."""
     write_toml(settings, path)
+
+
+def read_settings(path: Path | str) -> Settings:
+    """Return the settings in a file that `save_settings` wrote.
+
+    Such a file holds all settings but those that are none. Its preset is only a name: values that are missing are the
+    defaults of their section. A run therefore keeps its settings when a later version changes a preset.
+
+    Raises:
+        SettingsError: The file is missing or is not TOML, a key is unknown or a value is not allowed.
+    """
+    return validate(Settings, read_toml(path))

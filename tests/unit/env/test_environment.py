@@ -226,3 +226,65 @@ def test_a_users_link_process_replaces_that_of_the_settings() -> None:
 def test_settings_that_name_an_unregistered_link_process_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"channel.process = 'mylinks:Mine': .*--set channel.process=mylinks:Mine"):
         env_of(process="mylinks:Mine")
+
+
+class FallingLoss(AnalyticObjective):
+    """An objective whose losses are given."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self._losses = iter(losses)
+
+    def measure(self, ranks: np.ndarray) -> float:
+        return next(self._losses)
+
+
+def trended(losses: list[float], steps: int) -> tuple[list[float], list[float]]:
+    """Return the rewards and the plain rewards of some steps without a price."""
+    settings = EnvSettings(cost_weight=0.0, episode_steps=2, reward_trend_steps=steps)
+    env = RankAllocationEnv(FallingLoss(losses), env=settings)
+    env.reset(seed=0)
+    found = []
+    for _ in losses:
+        _, value, _, truncated, info = env.step(np.ones(12, np.int64))
+        found.append((value, info["plain_reward"]))
+        if truncated:
+            env.reset()
+    return [value for value, _ in found], [plain for _, plain in found]
+
+
+def test_the_trend_of_the_losses_is_subtracted_from_the_reward_over_episodes() -> None:
+    values, plain = trended([8.0, 4.0, 2.0, 6.0], 2)
+    # The trend starts at the first loss and moves half way to every loss: 8, 8, 6, 4.
+    assert values == pytest.approx([0.0, 4.0, 4.0, -2.0])
+    assert plain == pytest.approx([-8.0, -4.0, -2.0, -6.0])
+
+
+def test_without_a_trend_the_reward_is_the_plain_one() -> None:
+    values, plain = trended([8.0, 4.0, 2.0], 0)
+    assert values == plain == [-8.0, -4.0, -2.0]
+
+
+def test_the_plain_reward_contains_the_penalty() -> None:
+    env = env_of("penalty", snr_db=[-5.0])
+    env.reset(seed=0)
+    _, value, _, _, info = env.step(np.full(12, 8))
+    assert info["cost"] > 1
+    assert info["plain_reward"] == value
+
+
+def test_a_state_keeps_the_trend_and_one_without_it_loads() -> None:
+    settings = EnvSettings(cost_weight=0.0, reward_trend_steps=2)
+    ranks = np.ones(12, np.int64)
+    env = RankAllocationEnv(FallingLoss([8.0, 4.0, 1.0]), env=settings)
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(ranks)
+    state = env.state_dict()
+    other = RankAllocationEnv(FallingLoss([1.0]), env=settings)
+    other.load_state_dict(state)
+    assert other.step(ranks)[1] == env.step(ranks)[1] == pytest.approx(5.0)
+    del state["trend"]
+    old = RankAllocationEnv(FallingLoss([1.0]), env=settings)
+    old.load_state_dict(state)
+    assert old.step(ranks)[1] == 0.0

@@ -103,3 +103,13 @@ def test_a_loop_resumes_in_the_middle_of_a_rollout_and_of_an_episode() -> None:
 def test_steps_are_counted(steps: int) -> None:
     algorithm = run(Recorder())
     assert [algorithm.step().step for _ in range(steps)] == list(range(1, steps + 1))
+
+
+def test_the_learner_sees_rewards_without_the_trend_and_reports_show_those_of_eq_10() -> None:
+    env = RankAllocationEnv(env=EnvSettings(reward_trend_steps=2))
+    algorithm = Algorithm1(env, Recorder(), rollout_steps=100, buffer_size=100, seed=1)
+    records = [algorithm.step() for _ in range(4)]
+    for index, record in enumerate(records):
+        assert record.reward == record.info["plain_reward"]
+        assert record.reward == pytest.approx(-record.info["loss"] - 0.1 * record.info["cost"])
+        assert algorithm._buffer[index].reward > record.reward

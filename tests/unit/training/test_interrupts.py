@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import threading
 
@@ -35,3 +36,8 @@ def test_outside_the_main_thread_no_handler_is_set() -> None:
     thread.join()
     assert seen == [None]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_interruption_reaches_another_process_with_its_exit_code() -> None:
+    again = pickle.loads(pickle.dumps(Interrupted("saved", signal.SIGTERM)))  # noqa: S301 (our own bytes)
+    assert (type(again), str(again), again.exit_code) == (Interrupted, "saved", 143)

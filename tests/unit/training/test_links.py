@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from airlora.channel import ChannelSettings, Link, RayleighFading, ergodic_bps
-from airlora.env import ANALYTIC_CHANNEL, RankAllocationEnv
+from airlora.env import ANALYTIC_CHANNEL, EnvSettings, RankAllocationEnv
+from airlora.observation import IntArray, Observation
 from airlora.policy import ConstantPolicy
 from airlora.text import TextComplexity
 from airlora.training import decide_for_link, problem_of, reference_link
@@ -43,3 +44,34 @@ def test_the_capacity_follows_the_rate_model() -> None:
 def test_the_observation_is_that_of_the_start_of_an_episode() -> None:
     env = RankAllocationEnv(initial_rank=3)
     np.testing.assert_array_equal(env.observe_link(Link(0.0, 3e5), TEXT).ranks, np.full(12, 3))
+
+
+class Climber:
+    """A policy that wants two more components in every module than the observation has, and records what it saw."""
+
+    name = "climber"
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def decide(self, observation: Observation) -> IntArray:
+        self.seen.append(observation.ranks.tolist())
+        return np.minimum(observation.ranks + 2, 8)
+
+
+def test_every_decision_sees_the_ranks_of_the_one_before() -> None:
+    policy = Climber()
+    channel = ANALYTIC_CHANNEL.model_copy(update={"deadline_mode": "price"})
+    env = RankAllocationEnv(channel=channel, env=EnvSettings(decision_steps=3), initial_rank=1)
+    pattern = decide_for_link(policy, env, Link(0.0, 3e5), TEXT)
+    assert policy.seen == [[1] * 12, [3] * 12, [5] * 12]
+    assert pattern.ranks == (7,) * 12
+
+
+def test_a_later_decision_sees_the_ranks_after_the_projection() -> None:
+    policy = Climber()
+    env = RankAllocationEnv(env=EnvSettings(decision_steps=3), initial_rank=1)
+    pattern = decide_for_link(policy, env, Link(-5.0, 3e5), TEXT)
+    # The link carries 28 components; three in every module would be 36.
+    assert [sum(ranks) for ranks in policy.seen] == [12, 28, 28]
+    assert sum(pattern.ranks) == 28

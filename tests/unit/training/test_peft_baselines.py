@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from peft import AdaLoraConfig, get_peft_model
 
+from airlora.adapters import load_base_model
 from airlora.errors import SettingsError, TrainingError
 from airlora.ranks import RankPattern
-from airlora.training import Settings, build_context, measure_peft_baseline, train_adalora, train_adalora_sweep
-from airlora.training.peft_baselines import BASELINE_BITS, _prune_to, _rounded
+from airlora.training import (
+    Settings,
+    build_context,
+    measure_peft_baseline,
+    train_adalora,
+    train_adalora_sweep,
+    train_baseline,
+)
+from airlora.training.peft_baselines import BASELINE_BITS, _orthogonality, _prune_to, _rounded
 
 BUDGETS = [150, 900]
 
@@ -30,10 +39,6 @@ def test_adalora_keeps_its_budget_of_parameters(settings: Settings, budget: int)
 
 def test_lora_alpha_gives_pefts_update_the_scale_of_the_settings(settings: Settings) -> None:
     # PEFT divides lora_alpha by the initial rank: alpha = scale * r_max leaves `scale`.
-    from peft import AdaLoraConfig, get_peft_model
-
-    from airlora.adapters import load_base_model
-
     model, _ = load_base_model(settings.model.name, num_labels=2, seed=0)
     name = "bert.encoder.layer.0.attention.self.query"
     config = AdaLoraConfig(
@@ -46,6 +51,27 @@ def test_lora_alpha_gives_pefts_update_the_scale_of_the_settings(settings: Setti
     delta = layer.get_delta_weight("default")
     factors = layer.lora_B["default"] @ (layer.lora_A["default"] * layer.lora_E["default"])
     torch.testing.assert_close(delta, settings.adapter.scale * factors, rtol=1e-4, atol=1e-7)
+
+
+def test_adalora_s_penalty_is_what_peft_adds_to_a_loss_of_labels(settings: Settings) -> None:
+    model, _ = load_base_model(settings.model.name, num_labels=2, seed=0)
+    names = [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "key")]
+    config = AdaLoraConfig(init_r=4, target_r=1, total_step=10, target_modules=names)
+    peft_model = get_peft_model(model, config).eval()
+    inputs = {"input_ids": torch.tensor([[2, 3, 4]]), "labels": torch.tensor([1])}
+    with_penalty = peft_model.base_model(**inputs).loss
+    without = torch.nn.functional.cross_entropy(peft_model(input_ids=inputs["input_ids"]).logits, inputs["labels"])
+    torch.testing.assert_close(_orthogonality(peft_model), with_penalty - without)
+    assert float(_orthogonality(peft_model)) > 0.1
+
+
+def test_adalora_starts_at_one_and_a_half_times_its_rank_but_not_above_r_max(settings: Settings) -> None:
+    context = build_context(settings)
+    per_rank = sum(shape.params_per_rank for shape in context.adapted.shapes.values())
+    for budget, rank in ((per_rank, 2), (2 * per_rank, 3), (99 * per_rank, settings.adapter.r_max)):
+        trained = train_baseline(settings, context.train, method="adalora", budget_params=budget, steps=2)
+        (factor,) = {len(module.lora_E["default"]) for module in trained.model.modules() if hasattr(module, "lora_E")}
+        assert factor == rank
 
 
 def test_the_smallest_singular_values_are_pruned_first(settings: Settings) -> None:
@@ -118,6 +144,35 @@ def test_every_precision_is_measured_with_its_payload(settings: Settings, method
     assert rises[1] <= rises[2] + 0.01
 
 
+@pytest.mark.parametrize("method", ["lora", "rslora", "adalora"])
+def test_a_baseline_keeps_its_budget_and_predicts(settings: Settings, method: str) -> None:
+    context = build_context(settings)
+    trained = train_baseline(settings, context.train, method=method, budget_params=900, steps=6)
+    assert tuple(trained.rank_pattern.names) == tuple(context.adapted.shapes)
+    assert 0 < trained.num_params <= 900
+    if method == "adalora":
+        assert trained.num_params == trained.rank_pattern.num_params(context.adapted.shapes)
+        assert trained.prune(300).num_params(context.adapted.shapes) <= 300
+        assert trained.num_params <= 300
+    else:
+        (rank,) = set(trained.rank_pattern.ranks)
+        sizes = sum(shape.d_in + shape.d_out for shape in context.adapted.shapes.values())
+        assert trained.num_params == rank * sizes
+        assert (rank + 1) * sizes > 900
+        with pytest.raises(SettingsError, match=f"baseline to prune = '{method}': allowed is adalora"):
+            trained.prune(300)
+    assert trained.predict(context.eval).evaluation.num_samples == len(context.eval)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_rslora_has_the_scale_of_the_settings_at_rank_8_and_falls_with_the_root(settings: Settings, rank: int) -> None:
+    context = build_context(settings)
+    budget = rank * sum(shape.d_in + shape.d_out for shape in context.adapted.shapes.values())
+    trained = train_baseline(settings, context.train, method="rslora", budget_params=budget, steps=1)
+    layer = trained.model.base_model.model.get_submodule(trained.sites[0].name)
+    assert layer.scaling["default"] == pytest.approx(settings.adapter.scale * (8 / rank) ** 0.5)
+
+
 def test_the_same_seed_gives_the_same_points(settings: Settings) -> None:
     context = build_context(settings)
     first, second = (
@@ -137,7 +192,7 @@ def test_rounding_errs_by_half_a_step_of_its_slice() -> None:
 
 @pytest.mark.parametrize(
     ("method", "rank", "message"),
-    [("dora", 2, "baseline = 'dora': allowed is one of lora, adalora"), ("lora", 0, "rank of a baseline = 0")],
+    [("dora", 2, "baseline = 'dora': allowed is one of lora, rslora, adalora"), ("lora", 0, "rank of a baseline = 0")],
 )
 def test_an_unknown_baseline_is_refused(settings: Settings, method: str, rank: int, message: str) -> None:
     context = build_context(settings)

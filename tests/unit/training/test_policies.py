@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from airlora.env import RankAllocationEnv
+from airlora.env import LiveObjective, RankAllocationEnv
+from airlora.errors import SettingsError
 from airlora.observation import Observation
 from airlora.packing import measure_explained_variance
-from airlora.policy import EvaPolicy, load_policy, policy_specs, save_policy
+from airlora.policy import ConstantPolicy, EvaPolicy, PolicySpec, load_policy, policy_specs, save_policy
 from airlora.training import (
+    FineTuner,
     RunContext,
     Settings,
     build_context,
@@ -18,7 +20,8 @@ from airlora.training import (
     problem_of,
     with_policy,
 )
-from airlora.training.policies import policy_needs_trained_adapter
+from airlora.training.frozen import make_env
+from airlora.training.policies import make_from_settings, policy_needs_trained_adapter
 
 SPECS = policy_specs()
 
@@ -121,3 +124,32 @@ def test_a_planner_starts_with_the_plans_of_greedy(settings: Settings, context: 
                 sizes = np.asarray(policy.problem.params_per_rank)
                 assert abs((policy.decide(observation) - greedy.decide(observation)) @ sizes) <= sizes.max()
         assert np.shape(policy.arguments["prior"]) == (12, 4)
+
+
+def test_the_setting_is_the_device_of_the_networks(
+    make_settings: Callable[..., Settings], shared_context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+    monkeypatch.setattr(
+        PolicySpec, "make", lambda self, problem, inputs: devices.append(inputs.device) or ConstantPolicy(problem, 1)
+    )
+    for device in ("cpu", "meta"):
+        chosen = make_settings(**{"policy.device": device})
+        make_from_settings(chosen, problem_of(env_of(chosen, shared_context)))
+    assert devices == ["cpu", "meta"]
+
+
+def test_a_device_that_there_is_not_is_refused(
+    make_settings: Callable[..., Settings], shared_context: RunContext
+) -> None:
+    chosen = make_settings(**{"policy.device": "abacus"})
+    with pytest.raises(SettingsError, match="policy.device = 'abacus': allowed is `auto`, `cpu`, or a device"):
+        make_from_settings(chosen, problem_of(env_of(chosen, shared_context)))
+
+
+def test_only_live_losses_have_a_trend(make_settings: Callable[..., Settings], shared_context: RunContext) -> None:
+    chosen = make_settings(**{"env.reward_trend_steps": 7})
+    live = LiveObjective(FineTuner(shared_context.adapted, shared_context.train, chosen, shared_context.device))
+    assert make_env(live, shared_context, chosen).settings.reward_trend_steps == 7
+    frozen = frozen_objective(shared_context, chosen)
+    assert make_env(frozen, shared_context, chosen).settings.reward_trend_steps == 0

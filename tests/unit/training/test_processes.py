@@ -136,3 +136,33 @@ def test_a_killed_process_is_reported_in_one_line(some_jobs: ModuleType, tmp_pat
         run_jobs(jobs, 2)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("* ended"))
+
+
+@pytest.mark.parametrize(("how", "num_processes"), [(("fail",), 1), (("die", "fail"), 2)])
+def test_a_failed_job_runs_again_if_its_error_is_accepted_and_the_other_jobs_go_on(
+    some_jobs: ModuleType, tmp_path: Path, how: tuple[str, ...], num_processes: int
+) -> None:
+    jobs: list[Any] = [
+        *(partial(some_jobs.end_second, tmp_path, name) for name in how),
+        partial(some_jobs.count, 5, 4, 0),
+    ]
+    errors: list[tuple[int, str]] = []
+    counts: list[int] = []
+    results = run_jobs(
+        jobs,
+        num_processes,
+        on_step=counts.append,
+        on_error=lambda index, error: errors.append((index, type(error).__name__)),
+    )
+    names = {"fail": "ValueError", "die": "ProcessKilledError"}
+    assert results == [*how, 5]
+    assert sorted(errors) == [(index, names[name]) for index, name in enumerate(how)]
+    assert counts[-1] == len(how) + 4, "steps of failed attempts count no more"
+
+
+def test_an_error_that_is_not_accepted_ends_the_jobs(some_jobs: ModuleType, tmp_path: Path) -> None:
+    def refuse(index: int, error: Exception) -> None:
+        raise TrainingError(f"job {index} failed: {error}")
+
+    with pytest.raises(TrainingError, match="^job 0 failed: not yet$"):
+        run_jobs([partial(some_jobs.end_second, tmp_path, "fail")], 1, on_error=refuse)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from airlora.errors import TrainingError
 from airlora.policy.diffusion.losses import LOSSES, LossContext
 from airlora.policy.diffusion.model import DiffusionModel
+from airlora.policy.diffusion.process import swept_timesteps
 from airlora.policy.seeding import restore_torch, seeded_init, torch_generator
 from airlora.policy.settings import DiffusionSettings
 
@@ -98,6 +99,9 @@ class FinePolicy:
     def update(self, context: LossContext, *, rehearse: bool) -> dict[str, float]:
         """Take `updates_per_stage` optimiser steps on minibatches of executed decisions.
 
+        With `timestep_order = "sweep"` the denoising errors of update k are those of one diffusion step, see
+        `swept_timesteps`.  Errors on warm-up data are always those of random diffusion steps.
+
         Args:
             context: Executed decisions and the other inputs of the loss.
             rehearse: Whether the denoising error on warm-up data, times `rehearsal_weight`, is added to the loss of
@@ -114,9 +118,10 @@ class FinePolicy:
         settings, batch = self.settings, context.batch
         metrics = self.loss.prepare(self.model, context)
         losses = []
-        for _ in range(settings.updates_per_stage):
+        for timestep in self._training_timesteps():
             rows = torch.randint(len(batch), (settings.batch_size,), generator=self._generator).to(self.device)
-            loss = self.loss(self.model, batch[rows], self._generator)
+            with self.model.at_timestep(timestep):
+                loss = self.loss(self.model, batch[rows], self._generator)
             if rehearse and settings.rehearsal_weight > 0.0:
                 loss = loss + settings.rehearsal_weight * self._warmup_error(settings.batch_size)
             losses.append(self._step(self._optimizer, loss))
@@ -142,6 +147,13 @@ class FinePolicy:
         restore_torch(self._generator, state["generator"])
         self._is_warm = state["is_warm"]
         self.loss.load_state_dict(state["loss"])
+
+    def _training_timesteps(self) -> Sequence[int | None]:
+        """Return the diffusion step of every update of a stage; None stands for random ones."""
+        settings = self.settings
+        if settings.timestep_order == "random":
+            return [None] * settings.updates_per_stage
+        return swept_timesteps(settings.updates_per_stage, settings.num_train_timesteps)
 
     def _warm_up(self) -> None:
         if self._is_warm:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,20 @@ class DiffusionModel(nn.Module):
         self.sampler = SAMPLERS[settings.sampler].from_settings(settings)
         # `with_presence` appends one entry to the condition.
         self.backbone = BACKBONES[settings.backbone](sample_size, condition_size + 1, settings)
+        self._training_timestep: int | None = None
+
+    @contextmanager
+    def at_timestep(self, timestep: int | None) -> Iterator[None]:
+        """Let `error_and_x0` noise all samples at one diffusion step within a `with` block.
+
+        Args:
+            timestep: Diffusion step. None draws one for every sample, as outside the block.
+        """
+        former, self._training_timestep = self._training_timestep, timestep
+        try:
+            yield
+        finally:
+            self._training_timestep = former
 
     def squared_error(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         """Return the denoising error of `error_and_x0`, float [N]."""
@@ -51,9 +67,9 @@ class DiffusionModel(nn.Module):
     def error_and_x0(self, x0: Tensor, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         r"""Return the denoising error of each sample at a random step, and the estimate of x_0.
 
-        The error is the first term of Eq. 19.  Eq. 14 adds noise to each x_0 at a step that is drawn uniformly.  A
-        condition is dropped with probability `condition_dropout`.  The squared error between the network's output and
-        its target is averaged over the D entries.
+        The error is the first term of Eq. 19.  Eq. 14 adds noise to each x_0 at a step that is drawn uniformly, or at
+        that of `at_timestep`.  A condition is dropped with probability `condition_dropout`.  The squared error between
+        the network's output and its target is averaged over the D entries.
 
         Args:
             x0: Clean samples, float [N, D].
@@ -64,7 +80,10 @@ class DiffusionModel(nn.Module):
             Error, float [N], and x0_hat, float [N, D].
         """
         count, device = len(x0), x0.device
-        timesteps = torch.randint(self.schedule.num_train_timesteps, (count,), generator=generator).to(device)
+        if self._training_timestep is None:
+            timesteps = torch.randint(self.schedule.num_train_timesteps, (count,), generator=generator).to(device)
+        else:
+            timesteps = torch.full((count,), self._training_timestep, device=device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         present = drop_condition(count, self.condition_dropout, generator).to(device)
         alpha_bar = self.schedule.alpha_bars(timesteps)

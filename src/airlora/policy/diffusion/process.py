@@ -21,6 +21,7 @@ __all__ = [
     "predict_noise",
     "predict_x0",
     "sqrt",
+    "swept_timesteps",
     "velocity",
 ]
 
@@ -65,6 +66,33 @@ class NoiseSchedule:
     def alpha_bars(self, timesteps: Tensor) -> Tensor:
         r"""Return \bar\alpha of several steps, float32 [N, 1], for timesteps int64 [N]."""
         return self.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None]
+
+
+def swept_timesteps(num_updates: int, num_train_timesteps: int) -> list[int]:
+    r"""Return the diffusion step of each gradient step of a learning stage that sweeps them in order.
+
+    $$\tau_k = \mathrm{round}\left(k\, \frac{T - 1}{n - 1}\right) \text{ for } n < T, \qquad
+      \tau_k = k \bmod T \text{ otherwise}$$
+
+    With n = T every step is visited once, as in lines 17 to 21 of Algorithm 1.  Step 0 of the code is the paper's
+    tau = 1: the paper's tau = 0 is the clean sample, which has no noise to predict.  A single update takes the middle.
+
+    Args:
+        num_updates: Number of gradient steps of the stage, n.
+        num_train_timesteps: Number of diffusion steps, T.
+
+    Source: AirLLM Algorithm 1, lines 17 to 21.
+
+    Examples:
+        >>> swept_timesteps(4, 4), swept_timesteps(3, 9), swept_timesteps(5, 3), swept_timesteps(1, 9)
+        ([0, 1, 2, 3], [0, 4, 8], [0, 1, 2, 0, 1], [4])
+    """
+    last = num_train_timesteps - 1
+    if num_updates >= num_train_timesteps:
+        return [update % num_train_timesteps for update in range(num_updates)]
+    if num_updates == 1:
+        return [last // 2]
+    return [round(update * last / (num_updates - 1)) for update in range(num_updates)]
 
 
 def sqrt(value: Tensor | float) -> Tensor | float:

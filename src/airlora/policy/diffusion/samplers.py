@@ -6,14 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from airlora.errors import PolicyError
-from airlora.policy.diffusion.process import NoiseSchedule, predict_noise
+from airlora.policy.diffusion.process import NoiseSchedule, posterior_mean, predict_noise
 from airlora.policy.registry import Registry
 from airlora.policy.settings import DiffusionSettings
 
@@ -146,7 +146,7 @@ class DDIMSampler(Sampler):
 
     | code | paper |
     |---|---|
-    | x0_hat | \hat x_0, by Eq. 14 instead of Eq. 16 (erratum 2) |
+    | x0_hat | \hat x_0, by Eq. 14; by Eq. 16 with `x0_estimate = "posterior_mean"` (erratum 2) |
     | noise_hat | \hat\epsilon = f_psi |
     | alpha_bar, next_alpha_bar | \bar\alpha_tau, \bar\alpha_tau' |
     | sigma | \sigma_tau |
@@ -157,6 +157,8 @@ class DDIMSampler(Sampler):
         clip_sample: Whether x0_hat is clipped to [-1, 1], the range of ranks in unit coordinates.  The noise estimate
             is recomputed from the clipped x0_hat.
         spacing: Placement of the inference steps, see `spaced_timesteps`.
+        x0_estimate: Estimate of x_0 in Eq. 17.  `exact` is x0_hat as the denoiser returns it.  `posterior_mean` is
+            Eq. 16 at the noise estimate, as the paper prints it.
 
     Source: AirLLM Eq. 17; Song et al. 2021 (arXiv:2010.02502) Eq. 12 and 16.
     """
@@ -165,11 +167,18 @@ class DDIMSampler(Sampler):
     eta: float = 0.0
     clip_sample: bool = True
     spacing: str = "linspace"
+    x0_estimate: Literal["exact", "posterior_mean"] = "exact"
 
     @classmethod
     def from_settings(cls, settings: DiffusionSettings) -> Self:
         """Return the sampler that the settings describe."""
-        return cls(settings.num_inference_steps, settings.eta, settings.clip_sample, settings.timestep_spacing)
+        return cls(
+            settings.num_inference_steps,
+            settings.eta,
+            settings.clip_sample,
+            settings.timestep_spacing,
+            settings.x0_estimate,
+        )
 
     def timesteps(self, num_train_timesteps: int) -> list[int]:
         """Return the diffusion steps to visit, noisiest first."""
@@ -186,6 +195,8 @@ class DDIMSampler(Sampler):
     ) -> tuple[Tensor, float]:
         """Return mean and sigma of x at `next_timestep` (Eq. 17)."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar(timestep), schedule.alpha_bar(next_timestep)
+        if self.x0_estimate == "posterior_mean":
+            x0_hat = posterior_mean(x_tau, noise_hat, float(schedule.alphas[timestep]), alpha_bar)
         if self.clip_sample:
             x0_hat = x0_hat.clamp(-1.0, 1.0)
             noise_hat = predict_noise(x_tau, x0_hat, alpha_bar)
@@ -232,7 +243,8 @@ class DDPMSampler(Sampler):
     @classmethod
     def from_settings(cls, settings: DiffusionSettings) -> Self:
         """Return the sampler that the settings describe."""
-        return cls(settings.num_inference_steps, settings.clip_sample, settings.timestep_spacing)
+        num_steps = settings.num_train_timesteps if settings.all_ddpm_steps else settings.num_inference_steps
+        return cls(num_steps, settings.clip_sample, settings.timestep_spacing)
 
     def timesteps(self, num_train_timesteps: int) -> list[int]:
         """Return the diffusion steps to visit, noisiest first."""

@@ -127,3 +127,35 @@ def test_a_loss_that_is_not_finite_raises_an_error_and_changes_no_weight(context
         fine.update(context_of(batch(float("nan"))), rehearse=False)
     assert all(torch.equal(value, warm[name]) for name, value in fine.model.state_dict().items())
     assert not all(torch.equal(value, before[name]) for name, value in warm.items())
+
+
+def visited_timesteps(fine: FinePolicy, context: LossContext, *, rehearse: bool = False) -> list[list[int]]:
+    """Return the diffusion steps of every training call of the network in an update."""
+    fine.decide(torch.zeros(3))
+    found: list[list[int]] = []
+    handle = fine.model.backbone.register_forward_pre_hook(lambda module, inputs: found.append(inputs[1].tolist()))
+    fine.update(context, rehearse=rehearse)
+    handle.remove()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"), [(100, list(range(100))), (4, [0, 33, 66, 99]), (102, [*range(100), 0, 1]), (1, [49])]
+)
+@pytest.mark.parametrize("loss", ["literal", "advantage_weighted", "q_guided"])
+def test_a_sweep_noises_the_whole_batch_at_one_step_after_the_other(
+    updates: int, expected: list[int], loss: str, context_of: ContextOf
+) -> None:
+    fine = make(2, SETTINGS.model_copy(update={"timestep_order": "sweep", "updates_per_stage": updates, "loss": loss}))
+    assert visited_timesteps(fine, context_of(batch())) == [[step] * 16 for step in expected]
+
+
+def test_a_sweep_leaves_rehearsal_at_random_steps(context_of: ContextOf) -> None:
+    fine = make(2, SETTINGS.model_copy(update={"timestep_order": "sweep"}))
+    calls = visited_timesteps(fine, context_of(batch()), rehearse=True)
+    assert calls[0::2] == [[0] * 16, [50] * 16, [99] * 16]
+    assert all(len(set(call)) > 1 for call in calls[1::2])
+
+
+def test_the_default_draws_a_step_for_every_sample(context_of: ContextOf) -> None:
+    assert all(len(set(call)) > 1 for call in visited_timesteps(make(2), context_of(batch())))

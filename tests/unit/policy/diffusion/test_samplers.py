@@ -193,3 +193,35 @@ def test_invalid_arguments_are_rejected() -> None:
         make("ddim", timestep_spacing="odd")
     with pytest.raises(PolicyError, match="diffusion.sampler = 'dream': allowed is one of"):
         SAMPLERS["dream"]
+
+
+@pytest.mark.parametrize(("timestep", "next_timestep"), [(999, 979), (500, 480), (20, 0), (0, -1)])
+def test_the_posterior_mean_takes_the_place_of_x0_in_eq_17_as_printed(timestep: int, next_timestep: int) -> None:
+    sampler = make("ddim", x0_estimate="posterior_mean", clip_sample=False)
+    noise_hat = torch.randn(X_T.shape, generator=generator())
+    # Eq. 16 and 17, from the tables of the schedule.
+    alpha, alpha_bar = float(SCHEDULE.alphas[timestep]), SCHEDULE.alpha_bar(timestep)
+    mean = (X_T - (1 - alpha) / math.sqrt(1 - alpha_bar) * noise_hat) / math.sqrt(alpha)
+    next_alpha_bar = SCHEDULE.alpha_bar(next_timestep)
+    expected = math.sqrt(next_alpha_bar) * mean + math.sqrt(1 - next_alpha_bar) * noise_hat
+    exact = predict_x0(X_T, noise_hat, alpha_bar)
+    found, sigma = sampler.transition(SCHEDULE, X_T, exact, noise_hat, timestep, next_timestep)
+    torch.testing.assert_close(found, expected)
+    assert sigma == 0.0
+
+
+def test_the_printed_sampler_misses_a_point_mass_that_the_exact_one_reaches() -> None:
+    denoise = denoise_gaussian(POINT, 0.0)
+    printed = make("ddim", x0_estimate="posterior_mean", clip_sample=False)
+    found = printed.sample(SCHEDULE, denoise, X_T, generator())
+    assert torch.isfinite(found).all()
+    assert (found - POINT).abs().mean() > 0.2
+    exact = make("ddim", clip_sample=False).sample(SCHEDULE, denoise, X_T, generator())
+    assert (exact - POINT).abs().max() < 0.01
+
+
+def test_ddpm_visits_all_steps_if_asked() -> None:
+    changes = {"num_train_timesteps": 40, "num_inference_steps": 5}
+    assert make("ddpm", all_ddpm_steps=True, **changes).timesteps(40) == list(range(39, -1, -1))
+    assert len(make("ddpm", **changes).timesteps(40)) == 5
+    assert len(make("ddim", all_ddpm_steps=True, **changes).timesteps(40)) == 5

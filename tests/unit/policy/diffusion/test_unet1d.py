@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -150,3 +152,22 @@ def test_the_seed_determines_the_initial_weights() -> None:
 def test_invalid_settings_are_rejected(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**change)
+
+
+def test_channels_grow_from_one_resolution_to_the_next_if_asked() -> None:
+    backbone = with_random_weights(make(36, 3, unet_channel_growth=2))
+    assert [block.film.out_features // 2 for block in backbone.down] == [8, 16, 32, 64, 128, 256]
+    assert [block.film.out_features // 2 for block in backbone.up] == [128, 64, 32, 16, 8]
+    assert backbone(*inputs(2, 36, 3)).shape == (2, 36)
+
+
+def test_the_default_has_the_weights_of_checkpoints_without_the_setting() -> None:
+    digest = hashlib.sha256()
+    for name, value in make(37, 3).state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    assert digest.hexdigest()[:16] == "8eb9680ad5374f8b"
+
+
+def test_a_growth_that_the_network_does_not_have_is_refused() -> None:
+    with pytest.raises(ValidationError, match="unet_channel_growth"):
+        settings(unet_channel_growth=3)

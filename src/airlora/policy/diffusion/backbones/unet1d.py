@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,9 @@ class UNet1D(Backbone):
     map distinguishes the modules.  An embedding of e_tau and the condition scales and shifts the channels of every
     block (FiLM).
 
+    Resolution i has C_i = C_1 g^(i-1) channels.  C_1 is the setting `unet_channels`.  The growth g is
+    `unet_channel_growth`; the paper has 2.
+
     Every level halves the axis, rounding up.  Upsampling doubles the axis and truncates it to the length of the skip
     connection, so every D works without padding.  `num_levels` limits the depth.  The last layer is initialised to
     zero, so an untrained network outputs zeros.
@@ -48,8 +53,14 @@ class UNet1D(Backbone):
 
     def __init__(self, sample_size: int, condition_size: int, settings: DiffusionSettings) -> None:
         super().__init__(sample_size, condition_size, settings)
-        channels, kernel_size, hidden_size = settings.unet_channels, settings.unet_kernel_size, settings.hidden_size
-        levels, padding = num_levels(sample_size, settings.unet_depth), settings.unet_kernel_size // 2
+        kernel_size, hidden_size, padding = (
+            settings.unet_kernel_size,
+            settings.hidden_size,
+            settings.unet_kernel_size // 2,
+        )
+        levels = num_levels(sample_size, settings.unet_depth)
+        widths = [settings.unet_channels * settings.unet_channel_growth**level for level in range(levels)]
+        steps = list(pairwise(widths))
         self.time_embeddings: Tensor
         every_step = torch.arange(settings.num_train_timesteps)
         table = time_embedding(every_step, settings.time_embedding_size)
@@ -61,13 +72,16 @@ class UNet1D(Backbone):
             nn.Linear(hidden_size, hidden_size),
             nn.SiLU(),
         )
-        self.enter = nn.Conv1d(2, channels, kernel_size, padding=padding)
-        self.down = nn.ModuleList(_FilmBlock(channels, channels, kernel_size, hidden_size) for _ in range(levels))
+        self.enter = nn.Conv1d(2, widths[0], kernel_size, padding=padding)
+        self.down = nn.ModuleList(_FilmBlock(width, width, kernel_size, hidden_size) for width in widths)
         self.halve = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel_size, stride=2, padding=padding) for _ in range(levels - 1)
+            nn.Conv1d(width, below, kernel_size, stride=2, padding=padding) for width, below in steps
         )
-        self.up = nn.ModuleList(_FilmBlock(2 * channels, channels, kernel_size, hidden_size) for _ in range(levels - 1))
-        self.leave = nn.Conv1d(channels, 1, kernel_size, padding=padding)
+        # From the lowest resolution up: the upsampled channels and those of the skip connection.
+        self.up = nn.ModuleList(
+            _FilmBlock(below + width, width, kernel_size, hidden_size) for width, below in reversed(steps)
+        )
+        self.leave = nn.Conv1d(widths[0], 1, kernel_size, padding=padding)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 

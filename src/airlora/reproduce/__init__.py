@@ -1,0 +1,1 @@
+"""The paper's tables and figures, reproduced with statistics: one file per table or figure."""

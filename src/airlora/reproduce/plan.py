@@ -1,0 +1,512 @@
+"""What a reproduction runs: scale, variant, data, model, seeds, and the trials of each method."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from airlora.errors import DataError, SettingsError, TrainingError
+from airlora.files import read_bytes
+from airlora.policy import DiffusionSettings, PPOSettings, find_policy
+from airlora.reproduce.kinds import adapter_settings, settings_of
+from airlora.reproduce.methods import AIRLLM, METHODS, PAPER_METHODS
+from airlora.reproduce.trial import Trial, TrialResult
+from airlora.settings.loading import value_at
+from airlora.tasks import find_task, load_adapted
+from airlora.training import Settings, load_settings, with_values
+
+__all__ = [
+    "CONSTANT_RANKS",
+    "OPT_PARAMS_PER_RANK",
+    "RATE_FACTORS",
+    "SCALES",
+    "Plan",
+    "Scale",
+    "Variant",
+    "choose_rates",
+    "is_pending",
+    "rate_trials",
+]
+
+Variant = Literal["literal", "repaired"]
+
+_PRESETS: Mapping[str, str] = {"literal": "paper-literal", "repaired": "paper"}
+
+OPT_PARAMS_PER_RANK = 24 * (4 * (2048 + 2048 + 1) + 2 * (2048 + 8192 + 1))
+"""Parameters that one rank in every module of OPT-1.3B costs."""
+
+PAPER_BANDWIDTH_HZ = 1e8
+
+REFERENCE_SNR_DB = 5.0
+"""SNR of the tables that have one number per method: the median of the paper's five."""
+
+RATE_FACTORS = (1 / 3, 1.0, 3.0)
+"""Factors of the scale's learning rate that every method tries."""
+
+RATE_KEYS: Mapping[str, str] = {
+    "changing ranks": "finetune.learning_rate",
+    "constant rank": "finetune.learning_rate",
+    "full rank": "finetune.learning_rate",
+    "adalora": "finetune.adalora_learning_rate",
+    "lora": "finetune.lora_learning_rate",
+    "rslora": "finetune.lora_learning_rate",
+}
+"""Setting of the learning rate, by family of methods.
+
+With the objective `live`, policies train an adapter of changing ranks, and the best constant rank is one of several
+adapters of constant rank. `greedy`, `allocate` and the stream choose from an adapter that is trained at full rank.
+"""
+
+RATE_STEPS = 200
+"""Fine-tuning steps of a trial that tunes a learning rate."""
+
+CONSTANT_RANKS = (1, 2, 4, 8, 16)
+"""Ranks of which the best constant rank is chosen with the objective `live`."""
+
+_LEARNERS = tuple(name for name in PAPER_METHODS if METHODS[name].policy)
+"""Methods that the settings of PPO, diffusion and reward apply to."""
+
+_LIVE = (*_LEARNERS, "random")
+"""Methods that choose ranks while the adapter is fine-tuned, with the objective `live`."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of a reproduction.
+
+    Args:
+        name: Name of the scale.
+        summary: Hardware and duration, for the report.
+        overrides: Settings by dotted key, over the preset.
+        objective: `frozen` trains one adapter per r_max and measures ranks on it; `live` fine-tunes at the chosen
+            ranks, as the paper does.
+        num_seeds: Default number of seeds.
+        evaluations: Losses that a policy measures on a frozen adapter.
+        tunes_rates: Whether the learning rate of every family of methods is chosen among `RATE_FACTORS`.
+        caps: Upper bounds of settings by dotted key, by method.
+        keeps_bandwidth: Whether the link has the paper's 100 MHz. Otherwise the bandwidth is scaled by the size of the
+            model's components, which leaves the communication cost of every rank as in the paper.
+        seconds: Expected duration of a step on one core, s: of fine-tuning, and of a decision with its measurement.
+    """
+
+    name: str
+    summary: str
+    overrides: Mapping[str, Any]
+    objective: Literal["frozen", "live"]
+    num_seeds: int
+    evaluations: int = 0
+    tunes_rates: bool = False
+    caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    keeps_bandwidth: bool = False
+    seconds: tuple[float, float] = (0.2, 0.1)
+
+
+_SMALL = {
+    "model.attn_implementation": "eager",
+    "adapter.scale": 8.0,
+    "data.max_length": 64,
+    "finetune.learning_rate": 4e-3,
+    "finetune.head_learning_rate": 1e-2,
+    "finetune.adalora_learning_rate": 3e-3,
+    "finetune.precision": "float32",
+    "tensorboard": False,
+    "policy.early_stop": False,
+}
+
+UNET = "PPO+DDIM/U-Net"
+"""Method whose training is bounded at small scales: an update takes about 100 times as long as with the MLP."""
+
+SCALES: Mapping[str, Scale] = {
+    "quick": Scale(
+        "quick",
+        "two CPU cores, half an hour; one seed decides no claim",
+        {
+            **_SMALL,
+            "model.name": "embedded-minilm",
+            "data.max_train_samples": 6000,
+            "data.max_eval_samples": 400,
+            "data.num_eval": 400,
+            "env.frozen_batch_size": 16,
+            "finetune.steps": 100,
+            "finetune.eval_every": 100,
+            "adapter.r_max": 16,
+        },
+        "frozen",
+        num_seeds=1,
+        evaluations=180,
+        caps={
+            UNET: {
+                "diffusion.updates_per_stage": 2,
+                "diffusion.warmup_updates": 50,
+                "diffusion.num_inference_steps": 10,
+            }
+        },
+        seconds=(0.45, 0.3),
+    ),
+    "standard": Scale(
+        "standard",
+        "two CPU cores, some hours, or any GPU",
+        {
+            **_SMALL,
+            "model.name": "embedded-minilm",
+            "data.max_train_samples": 20_000,
+            "finetune.steps": 400,
+            "finetune.eval_every": 400,
+        },
+        "live",
+        num_seeds=5,
+        evaluations=400,
+        tunes_rates=True,
+        caps={UNET: {"diffusion.updates_per_stage": 4, "diffusion.warmup_updates": 200}},
+        seconds=(0.45, 0.3),
+    ),
+    "paper": Scale(
+        "paper",
+        "OPT-1.3B and a GPU",
+        {"policy.early_stop": False, "tensorboard": False},
+        "live",
+        num_seeds=5,
+        evaluations=15_000,
+        tunes_rates=True,
+        keeps_bandwidth=True,
+        seconds=(0.5, 0.5),
+    ),
+}
+"""Scales by name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the trials of a reproduction depend on.
+
+    Args:
+        scale: Scale of the reproduction.
+        variant: `literal` for the paper as printed, `repaired` for the paper with its repairs.
+        seeds: Seeds of every method.
+        data: Name or folder of the data, or None for the corpus that airlora generates.
+        model: Base model, or None for the scale's.
+        bandwidth_hz: Bandwidth of every link, Hz.
+        data_digest: Digest of the content of the data, so that other data make other trials.
+        rates: Chosen factor of the learning rate by family of methods.
+        known: Results of trials that others depend on, by key.
+    """
+
+    scale: Scale
+    variant: Variant
+    seeds: tuple[int, ...]
+    data: str | None = None
+    model: str | None = None
+    bandwidth_hz: float = PAPER_BANDWIDTH_HZ
+    data_digest: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    known: Mapping[str, TrialResult] = field(default_factory=dict, compare=False, repr=False)
+    _trials: dict[str, list[Trial]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def make(
+        cls,
+        scale: str,
+        variant: str,
+        *,
+        data: str | None = None,
+        model: str | None = None,
+        num_seeds: int | None = None,
+    ) -> Plan:
+        """Return a plan with the bandwidth for its model.
+
+        Args:
+            scale: Key of `SCALES`.
+            variant: `literal` or `repaired`.
+            data: Name or folder of the data. None takes the corpus that airlora generates, only at scale `quick`.
+            model: Base model. None takes the scale's.
+            num_seeds: Number of seeds. None takes the scale's.
+
+        Raises:
+            SettingsError: A value is not allowed.
+            ModelError: The model cannot be loaded.
+            DataError: The data are missing; the message says where to get them.
+        """
+        if scale not in SCALES:
+            raise SettingsError.of("scale", scale, f"one of {', '.join(SCALES)}")
+        if variant not in _PRESETS:
+            raise SettingsError.of("variant", variant, f"one of {', '.join(_PRESETS)}")
+        if num_seeds is not None and num_seeds < 1:
+            raise SettingsError.of("seeds", num_seeds, "1 or more")
+        own = SCALES[scale]
+        if data is None and scale != "quick":
+            data = "sst2"
+        if data is not None and Path(data).is_dir():
+            data = str(Path(data).resolve())
+        if model is not None and Path(model).is_dir():
+            model = str(Path(model).resolve())
+        first = 42  # Table II
+        seeds = tuple(range(first, first + (num_seeds or own.num_seeds)))
+        plan = cls(own, "literal" if variant == "literal" else "repaired", seeds, data, model)
+        plan = replace(plan, data_digest=_data_digest(plan.settings()))
+        return plan if own.keeps_bandwidth else replace(plan, bandwidth_hz=plan.scaled_bandwidth_hz())
+
+    @property
+    def preset(self) -> str:
+        """Preset of the variant."""
+        return _PRESETS[self.variant]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether policies choose ranks while the adapter is fine-tuned."""
+        return self.scale.objective == "live"
+
+    @functools.cached_property
+    def steps(self) -> int:
+        """Fine-tuning steps of every method."""
+        return self.settings().finetune.steps
+
+    @functools.cached_property
+    def cost_weight(self) -> float:
+        """Lambda of Eq. 9 unless a table varies it."""
+        return self.settings().env.cost_weight
+
+    def overrides(self, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the settings over the preset, by dotted key.
+
+        Args:
+            changes: Further settings, which replace those of scale and plan.
+        """
+        own = dict(self.scale.overrides) | {"channel.bandwidth_hz": [self.bandwidth_hz]}
+        own["data.name"] = self.data or "embedded"
+        if self.model is not None:
+            own |= {"model.name": self.model}
+        own |= {"env.objective": self.scale.objective}
+        own |= changes or {}
+        if own["env.objective"] == "frozen":
+            own["env.reward_trend_steps"] = 0  # A frozen adapter's losses have no trend.
+        return own
+
+    def settings(self, changes: Mapping[str, Any] | None = None) -> Settings:
+        """Return the settings of a trial with these changes and the first seed."""
+        return load_settings(self.preset, overrides=self.overrides(changes) | {"seed": self.seeds[0]})
+
+    def scaled_bandwidth_hz(self) -> float:
+        """Return the bandwidth at which one rank in every module costs as much airtime as on OPT-1.3B at 100 MHz."""
+        settings = self.settings({"adapter.r_max": 1, "policy.constant_rank": 1})
+        task, _ = find_task(settings.task).from_data(settings.data)
+        adapted, *_ = load_adapted(settings, task)
+        per_rank = sum(shape.params_per_rank for shape in adapted.shapes.values())
+        return PAPER_BANDWIDTH_HZ * per_rank / OPT_PARAMS_PER_RANK
+
+    def trial(self, method: str, seed: int, changes: Mapping[str, Any] | None = None) -> Trial:
+        """Return the trial of a method.
+
+        Args:
+            method: Key of `METHODS`.
+            seed: Seed of the trial.
+            changes: Settings by dotted key that a table varies.
+        """
+        return self.trials(method, seed, changes)[0]
+
+    def trials(
+        self,
+        method: str,
+        seed: int,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        snrs_db: Sequence[float] = (REFERENCE_SNR_DB,),
+    ) -> list[Trial]:
+        """Return the trials of a method: one that measures every link, or for a PEFT method one per link.
+
+        The best constant rank has a trial per rank of `CONSTANT_RANKS` with the objective `live`. The trial of a PEFT
+        method depends on the parameters that PPO+DDIM/MLP sends with the same seed and changes over the same link.
+        Until its result is in `known`, the option `budget` is None, and the trial cannot run (see `is_pending`).
+
+        Args:
+            method: Key of `METHODS`.
+            seed: Seed of the trials.
+            changes: Settings by dotted key that a table varies.
+            snrs_db: SNRs for which a PEFT method is trained, dB.
+        """
+        key = json.dumps([method, changes, snrs_db])
+        if key not in self._trials:
+            self._trials[key] = self._make_trials(method, changes, snrs_db)
+        trials = [replace(trial, seed=seed) for trial in self._trials[key]]
+        if METHODS[method].budget != "policy":
+            return trials
+        budgets = [self._sent_params(seed, changes, snr_db) for snr_db in snrs_db]
+        return [
+            replace(trial, options={**trial.options, "budget": budget})
+            for trial, budget in zip(trials, budgets, strict=True)
+        ]
+
+    def _sent_params(self, seed: int, changes: Mapping[str, Any] | None, snr_db: float) -> int | None:
+        """Return the parameters that PPO+DDIM/MLP sends over a link, or None if its result is not known yet."""
+        result = self.known.get(self.trial(AIRLLM, seed, changes).key)
+        if result is None:
+            return None
+        return next(int(link["num_params"]) for link in result["links"] if link["snr_db"] == snr_db)
+
+    def _make_trials(self, method: str, changes: Mapping[str, Any] | None, snrs_db: Sequence[float]) -> list[Trial]:
+        own, seed = METHODS[method], self.seeds[0]
+        fine, decision = self.scale.seconds[0], self.scale.seconds[1] * own.cost
+        caps = self.caps(method)
+        is_live = self.is_live and method in (*_LIVE, "best constant")
+        live_family = "constant rank" if method == "best constant" else "changing ranks"
+        family = own.baseline or (live_family if is_live else "full rank")
+        varied = {**self._rate(family), **own.overrides, **self.sweep_updates(changes), **caps, **(changes or {})}
+        learns = method in _LEARNERS
+        if own.policy is not None:
+            varied["policy.name"] = own.policy
+        if own.baseline is not None:
+            options = self.options(varied, learns=False) | {"method": own.baseline}
+            each = [{**options, "snr_db": snr_db, "budget": own.budget} for snr_db in snrs_db]
+            return [Trial("baseline", one, seed, self.steps, fine) for one in each]
+        if is_live and method == "best constant":
+            r_max = self.settings(varied).adapter.r_max
+            ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
+            each = [self.options(varied | {"policy.constant_rank": rank}, learns=False) for rank in ranks]
+            return [Trial("live", {**options, "on_calibration": True}, seed, self.steps, fine) for options in each]
+        if is_live:
+            return [Trial("live", self.options(varied, learns=learns), seed, self.steps, fine + decision)]
+        frozen = self.options(varied | {"env.objective": "frozen"}, learns=learns)
+        if own.policy is None:
+            return [Trial("stream", frozen, seed, 1, 30.0)]
+        if method == "best constant":
+            return [Trial("best_constant", frozen, seed, 8, 3.0)]
+        evaluations = self.scale.evaluations if find_policy(own.policy).learns else 0
+        return [Trial("frozen", frozen | {"evaluations": evaluations}, seed, max(1, evaluations), decision)]
+
+    def adapter_trials(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that fine-tune the adapters of `trials`, one per adapter, to run before them."""
+        found: dict[str, Trial] = {}
+        for trial in trials:
+            if trial.kind in ("frozen", "best_constant", "stream"):
+                settings = adapter_settings(settings_of(trial.options, trial.seed))
+                plain = settings.model_dump(mode="json", exclude={"seed"})
+                options = {"settings": plain, "data_digest": self.data_digest}
+                own = Trial("adapter", options, trial.seed, settings.finetune.steps, self.scale.seconds[0])
+                found.setdefault(own.key, own)
+        return list(found.values())
+
+    def options(self, changes: Mapping[str, Any], *, learns: bool) -> dict[str, Any]:
+        """Return the options of a trial: all settings.
+
+        Args:
+            changes: Settings by dotted key, over those of scale and plan.
+            learns: Whether the paper's policies learn in the trial. Otherwise their settings have no effect and take
+                their defaults, so that both variants share the trial.
+        """
+        settings = self.settings(changes)
+        if not learns:
+            settings = with_values(settings, {"preset": "quick", "env.reward_trend_steps": 0})
+            settings = settings.model_copy(update={"ppo": PPOSettings(), "diffusion": DiffusionSettings()})
+        plain = settings.model_dump(mode="json", exclude={"seed"})
+        return {"settings": plain, "data_digest": self.data_digest}
+
+    def sweep_updates(self, changes: Mapping[str, Any] | None) -> dict[str, int]:
+        """Return the setting of one update per diffusion step, if a stage visits the diffusion steps in order.
+
+        Args:
+            changes: Settings by dotted key, over those of scale and plan.
+        """
+        diffusion = self.settings(changes).diffusion
+        is_sweep = diffusion.timestep_order == "sweep"
+        return {"diffusion.updates_per_stage": diffusion.num_train_timesteps} if is_sweep else {}
+
+    def caps(self, method: str) -> dict[str, int]:
+        """Return the settings of a method that the scale bounds, by dotted key."""
+        caps = self.scale.caps.get(method, {})
+        return {key: min(bound, value_at(self.settings().model_dump(), key)) for key, bound in caps.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence per method that the scale bounds."""
+        return tuple(
+            f"{method} has bounds at this scale: {', '.join(f'{key} = {self.caps(method)[key]}' for key in bounds)}."
+            for method, bounds in self.scale.caps.items()
+        )
+
+    def rate(self, family: str, factor: float = 1.0) -> float:
+        """Return the scale's learning rate of a family of methods, times a factor."""
+        section, _, name = RATE_KEYS[family].partition(".")
+        return float(getattr(getattr(self.settings(), section), name)) * factor
+
+    def _rate(self, family: str) -> dict[str, float]:
+        return {RATE_KEYS[family]: self.rate(family, self.rates[family])} if family in self.rates else {}
+
+
+def is_pending(trial: Trial) -> bool:
+    """Return whether a trial depends on the result of another one that is not known yet (see `Plan.trials`)."""
+    return trial.options.get("budget", 0) is None
+
+
+def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
+    """Return the trials that tune the learning rates, by family of methods and factor; empty if the scale tunes none.
+
+    Every family trains for `RATE_STEPS` steps with the first seed, and is measured on training samples that were held
+    out. Changing ranks are random ones, and the constant rank is an eighth of r_max. PEFT's methods get the parameters
+    that the reference link carries before the deadline.
+    """
+    if not plan.scale.tunes_rates:
+        return {}
+    steps = min(RATE_STEPS, plan.steps)
+    r_max = plan.settings().adapter.r_max
+    ranks: dict[str, dict[str, Any]] = {
+        "changing ranks": {"policy.name": "random"},
+        "constant rank": {"policy.name": "constant", "policy.constant_rank": max(1, r_max // 8)},
+        "full rank": {"policy.name": "constant", "policy.constant_rank": r_max},
+    }
+    found = {}
+    for family, key in RATE_KEYS.items():
+        for factor in RATE_FACTORS:
+            changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
+            if family in ranks:
+                options = plan.options(changes | ranks[family] | {"env.objective": "live"}, learns=False)
+            else:
+                method = {"method": family, "snr_db": REFERENCE_SNR_DB, "budget": "link"}
+                options = plan.options(changes, learns=False) | method
+            found[family, factor] = Trial("rate", options, plan.seeds[0], steps, plan.scale.seconds[0])
+    return found
+
+
+def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
+    """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
+
+    Args:
+        plan: Plan whose `rate_trials` have run, or those of some families. The others keep the scale's learning rate.
+        results: Results by the key of the trial.
+
+    Raises:
+        TrainingError: All learning rates of a family diverged.
+    """
+    losses: dict[str, dict[float, float]] = {}
+    errors: dict[str, str] = {}
+    for (family, factor), trial in rate_trials(plan).items():
+        result = results.get(trial.key)
+        if result is None:
+            continue
+        if result["loss"] is None:
+            errors[family] = result["error"]
+        else:
+            losses.setdefault(family, {})[factor] = result["loss"]
+    for family, error in errors.items():
+        if family not in losses:
+            rates = ", ".join(f"{plan.rate(family, factor):g}" for factor in RATE_FACTORS)
+            raise TrainingError(f"{RATE_KEYS[family]} of {family}: training diverged at each of {rates} ({error})")
+    return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
+
+
+def _data_digest(settings: Settings) -> str:
+    """Return a digest of the files of the data, or of the names of data sets on the Hub.
+
+    Raises:
+        DataError: The data are missing; the message says where to get them.
+    """
+    sources = settings.data.sources()
+    if sources is None:
+        return ""
+    digest = hashlib.sha256()
+    for source in (sources.train, sources.eval):
+        digest.update(read_bytes(Path(source), "data", DataError) if Path(source).is_file() else source.encode())
+    return digest.hexdigest()[:20]
