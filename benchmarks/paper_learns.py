@@ -27,8 +27,9 @@ from airlora.reproduce.experiment import Arm, Results
 from airlora.reproduce.kinds import KINDS
 from airlora.reproduce.plan import Plan, choose_rates, rate_trials
 from airlora.reproduce.runner import run_trials
-from airlora.reproduce.statistics import holm, judge_difference, mean_estimate, paired_comparison
+from airlora.reproduce.statistics import mean_estimate
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.verdicts import ClaimedDifference, judge_family
 
 METHOD, OTHERS = "PPO+DDIM/MLP", ("PPO", "best constant")
 
@@ -49,14 +50,12 @@ def report(results: Results) -> str:
         estimate = mean_estimate(values)
         interval = "{:.4f} to {:.4f}".format(*estimate.interval) if estimate.interval else "-"
         lines.append(f"| {method} | {estimate.value:.4f} | {interval} |")
-    comparisons = [
-        paired_comparison([-value for value in found[METHOD]], [-value for value in found[own]]) for own in OTHERS
+    ours = [-value for value in found[METHOD]]
+    claims = [
+        ClaimedDifference(f"{METHOD} has a lower objective than {other}", ours, [-value for value in found[other]])
+        for other in OTHERS
     ]
-    corrected = holm([comparison.p_value for comparison in comparisons])
-    for other, comparison, p_value in zip(OTHERS, comparisons, corrected, strict=True):
-        text = f"{METHOD} has a lower objective than {other}"
-        verdict = judge_difference(text, comparison, p_value=p_value, unit="nats")
-        lines.append(f"\n{verdict.claim}: {verdict.verdict}. {verdict.reason}")
+    lines += [f"\n{own.claim}: {own.verdict}. {own.reason}" for own in judge_family(claims, unit="nats")]
     return "\n".join(lines)
 
 

@@ -17,17 +17,9 @@ from airlora.errors import SettingsError
 from airlora.reproduce.kinds import CURVE_POINTS
 from airlora.reproduce.plan import REFERENCE_SNR_DB, Plan
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import (
-    PairedComparison,
-    Source,
-    Verdict,
-    holm,
-    judge_difference,
-    paired_comparison,
-    sentence_bootstrap,
-    shown_interval,
-)
+from airlora.reproduce.statistics import PairedComparison, holm, paired_comparison, sentence_bootstrap
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.verdicts import Source, Verdict, judge_difference, shown_interval
 from airlora.settings.loading import value_at
 
 __all__ = [

@@ -14,8 +14,8 @@ from airlora.reproduce.figures import PAGE_INCHES, Series, line_figure
 from airlora.reproduce.methods import AIRLLM, METHODS, PAPER_METHODS
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import Verdict, holm, judge_difference, paired_comparison
 from airlora.reproduce.trial import Trial
+from airlora.reproduce.verdicts import ClaimedDifference, Verdict, judge_family
 
 __all__ = ["EXPERIMENT", "SavedSteps", "saved_steps", "steps_to_reach"]
 
@@ -56,31 +56,25 @@ def _result(results: Results) -> ExperimentResult:
 
 
 def _verdicts(results: Results) -> list[Verdict]:
-    saved = [saved_steps(*results.rewards(Arm(fast)), results.rewards(Arm(slow))[1]) for _, fast, slow, _, _ in _CLAIMS]
-    comparisons = [
-        paired_comparison(own.shares, np.zeros(len(own.shares)), resolution=own.resolution, num_tests=len(saved))
-        for own in saved
-    ]
-    corrected = holm([comparison.p_value for comparison in comparisons])
-    verdicts = []
-    for place, (text, fast, slow, paper, at_least) in enumerate(_CLAIMS):
-        censored = [results.plan.seeds[seed] for seed in saved[place].censored]
+    claims = []
+    for text, fast, slow, paper, at_least in _CLAIMS:
+        saved = saved_steps(*results.rewards(Arm(fast)), results.rewards(Arm(slow))[1])
+        censored = [results.plan.seeds[seed] for seed in saved.censored]
         undecidable = bounds_text(results.plan, Arm(fast), Arm(slow))
         if undecidable is None and censored:
             seeds = f"seed{'s' if len(censored) > 1 else ''} {', '.join(map(str, censored))}"
             undecidable = f"Neither curve reaches the level before the last quarter, which sets it, with {seeds}."
-        verdicts.append(
-            judge_difference(
+        claims.append(
+            ClaimedDifference(
                 text,
-                comparisons[place],
+                saved.shares,
                 paper=paper,
                 at_least=at_least,
-                p_value=corrected[place],
-                unit="%",
+                resolution=saved.resolution,
                 undecidable=undecidable,
             )
         )
-    return verdicts
+    return judge_family(claims, unit="%")
 
 
 @dataclass(frozen=True)

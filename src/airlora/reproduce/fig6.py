@@ -6,8 +6,8 @@ import numpy as np
 
 from airlora.reproduce.experiment import SMOOTHED, Experiment, Results
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import holm, judge_difference, paired_comparison
 from airlora.reproduce.table5b import SWEEP
+from airlora.reproduce.verdicts import ClaimedDifference, judge_family
 
 __all__ = ["EXPERIMENT"]
 
@@ -17,18 +17,15 @@ TITLE = "Figure 6: reward by the prediction type of the diffusion model"
 def _result(results: Results) -> ExperimentResult:
     figure, rows = SWEEP.reward_figure(results)
     last = {label: _last_quarter(results.rewards(SWEEP.arm(label))[1]) for label in SWEEP.settings}
-    others = ("ε", "x₀")
-    comparisons = {other: paired_comparison(last["v"], last[other], num_tests=len(others)) for other in others}
-    corrected = holm([comparison.p_value for comparison in comparisons.values()])
-    verdicts = [
-        judge_difference(
+    claims = [
+        ClaimedDifference(
             f"v-prediction has a higher reward than {other}-prediction: mean of the last quarter",
-            comparison,
-            p_value=p_value,
-            unit="",
+            last["v"],
+            last[other],
         )
-        for (other, comparison), p_value in zip(comparisons.items(), corrected, strict=True)
+        for other in ("ε", "x₀")
     ]
+    verdicts = judge_family(claims, unit="")
     return ExperimentResult("fig6", TITLE, rows, verdicts, figure=figure, notes=(SMOOTHED,))
 
 

@@ -14,8 +14,8 @@ from airlora.reproduce.experiment import Claim, Experiment, Results, judge
 from airlora.reproduce.figures import PAGE_INCHES, heat_map_figure
 from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import Verdict, holm, judge_difference, paired_comparison
 from airlora.reproduce.sweep import Sweep
+from airlora.reproduce.verdicts import ClaimedDifference, Verdict, judge_family
 
 __all__ = ["EXPERIMENT", "SWEEP"]
 
@@ -85,24 +85,14 @@ def _rank_verdicts(by_label: Mapping[str, NDArray[np.float64]], roles: Sequence[
         if role in roles
     ]
     others = [label for label in by_label if label != OURS]
-    differences: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    claims: list[ClaimedDifference] = []
     for above, below, measure in measures:
         values = {label: np.asarray([measure(grid) for grid in grids]) for label, grids in by_label.items()}
         text = f"The schedule {OURS} gives {above} a higher rank than {below}"
-        differences[f"{text}, by more than {' and '.join(others)} on average"] = (
-            values[OURS],
-            np.mean([values[label] for label in others], axis=0),
-        )
-        differences[text] = values[OURS], np.zeros(len(values[OURS]))
-    comparisons = {
-        text: paired_comparison(ours, theirs, num_tests=len(differences))
-        for text, (ours, theirs) in differences.items()
-    }
-    corrected = holm([comparison.p_value for comparison in comparisons.values()])
-    return [
-        judge_difference(text, comparison, p_value=p_value, unit="ranks")
-        for (text, comparison), p_value in zip(comparisons.items(), corrected, strict=True)
-    ]
+        mean = np.mean([values[label] for label in others], axis=0)
+        more = f"{text}, by more than {' and '.join(others)} on average"
+        claims += [ClaimedDifference(more, values[OURS], mean), ClaimedDifference(text, values[OURS])]
+    return judge_family(claims, unit="ranks")
 
 
 def _lower_above_upper(grid: NDArray[np.float64]) -> float:

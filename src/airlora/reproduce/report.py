@@ -13,8 +13,8 @@ from rich.text import Text
 
 from airlora.files import make_folder, write_bytes
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import DOES_NOT_HOLD, HOLDS, NOT_DECIDABLE, Source, Verdict, shown, shown_interval
 from airlora.reproduce.tables import MISSING
+from airlora.reproduce.verdicts import DOES_NOT_HOLD, HOLDS, NOT_DECIDABLE, Source, Verdict, shown, shown_interval
 
 __all__ = ["summary_table", "write_report"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from airlora.files import make_folder
 from airlora.reproduce.figures import DrawnFigure, write_figure
-from airlora.reproduce.statistics import Verdict
 from airlora.reproduce.tables import ResultTable, Row, result_dict, write_result_json, write_table
+from airlora.reproduce.verdicts import Verdict
 
 __all__ = ["ExperimentResult", "write_result"]
 

@@ -18,8 +18,9 @@ from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, is_pending, ra
 from airlora.reproduce.report import write_report
 from airlora.reproduce.result import ExperimentResult, write_result
 from airlora.reproduce.runner import read_results, run_trials
-from airlora.reproduce.statistics import Verdict, holm
+from airlora.reproduce.statistics import holm
 from airlora.reproduce.trial import Trial
+from airlora.reproduce.verdicts import Verdict
 from airlora.tasks import pick_device
 from airlora.training import num_processes as processes_for
 from airlora.version import __version__

@@ -8,9 +8,9 @@ from airlora.reproduce.experiment import Arm, Claim, Experiment, Results, judge
 from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import holm, judge_difference, paired_comparison
 from airlora.reproduce.tables import Column, ResultTable, summarise
 from airlora.reproduce.trial import Trial
+from airlora.reproduce.verdicts import ClaimedDifference, judge_family
 
 __all__ = ["EXPERIMENT", "PAPER", "RANKS"]
 
@@ -73,19 +73,15 @@ def _result(results: Results) -> ExperimentResult:
     ]
     verdicts = judge(results, claims)
     savings = [
-        paired_comparison(
+        ClaimedDifference(
+            f"AirLLM sends fewer parameters than AdaLoRA at r_max {r_max}: share saved",
             1.0
             - results.scores(_arm(AIRLLM, r_max), "num_params") / results.scores(_arm(ADALORA, r_max), "num_params"),
-            [0.0] * len(results.plan.seeds),
-            num_tests=len(RANKS),
+            paper=1.0 - PAPER[r_max][1][1] / PAPER[r_max][0][1],
         )
         for r_max in RANKS
     ]
-    corrected = holm([saving.p_value for saving in savings])
-    for r_max, saving, p_value in zip(RANKS, savings, corrected, strict=True):
-        stated = 1.0 - PAPER[r_max][1][1] / PAPER[r_max][0][1]
-        claim = f"AirLLM sends fewer parameters than AdaLoRA at r_max {r_max}: share saved"
-        verdicts.append(judge_difference(claim, saving, paper=stated, p_value=p_value, unit="%"))
+    verdicts += judge_family(savings, unit="%")
     notes = (
         "AdaLoRA has all parameters of rank r_max, as by the paper's counts, which are another budget than AirLLM's "
         "(erratum 9). Table III and Figure 4 compare both at equal parameters.",

@@ -9,9 +9,9 @@ from airlora.reproduce.experiment import Experiment, Results
 from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
-from airlora.reproduce.statistics import judge_difference, paired_comparison
 from airlora.reproduce.tables import Column, ResultTable, summarise
 from airlora.reproduce.trial import Trial
+from airlora.reproduce.verdicts import ClaimedDifference, judge_family
 
 __all__ = ["EXPERIMENT", "PAPER_SECONDS"]
 
@@ -60,11 +60,11 @@ def _result(results: Results) -> ExperimentResult:
     paper = {(str(steps),): {"episode_ratio": seconds / PAPER_SECONDS[30]} for steps, seconds in PAPER_SECONDS.items()}
     columns, lines = summarise(rows, _COLUMNS, by=("setting",), paper=paper)
     last = [row["episode_ratio"] for row in rows if row["setting"] == "100"]
-    verdict = judge_difference(
+    claim = ClaimedDifference(
         "100 inference steps take longer than 30: time of an episode, as a ratio above 1",
-        paired_comparison(last, [1.0] * len(last)),
+        last,
+        1.0,
         paper=PAPER_SECONDS[100] / PAPER_SECONDS[30] - 1.0,
-        unit="",
     )
     notes = (
         "A policy for 24 layers (144 modules) on one core, on a loss in closed form: no language model is trained. An "
@@ -73,7 +73,7 @@ def _result(results: Results) -> ExperimentResult:
         "The paper calls its increase of 21 % an increase of 40 % (erratum 11).",
     )
     table = ResultTable("table6", TITLE, columns, lines, notes)
-    return ExperimentResult("table6", TITLE, rows, [verdict], table=table)
+    return ExperimentResult("table6", TITLE, rows, judge_family([claim], unit=""), table=table)
 
 
 _MEASURED = ("decision", "episode")

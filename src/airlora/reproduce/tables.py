@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 from airlora.errors import DataError, SettingsError
 from airlora.files import make_folder, write_bytes, write_json
-from airlora.reproduce.statistics import Estimate, Verdict, mean_estimate
+from airlora.reproduce.statistics import Estimate, mean_estimate
+from airlora.reproduce.verdicts import Verdict
 
 __all__ = [
     "MISSING",

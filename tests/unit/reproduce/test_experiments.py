@@ -31,8 +31,8 @@ from airlora.reproduce.plan import (
     rate_trials,
 )
 from airlora.reproduce.result import ExperimentResult, write_result
-from airlora.reproduce.statistics import Verdict
 from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.verdicts import Verdict
 
 NAMES = ["table3", "table4", "table5a", "table5b", "table6", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8"]
 SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0)

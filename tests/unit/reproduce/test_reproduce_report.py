@@ -11,8 +11,9 @@ from rich.console import Console
 from airlora.reproduce.figures import PAGE_INCHES, Series, line_figure
 from airlora.reproduce.report import summary_table, write_report
 from airlora.reproduce.result import ExperimentResult, write_result
-from airlora.reproduce.statistics import DOES_NOT_HOLD, HOLDS, NOT_DECIDABLE, Estimate, Verdict
+from airlora.reproduce.statistics import Estimate
 from airlora.reproduce.tables import Column, ResultTable
+from airlora.reproduce.verdicts import DOES_NOT_HOLD, HOLDS, NOT_DECIDABLE, Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

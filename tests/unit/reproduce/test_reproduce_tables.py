@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airlora.errors import DataError, SettingsError
-from airlora.reproduce.statistics import HOLDS, Estimate, Verdict, mean_estimate
+from airlora.reproduce.statistics import Estimate, mean_estimate
 from airlora.reproduce.tables import (
     Column,
     ResultTable,
@@ -16,6 +16,7 @@ from airlora.reproduce.tables import (
     summarise,
     write_table,
 )
+from airlora.reproduce.verdicts import HOLDS, Verdict
 
 METHOD, SETTING = Column("method", "method"), Column("setting", "setting")
 ACCURACY, PARAMS = Column("accuracy", "accuracy", "%"), Column("num_params", "parameters", "count")
