@@ -25,7 +25,8 @@ from airlora.errors import AirloraError
 from airlora.files import write_bytes
 from airlora.reproduce.experiment import Arm, Results
 from airlora.reproduce.kinds import KINDS
-from airlora.reproduce.plan import Plan, choose_rates, rate_trials
+from airlora.reproduce.plan import Plan
+from airlora.reproduce.rates import choose_rates, rate_trials
 from airlora.reproduce.runner import run_trials
 from airlora.reproduce.statistics import mean_estimate
 from airlora.reproduce.trial import Trial, TrialResult

@@ -143,6 +143,7 @@ def test_a_learning_rate_that_diverges_is_a_result(tiny_model: Path, folder: Pat
         (("table3", "--scale", "huge"), ("huge", "quick")),
         (("table3", "--variant", "exact"), ("exact", "literal")),
         (("table3", "--seeds", 0), ("seeds = 0",)),
+        (("table3", "--seeds", 10**9, "--dry-run"), ("seeds = 1000000000", "1 to 1000")),
         (("table3", "--data", "nowhere"), ("nowhere",)),
         (("table3", "--executor", "slurm"), ("slurm", "ray")),
         (("table3", "--address", "here:1"), ("here:1", "ray")),

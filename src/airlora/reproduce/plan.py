@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from airlora.errors import DataError, SettingsError, TrainingError
+from airlora.errors import DataError, SettingsError
 from airlora.files import read_bytes
 from airlora.policy import DiffusionSettings, PPOSettings, find_policy
 from airlora.reproduce.kinds import adapter_settings, settings_of
 from airlora.reproduce.methods import AIRLLM, METHODS, PAPER_METHODS
+from airlora.reproduce.scales import SCALES, Scale
 from airlora.reproduce.trial import Trial, TrialResult
 from airlora.settings.loading import value_at
 from airlora.tasks import find_task, load_adapted
@@ -23,14 +24,9 @@ from airlora.training import Settings, load_settings, with_values
 __all__ = [
     "CONSTANT_RANKS",
     "OPT_PARAMS_PER_RANK",
-    "RATE_FACTORS",
-    "SCALES",
     "Plan",
-    "Scale",
     "Variant",
-    "choose_rates",
     "is_pending",
-    "rate_trials",
 ]
 
 Variant = Literal["literal", "repaired"]
@@ -42,11 +38,11 @@ OPT_PARAMS_PER_RANK = 24 * (4 * (2048 + 2048 + 1) + 2 * (2048 + 8192 + 1))
 
 PAPER_BANDWIDTH_HZ = 1e8
 
+MAX_SEEDS = 1000
+"""Largest number of seeds. A plan lists the trials of all seeds."""
+
 REFERENCE_SNR_DB = 5.0
 """SNR of the tables that have one number per method: the median of the paper's five."""
-
-RATE_FACTORS = (1 / 3, 1.0, 3.0)
-"""Factors of the scale's learning rate that every method tries."""
 
 RATE_KEYS: Mapping[str, str] = {
     "changing ranks": "finetune.learning_rate",
@@ -62,9 +58,6 @@ With the objective `live`, policies train an adapter of changing ranks, and the 
 adapters of constant rank. `greedy`, `allocate` and the stream choose from an adapter that is trained at full rank.
 """
 
-RATE_STEPS = 200
-"""Fine-tuning steps of a trial that tunes a learning rate."""
-
 CONSTANT_RANKS = (1, 2, 4, 8, 16)
 """Ranks of which the best constant rank is chosen with the objective `live`."""
 
@@ -73,111 +66,6 @@ _LEARNERS = tuple(name for name in PAPER_METHODS if METHODS[name].policy)
 
 _LIVE = (*_LEARNERS, "random")
 """Methods that choose ranks while the adapter is fine-tuned, with the objective `live`."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Size of a reproduction.
-
-    Args:
-        name: Name of the scale.
-        summary: Hardware and duration, for the report.
-        overrides: Settings by dotted key, over the preset.
-        objective: `frozen` trains one adapter per r_max and measures ranks on it; `live` fine-tunes at the chosen
-            ranks, as the paper does.
-        num_seeds: Default number of seeds.
-        evaluations: Losses that a policy measures on a frozen adapter.
-        tunes_rates: Whether the learning rate of every family of methods is chosen among `RATE_FACTORS`.
-        caps: Upper bounds of settings by dotted key, by method.
-        keeps_bandwidth: Whether the link has the paper's 100 MHz. Otherwise the bandwidth is scaled by the size of the
-            model's components, which leaves the communication cost of every rank as in the paper.
-        seconds: Expected duration of a step on one core, s: of fine-tuning, and of a decision with its measurement.
-    """
-
-    name: str
-    summary: str
-    overrides: Mapping[str, Any]
-    objective: Literal["frozen", "live"]
-    num_seeds: int
-    evaluations: int = 0
-    tunes_rates: bool = False
-    caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    keeps_bandwidth: bool = False
-    seconds: tuple[float, float] = (0.2, 0.1)
-
-
-_SMALL = {
-    "model.attn_implementation": "eager",
-    "adapter.scale": 8.0,
-    "data.max_length": 64,
-    "finetune.learning_rate": 4e-3,
-    "finetune.head_learning_rate": 1e-2,
-    "finetune.adalora_learning_rate": 3e-3,
-    "finetune.precision": "float32",
-    "tensorboard": False,
-    "policy.early_stop": False,
-}
-
-UNET = "PPO+DDIM/U-Net"
-"""Method whose training is bounded at small scales: an update takes about 100 times as long as with the MLP."""
-
-SCALES: Mapping[str, Scale] = {
-    "quick": Scale(
-        "quick",
-        "two CPU cores, half an hour; one seed decides no claim",
-        {
-            **_SMALL,
-            "model.name": "embedded-minilm",
-            "data.max_train_samples": 6000,
-            "data.max_eval_samples": 400,
-            "data.num_eval": 400,
-            "env.frozen_batch_size": 16,
-            "finetune.steps": 100,
-            "finetune.eval_every": 100,
-            "adapter.r_max": 16,
-        },
-        "frozen",
-        num_seeds=1,
-        evaluations=180,
-        caps={
-            UNET: {
-                "diffusion.updates_per_stage": 2,
-                "diffusion.warmup_updates": 50,
-                "diffusion.num_inference_steps": 10,
-            }
-        },
-        seconds=(0.45, 0.3),
-    ),
-    "standard": Scale(
-        "standard",
-        "two CPU cores, some hours, or any GPU",
-        {
-            **_SMALL,
-            "model.name": "embedded-minilm",
-            "data.max_train_samples": 20_000,
-            "finetune.steps": 400,
-            "finetune.eval_every": 400,
-        },
-        "live",
-        num_seeds=5,
-        evaluations=400,
-        tunes_rates=True,
-        caps={UNET: {"diffusion.updates_per_stage": 4, "diffusion.warmup_updates": 200}},
-        seconds=(0.45, 0.3),
-    ),
-    "paper": Scale(
-        "paper",
-        "OPT-1.3B and a GPU",
-        {"policy.early_stop": False, "tensorboard": False},
-        "live",
-        num_seeds=5,
-        evaluations=15_000,
-        tunes_rates=True,
-        keeps_bandwidth=True,
-        seconds=(0.5, 0.5),
-    ),
-}
-"""Scales by name."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +123,8 @@ class Plan:
             raise SettingsError.of("scale", scale, f"one of {', '.join(SCALES)}")
         if variant not in _PRESETS:
             raise SettingsError.of("variant", variant, f"one of {', '.join(_PRESETS)}")
-        if num_seeds is not None and num_seeds < 1:
-            raise SettingsError.of("seeds", num_seeds, "1 or more")
+        if num_seeds is not None and not 1 <= num_seeds <= MAX_SEEDS:
+            raise SettingsError.of("seeds", num_seeds, f"1 to {MAX_SEEDS}")
         own = SCALES[scale]
         if data is None and scale != "quick":
             data = "sst2"
@@ -439,62 +327,6 @@ class Plan:
 def is_pending(trial: Trial) -> bool:
     """Return whether a trial depends on the result of another one that is not known yet (see `Plan.trials`)."""
     return trial.options.get("budget", 0) is None
-
-
-def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
-    """Return the trials that tune the learning rates, by family of methods and factor; empty if the scale tunes none.
-
-    Every family trains for `RATE_STEPS` steps with the first seed, and is measured on training samples that were held
-    out. Changing ranks are random ones, and the constant rank is an eighth of r_max. PEFT's methods get the parameters
-    that the reference link carries before the deadline.
-    """
-    if not plan.scale.tunes_rates:
-        return {}
-    steps = min(RATE_STEPS, plan.steps)
-    r_max = plan.settings().adapter.r_max
-    ranks: dict[str, dict[str, Any]] = {
-        "changing ranks": {"policy.name": "random"},
-        "constant rank": {"policy.name": "constant", "policy.constant_rank": max(1, r_max // 8)},
-        "full rank": {"policy.name": "constant", "policy.constant_rank": r_max},
-    }
-    found = {}
-    for family, key in RATE_KEYS.items():
-        for factor in RATE_FACTORS:
-            changes: dict[str, Any] = {key: plan.rate(family, factor), "finetune.steps": steps}
-            if family in ranks:
-                options = plan.options(changes | ranks[family] | {"env.objective": "live"}, learns=False)
-            else:
-                method = {"method": family, "snr_db": REFERENCE_SNR_DB, "budget": "link"}
-                options = plan.options(changes, learns=False) | method
-            found[family, factor] = Trial("rate", options, plan.seeds[0], steps, plan.scale.seconds[0])
-    return found
-
-
-def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
-    """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
-
-    Args:
-        plan: Plan whose `rate_trials` have run, or those of some families. The others keep the scale's learning rate.
-        results: Results by the key of the trial.
-
-    Raises:
-        TrainingError: All learning rates of a family diverged.
-    """
-    losses: dict[str, dict[float, float]] = {}
-    errors: dict[str, str] = {}
-    for (family, factor), trial in rate_trials(plan).items():
-        result = results.get(trial.key)
-        if result is None:
-            continue
-        if result["loss"] is None:
-            errors[family] = result["error"]
-        else:
-            losses.setdefault(family, {})[factor] = result["loss"]
-    for family, error in errors.items():
-        if family not in losses:
-            rates = ", ".join(f"{plan.rate(family, factor):g}" for factor in RATE_FACTORS)
-            raise TrainingError(f"{RATE_KEYS[family]} of {family}: training diverged at each of {rates} ({error})")
-    return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})
 
 
 def _data_digest(settings: Settings) -> str:

@@ -14,7 +14,8 @@ from airlora.files import make_folder, read_json, write_bytes
 from airlora.progress import ProgressReporter
 from airlora.reproduce.experiment import Experiment, Results, experiments, find_experiments
 from airlora.reproduce.kinds import KINDS
-from airlora.reproduce.plan import RATE_KEYS, Plan, choose_rates, is_pending, rate_trials
+from airlora.reproduce.plan import RATE_KEYS, Plan, is_pending
+from airlora.reproduce.rates import choose_rates, rate_trials
 from airlora.reproduce.report import write_report
 from airlora.reproduce.result import ExperimentResult, write_result
 from airlora.reproduce.runner import read_results, run_trials

@@ -247,10 +247,12 @@ def _identity(trial: Trial) -> dict[str, Any]:
 
 
 def _name(trial: Trial) -> str:
-    options = json.dumps(trial.options)
-    if len(options) > 200:
-        options = f"{options[:197]}..."
-    return f"trial {trial.kind} with seed {trial.seed} and options {options}"
+    # All settings would hide the message that follows.
+    options = {key: value for key, value in trial.options.items() if key != "settings"}
+    if "settings" in trial.options:
+        options = {"policy": trial.options["settings"]["policy"]["name"], **options}
+    text = json.dumps(options)
+    return f"trial {trial.kind} with seed {trial.seed} and options {text if len(text) <= 200 else f'{text[:197]}...'}"
 
 
 def _error_of(trial: Trial, error: Exception, retries: int) -> Exception:

@@ -21,16 +21,10 @@ from airlora.reproduce.experiment import (
 )
 from airlora.reproduce.fig3 import saved_steps, steps_to_reach
 from airlora.reproduce.methods import AIRLLM, METHODS
-from airlora.reproduce.plan import (
-    OPT_PARAMS_PER_RANK,
-    RATE_FACTORS,
-    SCALES,
-    Plan,
-    choose_rates,
-    is_pending,
-    rate_trials,
-)
+from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, Plan, is_pending
+from airlora.reproduce.rates import RATE_FACTORS, choose_rates, rate_trials
 from airlora.reproduce.result import ExperimentResult, write_result
+from airlora.reproduce.scales import SCALES
 from airlora.reproduce.trial import Trial, TrialResult
 from airlora.reproduce.verdicts import Verdict
 
@@ -282,7 +276,7 @@ def test_a_small_model_has_the_communication_cost_of_the_papers_model() -> None:
     [
         ({"scale": "huge"}, "scale = 'huge': allowed is one of quick, standard, paper"),
         ({"variant": "exact"}, "variant = 'exact': allowed is one of literal, repaired"),
-        ({"num_seeds": 0}, "seeds = 0: allowed is 1 or more"),
+        ({"num_seeds": 0}, "seeds = 0: allowed is 1 to 1000"),
     ],
 )
 def test_bad_plans_are_refused(arguments: dict[str, Any], message: str) -> None:
