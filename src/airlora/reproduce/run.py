@@ -258,7 +258,7 @@ def _learning_rates(plan: Plan) -> dict[str, float]:
 
 
 def _info(plan: Plan, command: str, minutes: float) -> dict[str, str]:
-    rates = ", ".join(f"{family} {rate:.1e}" for family, rate in _learning_rates(plan).items())
+    rates = ", ".join(f"{family} {rate:g}" for family, rate in _learning_rates(plan).items())
     return {
         "scale": f"{plan.scale.name} ({plan.scale.summary})",
         "variant": f"{plan.variant}, preset {plan.preset}",

@@ -199,14 +199,16 @@ def shown(value: float, unit: str = "points") -> str:
     Args:
         value: Difference.
         unit: "points" for a difference of accuracies, shown in percentage points; "%" for a share, shown in per cent;
-            otherwise the unit's name, possibly empty.
+            "nats" for a difference of losses; otherwise the unit's name, possibly empty.
 
     Examples:
-        >>> shown(0.0042), shown(-0.00001), shown(0.2, "%"), shown(-1200, "steps")
-        ('+0.42 points', '+0.00 points', '+20.0 %', '-1,200 steps')
+        >>> shown(0.0042), shown(-0.00001), shown(0.2, "%"), shown(-0.0158, "nats"), shown(-1200, "steps")
+        ('+0.42 points', '+0.00 points', '+20.0 %', '-0.0158 nats', '-1,200 steps')
     """
     if unit in ("points", "%"):
         text = f"{100 * value:+z.{2 if unit == 'points' else 1}f}"
+    elif unit == "nats":
+        text = f"{value:+z.4f}"
     else:
         text = f"{value:+,.4g}" if abs(value) < 1000 else f"{value:+,.0f}"
     return f"{text} {unit}".rstrip()
