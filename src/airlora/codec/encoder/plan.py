@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airlora.codec.encoder.metric import squared_norms
 from airlora.codec.encoder.precision import PrecisionSchedule, monotone_densities
-from airlora.codec.encoder.refinement import BaseValues, PlannedItem, encode_layers
+from airlora.codec.encoder.refinement import BaseValues, LayeredTarget, PlannedItem, encode_layers
 from airlora.codec.encoder.rounding import Rounding
 from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate
 from airlora.codec.format.container import pack_index
@@ -27,6 +28,8 @@ _MIN_SEGMENT_BYTES = 512
 _MAX_SEGMENT_BYTES = 1 << 20
 _SEGMENT_GROWTH = 8
 _Array = NDArray[np.float32]
+_Planned = list[list[PlannedItem]]  # items of each component in the order of the layers
+_Choice = Callable[[Sequence[_Planned], PrecisionSchedule], _Planned]
 
 
 def plan_items(
@@ -51,15 +54,25 @@ def plan_items(
         rounding: Rounding method.
         base: Base stream that the device holds. None plans a full stream.
     """
-    items: list[PlannedItem] = []
+    sources: list[LayeredTarget] = []
+    choices: list[tuple[_Choice, int]] = []
     for target, name in enumerate(layout.names):
         if name in updates:
             module = None if base is None else base.modules.get(name)
-            candidates = _module_items(layout, target, updates[name], schedule, rounding, module)
-            items += _select(candidates, schedule)
+            choose: _Choice = _cheapest_components
+            own = _module_sources(layout, target, updates[name], schedule, module)
         elif name in tensors:
             tensor = None if base is None else base.tensors.get(name)
-            items += _select([_tensor_items(layout, target, tensors[name], schedule, rounding, tensor)], schedule)
+            choose = _cheapest_tensor
+            own = _tensor_sources(layout, target, tensors[name], schedule, tensor)
+        else:
+            continue
+        sources += own
+        choices.append((choose, len(own)))
+    encoded = iter(encode_layers(sources, schedule, rounding=rounding))
+    items: list[PlannedItem] = []
+    for choose, count in choices:
+        items += _select(choose(list(itertools.islice(encoded, count)), schedule), schedule)
 
     def creates_tensor(item: Item) -> bool:
         return item.kind != Kind.REFINE and not layout.is_module(item.target)
@@ -99,33 +112,34 @@ def target_segment_bytes(bytes_before: float) -> int:
     return min(max(int(bytes_before / _SEGMENT_GROWTH), _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
 
 
-def _module_items(
+def _module_sources(
     layout: Layout,
     target: int,
     update: ModuleUpdate,
     schedule: PrecisionSchedule,
-    rounding: Rounding,
     base: tuple[_Array, _Array] | None,
-) -> list[list[PlannedItem]]:
+) -> list[LayeredTarget]:
+    """Return the components of a module, alone and relative to the base stream if that has any."""
     vectors = update.balanced()
     # A fixed bit width fixes the step, so error metrics have no effect.
     metrics = (None, None) if schedule.multiplier is None else update.metric_pair
-    encode = partial(
-        encode_layers,
+    alone = LayeredTarget(
         target,
+        vectors,
         energies=[squared_norms(rows, metric) for rows, metric in zip(vectors, metrics, strict=True)],
         importance=np.asarray(update.importance, dtype=np.float64),
-        schedule=schedule,
-        rounding=rounding,
         metrics=metrics,
         overhead_bytes=_item_overhead_bytes(layout, 2),
     )
-    candidates = encode(vectors)
     if base is None or not base[1].shape[0] or not len(vectors[1]):
-        return candidates
+        return [alone]
     signs, nearest = _match_components(*vectors, base)
-    with_base = encode([signs[:, None] * rows for rows in vectors], base=nearest)
-    return [_cheapest(pair, schedule) for pair in zip(candidates, with_base, strict=True)]
+    return [alone, replace(alone, groups=[signs[:, None] * rows for rows in vectors], base=nearest)]
+
+
+def _cheapest_components(candidates: Sequence[_Planned], schedule: PrecisionSchedule) -> _Planned:
+    """Return the cheapest of the candidates for each component of a module."""
+    return [_cheapest(own, schedule) for own in zip(*candidates, strict=True)]
 
 
 def _match_components(u: _Array, v: _Array, base: tuple[_Array, _Array]) -> tuple[_Array, BaseValues]:
@@ -147,38 +161,41 @@ def _match_components(u: _Array, v: _Array, base: tuple[_Array, _Array]) -> tupl
     return signs, BaseValues((U.T[indices], V[indices]), indices.tolist())
 
 
-def _tensor_items(
+def _tensor_sources(
     layout: Layout,
     target: int,
     tensor: DenseTensor,
     schedule: PrecisionSchedule,
-    rounding: Rounding,
     base: _Array | None,
-) -> list[PlannedItem]:
+) -> list[LayeredTarget]:
+    """Return a tensor in one or several groups, alone and relative to the base stream if that has it."""
     values = np.asarray(tensor.values, dtype=np.float32)
     energy = squared_norms(values.reshape(1, -1), None)
-    candidates: list[list[PlannedItem]] = []
+    sources: list[LayeredTarget] = []
     # All values share one step. An entropy table per row is an alternative for rows of different size.
     for num_groups in sorted({1, len(values) if values.ndim > 1 and len(values) <= _MAX_ROW_GROUPS else 1}):
         ends = np.cumsum(split_lengths(values.size, num_groups))[:-1]
         groups = [group[None] for group in np.split(values.ravel(), ends)]
-        encode = partial(
-            encode_layers,
+        alone = LayeredTarget(
             target,
             groups,
             # A fixed bit width derives the step from the mean square of a group, which must be that of the tensor.
             [energy * (group.size / values.size if schedule.multiplier is None else 1.0) for group in groups],
             np.array([tensor.importance], dtype=np.float64),
-            schedule,
-            rounding=rounding,
             metrics=[None] * num_groups,
-            num_groups=num_groups,
             overhead_bytes=_item_overhead_bytes(layout, num_groups),
+            num_groups=num_groups,
         )
-        candidates += encode()
+        sources.append(alone)
         if base is not None and base.shape == values.shape:
-            candidates += encode(base=BaseValues([group[None] for group in np.split(base.ravel(), ends)], [0]))
-    return _cheapest(candidates, schedule)
+            held = BaseValues([group[None] for group in np.split(base.ravel(), ends)], [0])
+            sources.append(replace(alone, base=held))
+    return sources
+
+
+def _cheapest_tensor(candidates: Sequence[_Planned], schedule: PrecisionSchedule) -> _Planned:
+    """Return the cheapest of the candidates for a tensor."""
+    return [_cheapest([items for candidate in candidates for items in candidate], schedule)]
 
 
 def _item_overhead_bytes(layout: Layout, num_groups: int) -> float:

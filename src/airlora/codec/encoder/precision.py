@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from airlora.codec.encoder.metric import ErrorMetric, squared_norms
-from airlora.codec.encoder.rounding import TRADEOFF, Rounding, quantise_rows
+from airlora.codec.encoder.rounding import TRADEOFF, Rounding, RowGroup, quantise_groups
 from airlora.codec.encoder.sources import DenseTensor, ModuleUpdate
 from airlora.codec.format.quantiser import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
 from airlora.errors import CodecError
@@ -283,8 +283,8 @@ class _Vectors:
 class _LossModel:
     """Expected size and loss as functions of the Lagrange multiplier.
 
-    Vectors of one length without an error metric are quantised together: with short vectors, calls cost more than the
-    rounding.  Results are kept by their steps, since nearby multipliers lead to the same steps.
+    Vectors of one length without an error metric are joined: with short vectors, calls cost more than the rounding.
+    Results are kept by their steps, since nearby multipliers lead to the same steps.
 
     Args:
         updates: Components of each module.
@@ -362,13 +362,14 @@ class _LossModel:
             for importance, _, vectors in self._targets
             for own in vectors
         }
+        joint = [np.concatenate([steps[id(own)] for own in group]) for _, group in self._groups]
+        keys = [(index, own.tobytes()) for index, own in enumerate(joint)]
+        missing = [index for index, key in enumerate(keys) if key not in self._quantised]
+        groups = [RowGroup(self._groups[index][0], joint[index], self._groups[index][1][0].metric) for index in missing]
+        for index, found in zip(missing, quantise_groups(groups, rounding=self._rounding), strict=True):
+            self._quantised[keys[index]] = found.bits, found.squared_errors
         measured = {}
-        for index, (rows, group) in enumerate(self._groups):
-            joint = np.concatenate([steps[id(own)] for own in group])
-            key = index, joint.tobytes()
-            if key not in self._quantised:
-                quantised = quantise_rows(rows, joint, rounding=self._rounding, metric=group[0].metric)
-                self._quantised[key] = quantised.bits, quantised.squared_errors
+        for key, (_, group) in zip(keys, self._groups, strict=True):
             ends = np.cumsum([len(own.rows) for own in group])[:-1]
             pairs = zip(*(np.split(values, ends) for values in self._quantised[key]), strict=True)
             measured.update({id(own): pair for own, pair in zip(group, pairs, strict=True)})

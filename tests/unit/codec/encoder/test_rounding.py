@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 from airlora.codec import ErrorMetric, Rounding
 from airlora.codec.encoder.metric import squared_norms
 from airlora.codec.encoder.rounding import (
-    quantise_rows,
+    QuantisedRows,
+    RowGroup,
+    quantise_groups,
     round_nearest,
     round_rate_distortion,
     round_stochastic,
@@ -21,6 +23,16 @@ def correlated_moment(size: int, *, seed: int = 0, decay: float = 0.05) -> NDArr
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
     result: NDArray[np.float64] = (basis * np.exp(-decay * np.arange(size))) @ basis.T
     return result
+
+
+def quantise_rows(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    rounding: Rounding = Rounding.RATE_DISTORTION,
+    metric: ErrorMetric | None = None,
+) -> QuantisedRows:
+    """Return the rows of a single group, quantised."""
+    return quantise_groups([RowGroup(values, indices, metric)], rounding=rounding)[0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(-64, 64))
@@ -85,10 +97,8 @@ def test_separate_blocks_equal_a_block_diagonal_matrix() -> None:
     joined[:6, :6], joined[6:, 6:] = first, second
     values = np.random.default_rng(4).standard_normal((3, 15)).astype(np.float32)
     steps, tables = np.array([-20, -10, 0]), np.array([3, 9, 20])
-    one, two = (
-        round_with_feedback(values, steps, tables, ErrorMetric.from_moments(blocks), tradeoff=0.1)
-        for blocks in ([joined], [first, second])
-    )
+    groups = [RowGroup(values, steps, ErrorMetric.from_moments(blocks)) for blocks in ([joined], [first, second])]
+    one, two = round_with_feedback(groups, [tables, tables], tradeoff=0.1)
     assert (one == two).all()
 
 
@@ -98,9 +108,10 @@ def test_feedback_has_no_effect_in_the_euclidean_norm(moment: NDArray[np.float64
     indices = np.array([-30, -8, 8])
     tables = quantise_rows(values, indices).tables
     metric = ErrorMetric.from_moments([moment])
-    without_tradeoff = round_with_feedback(values, indices, tables, metric, tradeoff=0.0)
+    group = RowGroup(values, indices, metric)
+    without_tradeoff = round_with_feedback([group], [tables], tradeoff=0.0)[0]
     assert (without_tradeoff == round_nearest(values, indices)).all()
-    with_tradeoff = round_with_feedback(values, indices, tables, metric, tradeoff=0.12)
+    with_tradeoff = round_with_feedback([group], [tables], tradeoff=0.12)[0]
     assert (with_tradeoff == round_rate_distortion(values, indices, tables, tradeoff=0.12)).all()
 
 
@@ -148,5 +159,22 @@ def test_nearest_rounding_shortens_vectors_less_than_rate_distortion_rounding() 
 def test_feedback_clips_large_values_to_the_largest_symbol() -> None:
     values = np.array([[1e9, -1e9, 1.0]], dtype=np.float32)
     metric = ErrorMetric.from_moments([np.eye(3)])
-    symbols = round_with_feedback(values, np.array([0]), np.array([0]), metric, tradeoff=0.1)
+    symbols = round_with_feedback([RowGroup(values, np.array([0]), metric)], [np.array([0])], tradeoff=0.1)[0]
     assert symbols[0, :2].tolist() == [MAX_SYMBOL, -MAX_SYMBOL]
+
+
+@pytest.mark.parametrize("rounding", [Rounding.RATE_DISTORTION, Rounding.NEAREST])
+def test_groups_rounded_together_get_what_each_gets_alone(rounding: Rounding) -> None:
+    generator = np.random.default_rng(7)
+    metrics = [ErrorMetric.from_moments([correlated_moment(40, seed=seed)]) for seed in range(3)]
+    two_blocks = ErrorMetric.from_moments([correlated_moment(40, seed=3), correlated_moment(64, seed=4)])
+    shapes = [(1, 40, metrics[0]), (5, 40, metrics[1]), (2, 104, two_blocks), (3, 40, None), (0, 40, metrics[2])]
+    groups = [
+        RowGroup(generator.standard_normal((rows, length)).astype(np.float32), generator.integers(-30, 5, rows), metric)
+        for rows, length, metric in shapes
+    ]
+    for group, together in zip(groups, quantise_groups(groups, rounding=rounding), strict=True):
+        alone = quantise_groups([group], rounding=rounding)[0]
+        assert (together.symbols == alone.symbols).all()
+        assert (together.tables == alone.tables).all()
+        assert together.squared_errors == pytest.approx(alone.squared_errors)
