@@ -35,9 +35,6 @@ QAT_CANDIDATE_RATIO = 2.25
 """QAT trains the components of a stream this many times larger than requested, chosen with equally weighted errors.
 Error-cancelling rounding alone would leave too few components of wide modules to train."""
 
-RATE_UPDATE_INTERVAL = 5
-"""Previews of the stream during QAT between two updates of the price of a byte, which holds the requested size."""
-
 WHOLE_STREAM_SHARE = 0.5
 """Share of QAT steps that train the whole stream, which most links deliver in the end. Others train a prefix."""
 
@@ -212,25 +209,32 @@ def _qat_candidates(
 
 @dataclass
 class _RateControlledPreview:
-    """Callable that returns the preview of the stream during QAT and holds the requested size.
+    """Callable that returns the preview of the stream during QAT and holds the size of the first one.
+
+    The first call searches for the Lagrange multiplier. Each call then multiplies it by the size of its items relative
+    to that of the first call: the size falls more slowly than the multiplier rises, so it does not oscillate.
 
     Args:
         header: Stream header.
         source: Adapter before QAT.
-        options: Options of the encoder.
+        options: Options of the encoder. A given Lagrange multiplier is kept.
     """
 
     header: StreamHeader
     source: EncoderInput
     options: EncodeOptions
-    _num_calls: int = 0
+    _wanted_bytes: float = 0.0
     _multiplier: float | None = None
 
     def __call__(self, current: QatResult) -> StreamPreview:
         source = self.source.fine_tuned(current)
         options = self.options
-        if self._num_calls % RATE_UPDATE_INTERVAL:
+        if self._multiplier is not None:
             options = {"lagrange_multiplier": self._multiplier, "layers": options["layers"]}
         preview = preview_stream(self.header, source.updates, source.head, **source.with_rounding(options))
-        self._num_calls, self._multiplier = self._num_calls + 1, preview.lagrange_multiplier
+        if self.options.get("max_bytes") is not None and preview.lagrange_multiplier is not None:
+            num_bytes = sum(item.num_bytes for item in preview.items)
+            self._wanted_bytes = self._wanted_bytes or num_bytes
+            ratio = num_bytes / self._wanted_bytes if self._wanted_bytes else 1.0
+            self._multiplier = preview.lagrange_multiplier * min(max(ratio, 0.5), 2.0)
         return preview

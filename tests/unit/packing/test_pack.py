@@ -71,7 +71,7 @@ def test_the_adapter_keeps_its_values(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_bytes": None, "max_distortion": 0.4}])
-def test_fine_tuning_previews_the_stream_and_updates_its_price_at_intervals(
+def test_fine_tuning_previews_the_stream_and_holds_its_size(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     seen: list[StreamPreview] = []
@@ -83,18 +83,19 @@ def test_fine_tuning_previews_the_stream_and_updates_its_price_at_intervals(
         return seen[-1]
 
     monkeypatch.setattr(packing, "preview_stream", watched)
-    interval = packing.RATE_UPDATE_INTERVAL
-    packed(trained, qat_steps=interval + 2, whole=True, **options)
+    packed(trained, qat_steps=8, whole=True, **options)
     # The first two previews are the stream before fine-tuning and the candidates.
-    prices = [plan.lagrange_multiplier for plan in seen[2:]]
-    assert len(prices) == interval + 2
-    assert set(prices[:interval]) == {prices[0]}
-    assert prices[interval] == prices[interval + 1]
-    # The price follows a size at intervals. It is constant for a distortion.
+    previews = seen[2:]
+    prices = [plan.lagrange_multiplier for plan in previews]
+    assert len(previews) == 8
+    # Only the first preview searches for the price of a size. The price of a distortion is constant.
     is_for_size = "max_bytes" not in options
-    assert [number for number, updated in enumerate(has_size[2:]) if updated] == [0, interval] * is_for_size
-    assert is_for_size or set(prices) == {prices[0]}
-    assert set.union(*(components(plan) for plan in seen[2:])) <= components(seen[1])
+    assert has_size[2:] == [is_for_size] + [False] * 7
+    assert (len(set(prices)) > 1) == is_for_size
+    if is_for_size:
+        sizes = [sum(item.num_bytes for item in plan.items) for plan in previews]
+        assert sizes == pytest.approx([sizes[0]] * 8, rel=0.15)
+    assert set.union(*(components(plan) for plan in previews)) <= components(seen[1])
 
 
 def settings_of_encoding(trained: Trained, monkeypatch: pytest.MonkeyPatch, **options: Any) -> EncodeOptions:

@@ -87,7 +87,7 @@ class ErrorMetric:
         """
         ends = np.cumsum([len(factor) for factor in self.factors]).tolist()
         blocks = [
-            rows[:, end - len(factor) : end].astype(np.float64) @ factor.astype(np.float64)
+            (rows[:, end - len(factor) : end].astype(np.float32) @ factor).astype(np.float64)
             for end, factor in zip(ends, self.factors, strict=True)
         ]
         return np.concatenate(blocks, axis=1)

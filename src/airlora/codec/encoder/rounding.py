@@ -24,7 +24,6 @@ Source: Frantar et al. 2023 (GPTQ) and Chee et al. 2023 (QuIP, LDLQ) for roundin
 from __future__ import annotations
 
 import enum
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -52,7 +51,6 @@ TRADEOFF = 0.12
 """Trade-off λ in squared steps per bit. The SNR is within 0.02 dB of that of the best λ from 1 to 4 bits per value."""
 
 _VALUES_PER_CHUNK = 1 << 20
-_VALUES_PER_BATCH = 1 << 23  # of the factors of error metrics that are in use at the same time: 64 MiB
 _PANEL = 32
 
 
@@ -123,13 +121,14 @@ def quantise_groups(
     with_feedback = [index for index, group in enumerate(groups) if group.metric is not None]
     num_passes = _NUM_PASSES[rounding][1]
     if with_feedback and num_passes:
-        symbols = [round_nearest(groups[index].values, groups[index].step_indices) for index in with_feedback]
         own = [groups[index] for index in with_feedback]
+        symbols = [round_nearest(group.values, group.step_indices) for group in own]
+        best = _choose_tables_of_groups(symbols)
         for _ in range(num_passes):
-            tables = [choose_tables(row_histograms(rows))[0] for rows in symbols]
-            symbols = round_with_feedback(own, tables, tradeoff=_tradeoff(rounding))
-        for index, rows in zip(with_feedback, symbols, strict=True):
-            results[index] = _measured(groups[index], rows)
+            symbols = round_with_feedback(own, [tables for tables, _ in best], tradeoff=_tradeoff(rounding))
+            best = _choose_tables_of_groups(symbols)
+        for index, rows, (tables, bits) in zip(with_feedback, symbols, best, strict=True):
+            results[index] = _measured(groups[index], rows, tables, bits)
     return [result or _quantise_plainly(group, rounding) for group, result in zip(groups, results, strict=True)]
 
 
@@ -146,16 +145,30 @@ def _quantise_plainly(group: RowGroup, rounding: Rounding) -> QuantisedRows:
             symbols = round_stochastic(own.values, own.step_indices, generator)
         else:
             symbols = round_nearest(own.values, own.step_indices)
+        tables, bits = choose_tables(row_histograms(symbols))
         for _ in range(_NUM_PASSES[rounding][0]):
-            tables, _bits = choose_tables(row_histograms(symbols))
             symbols = round_rate_distortion(own.values, own.step_indices, tables, tradeoff=_tradeoff(rounding))
-        parts.append(_measured(own, symbols))
+            tables, bits = choose_tables(row_histograms(symbols))
+        parts.append(_measured(own, symbols, tables, bits))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def _measured(group: RowGroup, symbols: NDArray[np.int32]) -> QuantisedRows:
-    """Return the symbols with their best tables, code lengths and errors."""
-    tables, bits = choose_tables(row_histograms(symbols))
+def _choose_tables_of_groups(
+    symbols: Sequence[NDArray[np.int32]],
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return the best table of each row and its code length in bits, for each group of symbols."""
+    own = [row_histograms(rows) for rows in symbols]
+    ends = np.cumsum([len(histograms) for histograms in own])
+    joint = np.zeros((int(ends[-1]), max(histograms.shape[1] for histograms in own)), dtype=np.float32)
+    for end, histograms in zip(ends.tolist(), own, strict=True):
+        joint[end - len(histograms) : end, : histograms.shape[1]] = histograms
+    tables, bits = choose_tables(joint)
+    return list(zip(np.split(tables, ends[:-1]), np.split(bits, ends[:-1]), strict=True))
+
+
+def _measured(
+    group: RowGroup, symbols: NDArray[np.int32], tables: NDArray[np.int64], bits: NDArray[np.float64]
+) -> QuantisedRows:
     errors = dequantise(symbols, group.step_indices)
     errors -= group.values
     return QuantisedRows(symbols, tables, bits, squared_norms(errors, group.metric))
@@ -245,13 +258,8 @@ def round_with_feedback(
     # Shift of the decision threshold between k - 1 and k from the middle of both, times W_ii^2, for each table.
     lengths = code_lengths().astype(np.float64)
     shifts = tradeoff / 2 * np.diff(lengths, axis=1, prepend=lengths[:, :1])
-    # Blocks of one size and of similar numbers of rows come together.
-    blocks.sort(key=lambda block: block.scaled.shape)
-    for _, same in itertools.groupby(blocks, key=lambda block: len(block.factor)):
-        own_size = list(same)
-        count = max(1, _VALUES_PER_BATCH // len(own_size[0].factor) ** 2)
-        for start in range(0, len(own_size), count):
-            _round_blocks(own_size[start : start + count], shifts)
+    if blocks:
+        _round_blocks(blocks, shifts)
     return [np.ascontiguousarray(symbols.T) for symbols in results]
 
 
@@ -273,39 +281,53 @@ class _Block:
 
 
 def _round_blocks(blocks: Sequence[_Block], shifts: NDArray[np.float64]) -> None:
-    """Round blocks of one size n together, in panels of `_PANEL` values. Missing rows are filled with zeros.
+    """Round blocks together, in panels of `_PANEL` values. Smaller blocks are filled up to one size with zeros.
 
     Args:
-        blocks: Blocks of n values.
+        blocks: Blocks of at most n values.
         shifts: Shift of the decision threshold below each symbol, times W_ii^2, [tables, symbols].
     """
-    size, rows = len(blocks[0].factor), max(block.scaled.shape[1] for block in blocks)
-    scaled = np.zeros((len(blocks), size, rows))
+    size, rows = (max(block.scaled.shape[axis] for block in blocks) for axis in (0, 1))
+    scaled = np.zeros((size, len(blocks), rows))
     tables = np.zeros((len(blocks), rows), dtype=np.intp)
-    feedback = np.empty((len(blocks), size, size))
-    squared_diagonal = np.empty((size, len(blocks), 1))
+    squared_diagonal = np.ones((size, len(blocks), 1))
     for index, block in enumerate(blocks):
-        scaled[index, :, : block.scaled.shape[1]] = block.scaled
-        tables[index, : len(block.tables)] = block.tables
-        diagonal = np.diagonal(block.factor).astype(np.float64)
-        np.divide(block.factor.T, diagonal[:, None], out=feedback[index])
-        squared_diagonal[:, index, 0] = np.square(diagonal)
-    first_shifts, flat_shifts = tables * shifts.shape[1], shifts.ravel()
+        length, own_rows = block.scaled.shape
+        scaled[:length, index, :own_rows] = block.scaled
+        tables[index, :own_rows] = block.tables
+        squared_diagonal[:length, index, 0] = np.square(np.diagonal(block.factor), dtype=np.float64)
+    diagonal = np.sqrt(squared_diagonal)
+    tables *= shifts.shape[1]
+    flat_shifts, has_shifts = shifts.ravel(), bool(shifts.any())
     errors, chosen = np.zeros(scaled.shape), np.empty(scaled.shape)
     for first in range(0, size, _PANEL):
         end = min(first + _PANEL, size)
-        targets = scaled[:, first:end] + feedback[:, first:end, :first] @ errors[:, :first]
+        targets = scaled[first:end].copy()
+        within = np.zeros((end - first, end - first, len(blocks), 1))
+        for index, block in enumerate(blocks):
+            if first >= len(block.factor):
+                continue
+            columns = block.factor[:end, first:end]
+            own = slice(len(columns.T))
+            # In float32 the sums are exact to a millionth of a step.
+            earlier = columns[:first].T @ errors[:first, index].astype(np.float32)
+            targets[own, index] += earlier / diagonal[first:end, index][own]
+            within[own, own, index, 0] = columns[first:]
+        # Feedback of the error of value j of the panel on value i: W_ji / W_ii.
+        within /= diagonal[first:end]
         for i in range(first, end):
-            target = targets[:, i - first]
+            target = targets[i - first]
             magnitude = np.abs(target)
             nearest = np.minimum(np.rint(magnitude), MAX_SYMBOL)
-            shift = flat_shifts[first_shifts + np.minimum(nearest, MAX_COST_SYMBOL).astype(np.intp)]
-            nearest -= (nearest > 0) & (magnitude - nearest + 0.5 < shift / squared_diagonal[i])
-            chosen[:, i] = np.copysign(nearest, target)
-            errors[:, i] = scaled[:, i] - chosen[:, i]
-            targets[:, i - first + 1 :] += feedback[:, i + 1 : end, i, None] * errors[:, i, None]
+            if has_shifts:
+                shift = flat_shifts.take(tables + np.minimum(nearest, MAX_COST_SYMBOL).astype(np.intp))
+                nearest -= (nearest > 0) & (magnitude - nearest + 0.5 < shift / squared_diagonal[i])
+            np.copysign(nearest, target, out=chosen[i])
+            np.subtract(scaled[i], chosen[i], out=errors[i])
+            targets[i - first + 1 :] += within[i - first, i - first + 1 :] * errors[i]
     for index, block in enumerate(blocks):
-        block.symbols[:] = chosen[index, :, : block.scaled.shape[1]]
+        length, own_rows = block.scaled.shape
+        block.symbols[:] = chosen[:length, index, :own_rows]
 
 
 def _in_steps(values: NDArray[Any], step_indices: NDArray[Any]) -> NDArray[np.float32]:

@@ -167,7 +167,7 @@ def test_feedback_clips_large_values_to_the_largest_symbol() -> None:
 def test_groups_rounded_together_get_what_each_gets_alone(rounding: Rounding) -> None:
     generator = np.random.default_rng(7)
     metrics = [ErrorMetric.from_moments([correlated_moment(40, seed=seed)]) for seed in range(3)]
-    two_blocks = ErrorMetric.from_moments([correlated_moment(40, seed=3), correlated_moment(64, seed=4)])
+    two_blocks = ErrorMetric.from_moments([correlated_moment(20, seed=3), correlated_moment(84, seed=4)])
     shapes = [(1, 40, metrics[0]), (5, 40, metrics[1]), (2, 104, two_blocks), (3, 40, None), (0, 40, metrics[2])]
     groups = [
         RowGroup(generator.standard_normal((rows, length)).astype(np.float32), generator.integers(-30, 5, rows), metric)
