@@ -76,8 +76,16 @@ class ComputeOptions:
 
 
 def set_threads(num_threads: int) -> None:
-    """Set the number of CPU threads of torch. 0 stands for all cores available to this process."""
-    torch.set_num_threads(num_threads or available_threads())
+    """Set the number of CPU threads of torch.
+
+    Args:
+        num_threads: Number of threads. 0 stands for `OMP_NUM_THREADS` if that is set, otherwise for all cores available
+            to this process.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    # OpenMP ignores a value that is not a positive integer, too.
+    from_environment = int(wanted) if wanted.isdecimal() else 0
+    torch.set_num_threads(num_threads or from_environment or available_threads())
 
 
 def available_threads() -> int:

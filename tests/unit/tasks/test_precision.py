@@ -1,0 +1,25 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from airlora.tasks import available_threads, set_threads
+
+
+@pytest.fixture(autouse=True)
+def threads_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_threads", "expected"),
+    [("3", 0, 3), ("3,1", 0, 3), ("3", 2, 2), ("", 0, None), ("many", 0, None), ("0", 0, None)],
+)
+def test_the_environment_sets_the_threads_that_the_settings_leave_open(
+    environment: str, num_threads: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    set_threads(num_threads)
+    assert torch.get_num_threads() == (available_threads() if expected is None else expected)
