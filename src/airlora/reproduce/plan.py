@@ -249,21 +249,21 @@ class Plan:
         if own.baseline is not None:
             options = self.options(varied, learns=False) | {"method": own.baseline}
             each = [{**options, "snr_db": snr_db, "budget": own.budget} for snr_db in snrs_db]
-            return [Trial("baseline", one, seed, self.steps, fine) for one in each]
+            return [Trial("baseline", one, seed, self.steps, fine, family) for one in each]
         if is_live and method == "best constant":
             r_max = self.settings(varied).adapter.r_max
             ranks = [rank for rank in CONSTANT_RANKS if rank <= r_max]
             each = [self.options(varied | {"policy.constant_rank": rank}, learns=False) for rank in ranks]
-            return [Trial("live", {**options, "on_calibration": True}, seed, self.steps, fine) for options in each]
+            return [Trial("live", {**own, "on_calibration": True}, seed, self.steps, fine, family) for own in each]
         if is_live:
-            return [Trial("live", self.options(varied, learns=learns), seed, self.steps, fine + decision)]
+            return [Trial("live", self.options(varied, learns=learns), seed, self.steps, fine + decision, family)]
         frozen = self.options(varied | {"env.objective": "frozen"}, learns=learns)
         if own.policy is None:
-            return [Trial("stream", frozen, seed, 1, 30.0)]
+            return [Trial("stream", frozen, seed, 1, 30.0, family)]
         if method == "best constant":
-            return [Trial("best_constant", frozen, seed, 8, 3.0)]
+            return [Trial("best_constant", frozen, seed, 8, 3.0, family)]
         evaluations = self.scale.evaluations if find_policy(own.policy).learns else 0
-        return [Trial("frozen", frozen | {"evaluations": evaluations}, seed, max(1, evaluations), decision)]
+        return [Trial("frozen", frozen | {"evaluations": evaluations}, seed, max(1, evaluations), decision, family)]
 
     def adapter_trials(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that fine-tune the adapters of `trials`, one per adapter, to run before them."""

@@ -52,18 +52,20 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
     """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
 
     Args:
-        plan: Plan whose `rate_trials` have run, or those of some families. The others keep the scale's learning rate.
-        results: Results by the key of the trial.
+        plan: Plan of the trials.
+        results: Results of `rate_trials` by the key of the trial. A family that lacks one keeps the scale's rate.
 
     Raises:
         TrainingError: All learning rates of a family diverged.
     """
     losses: dict[str, dict[float, float]] = {}
     errors: dict[str, str] = {}
-    for (family, factor), trial in rate_trials(plan).items():
-        result = results.get(trial.key)
-        if result is None:
+    tuning = rate_trials(plan)
+    unfinished = {family for (family, _), trial in tuning.items() if trial.key not in results}
+    for (family, factor), trial in tuning.items():
+        if family in unfinished:
             continue
+        result = results[trial.key]
         if result["loss"] is None:
             errors[family] = result["error"]
         else:

@@ -72,7 +72,7 @@ def dry_run(name: str, plan: Plan, out: Path | str) -> list[DryRun]:
         SettingsError: There is no such table or figure.
     """
     chosen, folder = find_experiments(name), Path(out)
-    tuning = [*rate_trials(plan).values()]
+    tuning = _rate_trials(chosen, plan)
     plan = _informed(plan, experiments().values(), folder)
     trials = _distinct(_trials(chosen, plan))
     done = read_results([*tuning, *plan.adapter_trials(trials), *trials], folder)
@@ -140,7 +140,7 @@ def reproduce(
             progress=progress,
         )
 
-    run([*rate_trials(plan).values()])
+    run(_rate_trials(chosen, plan))
     plan = _informed(plan, chosen, folder)
     run(plan.adapter_trials(_trials(chosen, plan)))
     run(_trials(chosen, plan))
@@ -202,12 +202,7 @@ def read_verdicts(out: Path | str, name: str = "all") -> dict[str, Judged]:
 
 def _informed(plan: Plan, chosen: Iterable[Experiment], folder: Path) -> Plan:
     """Return the plan with what the results in a folder tell: learning rates, and budgets of dependent trials."""
-    tuning = rate_trials(plan)
-    if tuning and not plan.rates:
-        results = read_results([*tuning.values()], folder)
-        if len(results) < len(tuning):
-            return plan
-        plan = choose_rates(plan, results)
+    plan = choose_rates(plan, read_results([*rate_trials(plan).values()], folder))
     known = read_results([trial for trial in _trials(chosen, plan) if not is_pending(trial)], folder)
     return replace(plan, known=known)
 
@@ -220,6 +215,12 @@ def _check_libraries(plan: Plan) -> None:
 
 def _trials(chosen: Iterable[Experiment], plan: Plan) -> list[Trial]:
     return [trial for own in chosen for trial in own.trials(plan)]
+
+
+def _rate_trials(chosen: Iterable[Experiment], plan: Plan) -> list[Trial]:
+    """Return the trials that tune the learning rates which the chosen tables and figures use."""
+    families = {trial.rate_family for trial in _trials(chosen, plan)}
+    return [trial for (family, _), trial in rate_trials(plan).items() if family in families]
 
 
 def _distinct(trials: Sequence[Trial]) -> list[Trial]:
@@ -258,7 +259,10 @@ def _learning_rates(plan: Plan) -> dict[str, float]:
 
 
 def _info(plan: Plan, command: str, minutes: float) -> dict[str, str]:
-    rates = ", ".join(f"{family} {rate:g}" for family, rate in _learning_rates(plan).items())
+    rates = ", ".join(
+        f"{family} {rate:g}{' (tuned)' if family in plan.rates else ''}"
+        for family, rate in _learning_rates(plan).items()
+    )
     return {
         "scale": f"{plan.scale.name} ({plan.scale.summary})",
         "variant": f"{plan.variant}, preset {plan.preset}",
@@ -268,7 +272,7 @@ def _info(plan: Plan, command: str, minutes: float) -> dict[str, str]:
         "seeds": ", ".join(map(str, plan.seeds)),
         "steps": _steps(plan),
         "bandwidth": f"{plan.bandwidth_hz / 1e6:.3g} MHz",
-        "learning rates": rates + (", tuned" if plan.rates else ", of the scale"),
+        "learning rates": rates,
         "command": command,
         "version": __version__,
         "minutes of this call": f"{minutes:.1f}",

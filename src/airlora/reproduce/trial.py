@@ -35,6 +35,7 @@ class Trial:
         seed: Seed of the trial.
         num_steps: Steps that the trial takes, for the progress and the expected time.
         step_seconds: Expected duration of a step, s on one core, for `--dry-run`.
+        rate_family: Family of methods whose learning rate the trial uses (see `RATE_KEYS`). None if it uses none.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Trial:
     seed: int
     num_steps: int = field(default=1, compare=False)
     step_seconds: float = field(default=1.0, compare=False)
+    rate_family: str | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:

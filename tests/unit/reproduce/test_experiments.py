@@ -24,6 +24,7 @@ from airlora.reproduce.methods import AIRLLM, METHODS
 from airlora.reproduce.plan import OPT_PARAMS_PER_RANK, Plan, is_pending
 from airlora.reproduce.rates import RATE_FACTORS, choose_rates, rate_trials
 from airlora.reproduce.result import ExperimentResult, write_result
+from airlora.reproduce.run import dry_run
 from airlora.reproduce.scales import SCALES
 from airlora.reproduce.trial import Trial, TrialResult
 from airlora.reproduce.verdicts import Verdict
@@ -218,6 +219,29 @@ def test_every_family_of_methods_tries_as_many_learning_rates_and_takes_the_best
     changed = tuned.trial("AdaLoRA", 42).options["settings"]["finetune"]["adalora_learning_rate"]
     assert changed == pytest.approx(own.settings().finetune.adalora_learning_rate / 3)
     assert not rate_trials(plan("quick"))
+
+
+def test_a_family_keeps_the_learning_rate_of_the_scale_until_all_its_trials_have_run() -> None:
+    own = plan()
+    (first, *others), lora = (
+        [trial for (family, _), trial in rate_trials(own).items() if family == name] for name in ("lora", "rslora")
+    )
+    results: dict[str, TrialResult] = {trial.key: {"loss": 0.5} for trial in (*others, *lora)}
+    assert choose_rates(own, results).rates.keys() == {"rslora"}
+    assert choose_rates(own, results | {first.key: {"loss": 0.4}}).rates.keys() == {"lora", "rslora"}
+
+
+@pytest.mark.parametrize(
+    ("name", "families"),
+    [
+        ("table6", set()),
+        ("table5a", {"changing ranks"}),
+        ("table3", {"changing ranks", "constant rank", "full rank", "adalora", "lora", "rslora"}),
+    ],
+)
+def test_only_the_learning_rates_that_a_table_uses_are_tuned(name: str, families: set[str], tmp_path: Path) -> None:
+    rates = [line for line in dry_run(name, plan(), tmp_path) if line.kind == "rate"]
+    assert sum(line.num_trials for line in rates) == len(RATE_FACTORS) * len(families)
 
 
 def test_a_family_whose_training_diverges_at_every_rate_is_named() -> None:
