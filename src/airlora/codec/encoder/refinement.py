@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from airlora.codec.encoder.metric import ErrorMetric, squared_norms
 from airlora.codec.encoder.precision import PrecisionSchedule, steps_for_bits, steps_for_multiplier
-from airlora.codec.encoder.rounding import QuantisedRows, Rounding, RowGroup, quantise_groups
+from airlora.codec.encoder.rounding import VALUES_PER_BATCH, QuantisedRows, Rounding, RowGroup, quantise_groups
 from airlora.codec.format.items import Item, Kind, ValueFormat, ValueGroup
 from airlora.codec.format.quantiser import dequantise
 
 __all__ = ["BaseValues", "LayeredTarget", "PlannedItem", "encode_layers"]
 
 _COPY_BYTES = 2.0
-_VALUES_PER_BATCH = 1 << 22
 _FLOATS: dict[int, tuple[ValueFormat, type[np.float16] | type[np.float32]]] = {
     16: (ValueFormat.FLOAT16, np.float16),
     32: (ValueFormat.FLOAT32, np.float32),
@@ -105,7 +104,7 @@ def encode_layers(
     start = num_values = 0
     for end, own in enumerate(targets, 1):
         num_values += sum(rows.size for rows in own.groups)
-        if num_values >= _VALUES_PER_BATCH or end == len(targets):
+        if num_values >= VALUES_PER_BATCH or end == len(targets):
             planned += _encode_batch(targets[start:end], schedule, rounding)
             start, num_values = end, 0
     return planned

@@ -37,6 +37,7 @@ from airlora.codec.format.quantiser import MAX_SYMBOL, dequantise, step_sizes
 
 __all__ = [
     "TRADEOFF",
+    "VALUES_PER_BATCH",
     "QuantisedRows",
     "Rounding",
     "RowGroup",
@@ -49,6 +50,9 @@ __all__ = [
 
 TRADEOFF = 0.12
 """Trade-off λ in squared steps per bit. The SNR is within 0.02 dB of that of the best λ from 1 to 4 bits per value."""
+
+VALUES_PER_BATCH = 1 << 22
+"""Number of values that are encoded together. It bounds the memory: a value takes about 100 bytes meanwhile."""
 
 _VALUES_PER_CHUNK = 1 << 20
 _PANEL = 32
@@ -117,19 +121,31 @@ def quantise_groups(
         groups: Vectors and their steps.
         rounding: Rounding method. `STOCHASTIC` draws from a generator with seed 0 for each group.
     """
-    results: list[QuantisedRows | None] = [None] * len(groups)
-    with_feedback = [index for index, group in enumerate(groups) if group.metric is not None]
-    num_passes = _NUM_PASSES[rounding][1]
-    if with_feedback and num_passes:
-        own = [groups[index] for index in with_feedback]
-        symbols = [round_nearest(group.values, group.step_indices) for group in own]
+    results: list[QuantisedRows] = []
+    waiting: list[RowGroup] = []
+    for group in groups:
+        if group.metric is None or not _NUM_PASSES[rounding][1]:
+            results += _quantise_with_feedback(waiting, rounding)
+            results.append(_quantise_plainly(group, rounding))
+            waiting = []
+            continue
+        waiting.append(group)
+        if sum(own.values.size for own in waiting) >= VALUES_PER_BATCH:
+            results += _quantise_with_feedback(waiting, rounding)
+            waiting = []
+    return results + _quantise_with_feedback(waiting, rounding)
+
+
+def _quantise_with_feedback(groups: Sequence[RowGroup], rounding: Rounding) -> list[QuantisedRows]:
+    """Return the rows of groups with an error metric, quantised together."""
+    if not groups:
+        return []
+    symbols = [round_nearest(group.values, group.step_indices) for group in groups]
+    best = _choose_tables_of_groups(symbols)
+    for _ in range(_NUM_PASSES[rounding][1]):
+        symbols = round_with_feedback(groups, [tables for tables, _ in best], tradeoff=_tradeoff(rounding))
         best = _choose_tables_of_groups(symbols)
-        for _ in range(num_passes):
-            symbols = round_with_feedback(own, [tables for tables, _ in best], tradeoff=_tradeoff(rounding))
-            best = _choose_tables_of_groups(symbols)
-        for index, rows, (tables, bits) in zip(with_feedback, symbols, best, strict=True):
-            results[index] = _measured(groups[index], rows, tables, bits)
-    return [result or _quantise_plainly(group, rounding) for group, result in zip(groups, results, strict=True)]
+    return [_measured(group, rows, *own) for group, rows, own in zip(groups, symbols, best, strict=True)]
 
 
 def _quantise_plainly(group: RowGroup, rounding: Rounding) -> QuantisedRows:
