@@ -51,7 +51,7 @@ __all__ = [
 TRADEOFF = 0.12
 """Trade-off λ in squared steps per bit. The SNR is within 0.02 dB of that of the best λ from 1 to 4 bits per value."""
 
-VALUES_PER_BATCH = 1 << 22
+VALUES_PER_BATCH = 1 << 20
 """Number of values that are encoded together. It bounds the memory: a value takes about 100 bytes meanwhile."""
 
 _VALUES_PER_CHUNK = 1 << 20
