@@ -79,13 +79,14 @@ def set_threads(num_threads: int) -> None:
     """Set the number of CPU threads of torch.
 
     Args:
-        num_threads: Number of threads. 0 stands for `OMP_NUM_THREADS` if that is set, otherwise for all cores available
-            to this process.
+        num_threads: Number of threads. 0 stands for all cores available to this process, or for `OMP_NUM_THREADS` if
+            that is smaller.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     # OpenMP ignores a value that is not a positive integer, too.
-    from_environment = int(wanted) if wanted.isdecimal() else 0
-    torch.set_num_threads(num_threads or from_environment or available_threads())
+    limit = int(wanted) if wanted.isascii() and wanted.isdecimal() else 0
+    available = available_threads()
+    torch.set_num_threads(num_threads or min(limit or available, available))
 
 
 def available_threads() -> int:

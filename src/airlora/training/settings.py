@@ -100,8 +100,8 @@ class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     """Seed of the data split, the initial weights, the order of the batches, the links and the policies."""
     num_threads: NonNegativeInt = 0
-    """CPU threads that PyTorch uses. 0 uses `OMP_NUM_THREADS` if that is set, otherwise every core that the process may
-    use."""
+    """CPU threads that PyTorch uses. 0 uses every core that the process may use, or `OMP_NUM_THREADS` if that is
+    smaller."""
     device: str = "auto"
     """PyTorch device: `auto`, `cpu`, or a name such as `cuda:0`. `auto` takes CUDA where there is a GPU, else the
     CPU."""
