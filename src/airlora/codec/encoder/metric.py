@@ -85,12 +85,13 @@ class ErrorMetric:
         Args:
             rows: Vectors, [r, d].
         """
+        # Rows of any size fit into float32 once their largest value is 1.
+        sizes = np.abs(rows).max(axis=1, initial=0.0, keepdims=True).astype(np.float64)
+        scaled = (rows / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
         ends = np.cumsum([len(factor) for factor in self.factors]).tolist()
-        blocks = [
-            (rows[:, end - len(factor) : end].astype(np.float32) @ factor).astype(np.float64)
-            for end, factor in zip(ends, self.factors, strict=True)
-        ]
-        return np.concatenate(blocks, axis=1)
+        blocks = [scaled[:, end - len(factor) : end] @ factor for end, factor in zip(ends, self.factors, strict=True)]
+        transformed: NDArray[np.float64] = sizes * np.concatenate(blocks, axis=1)
+        return transformed
 
 
 def squared_norms(rows: NDArray[Any], metric: ErrorMetric | None) -> NDArray[np.float64]:

@@ -20,6 +20,17 @@ def test_the_norm_is_that_of_the_damped_and_scaled_second_moment() -> None:
     assert squared_norms(rows, ErrorMetric.from_moments([7.0 * moment])) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-38, 1.0, 3e38])
+def test_the_norm_scales_with_rows_of_any_size(size: float) -> None:
+    generator = np.random.default_rng(3)
+    samples = generator.standard_normal((40, 20))
+    metric = ErrorMetric.from_moments([samples.T @ samples])
+    rows = generator.uniform(-1.0, 1.0, (5, 20))
+    found = squared_norms((size * rows).astype(np.float32), metric)
+    assert found == pytest.approx(size**2 * squared_norms(rows, metric), rel=1e-5, abs=0.0)
+    assert squared_norms(np.zeros((2, 20)), metric).tolist() == [0.0, 0.0]
+
+
 def test_the_squared_diagonal_has_geometric_mean_one() -> None:
     metric = ErrorMetric.from_moments([np.diag([0.1, 1.0, 5.0])])
     squares = np.square(np.diagonal(metric.factors[0]).astype(np.float64))
