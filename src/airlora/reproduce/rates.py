@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,15 +48,18 @@ def rate_trials(plan: Plan) -> dict[tuple[str, float], Trial]:
     return found
 
 
-def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
+def choose_rates(
+    plan: Plan, results: Mapping[str, TrialResult], *, required: Collection[str | None] = tuple(RATE_KEYS)
+) -> Plan:
     """Return the plan with the factor of lowest loss on held-out training samples for every family of methods.
 
     Args:
         plan: Plan of the trials.
         results: Results of `rate_trials` by the key of the trial. A family that lacks one keeps the scale's rate.
+        required: Families that must not diverge at every rate. Others keep the scale's rate then.
 
     Raises:
-        TrainingError: All learning rates of a family diverged.
+        TrainingError: All learning rates of a required family diverged.
     """
     losses: dict[str, dict[float, float]] = {}
     errors: dict[str, str] = {}
@@ -71,7 +74,7 @@ def choose_rates(plan: Plan, results: Mapping[str, TrialResult]) -> Plan:
         else:
             losses.setdefault(family, {})[factor] = result["loss"]
     for family, error in errors.items():
-        if family not in losses:
+        if family not in losses and family in required:
             rates = ", ".join(f"{plan.rate(family, factor):g}" for factor in RATE_FACTORS)
             raise TrainingError(f"{RATE_KEYS[family]} of {family}: training diverged at each of {rates} ({error})")
     return replace(plan, rates={family: min(own, key=own.__getitem__) for family, own in losses.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ def dry_run(name: str, plan: Plan, out: Path | str) -> list[DryRun]:
         SettingsError: There is no such table or figure.
     """
     chosen, folder = find_experiments(name), Path(out)
-    tuning = _rate_trials(chosen, plan)
-    plan = _informed(plan, experiments().values(), folder)
+    families = _rate_families(chosen, plan)
+    tuning = [trial for (family, _), trial in rate_trials(plan).items() if family in families]
+    plan = _informed(plan, experiments().values(), folder, families)
     trials = _distinct(_trials(chosen, plan))
     done = read_results([*tuning, *plan.adapter_trials(trials), *trials], folder)
     groups: dict[str, list[Trial]] = {"rate": tuning, "adapter": plan.adapter_trials(trials)}
@@ -140,11 +141,12 @@ def reproduce(
             progress=progress,
         )
 
-    run(_rate_trials(chosen, plan))
-    plan = _informed(plan, chosen, folder)
+    families = _rate_families(chosen, plan)
+    run([trial for (family, _), trial in rate_trials(plan).items() if family in families])
+    plan = _informed(plan, chosen, folder, families)
     run(plan.adapter_trials(_trials(chosen, plan)))
     run(_trials(chosen, plan))
-    plan = _informed(plan, experiments().values(), folder)
+    plan = _informed(plan, experiments().values(), folder, families)
     run(_trials(chosen, plan))  # those that depend on the others
     minutes = (time.monotonic() - start) / 60
     shown = [own for own in experiments().values() if own in chosen or _is_complete(own, plan, folder)]
@@ -200,9 +202,9 @@ def read_verdicts(out: Path | str, name: str = "all") -> dict[str, Judged]:
     return found
 
 
-def _informed(plan: Plan, chosen: Iterable[Experiment], folder: Path) -> Plan:
+def _informed(plan: Plan, chosen: Iterable[Experiment], folder: Path, families: Collection[str | None]) -> Plan:
     """Return the plan with what the results in a folder tell: learning rates, and budgets of dependent trials."""
-    plan = choose_rates(plan, read_results([*rate_trials(plan).values()], folder))
+    plan = choose_rates(plan, read_results([*rate_trials(plan).values()], folder), required=families)
     known = read_results([trial for trial in _trials(chosen, plan) if not is_pending(trial)], folder)
     return replace(plan, known=known)
 
@@ -217,10 +219,9 @@ def _trials(chosen: Iterable[Experiment], plan: Plan) -> list[Trial]:
     return [trial for own in chosen for trial in own.trials(plan)]
 
 
-def _rate_trials(chosen: Iterable[Experiment], plan: Plan) -> list[Trial]:
-    """Return the trials that tune the learning rates which the chosen tables and figures use."""
-    families = {trial.rate_family for trial in _trials(chosen, plan)}
-    return [trial for (family, _), trial in rate_trials(plan).items() if family in families]
+def _rate_families(chosen: Iterable[Experiment], plan: Plan) -> set[str | None]:
+    """Return the families of methods whose learning rates the chosen tables and figures use."""
+    return {trial.rate_family for trial in _trials(chosen, plan)}
 
 
 def _distinct(trials: Sequence[Trial]) -> list[Trial]:

@@ -253,6 +253,8 @@ def test_a_family_whose_training_diverges_at_every_rate_is_named() -> None:
         TrainingError, match=r"^finetune.lora_learning_rate of rslora: .* at each of .* \(loss = nan at"
     ):
         choose_rates(own, results)
+    tuned = choose_rates(own, results, required={"changing ranks"})
+    assert tuned.rates.keys() == {"changing ranks", "constant rank", "full rank", "adalora", "lora"}
 
 
 def test_adalora_and_lora_get_the_parameters_that_the_paper_s_method_sends_over_the_same_link() -> None:
