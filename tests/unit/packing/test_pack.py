@@ -1,14 +1,16 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from airlora.adapters import canonicalise
+from airlora.adapters import LowRankUpdate, canonicalise
 from airlora.codec import EncodeOptions, Rounding, StreamPreview, decode_stream, encode_stream, preview_stream
 from airlora.packing import Packing, pack_adapter
 from airlora.packing import pack as packing
 from airlora.packing.comparison import StreamComparator
-from airlora.packing.encoder_input import EncoderInput
+from airlora.packing.encoder_input import EncoderInput, make_encoder_input
+from airlora.packing.qat import QatResult
 from airlora.ranks import RankPattern
 from airlora.tasks import predict
 from airlora.training import FineTuner, RunContext, Settings, build_context, stream_header
@@ -96,6 +98,27 @@ def test_fine_tuning_previews_the_stream_and_holds_its_size(
         sizes = [sum(item.num_bytes for item in plan.items) for plan in previews]
         assert sizes == pytest.approx([sizes[0]] * 8, rel=0.15)
     assert set.union(*(components(plan) for plan in previews)) <= components(seen[1])
+
+
+def test_the_size_returns_after_the_components_have_become_cheaper(trained: Trained) -> None:
+    settings, bench = trained
+    header = stream_header(bench.adapted, settings, bench.fingerprint, bench.task)
+    compute = settings.compute_options(bench.device)
+    source = make_encoder_input(bench.adapted, "balanced_gradient", compute, calibration=bench.calibration)
+    head = {name: tensor.values for name, tensor in source.head.items()}
+
+    def current(share: float) -> QatResult:
+        """Return the components with only this share of the entries of their left vectors."""
+        updates = {
+            name: LowRankUpdate(np.where(np.arange(len(own.U))[:, None] < share * len(own.U), own.U, 0), own.V)
+            for name, own in source.updates.items()
+        }
+        return QatResult(updates, head, [])
+
+    preview = packing._RateControlledPreview(header, source, {"max_bytes": SIZE, "layers": 4})
+    sizes = [sum(item.num_bytes for item in preview(current(share)).items) for share in (1.0, *[0.3] * 10)]
+    assert sizes[1] < 0.9 * sizes[0]
+    assert sizes[-1] == pytest.approx(sizes[0], rel=0.05)
 
 
 def settings_of_encoding(trained: Trained, monkeypatch: pytest.MonkeyPatch, **options: Any) -> EncodeOptions:
