@@ -1,4 +1,4 @@
-"""Figures of the paper, redrawn for print: lines with intervals over seeds, and heat maps.
+"""Figures of the paper, redrawn for print: lines with intervals over seeds, heat maps, and differences by claim.
 
 Figures are 3.5 in wide for one column or 7.16 in for two, with text of 8 pt. Colour, marker and line style all differ
 between series, so that a figure can be read without colour. All intervals are 95 % intervals over seeds by Student's t.
@@ -33,8 +33,10 @@ from airlora.reproduce.tables import csv_text
 __all__ = [
     "COLUMN_INCHES",
     "PAGE_INCHES",
+    "Difference",
     "DrawnFigure",
     "Series",
+    "forest_figure",
     "heat_map_figure",
     "line_figure",
     "write_figure",
@@ -256,6 +258,70 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
         columnspacing=1.2,
         handlelength=handle_length,
     )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of `forest_figure`.
+
+    Args:
+        label: Name of the row.
+        value: Difference.
+        interval: 95 % interval of the difference.
+        group: Name in the legend. Rows of a group share colour and marker.
+    """
+
+    label: str
+    value: float
+    interval: tuple[float, float]
+    group: str
+
+
+def forest_figure(
+    differences: Sequence[Difference],
+    *,
+    colours: Mapping[str, str],
+    xlabel: str,
+    width: float = PAGE_INCHES,
+) -> DrawnFigure:
+    """Return differences with their 95 % intervals, one below the other.
+
+    Args:
+        differences: Rows from top to bottom.
+        colours: Colour by group, in the order of the legend.
+        xlabel: Label of the horizontal axis, with the unit.
+        width: Width, inches.
+
+    Raises:
+        DataError: There is no row, or a value is not finite.
+    """
+    numbers = np.asarray([(own.value, *own.interval) for own in differences], dtype=np.float64)
+    if not numbers.size or not np.isfinite(numbers).all():
+        raise DataError.of("differences", numbers.tolist(), "at least one row of finite values")
+    styles: dict[str, dict[str, Any]] = {
+        group: {"color": colour, "marker": _MARKERS[index], "linestyle": "none"}
+        for index, (group, colour) in enumerate(colours.items())
+        if any(own.group == group for own in differences)
+    }
+
+    def draw() -> Figure:
+        figure, (axis,) = new_figure(width, 0.5 + 0.16 * len(differences))
+        axis.axvline(0.0, color="#555555", linewidth=0.8)
+        for place, own in enumerate(differences):
+            below, above = own.value - own.interval[0], own.interval[1] - own.value
+            axis.errorbar(own.value, place, xerr=[[below], [above]], elinewidth=1.0, **styles[own.group])
+        axis.set_yticks(range(len(differences)), [own.label for own in differences])
+        axis.set_ylim(len(differences) - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel(xlabel)
+        _legend(figure, [Line2D([], [], label=group, **style) for group, style in styles.items()])
+        return figure
+
+    rows = [
+        {"label": own.label, "group": own.group, "value": own.value, "low": own.interval[0], "high": own.interval[1]}
+        for own in differences
+    ]
+    return _drawn(draw, rows, width)
 
 
 def heat_map_figure(

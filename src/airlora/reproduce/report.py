@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airlora.files import make_folder, write_bytes
+from airlora.reproduce.figures import Difference, DrawnFigure, forest_figure, write_figure
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.tables import MISSING
 from airlora.reproduce.verdicts import DOES_NOT_HOLD, HOLDS, NOT_DECIDABLE, Source, Verdict, shown, shown_interval
@@ -21,6 +22,9 @@ __all__ = ["summary_table", "write_report"]
 _MARKS = {HOLDS: ("✓", "holds", "green"), DOES_NOT_HOLD: ("✗", "fails", "red"), NOT_DECIDABLE: ("?", "open", "yellow")}
 """Symbol, class of the page's style sheet and colour in the terminal by verdict."""
 
+_COLOURS = {HOLDS: "#009E73", DOES_NOT_HOLD: "#D55E00", NOT_DECIDABLE: "#777777"}
+"""Colour in the figure by verdict."""
+
 _TITLES: Mapping[Source, str] = {"paper": "Claims of the paper", "airlora": "Claims beyond the paper"}
 """Titles by source of the claims."""
 
@@ -28,8 +32,10 @@ _TITLES: Mapping[Source, str] = {"paper": "Claims of the paper", "airlora": "Cla
 def write_report(folder: Path | str, results: Sequence[ExperimentResult], *, info: Mapping[str, str]) -> Path:
     """Write `report.html` and return its path.
 
-    The page has a table of verdicts per source of the claims, and a section per result with its figure, its table with
-    the paper's numbers beside ours, and links to the files of `write_result` in the same folder.
+    The page has a table of verdicts per source of the claims, a figure of all measured differences of losses, and a
+    section per result with its figure, its table with the paper's numbers beside ours, and links to the files of
+    `write_result` in the same folder. The figure of differences is also written as `verdicts.svg`, `verdicts.pdf` and
+    `verdicts.csv`, if there is such a difference.
 
     Args:
         folder: Folder to write to.
@@ -43,21 +49,43 @@ def write_report(folder: Path | str, results: Sequence[ExperimentResult], *, inf
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    out, verdicts = make_folder(folder), {result.name: result.verdicts for result in results}
+    differences = _differences(verdicts)
+    files = write_figure(out, "verdicts", differences) if differences else []
     page = environment.get_template("reproduce.html.j2").render(
         info=info,
+        differences=differences and _figure(differences),
+        files=[path.name for path in files],
         groups=[
             {
                 "title": title,
                 "counts": [(_mark(name), count) for name, count in _counts(group).items()],
                 "claims": [_claim(name, verdict) for name, verdict in group],
             }
-            for title, group in _by_source({result.name: result.verdicts for result in results}).items()
+            for title, group in _by_source(verdicts).items()
         ],
         sections=[_section(result) for result in results],
     )
-    path = make_folder(folder) / "report.html"
+    path = out / "report.html"
     write_bytes(path, page.encode())
     return path
+
+
+def _differences(verdicts: Mapping[str, Sequence[Verdict]]) -> DrawnFigure | None:
+    """Return the figure of all differences in loss that have an interval. None if there is none."""
+    rows = [
+        Difference(f"{name}: {own.claim.removesuffix(': lower loss')}", own.ours, own.interval, own.verdict)
+        for name, group in verdicts.items()
+        for own in group
+        if own.unit == "nats" and own.ours is not None and own.interval is not None
+    ]
+    return (
+        forest_figure(rows, colours=_COLOURS, xlabel="difference in loss, nats; positive: as claimed") if rows else None
+    )
+
+
+def _figure(figure: DrawnFigure) -> dict[str, object]:
+    return {"svg": figure.svg, "pixels": round(96 * figure.width), "notes": figure.notes}
 
 
 def _by_source(verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, list[tuple[str, Verdict]]]:
@@ -100,7 +128,7 @@ def _section(result: ExperimentResult) -> dict[str, object]:
     return {
         "name": result.name,
         "title": result.title,
-        "figure": figure and {"svg": figure.svg, "pixels": round(96 * figure.width), "notes": figure.notes},
+        "figure": figure and _figure(figure),
         "columns": table.columns if table else (),
         "lines": table.texts() if table else (),
         "notes": [*(table.notes if table else ()), *result.notes],

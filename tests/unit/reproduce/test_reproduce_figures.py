@@ -10,8 +10,10 @@ from airlora.errors import DataError
 from airlora.reproduce.figures import (
     COLUMN_INCHES,
     PAGE_INCHES,
+    Difference,
     DrawnFigure,
     Series,
+    forest_figure,
     heat_map_figure,
     line_figure,
     write_figure,
@@ -134,3 +136,9 @@ def test_wrong_data_are_named() -> None:
         line_figure({}, xlabel="x", ylabel="y")
     with pytest.raises(DataError, match=r"shape of map cosine = \(1, 2\): allowed is \(2, 2\)"):
         heat_map_figure({"cosine": [[1.0, 2.0]]}, rows=["0", "1"], columns=["q", "k"], colour_label="rank")
+
+
+def test_a_forest_figure_needs_finite_differences() -> None:
+    for rows in ([], [Difference("a", float("nan"), (0.0, 1.0), "group")]):
+        with pytest.raises(DataError, match=r"differences.*at least one row of finite values"):
+            forest_figure(rows, colours={"group": "#000000"}, xlabel="nats")

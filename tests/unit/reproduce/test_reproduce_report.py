@@ -89,6 +89,25 @@ def test_the_page_links_only_files_that_are_written(tmp_path: Path, results: lis
     assert (tmp_path / "fig4.csv").read_text().startswith("panel,series")
 
 
+def test_differences_in_loss_are_drawn_with_their_verdicts(tmp_path: Path) -> None:
+    verdicts = [
+        Verdict("A beats B: lower loss", None, 0.02, (0.01, 0.03), HOLDS, "", "nats"),
+        Verdict("C beats D: lower loss", None, -0.5, (-0.7, -0.3), DOES_NOT_HOLD, "", "nats"),
+        Verdict("One seed: lower loss", None, 0.04, None, NOT_DECIDABLE, "", "nats"),
+        *VERDICTS,
+    ]
+    page = write_report(tmp_path, [ExperimentResult("table3", "T", [], verdicts, table=TABLE)], info=INFO).read_text()
+    assert page.count("<svg") == 1
+    drawn = page[page.index("<svg") : page.index("</svg>")]
+    for text in ("table3: A beats B", "table3: C beats D", HOLDS, DOES_NOT_HOLD):
+        assert f">{text}<" in drawn
+    assert NOT_DECIDABLE not in drawn
+    lines = (tmp_path / "verdicts.csv").read_text().splitlines()
+    assert lines[1:] == ["table3: A beats B,holds,0.02,0.01,0.03", "table3: C beats D,does not hold,-0.5,-0.7,-0.3"]
+    assert (tmp_path / "verdicts.pdf").is_file()
+    assert 'href="verdicts.svg"' in page
+
+
 def test_a_page_without_claims_has_no_table_of_them(tmp_path: Path) -> None:
     result = ExperimentResult("table3", "T", [], table=TABLE)
     assert "<h2>Claims" not in write_report(tmp_path, [result], info={}).read_text()
