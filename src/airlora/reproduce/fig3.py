@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,18 @@ def _result(results: Results) -> ExperimentResult:
             for seed, curve in zip(results.plan.seeds, rewards, strict=True)
             for step, reward in zip(steps, curve, strict=True)
         ]
-    figure = line_figure({"": series}, xlabel="step", ylabel="reward", width=PAGE_INCHES, height=2.8)
+    base = np.asarray(series[0].y_by_seed)
+    panels = {
+        "mean reward": [replace(own, shows_interval=False) for own in series],
+        f"beside {series[0].label}, same seed": [replace(own, y_by_seed=own.y_by_seed - base) for own in series],
+    }
+    labels = ("reward", "difference in reward")
+    figure = line_figure(
+        panels, xlabel="step", ylabel=dict(zip(panels, labels, strict=True)), width=PAGE_INCHES, height=2.8
+    )
     notes = (
         SMOOTHED,
+        "With one seed, all policies see the same links, and their rewards rise and fall together.",
         "A policy has converged at the first step at which the running mean reaches that of the last quarter of the "
         "slower policy's curve. A policy that never reaches it counts with all its steps. If neither policy reaches "
         "it before that quarter, both may still be learning, and the seed decides nothing.",

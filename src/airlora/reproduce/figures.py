@@ -11,7 +11,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +100,7 @@ class Series:
         colour: Colour. None takes the next of the palette.
         marker: Marker. None takes the next of a list.
         line: Line style of matplotlib. None takes the next of a list.
+        shows_interval: Whether the interval is drawn.
     """
 
     label: str
@@ -108,6 +109,7 @@ class Series:
     colour: str | None = None
     marker: str | None = None
     line: Any = None
+    shows_interval: bool = True
 
     def points(self) -> list[tuple[float, Estimate]]:
         """Return position, mean over seeds and interval of every point.
@@ -122,14 +124,17 @@ class Series:
                 values.shape,
                 f"[num_seeds, {max(1, len(self.x))}], a value per position",
             )
-        return [(float(x), mean_estimate(column)) for x, column in zip(self.x, values.T, strict=True)]
+        points = [(float(x), mean_estimate(column)) for x, column in zip(self.x, values.T, strict=True)]
+        if self.shows_interval:
+            return points
+        return [(x, replace(point, interval=None)) for x, point in points]
 
 
 def line_figure(
     panels: Mapping[str, Sequence[Series]],
     *,
     xlabel: str,
-    ylabel: str,
+    ylabel: str | Mapping[str, str],
     width: float = COLUMN_INCHES,
     height: float = 2.2,
     percent: bool = False,
@@ -137,12 +142,12 @@ def line_figure(
 ) -> DrawnFigure:
     """Return a row of panels of lines with means over seeds and 95 % intervals.
 
-    All panels share the axes and the legend.
+    All panels share the horizontal axis and the legend. They share the vertical axis if they share its label.
 
     Args:
         panels: Series by title of the panel. One panel may have the title "".
         xlabel: Label of the horizontal axis, with the unit.
-        ylabel: Label of the vertical axis, with the unit.
+        ylabel: Label of the vertical axis, with the unit, or a label by title of the panel.
         width: Width, inches.
         height: Height without the legend, inches.
         percent: Whether values are shares, shown as percentages.
@@ -154,19 +159,29 @@ def line_figure(
     points = {title: [(series, series.points()) for series in group] for title, group in panels.items()}
     if not points or not all(points.values()):
         raise DataError.of("panels", list(panels), "at least one panel, each with at least one series")
-    limits, is_cut = _limits([point for group in points.values() for _, line in group for _, point in line], panels)
+    shared = [list(points)] if isinstance(ylabel, str) else [[title] for title in points]
+    limits: dict[str, tuple[float, float]] = {}
+    is_cut = False
+    for titles in shared:
+        lines = [own for title in titles for own in points[title]]
+        own_limits, own_cut = _limits([point for _, line in lines for _, point in line], [own for own, _ in lines])
+        limits |= dict.fromkeys(titles, own_limits)
+        is_cut |= own_cut
     labels = list(dict.fromkeys(series.label for group in panels.values() for series in group))
     styles = {series.label: _style(labels.index(series.label), series) for group in panels.values() for series in group}
 
     def draw() -> Figure:
         figure, axes = new_figure(width, height, 1, len(points))
-        axes[0].set_ylabel(ylabel)
         for axis, (title, group) in zip(axes, points.items(), strict=True):
+            if not isinstance(ylabel, str):
+                axis.set_ylabel(ylabel[title])
+            elif axis is axes[0]:
+                axis.set_ylabel(ylabel)
             for series, line in group:
                 index = labels.index(series.label) - (len(labels) - 1) / 2
                 _draw_line(axis, line, styles[series.label], index if intervals == "bars" else None)
             _finish_panel(axis, title, group, percent=percent)
-            axis.set_ylim(*limits)
+            axis.set_ylim(*limits[title])
             axis.set_xlabel(xlabel)
         if len(labels) > 1 or labels[0]:
             _legend(figure, [Line2D([], [], label=label, **styles[label]) for label in labels])
@@ -181,13 +196,13 @@ def line_figure(
     return _drawn(draw, numbers, width, (_CUT_NOTE,) if is_cut else ())
 
 
-def _limits(points: Sequence[Estimate], panels: Mapping[str, Sequence[Series]]) -> tuple[tuple[float, float], bool]:
+def _limits(points: Sequence[Estimate], lines: Sequence[Series]) -> tuple[tuple[float, float], bool]:
     """Return the limits of the vertical axis, and whether they cut intervals.
 
     The intervals of two or three seeds can be many times wider than all differences between the methods, which could
     not be seen on an axis that contains the intervals.
     """
-    values = np.concatenate([np.ravel(np.asarray(s.y_by_seed, float)) for group in panels.values() for s in group])
+    values = np.concatenate([np.ravel(np.asarray(own.y_by_seed, float)) for own in lines])
     low, high = float(values.min()), float(values.max())
     room = 0.5 * (high - low) or 0.05 * abs(high) or 1.0
     least = min(point.interval[0] if point.interval else point.value for point in points)

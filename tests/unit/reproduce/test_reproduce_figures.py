@@ -142,3 +142,19 @@ def test_a_forest_figure_needs_finite_differences() -> None:
     for rows in ([], [Difference("a", float("nan"), (0.0, 1.0), "group")]):
         with pytest.raises(DataError, match=r"differences.*at least one row of finite values"):
             forest_figure(rows, colours={"group": "#000000"}, xlabel="nats")
+
+
+def test_panels_with_labels_of_their_own_have_axes_of_their_own() -> None:
+    panels = {"large": [Series("a", [0, 1], [[100.0, 200.0]])], "small": [Series("a", [0, 1], [[0.1, 0.2]])]}
+    own = line_figure(panels, xlabel="x", ylabel={"large": "metres", "small": "shares"})
+    for text in (">metres<", ">shares<", ">0.20<", ">200<"):
+        assert text in own.svg
+    assert ">0.20<" not in line_figure(panels, xlabel="x", ylabel="y").svg
+
+
+def test_an_interval_can_be_left_out() -> None:
+    values = [[1.0, 2.0], [2.0, 4.0]]
+    shown, hidden = (Series("a", [0, 1], values, shows_interval=own).points() for own in (True, False))
+    assert [point.value for _, point in shown] == [point.value for _, point in hidden] == [1.5, 3.0]
+    assert all(point.interval is not None for _, point in shown)
+    assert all(point.interval is None for _, point in hidden)
