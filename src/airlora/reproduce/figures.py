@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from airlora.errors import DataError
@@ -328,6 +328,7 @@ def forest_figure(
         axis.set_yticks(range(len(differences)), [own.label for own in differences])
         axis.set_ylim(len(differences) - 0.4, -0.6)
         axis.grid(visible=False, axis="y")
+        axis.xaxis.set_major_locator(MaxNLocator(6))
         axis.set_xlabel(xlabel)
         _legend(figure, [Line2D([], [], label=group, **style) for group, style in styles.items()])
         return figure

@@ -74,7 +74,7 @@ def write_report(folder: Path | str, results: Sequence[ExperimentResult], *, inf
 def _differences(verdicts: Mapping[str, Sequence[Verdict]]) -> DrawnFigure | None:
     """Return the figure of all differences in loss that have an interval. None if there is none."""
     rows = [
-        Difference(f"{name}: {own.claim.removesuffix(': lower loss')}", own.ours, own.interval, own.verdict)
+        Difference(f"{name}: {_short(own.claim)}", own.ours, own.interval, own.verdict)
         for name, group in verdicts.items()
         for own in group
         if own.unit == "nats" and own.ours is not None and own.interval is not None
@@ -82,6 +82,11 @@ def _differences(verdicts: Mapping[str, Sequence[Verdict]]) -> DrawnFigure | Non
     return (
         forest_figure(rows, colours=_COLOURS, xlabel="difference in loss, nats; positive: as claimed") if rows else None
     )
+
+
+def _short(claim: str) -> str:
+    """Return a claim about a loss without its measure and without a remark on the paper."""
+    return claim.removesuffix(": lower loss").partition(" (paper")[0]
 
 
 def _figure(figure: DrawnFigure) -> dict[str, object]:

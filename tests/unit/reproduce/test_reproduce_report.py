@@ -92,7 +92,7 @@ def test_the_page_links_only_files_that_are_written(tmp_path: Path, results: lis
 def test_differences_in_loss_are_drawn_with_their_verdicts(tmp_path: Path) -> None:
     verdicts = [
         Verdict("A beats B: lower loss", None, 0.02, (0.01, 0.03), HOLDS, "", "nats"),
-        Verdict("C beats D: lower loss", None, -0.5, (-0.7, -0.3), DOES_NOT_HOLD, "", "nats"),
+        Verdict("C beats D (paper: a lot): lower loss", None, -0.5, (-0.7, -0.3), DOES_NOT_HOLD, "", "nats"),
         Verdict("One seed: lower loss", None, 0.04, None, NOT_DECIDABLE, "", "nats"),
         *VERDICTS,
     ]
