@@ -50,7 +50,10 @@ _MEASURES: Mapping[Measure, tuple[str, float, str]] = {
 SMOOTHING = 5
 """Points of a reward curve of which a running mean is taken."""
 
-SMOOTHED = f"The reward is R = -U - λη, as a running mean over {SMOOTHING} of {CURVE_POINTS} equal parts of the steps."
+SMOOTHED = (
+    f"The reward is R = -U - λη, as a running mean over {SMOOTHING} of {CURVE_POINTS} equal parts of the steps. "
+    "With one seed, all policies see the same links, so that their rewards rise and fall together."
+)
 """Note of the figures that show rewards."""
 
 _NOT_IN_ROWS = ("ranks", "correct", "snr_db")

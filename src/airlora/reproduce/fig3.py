@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airlora.reproduce.experiment import SMOOTHED, Arm, Experiment, Results, bounds_text, running_mean
-from airlora.reproduce.figures import PAGE_INCHES, Series, line_figure
+from airlora.reproduce.figures import Series, paired_line_figure
 from airlora.reproduce.methods import AIRLLM, METHODS, PAPER_METHODS
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
@@ -44,18 +44,9 @@ def _result(results: Results) -> ExperimentResult:
             for seed, curve in zip(results.plan.seeds, rewards, strict=True)
             for step, reward in zip(steps, curve, strict=True)
         ]
-    base = np.asarray(series[0].y_by_seed)
-    panels = {
-        "mean reward": [replace(own, shows_interval=False) for own in series],
-        f"beside {series[0].label}, same seed": [replace(own, y_by_seed=own.y_by_seed - base) for own in series],
-    }
-    labels = ("reward", "difference in reward")
-    figure = line_figure(
-        panels, xlabel="step", ylabel=dict(zip(panels, labels, strict=True)), width=PAGE_INCHES, height=2.8
-    )
+    figure = paired_line_figure(series, base="PPO", xlabel="step", ylabel="reward")
     notes = (
         SMOOTHED,
-        "With one seed, all policies see the same links, and their rewards rise and fall together.",
         "A policy has converged at the first step at which the running mean reaches that of the last quarter of the "
         "slower policy's curve. A policy that never reaches it counts with all its steps. If neither policy reaches "
         "it before that quarter, both may still be learning, and the seed decides nothing.",

@@ -12,7 +12,7 @@ TITLE = "Figure 5: reward by the weight λ of the communication cost"
 
 
 def _result(results: Results) -> ExperimentResult:
-    figure, rows = SWEEP.reward_figure(results)
+    figure, rows = SWEEP.reward_figure(results, "λ = 0.1")
     notes = (
         SMOOTHED,
         "Every line has the λ of its own reward R = -U - λη: a larger λ lowers the reward at equal ranks. The heights "

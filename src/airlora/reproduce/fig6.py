@@ -15,7 +15,7 @@ TITLE = "Figure 6: reward by the prediction type of the diffusion model"
 
 
 def _result(results: Results) -> ExperimentResult:
-    figure, rows = SWEEP.reward_figure(results)
+    figure, rows = SWEEP.reward_figure(results, "ε")
     last = {label: _last_quarter(results.rewards(SWEEP.arm(label))[1]) for label in SWEEP.settings}
     claims = [
         ClaimedDifference(

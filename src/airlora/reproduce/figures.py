@@ -39,6 +39,7 @@ __all__ = [
     "forest_figure",
     "heat_map_figure",
     "line_figure",
+    "paired_line_figure",
     "write_figure",
 ]
 
@@ -194,6 +195,33 @@ def line_figure(
         for x, point in line
     ]
     return _drawn(draw, numbers, width, (_CUT_NOTE,) if is_cut else ())
+
+
+def paired_line_figure(
+    series: Sequence[Series], *, base: str, xlabel: str, ylabel: str, height: float = 2.8
+) -> DrawnFigure:
+    """Return the means over seeds, and beside them the differences to one of the series with 95 % intervals.
+
+    What is drawn anew for every seed, such as the links, moves all lines of a seed together. Intervals of the values
+    would show this alone. The differences are taken seed by seed.
+
+    Args:
+        series: Lines with equal positions and seeds.
+        base: Label of the series that is subtracted.
+        xlabel: Label of the horizontal axis, with the unit.
+        ylabel: Name of the values, with the unit.
+        height: Height without the legend, inches.
+
+    Raises:
+        DataError: A series has no value for a position, or one that is not finite.
+    """
+    own = np.asarray(next(line.y_by_seed for line in series if line.label == base), dtype=np.float64)
+    panels = {
+        "mean over seeds": [replace(line, shows_interval=False) for line in series],
+        f"beside {base}, same seed": [replace(line, y_by_seed=np.asarray(line.y_by_seed) - own) for line in series],
+    }
+    labels = dict(zip(panels, (ylabel, f"difference in {ylabel}"), strict=True))
+    return line_figure(panels, xlabel=xlabel, ylabel=labels, width=PAGE_INCHES, height=height)
 
 
 def _limits(points: Sequence[Estimate], lines: Sequence[Series]) -> tuple[tuple[float, float], bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airlora.reproduce.experiment import Arm, Claim, Results, judge, running_mean
-from airlora.reproduce.figures import DrawnFigure, Series, line_figure
+from airlora.reproduce.figures import DrawnFigure, Series, paired_line_figure
 from airlora.reproduce.methods import AIRLLM
 from airlora.reproduce.plan import Plan
 from airlora.reproduce.result import ExperimentResult
@@ -60,8 +60,13 @@ class Sweep:
         table = ResultTable(name, title, columns, lines, notes)
         return ExperimentResult(name, title, rows, judge(results, claims) if claims else [], table=table)
 
-    def reward_figure(self, results: Results) -> tuple[DrawnFigure, list[dict[str, Any]]]:
-        """Return the reward against the steps with a line per setting, and its raw rows."""
+    def reward_figure(self, results: Results, base: str) -> tuple[DrawnFigure, list[dict[str, Any]]]:
+        """Return the reward against the steps with a line per setting, and its raw rows.
+
+        Args:
+            results: Results of the trials.
+            base: Label of the setting that the others are compared with, seed by seed.
+        """
         series, rows = [], []
         for label in self.settings:
             steps, rewards = results.rewards(self.arm(label))
@@ -71,7 +76,7 @@ class Sweep:
                 for seed, curve in zip(results.plan.seeds, rewards, strict=True)
                 for step, reward in zip(steps, curve, strict=True)
             ]
-        return line_figure({"": series}, xlabel="step", ylabel="reward"), rows
+        return paired_line_figure(series, base=base, xlabel="step", ylabel="reward"), rows
 
     def _difference(self, better: str, worse: str) -> float | None:
         if better not in self.paper or worse not in self.paper:

@@ -16,6 +16,7 @@ from airlora.reproduce.figures import (
     forest_figure,
     heat_map_figure,
     line_figure,
+    paired_line_figure,
     write_figure,
 )
 from airlora.reproduce.statistics import mean_estimate
@@ -158,3 +159,15 @@ def test_an_interval_can_be_left_out() -> None:
     assert [point.value for _, point in shown] == [point.value for _, point in hidden] == [1.5, 3.0]
     assert all(point.interval is not None for _, point in shown)
     assert all(point.interval is None for _, point in hidden)
+
+
+def test_paired_lines_show_differences_of_each_seed() -> None:
+    # The seeds differ by 100, the lines of a seed by 1 or 3.
+    series = [Series("a", [0, 1], [[0.0, 1.0], [100.0, 101.0]]), Series("b", [0, 1], [[1.0, 2.0], [103.0, 104.0]])]
+    figure = paired_line_figure(series, base="a", xlabel="step", ylabel="reward")
+    points = {(point["panel"], point["series"]): point for point in figure.numbers if point["x"] == 0.0}
+    assert points["mean over seeds", "b"]["mean"] == 52.0
+    assert points["mean over seeds", "b"]["low"] is None
+    own = points["beside a, same seed", "b"]
+    assert (own["mean"], own["high"] - own["low"]) == (2.0, pytest.approx(2 * 12.706, rel=1e-3))
+    assert points["beside a, same seed", "a"]["mean"] == 0.0
