@@ -18,6 +18,7 @@ __all__ = [
     "make_folder",
     "read_bytes",
     "read_json",
+    "remove_file",
     "seal",
     "sha256_of",
     "sync_folder",
@@ -187,6 +188,18 @@ def make_folder(path: Path | str) -> Path:
     except OSError as error:
         raise StorageError(f"cannot create folder {folder}: {_reason(error)}") from error
     return folder
+
+
+def remove_file(path: Path | str) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        StorageError: The file cannot be removed.
+    """
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot remove {path}: {_reason(error)}") from error
 
 
 def sha256_of(path: Path | str) -> str:

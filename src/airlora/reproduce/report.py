@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from airlora.files import make_folder, write_bytes
+from airlora.files import make_folder, remove_file, write_bytes
 from airlora.reproduce.figures import Difference, DrawnFigure, forest_figure, write_figure
 from airlora.reproduce.result import ExperimentResult
 from airlora.reproduce.tables import MISSING
@@ -52,6 +52,10 @@ def write_report(folder: Path | str, results: Sequence[ExperimentResult], *, inf
     out, verdicts = make_folder(folder), {result.name: result.verdicts for result in results}
     differences = _differences(verdicts)
     files = write_figure(out, "verdicts", differences) if differences else []
+    if not files:
+        # Those of an earlier plan in the folder would not be of this page.
+        for suffix in ("svg", "pdf", "csv"):
+            remove_file(out / f"verdicts.{suffix}")
     page = environment.get_template("reproduce.html.j2").render(
         info=info,
         differences=differences and _figure(differences),
@@ -79,9 +83,8 @@ def _differences(verdicts: Mapping[str, Sequence[Verdict]]) -> DrawnFigure | Non
         for own in group
         if own.unit == "nats" and own.ours is not None and own.interval is not None
     ]
-    return (
-        forest_figure(rows, colours=_COLOURS, xlabel="difference in loss, nats; positive: as claimed") if rows else None
-    )
+    xlabel = "difference in loss, nats; positive: as claimed"
+    return forest_figure(rows, colours=_COLOURS, xlabel=xlabel) if rows else None
 
 
 def _short(claim: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
+from airlora.errors import StorageError
 from airlora.reproduce.figures import PAGE_INCHES, Series, line_figure
 from airlora.reproduce.report import summary_table, write_report
 from airlora.reproduce.result import ExperimentResult, write_result
@@ -106,6 +107,18 @@ def test_differences_in_loss_are_drawn_with_their_verdicts(tmp_path: Path) -> No
     assert lines[1:] == ["table3: A beats B,holds,0.02,0.01,0.03", "table3: C beats D,does not hold,-0.5,-0.7,-0.3"]
     assert (tmp_path / "verdicts.pdf").is_file()
     assert 'href="verdicts.svg"' in page
+
+
+def test_a_page_without_differences_leaves_none_of_an_earlier_one(tmp_path: Path) -> None:
+    verdict = Verdict("A beats B: lower loss", None, 0.02, (0.01, 0.03), HOLDS, "", "nats")
+    files = [tmp_path / f"verdicts.{suffix}" for suffix in ("svg", "pdf", "csv")]
+    for verdicts, is_drawn in (([verdict], True), ([], False)):
+        page = write_report(tmp_path, [ExperimentResult("table3", "T", [], verdicts, table=TABLE)], info=INFO)
+        assert [path.exists() for path in files] == [is_drawn] * 3
+        assert ("verdicts.svg" in page.read_text()) == is_drawn
+    files[0].mkdir()
+    with pytest.raises(StorageError, match=r"cannot remove .*verdicts\.svg"):
+        write_report(tmp_path, [ExperimentResult("table3", "T", [], table=TABLE)], info=INFO)
 
 
 def test_a_page_without_claims_has_no_table_of_them(tmp_path: Path) -> None:
