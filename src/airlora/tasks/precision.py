@@ -83,10 +83,10 @@ def set_threads(num_threads: int) -> None:
             that is smaller.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    # OpenMP ignores a value that is not a positive integer, too.
-    limit = int(wanted) if wanted.isascii() and wanted.isdecimal() else 0
     available = available_threads()
-    torch.set_num_threads(num_threads or min(limit or available, available))
+    # OpenMP ignores a value that is not a positive integer, too. Ten digits are more than any number of cores.
+    is_limit = wanted.isascii() and wanted.isdecimal() and len(wanted) < 10 and int(wanted) > 0
+    torch.set_num_threads(num_threads or (min(int(wanted), available) if is_limit else available))
 
 
 def available_threads() -> int:

@@ -25,6 +25,8 @@ def threads_before() -> Iterator[None]:
         ("-1", 0, 4),
         ("100000", 0, 4),
         ("99999999999", 0, 4),
+        # int() refuses texts of more than 4,300 digits.
+        ("9" * 5000, 0, 4),
     ],
 )
 def test_the_environment_sets_the_threads_that_the_settings_leave_open(
