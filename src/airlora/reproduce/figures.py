@@ -202,8 +202,8 @@ def paired_line_figure(
 ) -> DrawnFigure:
     """Return the means over seeds, and beside them the differences to one of the series with 95 % intervals.
 
-    What is drawn anew for every seed, such as the links, moves all lines of a seed together. Intervals of the values
-    would show this alone. The differences are taken seed by seed.
+    Each seed draws its own links, and these move all lines of the seed together. Intervals of the values would show
+    little else, so the differences are taken seed by seed.
 
     Args:
         series: Lines with equal positions and seeds.
