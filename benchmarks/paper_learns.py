@@ -51,6 +51,13 @@ def report(results: Results) -> str:
         estimate = mean_estimate(values)
         interval = "{:.4f} to {:.4f}".format(*estimate.interval) if estimate.interval else "-"
         lines.append(f"| {method} | {estimate.value:.4f} | {interval} |")
+    own_snrs_db = results.plan.settings().channel.snr_db
+    lines += ["", f"| by link | {' | '.join(f'{snr_db:g} dB' for snr_db in own_snrs_db)} |"]
+    lines += ["|---|" + "---:|" * len(own_snrs_db)]
+    for symbol, quantity in (("U + λη", "objective"), ("η", "cost")):
+        for method in found:
+            means = [np.mean(results.scores(Arm(method, snr_db=snr_db), quantity)) for snr_db in own_snrs_db]
+            lines.append(f"| {symbol}: {method} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     ours = [-value for value in found[METHOD]]
     claims = [
         ClaimedDifference(f"{METHOD} has a lower objective than {other}", ours, [-value for value in found[other]])

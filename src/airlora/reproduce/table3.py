@@ -31,6 +31,7 @@ _PAPER_CLAIMS = (
 """Claims that `AIRLLM` beats another method."""
 
 _OWN_CLAIMS = (
+    ("PPO then DDIM beats random ranks", AIRLLM, "random"),
     ("PPO then DDIM beats the best constant rank", AIRLLM, "best constant"),
     ("The planner allocate beats PPO then DDIM", "allocate", AIRLLM),
 )

@@ -354,11 +354,12 @@ def test_claims_beyond_the_paper_are_judged_by_the_objective_alone() -> None:
     verdicts = experiments()["table3"].result(results).verdicts
     own = {verdict.claim: verdict for verdict in verdicts if verdict.source == "airlora"}
     assert list(own) == [
+        "PPO then DDIM beats random ranks: lower U + λη",
         "PPO then DDIM beats the best constant rank: lower U + λη",
         "The planner allocate beats PPO then DDIM: lower U + λη",
     ]
     assert own["The planner allocate beats PPO then DDIM: lower U + λη"].verdict == "holds"
-    assert len(verdicts) == 12
+    assert len(verdicts) == 13
 
 
 def test_each_source_and_measure_has_its_own_correction() -> None:
@@ -367,7 +368,7 @@ def test_each_source_and_measure_has_its_own_correction() -> None:
     for measure in ("accuracy", "lower loss"):
         assert "after the correction for 4 tests" in verdicts[f"PPO then DDIM beats PPO alone: {measure}"].reason
     assert (
-        "after the correction for 2 tests"
+        "after the correction for 3 tests"
         in verdicts["PPO then DDIM beats the best constant rank: lower U + λη"].reason
     )
 
