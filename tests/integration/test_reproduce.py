@@ -108,6 +108,10 @@ def test_the_summary_lists_the_verdicts_of_a_folder(out: Path, tmp_path: Path) -
     assert json.loads(airlora("reproduce", "fig3", "--summary", "--out", out, "--json").stdout).keys() == {"fig3"}
     refused(airlora("reproduce", "fig8", "--summary", "--out", out), str(out), "airlora reproduce fig8")
     refused(airlora("reproduce", "--summary", "--out", tmp_path), str(tmp_path), "airlora reproduce NAME")
+    damaged = json.loads((out / "table3.json").read_text())
+    damaged["verdicts"][0]["ours"] = "much"
+    (tmp_path / "table3.json").write_text(json.dumps(damaged))
+    refused(airlora("reproduce", "--summary", "--out", tmp_path), "table3.json: damaged", "airlora reproduce table3")
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from airlora.errors import CheckpointError, SettingsError
 from airlora.files import make_folder, read_json, write_bytes
 from airlora.progress import ProgressReporter
@@ -193,8 +195,8 @@ def read_verdicts(out: Path | str, name: str = "all") -> dict[str, Judged]:
                 settings, verdicts = value["settings"], value["verdicts"]
                 origin = f"{settings['scale']}, {settings['variant']}, seeds {len(settings['seeds'])}"
                 found[own.name] = Judged(origin, [Verdict.from_dict(verdict) for verdict in verdicts])
-            except (KeyError, TypeError, SettingsError) as error:
-                raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+            except (KeyError, TypeError, ValidationError, SettingsError) as error:
+                raise CheckpointError(f"{path}: damaged; make it again with `airlora reproduce {own.name}`") from error
     if not found:
         what = "table or figure" if name == "all" else name
         given = "NAME" if name == "all" else name

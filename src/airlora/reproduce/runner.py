@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from airlora.errors import AirloraError, CheckpointError, SettingsError, TrainingError
 from airlora.files import make_folder, read_bytes, write_json
 from airlora.progress import ProgressReporter
 from airlora.reproduce.executors import run_jobs_on_ray
-from airlora.reproduce.trial import Trial, TrialKind, TrialResult
+from airlora.reproduce.trial import Trial, TrialKind, TrialResult, digest_of
 from airlora.tasks import available_threads, set_threads
 from airlora.training import Interrupted, ProcessKilledError, run_jobs
 from airlora.version import __version__
@@ -51,6 +51,8 @@ class TrialRecord(BaseModel):
     """Duration of the trial, s, on one core."""
     result: dict[str, Any]
     """Result of the trial."""
+    digest: str | None = None
+    """Digest of the result (see `digest_of`). Files of earlier runs have none."""
     environment: dict[str, str]
     """Device, and versions of the libraries."""
 
@@ -195,7 +197,9 @@ def _check(executor: str, address: str | None, num_processes: int | None, retrie
 def _read(path: Path) -> TrialResult:
     try:
         record = TrialRecord.model_validate_json(read_bytes(path, "result of a trial", CheckpointError))
-    except ValidationError as error:
+        if record.digest not in (None, digest_of(record.result)):
+            raise ValueError("the digest of the result differs")
+    except ValueError as error:
         raise CheckpointError(f"result of a trial {path}: damaged; delete it to run the trial again") from error
     if record.version != __version__ or Trial(record.kind, record.options, record.seed).key != path.stem:
         raise CheckpointError(f"result of a trial {path}: belongs to another trial; delete it to run the trial again")
@@ -220,7 +224,8 @@ def _attempt(
         measured = {"seconds": seconds, "result": result, "environment": _environment()}
         record = TrialRecord(version=version, **measured, **_identity(trial)).model_dump()
         # What a later call reads from the file is what this call returns: lists for tuples, and so on.
-        return dict(json.loads(json.dumps(record, allow_nan=False)))
+        content = json.loads(json.dumps(record, allow_nan=False))
+        return {**content, "digest": digest_of(content["result"])}
     except Interrupted as error:
         # `train` names the command that resumes its run, but the run belongs to the trial.
         raise Interrupted("interrupted; the same command continues", error.exit_code - 128) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from airlora.version import __version__
 
-__all__ = ["Trial", "TrialKind", "TrialResult"]
+__all__ = ["Trial", "TrialKind", "TrialResult", "digest_of"]
 
 TrialResult = dict[str, Any]
 """Result of a trial: plain values for JSON."""
@@ -48,5 +48,9 @@ class Trial:
     @property
     def key(self) -> str:
         """Digest of version, kind, options and seed: the name of the trial's result file."""
-        content = [__version__, self.kind, self.options, self.seed]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+        return digest_of([__version__, self.kind, self.options, self.seed])[:20]
+
+
+def digest_of(content: Any) -> str:
+    """Return the SHA-256 of plain values for JSON, whatever the order of their keys, as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

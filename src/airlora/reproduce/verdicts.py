@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import TypeAdapter
 
 from airlora.errors import SettingsError
 from airlora.reproduce.statistics import ALPHA, POWER, PairedComparison, holm, paired_comparison
@@ -68,9 +69,13 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the verdict from the result of `to_dict`. Files without a source hold claims of the paper."""
-        interval = values["interval"]
-        return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
+        """Return the verdict from the result of `to_dict`. Files without a source hold claims of the paper.
+
+        Raises:
+            SettingsError: The verdict or the source is unknown.
+            ValidationError: A value is missing or has another type.
+        """
+        return TypeAdapter(cls).validate_python(values)
 
 
 def judge_difference(

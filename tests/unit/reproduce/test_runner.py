@@ -13,7 +13,7 @@ import torch
 from airlora.errors import CheckpointError, DataError, MissingDependencyError, SettingsError, TrainingError
 from airlora.progress import SilentProgress
 from airlora.reproduce.runner import run_trials
-from airlora.reproduce.trial import Trial, TrialResult
+from airlora.reproduce.trial import Trial, TrialResult, digest_of
 from airlora.version import __version__
 from trial_kinds import KINDS, attempts
 
@@ -79,6 +79,7 @@ def test_the_file_of_a_trial_says_what_ran(tmp_path: Path, marks: Path) -> None:
             "options": {"folder": str(marks), "shape": [2, 3]},
             "seed": 5,
             "result": results[trial.key],
+            "digest": digest_of(results[trial.key]),
             "environment": {
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
                 **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
@@ -205,6 +206,20 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, marks: Path, co
     path.unlink()
     assert run([trial], tmp_path)
     assert attempts(marks) == 2
+
+
+def test_a_changed_result_is_refused(tmp_path: Path, marks: Path) -> None:
+    trial = make("draw", 0, marks)
+    results = run([trial], tmp_path)
+    path = tmp_path / "trials" / f"{trial.key}.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"result": {"numbers": [1.0]}}))
+    with pytest.raises(CheckpointError, match="damaged; delete it to run the trial again"):
+        run([trial], tmp_path)
+    # Files of earlier runs have no digest.
+    del record["digest"]
+    path.write_text(json.dumps(record))
+    assert run([trial], tmp_path) == results
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("version", "0.0.0"), ("options", {}), ("kind", "fail")])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from airlora.errors import SettingsError
 from airlora.reproduce.statistics import paired_comparison
@@ -115,6 +116,15 @@ def test_a_verdict_has_plain_values_from_which_it_is_restored() -> None:
         Verdict("c", None, None, None, "maybe")
     with pytest.raises(SettingsError, match="source of a claim = 'us': allowed is paper or airlora"):
         Verdict("c", None, None, None, HOLDS, source="us")
+
+
+@pytest.mark.parametrize(
+    "change", [{"ours": "much"}, {"interval": [0.0]}, {"interval": 1}, {"claim": None}, {"reason": []}]
+)
+def test_a_verdict_is_not_restored_from_values_of_other_types(change: dict[str, object]) -> None:
+    values = Verdict("c", 0.01, 0.02, (0.0, 0.04), HOLDS).to_dict()
+    with pytest.raises(ValidationError):
+        Verdict.from_dict(values | change)
 
 
 def test_verdicts_of_files_without_a_source_are_on_claims_of_the_paper() -> None:
