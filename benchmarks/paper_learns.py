@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from airlora.cli.app import show_progress
-from airlora.errors import AirloraError
+from airlora.errors import AirloraError, SettingsError
 from airlora.files import write_bytes
 from airlora.reproduce.experiment import Arm, Results
 from airlora.reproduce.kinds import KINDS
@@ -51,12 +51,12 @@ def report(results: Results) -> str:
         estimate = mean_estimate(values)
         interval = "{:.4f} to {:.4f}".format(*estimate.interval) if estimate.interval else "-"
         lines.append(f"| {method} | {estimate.value:.4f} | {interval} |")
-    own_snrs_db = results.plan.settings().channel.snr_db
-    lines += ["", f"| by link | {' | '.join(f'{snr_db:g} dB' for snr_db in own_snrs_db)} |"]
-    lines += ["|---|" + "---:|" * len(own_snrs_db)]
+    snrs_db = results.plan.settings().channel.snr_db
+    lines += ["", f"| by link | {' | '.join(f'{snr_db:g} dB' for snr_db in snrs_db)} |"]
+    lines.append("|---|" + "---:|" * len(snrs_db))
     for symbol, quantity in (("U + λη", "objective"), ("η", "cost")):
         for method in found:
-            means = [np.mean(results.scores(Arm(method, snr_db=snr_db), quantity)) for snr_db in own_snrs_db]
+            means = [np.mean(results.scores(Arm(method, snr_db=own), quantity)) for own in snrs_db]
             lines.append(f"| {symbol}: {method} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     ours = [-value for value in found[METHOD]]
     claims = [
@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, help="trials at once; all cores by default")
     parser.add_argument("--out", type=Path, default=Path("runs/learns"), help="folder of the results")
     arguments = parser.parse_args()
+    if arguments.losses < 1:
+        raise SettingsError.of("losses", arguments.losses, "1 or more")
     plan = Plan.make("standard", "repaired", data=arguments.data, num_seeds=arguments.seeds)
     with show_progress() as progress:
 
@@ -98,4 +100,5 @@ if __name__ == "__main__":
     try:
         main()
     except AirloraError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

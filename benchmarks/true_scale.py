@@ -574,7 +574,8 @@ def main() -> None:
                 assert recorder.context is not None
                 stages = measure_stages(settings, recorder.context, arguments.device)
         except AirloraError as error:
-            sys.exit(str(error))
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         result = summarise(settings, recorder, stages, arguments)
     print_table(result)
     if arguments.json is not None:
