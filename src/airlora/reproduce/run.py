@@ -196,7 +196,9 @@ def read_verdicts(out: Path | str, name: str = "all") -> dict[str, Judged]:
                 origin = f"{settings['scale']}, {settings['variant']}, seeds {len(settings['seeds'])}"
                 found[own.name] = Judged(origin, [Verdict.from_dict(verdict) for verdict in verdicts])
             except (KeyError, TypeError, ValidationError, SettingsError) as error:
-                raise CheckpointError(f"{path}: damaged; make it again with `airlora reproduce {own.name}`") from error
+                raise CheckpointError(
+                    f"{path}: damaged; make it again with `airlora reproduce {own.name} --out {folder}`"
+                ) from error
     if not found:
         what = "table or figure" if name == "all" else name
         given = "NAME" if name == "all" else name
