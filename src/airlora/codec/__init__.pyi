@@ -10,6 +10,7 @@ from .encoder.stream import EncodeOptions as EncodeOptions
 from .encoder.stream import encode_delta as encode_delta
 from .encoder.stream import encode_stream as encode_stream
 from .encoder.stream import verify_base_stream as verify_base_stream
+from .format.basis import SeededBasis as SeededBasis
 from .format.decode import decode_stream as decode_stream
 from .format.decode import describe as describe
 from .format.decode import truncate as truncate

@@ -21,10 +21,12 @@ from airlora.codec.format.items import Item, Kind, Layout, split_lengths
 from airlora.codec.format.reader import DecodedStream
 from airlora.codec.format.segments import NUM_GROUP_CODES, pack_segment
 
-__all__ = ["pack_stream", "plan_items", "target_segment_bytes"]
+__all__ = ["MIN_SEGMENT_BYTES", "pack_stream", "plan_items", "target_segment_bytes"]
 
 _MAX_ROW_GROUPS = 64
-_MIN_SEGMENT_BYTES = 512
+MIN_SEGMENT_BYTES = 512
+"""Default size of the first segments of a stream, bytes."""
+
 _MAX_SEGMENT_BYTES = 1 << 20
 _SEGMENT_GROWTH = 8
 _Array = NDArray[np.float32]
@@ -43,8 +45,9 @@ def plan_items(
 ) -> list[PlannedItem]:
     """Return the items to send, in stream order.
 
-    Dense tensors come first, because components are useless without them. The other items follow by decreasing
-    density, which is the loss reduction per byte. The order of the components of a module is kept.
+    Dense tensors come first, because components are useless without them. The other items, chunks of coefficients
+    among them, follow by decreasing density, which is the loss reduction per byte. The order of the components of a
+    module is kept.
 
     Args:
         layout: Targets of the stream's items.
@@ -71,22 +74,42 @@ def plan_items(
         choices.append((choose, len(own)))
     encoded = iter(encode_layers(sources, schedule, rounding=rounding))
     items: list[PlannedItem] = []
+    chunk_density = math.inf
     for choose, count in choices:
-        items += _select(choose(list(itertools.islice(encoded, count)), schedule), schedule)
+        selected = _select(choose(list(itertools.islice(encoded, count)), schedule), schedule)
+        # Chunks keep their order, since every prefix of them was trained.
+        if selected and layout.is_chunk(selected[0].item.target):
+            selected[0].density = chunk_density = min(chunk_density, selected[0].density)
+        items += selected
 
     def creates_tensor(item: Item) -> bool:
-        return item.kind != Kind.REFINE and not layout.is_module(item.target)
+        return item.kind != Kind.REFINE and layout.is_tensor(item.target)
 
     return sorted(items, key=lambda planned: (not creates_tensor(planned.item), -planned.density))
 
 
-def pack_stream(header: StreamHeader, layout: Layout, items: Sequence[PlannedItem]) -> bytes:
-    """Return the stream of these items."""
+def pack_stream(
+    header: StreamHeader,
+    layout: Layout,
+    items: Sequence[PlannedItem],
+    *,
+    min_segment_bytes: int = MIN_SEGMENT_BYTES,
+) -> bytes:
+    """Return the stream of these items.
+
+    Args:
+        header: Header fields.
+        layout: Targets of the items.
+        items: Items in stream order.
+        min_segment_bytes: Size of the first segments in bytes, see `target_segment_bytes`.
+    """
     segments: list[bytes] = []
     waiting: list[Item] = []
     packed_bytes = waiting_bytes = 0.0
     for planned in items:
-        if waiting and waiting_bytes + planned.num_bytes / 2 > target_segment_bytes(packed_bytes):
+        is_full = waiting_bytes + planned.num_bytes / 2 > target_segment_bytes(packed_bytes, min_segment_bytes)
+        # A head alone is useless, so that a digest of its own would waste bytes.
+        if is_full and not all(layout.is_tensor(own.target) for own in waiting):
             segments.append(pack_segment(waiting, layout))
             packed_bytes, waiting_bytes, waiting = packed_bytes + len(segments[-1]), 0.0, []
         waiting.append(planned.item)
@@ -96,20 +119,21 @@ def pack_stream(header: StreamHeader, layout: Layout, items: Sequence[PlannedIte
     return pack_index(header, segments) + b"".join(segments)
 
 
-def target_segment_bytes(bytes_before: float) -> int:
+def target_segment_bytes(bytes_before: float, min_segment_bytes: int = MIN_SEGMENT_BYTES) -> int:
     """Return the size that the next segment should have in bytes.
 
-    The first segments have 512 bytes, so that the first kilobyte is useful. Later segments have an eighth of all bytes
-    before, at most 1 MiB, so that the digests take a few per cent of the stream.
+    The first segments have 512 bytes by default, so that the first kilobyte is useful. Later segments have an eighth of
+    all bytes before, at most 1 MiB, so that the digests take a few per cent of the stream.
 
     Args:
         bytes_before: Size of all previous segments in bytes.
+        min_segment_bytes: Least size in bytes.
 
     Examples:
         >>> target_segment_bytes(0), target_segment_bytes(80_000)
         (512, 10000)
     """
-    return min(max(int(bytes_before / _SEGMENT_GROWTH), _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
+    return min(max(int(bytes_before / _SEGMENT_GROWTH), min_segment_bytes), _MAX_SEGMENT_BYTES)
 
 
 def _module_sources(

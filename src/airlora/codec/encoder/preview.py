@@ -44,7 +44,8 @@ class StreamPreview:
 
     Args:
         items: Created and refined components, in stream order.
-        tensors: Dense tensors after decoding the complete stream. A tensor that is not sent is missing.
+        tensors: Dense tensors and chunks of coefficients after decoding the complete stream. Those that are not sent
+            are missing.
         lagrange_multiplier: Lagrange multiplier of the stream, loss per byte. None for a fixed bit width.
     """
 
@@ -81,5 +82,6 @@ def preview_stream(
             u, v = np.split(own[index], [header.modules[name].d_out])
             c = scales[name][index]
             items.append(PreviewedItem(name, index, u / c, v * c, planned.num_bytes))
-    dense = {name: decoded[name][0].reshape(shape) for name, shape in header.tensors.items() if decoded[name]}
+    dense = {name: header.whole_tensor(name, decoded[name][0]) for name in header.tensors if decoded[name]}
+    dense |= {name: decoded[name][0] for name in layout.names[len(layout.names) - layout.num_chunks :] if decoded[name]}
     return StreamPreview(tuple(items), dense, encoder.schedule.multiplier)

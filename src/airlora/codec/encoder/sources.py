@@ -117,7 +117,10 @@ def verify_sources(
             raise CodecError.of(f"d_out and d_in of {name}", found, str((shape.d_out, shape.d_in)))
         if update.V.shape[0] > header.r_max:
             raise CodecError.of(f"components of {name}", update.V.shape[0], f"at most r_max = {header.r_max}")
+    shapes = dict(header.tensors)
+    if header.basis is not None:
+        shapes |= {name: (length,) for name, length in header.basis.chunks.items()}
     for name, tensor in tensors.items():
-        if tensor.values.shape != (wanted := header.tensors.get(name)):
+        if tensor.values.shape != (wanted := shapes.get(name)):
             allowed = "a tensor that the header lists" if wanted is None else str(wanted)
             raise CodecError.of(f"shape of {name}", tensor.values.shape, allowed)

@@ -3,7 +3,7 @@
 | bytes | content |
 |---|---|
 | 4 | magic `AIRS` |
-| 1 | version of the format, 1 |
+| 1 | version of the format: 1, or 2 for a stream with a seeded basis or centred tensors |
 | 1 | version of the entropy tables, 1 |
 | 4 | h, length of the header fields, little-endian |
 | 4 | m, length of the segment list, little-endian |
@@ -31,7 +31,8 @@ from airlora.errors import CodecError
 
 __all__ = ["FORMAT_VERSION", "StreamIndex", "pack_index", "unpack_index"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Newest version of the format. Streams without a seeded basis and centred tensors have version 1 for older agents."""
 _MAGIC = b"AIRS"
 _FIXED = struct.Struct("<4sBBII")
 _DIGEST_BYTES = 32
@@ -48,6 +49,7 @@ class StreamIndex:
         digests: SHA-256 digest of each segment, 32 bytes each.
         num_bytes: Size of the stream header in bytes. The first segment starts at this offset.
         digest: SHA-256 digest that identifies the stream, 64 hexadecimal digits.
+        version: Version of the format.
     """
 
     header: StreamHeader
@@ -55,6 +57,7 @@ class StreamIndex:
     digests: tuple[bytes, ...]
     num_bytes: int
     digest: str
+    version: int
 
     @property
     def total_bytes(self) -> int:
@@ -87,7 +90,8 @@ def pack_index(header: StreamHeader, segments: Sequence[bytes]) -> bytes:
     lengths = b"".join(encode_varint(len(segment)) for segment in segments)
     digests = b"".join(hashlib.sha256(segment).digest() for segment in segments)
     segment_list = encode_varint(len(segments)) + lengths + digests
-    fixed = _FIXED.pack(_MAGIC, FORMAT_VERSION, TABLES_VERSION, len(packed), len(segment_list))
+    version = _version_of(header)
+    fixed = _FIXED.pack(_MAGIC, version, TABLES_VERSION, len(packed), len(segment_list))
     return fixed + hashlib.sha256(fixed + packed + segment_list).digest() + packed + segment_list
 
 
@@ -107,8 +111,9 @@ def unpack_index(data: bytes | memoryview, limits: Limits) -> StreamIndex:
     if len(data) < _MIN_INDEX_BYTES:
         raise CodecError(f"stream: truncated inside its header ({len(data)} bytes of {_MIN_INDEX_BYTES} or more)")
     _, version, tables, header_bytes, list_bytes = _FIXED.unpack_from(data)
-    for name, found, known in (("format", version, FORMAT_VERSION), ("entropy tables", tables, TABLES_VERSION)):
-        if found != known:
+    for name, found, newest in (("format", version, FORMAT_VERSION), ("entropy tables", tables, TABLES_VERSION)):
+        if not 1 <= found <= newest:
+            known = "1" if newest == 1 else f"1 to {newest}"
             raise CodecError.of(f"stream: version of the {name}", found, f"{known}; a newer airlora may read it")
     for name, size, limit in (
         ("header fields", header_bytes, limits.max_header_bytes),
@@ -124,8 +129,14 @@ def unpack_index(data: bytes | memoryview, limits: Limits) -> StreamIndex:
     if hashlib.sha256(bytes(data[: _FIXED.size]) + body).digest() != digest:
         raise CodecError("stream: header is damaged (its digest differs)")
     header = unpack_header(body[:header_bytes], limits)
+    if version != _version_of(header):
+        raise CodecError.of("stream: version of the format", version, f"{_version_of(header)} for these header fields")
     lengths, digests = _unpack_segment_list(body[header_bytes:], limits)
-    return StreamIndex(header, lengths, digests, num_bytes, digest.hex())
+    return StreamIndex(header, lengths, digests, num_bytes, digest.hex(), version)
+
+
+def _version_of(header: StreamHeader) -> int:
+    return 1 if header.basis is None and not header.centred else 2
 
 
 def _unpack_segment_list(data: bytes, limits: Limits) -> tuple[tuple[int, ...], tuple[bytes, ...]]:

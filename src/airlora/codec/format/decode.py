@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airlora.codec.format.container import FORMAT_VERSION, unpack_index
+from airlora.codec.format.container import unpack_index
 from airlora.codec.format.limits import Limits
 from airlora.codec.format.reader import DecodedStream, StreamReader
 from airlora.errors import CodecError
@@ -79,7 +79,7 @@ def describe(data: bytes, *, limits: Limits | None = None, base: DecodedStream |
     num_params = sum(u.size + v.size for u, v in decoded.modules.values())
     num_params += sum(tensor.size for tensor in decoded.tensors.values())
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": index.version,
         "digest": decoded.digest,
         "base_fingerprint": decoded.header.base_fingerprint,
         "base_stream": decoded.header.base_stream,

@@ -6,6 +6,8 @@
 | `REFINE` | adds a correction to u and v of an existing component, or to an existing tensor |
 | `COPY` | appends component `index` of the base stream to a module, or copies a tensor of the base stream |
 
+Chunks of the coefficients of a seeded basis are created, refined and copied like tensors.
+
 The values of an item are split into groups of nearly equal length: `num_groups` groups for u and as many for v, or
 `num_groups` groups for a tensor. Each group has its own value format, step and entropy table.
 """
@@ -13,7 +15,6 @@ The values of an item are split into groups of nearly equal length: `num_groups`
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,28 +110,40 @@ def split_lengths(length: int, num_groups: int) -> list[int]:
 
 
 class Layout:
-    """Targets of the items of a stream: its modules, followed by its dense tensors.
+    """Targets of the items of a stream: its modules, its dense tensors, and the chunks of its coefficients.
 
     Args:
         header: Header fields of the stream.
 
     Attributes:
         names: Name of every target.
-        vectors: Vector lengths of every target: (d_out, d_in) of a module, (size,) of a tensor.
+        vectors: Vector lengths of every target: (d_out, d_in) of a module, (size,) of a tensor or chunk.
         num_modules: Number of modules.
+        num_chunks: Number of chunks of coefficients.
         r_max: Largest number of components per module.
     """
 
     def __init__(self, header: StreamHeader) -> None:
-        self.names = [*header.modules, *header.tensors]
+        chunks = {} if header.basis is None else header.basis.chunks
+        self.names = [*header.modules, *header.tensors, *chunks]
         self.vectors: list[tuple[int, ...]] = [(shape.d_out, shape.d_in) for shape in header.modules.values()]
-        self.vectors += [(math.prod(shape),) for shape in header.tensors.values()]
+        self.vectors += [(header.num_sent(name),) for name in header.tensors]
+        self.vectors += [(length,) for length in chunks.values()]
         self.num_modules = len(header.modules)
+        self.num_chunks = len(chunks)
         self.r_max = header.r_max
 
     def is_module(self, target: int) -> bool:
-        """Whether a target is a module rather than a tensor."""
+        """Whether a target is a module rather than a tensor or chunk."""
         return target < self.num_modules
+
+    def is_tensor(self, target: int) -> bool:
+        """Whether a target is a dense tensor rather than a module or chunk."""
+        return self.num_modules <= target < len(self.names) - self.num_chunks
+
+    def is_chunk(self, target: int) -> bool:
+        """Whether a target is a chunk of coefficients."""
+        return target >= len(self.names) - self.num_chunks
 
     def num_values(self, target: int) -> int:
         """Return the number of values of one item of a target."""

@@ -29,6 +29,8 @@ class DecodedStream:
         header: Header fields of the stream.
         modules: U [d_out, r] and V [r, d_in] of every module, float32. The weight update is U V, all scales included.
         tensors: Decoded dense tensors, float32. A tensor that has not been received is missing.
+        coefficients: Coefficients of the seeded basis, float32 [D], which `modules` contains. Those that have not been
+            received are 0. None if the stream has none, or no chunk has been received.
         num_components: Number of components of all modules together.
         num_segments: Number of decoded segments.
         bytes_used: Size of the stream header and the decoded segments in bytes.
@@ -44,6 +46,12 @@ class DecodedStream:
     bytes_used: int
     is_complete: bool
     digest: str
+    coefficients: Array | None = None
+
+    def matching_tensor(self, name: str, header: StreamHeader) -> Array | None:
+        """Return a dense tensor if it has been received and is sent as another header declares it."""
+        own, other = ((found.tensors.get(name), name in found.centred) for found in (self.header, header))
+        return self.tensors.get(name) if own == other else None
 
     @property
     def rank_pattern(self) -> RankPattern:
@@ -125,6 +133,7 @@ class StreamReader:
             bytes_used=self.bytes_used,
             is_complete=self.is_complete,
             digest=self.index.digest,
+            coefficients=self._adapter.coefficients(),
         )
 
 
@@ -156,7 +165,27 @@ class _GrowingAdapter:
         else:
             self._apply_to_tensor(item)
 
+    def coefficients(self) -> Array | None:
+        basis, first = self._header.basis, len(self.layout.names) - self.layout.num_chunks
+        if basis is None or not any(self.layout.is_chunk(target) for target in self._tensors):
+            return None
+        chunks = enumerate(basis.chunks.values(), start=first)
+        return np.concatenate(
+            [self._tensors.get(target, np.zeros(length, dtype=np.float32)) for target, length in chunks]
+        )
+
     def modules(self) -> dict[str, tuple[Array, Array]]:
+        """Return the components of the basis, followed by those that were sent one by one."""
+        free, coefficients = self._free_modules(), self.coefficients()
+        if self._header.basis is None or coefficients is None:
+            return free
+        seeded = self._header.basis.components(coefficients, self._header.modules)
+        return {
+            name: (np.concatenate([U, free[name][0]], axis=1), np.concatenate([V, free[name][1]]))
+            for name, U, V in seeded
+        }
+
+    def _free_modules(self) -> dict[str, tuple[Array, Array]]:
         result = {}
         for (name, shape), components in zip(self._header.modules.items(), self._components, strict=True):
             U = np.empty((shape.d_out, len(components)), dtype=np.float32)
@@ -168,8 +197,9 @@ class _GrowingAdapter:
         return result
 
     def tensors(self) -> dict[str, Array]:
-        shapes = enumerate(self._header.tensors.items(), start=len(self._header.modules))
-        return {name: self._tensors[t].reshape(shape).copy() for t, (name, shape) in shapes if t in self._tensors}
+        header = self._header
+        numbered = enumerate(header.tensors, start=len(header.modules))
+        return {name: header.whole_tensor(name, self._tensors[t]).copy() for t, name in numbered if t in self._tensors}
 
     def _apply_to_module(self, item: Item) -> None:
         name, components = self.layout.names[item.target], self._components[item.target]
@@ -180,8 +210,9 @@ class _GrowingAdapter:
             du, dv = self._split(item)
             components[item.index] = (u + du, v + dv)
             return
-        if len(components) >= self.layout.r_max:
-            raise CodecError.of(f"components of {name}", len(components) + 1, f"at most r_max = {self.layout.r_max}")
+        count = len(components) + 1 + (0 if self._header.basis is None else self._header.basis.rank)
+        if count > self.layout.r_max:
+            raise CodecError.of(f"components of {name}", count, f"at most r_max = {self.layout.r_max}")
         components.append(self._base_component(item, name) if item.kind == Kind.COPY else self._split(item))
 
     def _apply_to_tensor(self, item: Item) -> None:
@@ -196,10 +227,21 @@ class _GrowingAdapter:
         if item.kind == Kind.NEW:
             self._tensors[item.target] = item.values()
             return
-        tensor = None if self._base is None else self._base.tensors.get(name)
-        if tensor is None or tensor.shape != self._header.tensors[name]:
+        tensor = self._base_chunk(item.target) if self.layout.is_chunk(item.target) else self._base_tensor(name)
+        if tensor is None:
             raise CodecError(f"tensor {name}: cannot be copied because the base stream does not contain it")
         self._tensors[item.target] = tensor.ravel()
+
+    def _base_tensor(self, name: str) -> Array | None:
+        tensor = None if self._base is None else self._base.matching_tensor(name, self._header)
+        return None if tensor is None else self._header.sent_part(name, tensor)
+
+    def _base_chunk(self, target: int) -> Array | None:
+        """Return a chunk of the base stream's coefficients, if its basis is that of this stream."""
+        base, basis = self._base, self._header.basis
+        if base is None or basis is None or base.coefficients is None or base.header.basis != basis:
+            return None
+        return basis.split(base.coefficients)[self.layout.names[target]]
 
     def _base_component(self, item: Item, name: str) -> tuple[Array, Array]:
         U, V = (None, None) if self._base is None else self._base.modules.get(name, (None, None))

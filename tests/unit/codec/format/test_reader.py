@@ -106,12 +106,13 @@ def test_reordered_repeated_missing_and_extra_segments_are_refused(make: Make) -
 
 
 @pytest.mark.parametrize(
-    ("position", "message"), [(4, "version of the format = 2"), (5, "version of the entropy tables = 2")]
+    ("position", "version", "message"),
+    [(4, 3, "version of the format = 3: allowed is 1 to 2"), (5, 2, "version of the entropy tables = 2: allowed is 1")],
 )
-def test_a_newer_version_is_refused(source: Source, position: int, message: str) -> None:
+def test_a_newer_version_is_refused(source: Source, position: int, version: int, message: str) -> None:
     data = bytearray(encode_stream(*source))
-    data[position] = 2
-    with pytest.raises(CodecError, match=f"{message}: allowed is 1; a newer airlora"):
+    data[position] = version
+    with pytest.raises(CodecError, match=f"{message}; a newer airlora"):
         decode_stream(bytes(data))
 
 
