@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from airlora.codec.format.container import FORMAT_VERSION
 from airlora.delivery.device.health import HealthCheck
 from airlora.delivery.device.state import DeviceState, InstalledAdapter
 from airlora.delivery.protocol import verify_device_name
@@ -78,7 +79,7 @@ class AgentConfig:
 
 
 def verify_manifest(manifest: Manifest, state: DeviceState, config: AgentConfig) -> None:
-    """Verify that a signed manifest is not older than the releases seen before and fits the base model.
+    """Verify that a signed manifest is not older than the releases seen before, and fits base model and agent.
 
     Args:
         manifest: Manifest whose signatures have been verified.
@@ -87,7 +88,7 @@ def verify_manifest(manifest: Manifest, state: DeviceState, config: AgentConfig)
 
     Raises:
         TrustError: The version is older than the newest version seen, or names another stream than it did.
-        AdapterError: The release was made for another base model.
+        AdapterError: The release was made for another base model, or needs a newer airlora.
     """
     version, digest = manifest.version, manifest.stream.digest
     if version < state.newest_version or (version == state.newest_version and digest != state.newest_digest):
@@ -96,6 +97,12 @@ def verify_manifest(manifest: Manifest, state: DeviceState, config: AgentConfig)
         raise AdapterError(
             f"release {version}: made for the base model {manifest.base_fingerprint[:12]}, the device has "
             f"{(config.base_fingerprint or '')[:12]}"
+        )
+    if manifest.stream.format_version > FORMAT_VERSION:
+        raise AdapterError.of(
+            f"release {version}: format of its stream",
+            manifest.stream.format_version,
+            f"1 to {FORMAT_VERSION}; install a newer airlora on the device",
         )
 
 

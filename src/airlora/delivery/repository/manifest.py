@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from airlora.errors import AirloraError, ReleaseError
 
-__all__ = ["MANIFEST_FORMAT", "MAX_MANIFEST_BYTES", "Manifest", "PrefixScore", "StreamEntry"]
+__all__ = ["MANIFEST_FORMATS", "MAX_MANIFEST_BYTES", "Manifest", "PrefixScore", "StreamEntry"]
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMATS = (1, 2)
+"""Known versions of the manifest's format. The second one states the format of the stream, if that is not the first."""
 
 MAX_MANIFEST_BYTES = 64 * 1024
 
@@ -35,12 +36,14 @@ class StreamEntry(_Record):
         head_bytes: Size of the stream's header, bytes.
         total_bytes: Size of the whole stream, bytes.
         num_segments: Number of segments after the header.
+        format_version: Version of the stream's format that a device must know to read it.
     """
 
     digest: Digest
     head_bytes: Annotated[int, Field(ge=1, le=2**32)]
     total_bytes: Annotated[int, Field(ge=1, le=2**48)]
     num_segments: Count
+    format_version: Annotated[int, Field(ge=1, le=255)] = 1
 
     @property
     def path(self) -> str:
@@ -79,7 +82,6 @@ class Manifest(_Record):
         base_fingerprint: SHA-256 of the weights of the base model, 64 hexadecimal digits.
         stream: The adapter's stream.
         cuts: Measured quality of prefixes, shortest first.  May be empty.
-        format: Version of the manifest's format.
     """
 
     version: Annotated[int, Field(ge=1, le=2**53)]
@@ -87,7 +89,6 @@ class Manifest(_Record):
     base_fingerprint: Digest
     stream: StreamEntry
     cuts: Annotated[list[PrefixScore], Field(max_length=64)] = []
-    format: int = MANIFEST_FORMAT
 
     @model_validator(mode="after")
     def _cuts_rise(self) -> Manifest:
@@ -97,8 +98,12 @@ class Manifest(_Record):
         return self
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as JSON without spaces."""
-        return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False).encode()
+        """Return the manifest as JSON without spaces. Devices of every version read a stream of the first format."""
+        value = self.model_dump()
+        if self.stream.format_version == 1:
+            del value["stream"]["format_version"]
+        value["format"] = MANIFEST_FORMATS[self.stream.format_version > 1]
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, error: type[AirloraError] = ReleaseError) -> Manifest:
@@ -106,16 +111,19 @@ class Manifest(_Record):
         if len(data) > MAX_MANIFEST_BYTES:
             raise error.of("bytes of the manifest", len(data), f"at most {MAX_MANIFEST_BYTES}")
         value = _json_object(data, error)
-        if value.get("format") != MANIFEST_FORMAT:
-            raise error.of(
-                "format of the manifest", value.get("format"), f"{MANIFEST_FORMAT}; a newer airlora may read it"
-            )
+        found = value.pop("format", None)
+        if type(found) is not int or found not in MANIFEST_FORMATS:
+            known = " or ".join(map(str, MANIFEST_FORMATS))
+            raise error.of("format of the manifest", found, f"{known}; a newer airlora may read it")
         try:
-            return cls.model_validate(value)
+            manifest = cls.model_validate(value)
         except ValidationError as cause:
             first = cause.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise error(f"manifest: {name}: {first['msg']}") from cause
+        if found != MANIFEST_FORMATS[manifest.stream.format_version > 1]:
+            raise error.of("format of the manifest", found, f"1 for a stream of format 1, else {MANIFEST_FORMATS[-1]}")
+        return manifest
 
 
 def _json_object(data: bytes, error: type[AirloraError]) -> dict[str, Any]:

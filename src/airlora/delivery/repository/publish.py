@@ -42,7 +42,11 @@ def publish_stream(
         )
     head = unpack_index(stream, Limits())
     entry = StreamEntry(
-        digest=head.digest, head_bytes=head.num_bytes, total_bytes=len(stream), num_segments=len(head.lengths)
+        digest=head.digest,
+        head_bytes=head.num_bytes,
+        total_bytes=len(stream),
+        num_segments=len(head.lengths),
+        format_version=head.version,
     )
     path = target_path(tenant)
     with repository.locked():

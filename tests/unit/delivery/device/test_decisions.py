@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airlora.codec.format.container import FORMAT_VERSION
 from airlora.delivery import (
     AgentConfig,
     DeviceState,
@@ -73,6 +74,18 @@ def test_a_manifest_must_be_new_and_fit_the_base_model(
         return
     with pytest.raises(error):
         verify_manifest(manifest_of(version, digest), state_of(OLD), config)
+
+
+def test_a_release_for_a_newer_agent_is_refused() -> None:
+    config, manifest = AgentConfig("http://example.org"), manifest_of()
+    for version in (1, FORMAT_VERSION, FORMAT_VERSION + 1):
+        stream = manifest.stream.model_copy(update={"format_version": version})
+        own = manifest.model_copy(update={"stream": stream})
+        if version <= FORMAT_VERSION:
+            verify_manifest(own, state_of(OLD), config)
+            continue
+        with pytest.raises(AdapterError, match=r"format of its stream = 3: allowed is 1 to 2; install a newer airlora"):
+            verify_manifest(own, state_of(OLD), config)
 
 
 def test_a_refused_or_complete_release_is_skipped() -> None:

@@ -25,8 +25,20 @@ def changed(**changes: object) -> bytes:
     return json.dumps(json.loads(manifest().to_bytes()) | changes).encode()
 
 
-def test_a_manifest_round_trips() -> None:
-    assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
+@pytest.mark.parametrize("format_version", [1, 2])
+def test_a_manifest_round_trips(format_version: int) -> None:
+    own = manifest(stream=manifest().stream.model_copy(update={"format_version": format_version}))
+    assert Manifest.from_bytes(own.to_bytes()) == own
+
+
+def test_only_a_stream_of_a_newer_format_needs_a_newer_manifest() -> None:
+    first, second = (
+        json.loads(manifest(stream=manifest().stream.model_copy(update={"format_version": own})).to_bytes())
+        for own in (1, 2)
+    )
+    assert first["format"] == 1
+    assert "format_version" not in first["stream"]
+    assert (second["format"], second["stream"]["format_version"]) == (2, 2)
 
 
 def test_the_path_of_the_stream_contains_its_digest() -> None:
@@ -41,7 +53,9 @@ def test_the_path_of_the_stream_contains_its_digest() -> None:
         ({"version": 1.5}, "version"),
         ({"base_fingerprint": "../../etc/passwd"}, "base_fingerprint"),
         ({"created": "yesterday"}, "created"),
-        ({"format": 2}, "newer airlora"),
+        ({"format": 3}, "newer airlora"),
+        ({"format": True}, "newer airlora"),
+        ({"format": 2}, "1 for a stream of format 1"),
         ({"surprise": 1}, "surprise"),
         ({"stream": {"digest": "../x", "head_bytes": 1, "total_bytes": 1, "num_segments": 0}}, "digest"),
         ({"stream": {"digest": "a" * 64, "head_bytes": 9, "total_bytes": 8, "num_segments": 0}}, "head_bytes"),
