@@ -63,6 +63,11 @@ def tiny_flags(model: Path, data: tuple[Path, Path], **overrides: object) -> lis
     return flags
 
 
+def centred(logits: "np.ndarray") -> "np.ndarray":
+    """Return logits less their mean over the classes, which a softmax does not depend on and streams do not send."""
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
 def logits_by_peft(folder: Path, model: Path, data: Path) -> "np.ndarray":
     """Return what stock PEFT computes with an exported adapter of two classes, on a base whose head is another."""
     base, tokenizer = load_base_model(str(model), num_labels=2, seed=7)

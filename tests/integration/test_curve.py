@@ -9,7 +9,10 @@ from airlora.packing import Packing
 from airlora.workflows.curve import _stored
 from commands import airlora, refused, tiny_flags
 
-CURVE = ("--ranks", "1,8", "--qat-steps", 3, "--size", 2000, "--baseline-steps", 10, "--for", 900)
+STEPS = ("--baseline-steps", 10, "--tuning-steps", 2)
+METHODS = ("stream", "sized", "unpolished", "singular", "constant", "full", "adalora", "lora", "ia3", "seeded")
+CURVE = ("--ranks", "1,8", "--qat-steps", 3, "--size", 2000, *STEPS, "--for", 1100)
+CURVE = (*CURVE, *(flag for name in METHODS for flag in ("--method", name)))
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +30,17 @@ def test_every_method_and_precision_is_on_the_curve(folder: Path) -> None:
     by_series: dict[str, list[dict[str, float]]] = {}
     for row in results["points"]:
         by_series.setdefault(row["series"], []).append(row)
-    fixed = {f"{name} {bits} bit" for name in ("constant", "adalora", "lora") for bits in (32, 8, 4)}
-    assert set(by_series) == {"stream", "sized", "unpolished", "singular", "full 32 bit"} | fixed
+    fixed = {f"{name} {bits} bit" for name in ("adalora", "lora", "ia3") for bits in (32, 8, 6, 4)}
+    fixed |= {f"constant {bits} bit" for bits in (32, 8, 4)}
+    assert set(by_series) == {"stream", "sized", "seeded", "unpolished", "singular", "full 32 bit"} | fixed
     for rows in by_series.values():
         sizes = [row["payload_bytes"] for row in rows]
         assert sizes == sorted(sizes)
         assert all(0.0 <= row["accuracy"] <= 1.0 and row["loss"] > 0.0 for row in rows)
     assert {row["label"] for row in by_series["lora 8 bit"]} == {"rank 1", "rank 8"}
     assert {row["label"] for row in by_series["constant 8 bit"]} == {"rank 1", "rank 2", "rank 4"}
-    assert {row["label"] for row in by_series["sized"]} == {"900 B"}
+    assert {row["label"] for row in by_series["sized"] + by_series["seeded"]} == {"1100 B"}
+    assert by_series["seeded"][0]["payload_bytes"] <= 1100
     full, unpolished = by_series["full 32 bit"][0], by_series["unpolished"][-1]
     assert unpolished["payload_bytes"] < full["payload_bytes"] / 2
     # No measurement changes the adapter of the next one.
@@ -59,7 +64,9 @@ def test_the_report_shows_findings_and_all_points(folder: Path) -> None:
     for line in results["findings"]:
         assert line.replace("'", "&#39;") in page
     assert any(line.startswith("The whole adapter in float32") for line in results["findings"])
-    assert page.count("<tr>") == len(results["points"]) + 1
+    # All points, and the methods by size, each with a heading.
+    assert page.count("<tr>") == len(results["points"]) + 1 + len(METHODS) + 1
+    assert "Least loss within a size" in page
     assert figure.startswith("<svg")
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
@@ -76,11 +83,13 @@ def test_points_are_measured_again_only_if_their_options_change(folder: Path, ru
     # Other QAT steps change the streams with QAT alone.
     points = (folder / "points.jsonl").read_text().splitlines()
     # Without --for there is no stream of a requested size to train anew.
-    changed = [*CURVE[:3], 4, *CURVE[4:-2]]
+    changed = [*CURVE[:3], 4, *CURVE[4:]]
+    place = changed.index("--for")
+    del changed[place : place + 2]
     result = airlora("curve", run, "--out", folder, *changed)
     assert result.returncode == 0, result.stderr
     again = (folder / "points.jsonl").read_text().splitlines()
-    kept = [line for line in points if json.loads(line)["job"] not in ("stream", "sized")]
+    kept = [line for line in points if json.loads(line)["job"].split()[0] not in ("stream", "sized")]
     assert set(kept) <= set(again)
     assert set(again) != set(points)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import airlora, logits_by_peft, refused, tiny_flags
+from commands import airlora, centred, logits_by_peft, refused, tiny_flags
 
 LINK = ("--snr-db", 5, "--bandwidth-hz", 1e4)
 
@@ -32,7 +32,8 @@ def stream(residual: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits(*arguments: object, out: Path) -> np.ndarray:
     result = airlora("evaluate", *arguments, "--predictions", out)
     assert result.returncode == 0, result.stderr
-    return np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
+    found = np.asarray([json.loads(line)["logits"] for line in out.read_text().splitlines()])
+    return centred(found)
 
 
 def test_residual_ffn_modules_are_square(residual: Path, run: Path) -> None:
@@ -50,7 +51,7 @@ def test_stream_and_export_have_the_logits_of_the_run(
     whole = logits(residual, "--rank", 4, out=tmp_path / "run")
     np.testing.assert_allclose(logits(stream, *on, out=tmp_path / "stream"), whole, atol=2e-3)
     assert airlora("export", stream, tmp_path / "peft", "--for", "peft", "--model", tiny_model).returncode == 0
-    found = logits_by_peft(tmp_path / "peft", tiny_model, tiny_data[1])
+    found = centred(logits_by_peft(tmp_path / "peft", tiny_model, tiny_data[1]))
     np.testing.assert_allclose(found, whole, atol=4e-3)
     prefix = logits(stream, "--upto", stream.stat().st_size // 2, *on, out=tmp_path / "prefix")
     assert 0 < np.abs(prefix - whole).mean() < 1
@@ -66,7 +67,7 @@ def test_a_residual_run_can_be_fine_tuned_planned_and_compared(residual: Path, t
     assert row["rank_pattern"].keys() == value["rank_pattern"].keys()
     assert 4 * sum(row["rank_pattern"].values()) < row["payload_bytes"]
     assert "adalora, 32 bit" in (tmp_path / "plan.svg").read_text()
-    flags = ("--ranks", "1", "--baseline-steps", 5, "--qat-steps", 2, "--for", "2kB")
+    flags = ("--ranks", "1", "--baseline-steps", 5, "--tuning-steps", 2, "--qat-steps", 2, "--for", "2kB")
     curve = airlora("curve", residual, "--out", tmp_path / "curve", *flags)
     assert curve.returncode == 0, curve.stderr
 

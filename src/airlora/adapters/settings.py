@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from airlora.settings.fields import Fraction, NonNegative, Positive, PositiveInt, Section
 
-__all__ = ["AdapterSettings", "FfnUpdate"]
+__all__ = ["AdapterForm", "AdapterSettings", "FfnUpdate"]
+
+AdapterForm = Literal["free", "seeded"]
+"""What is trained and sent.
+
+| value | trained and sent |
+|---|---|
+| "free" | the components of every module |
+| "seeded" | few coefficients that a seed spreads over the entries of all components |
+"""
 
 FfnUpdate = Literal["weight", "residual"]
 """Where the update of an FFN projection acts.
@@ -42,5 +51,17 @@ class AdapterSettings(Section):
     """Type of the adapter's parameters."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass. Saves memory and costs time."""
+    form: AdapterForm = "free"
+    """What is trained and sent: the components, or few coefficients that a seed spreads over their entries."""
+    num_coefficients: Annotated[
+        tuple[PositiveInt, ...],
+        Field(min_length=1),
+        BeforeValidator(lambda given: (given,) if isinstance(given, int) else given),
+    ] = (10_000,)
+    """Coefficients of the seeded form in each chunk. Every prefix of the chunks is a valid adapter."""
+    basis_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed that spreads the coefficients of the seeded form. The stream contains it."""
+    stream_bytes: PositiveInt | None = None
+    """Size of the run's own stream, bytes. None writes no stream, and trains the seeded form without rounding."""
     nested_probability: Fraction = 0.0
     """Share of fine-tuning steps that train at random ranks instead of the requested ones."""

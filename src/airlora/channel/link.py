@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+_MAX_BITS = 2.0**60
+"""Largest number of bits before a deadline. A higher one shows a wrong unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link given by its mean SNR and its bandwidth.
@@ -53,6 +57,26 @@ class Link:
             SettingsError: The settings name a link process that is not registered.
         """
         return make_link(channel).capacity_bps(self)
+
+    def carried_bytes(self, channel: ChannelSettings, deadline_s: float) -> int:
+        """Return how many whole bytes this link carries before a deadline.
+
+        Args:
+            channel: Settings with the process and the rate model.
+            deadline_s: Time for the transfer, s.
+
+        Raises:
+            ChannelError: A value is out of range.
+            SettingsError: The time is not above 0, or so long that the link carries 2^60 bits.
+        """
+        if not deadline_s > 0:
+            raise SettingsError.of("deadline_s", deadline_s, "a number of seconds above 0")
+        num_bits = self.capacity_bps(channel) * deadline_s
+        if not num_bits < _MAX_BITS:
+            raise SettingsError.of(
+                "deadline_s", deadline_s, f"a time in which the link carries fewer than {_MAX_BITS:g} bits"
+            )
+        return int(num_bits / 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,10 @@ def curve(
             "--method",
             metavar="M",
             help="Measure only this method: `stream`, `sized` (see --for), `unpolished` (without QAT), `singular` "
-            "(importance by singular value), `constant` (one rank for all modules), `full` (all components), `adalora` "
-            "or `lora`; repeatable.",
+            "(importance by singular value), `constant` (one rank for all modules), `full` (all components), "
+            "`seeded` (see `airlora train --size`; sizes by --for), or a "
+            "method of PEFT: `adalora`, `lora`, `unilora`, `vera`, `fourierft`, `tinylora`, `vblora`, `ia3`, "
+            "`ln_tuning`; repeatable.",
             show_default="all",
         ),
     ] = None,
@@ -75,16 +77,23 @@ def curve(
         int | None,
         typer.Option(
             metavar="N",
-            help="Training steps of PEFT's LoRA and AdaLoRA.",
+            help="Training steps of PEFT's adapters.",
             show_default="those of the run and of quantisation-aware fine-tuning together",
         ),
     ] = None,
+    tuning_steps: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Training steps of each of the three tries of a learning rate, for every method of PEFT."
+        ),
+    ] = 300,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy and loss against bytes, compare them with PEFT's LoRA and AdaLoRA, and write a report.
+    """Measure accuracy and loss against bytes, compare them with PEFT's methods, and write a report.
 
-    `--set` changes settings of PEFT's adapters, such as `--set finetune.adalora_learning_rate=0.004`.
+    Every method of PEFT has the best of three learning rates, measured on samples kept from training. `--set` changes
+    settings of PEFT's adapters. `--set finetune.adalora_learning_rate=0.004` takes this rate without a try.
     """
     from airlora.packing import Packing
     from airlora.reports.curve import (
@@ -96,16 +105,17 @@ def curve(
         write_curve_report,
     )
     from airlora.training import RunFolder
-    from airlora.workflows.curve import CurvePlan, run_curve
+    from airlora.workflows.curve import DEFAULT_SIZES, CurvePlan, run_curve
 
     plan = CurvePlan(
         packing=Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps, importance=importance),
         ranks=_parse_ranks(ranks),
-        **({"sizes": tuple(parse_size(text) for text in sizes)} if sizes else {}),
+        sizes=tuple(parse_size(text) for text in sizes) if sizes else DEFAULT_SIZES,
         methods=tuple(methods or CURVE_METHODS),
         data=data,
         baseline_steps=baseline_steps,
         overrides=parse_settings(settings),
+        tuning_steps=tuning_steps,
     )
     with show_progress() as progress:
         points = run_curve(runs, plan, out, watcher=progress)

@@ -20,6 +20,7 @@ __all__ = [
     "Model",
     "PackingCommand",
     "QatSteps",
+    "RunQatSteps",
     "Set",
     "Since",
     "Size",
@@ -74,6 +75,15 @@ Size = Annotated[
 QatSteps = Annotated[
     int,
     typer.Option(metavar="N", help="Steps of quantisation-aware fine-tuning of the components to send."),
+]
+RunQatSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--qat-steps",
+        metavar="N",
+        help="Steps of quantisation-aware fine-tuning of the components to send.",
+        show_default="those of `airlora train --size`, else 0",
+    ),
 ]
 Importance = Annotated[
     str | None,

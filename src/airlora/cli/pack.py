@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from airlora.cli.options import (
     Importance,
     Json,
     PackingCommand,
-    QatSteps,
+    RunQatSteps,
     Since,
     Size,
     parse_precision,
@@ -30,7 +31,7 @@ def pack(
     bits: Bits = "auto",
     distortion: Distortion = None,
     size: Size = None,
-    qat_steps: QatSteps = 0,
+    qat_steps: RunQatSteps = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Optimise for receivers of the whole stream. Its prefixes get worse.")
     ] = False,
@@ -41,11 +42,13 @@ def pack(
     """Write a run's adapter as a stream, most important components first. Every prefix of it is an adapter, too."""
     from airlora.packing import Packing
     from airlora.reports.tables import stream_table
-    from airlora.workflows.pack import pack_run
+    from airlora.workflows.pack import default_qat_steps, pack_run
 
     packing = Packing(
-        **parse_precision(bits, distortion, size), qat_steps=qat_steps, whole=whole, importance=importance
+        **parse_precision(bits, distortion, size), qat_steps=qat_steps or 0, whole=whole, importance=importance
     )
+    if qat_steps is None and bits == "auto":
+        packing = replace(packing, qat_steps=default_qat_steps(run))
     with show_progress() as progress:
         result = pack_run(run, out, packing, since=since, watcher=progress)
     print_result(result, stream_table(str(out), result), as_json=as_json)

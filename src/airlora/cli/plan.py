@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from airlora.cli.app import app, print_result, show_progress
-from airlora.cli.options import Bits, Json, parse_bits
+from airlora.cli.options import Bits, Json, RunQatSteps, parse_bits
 from airlora.errors import SettingsError
 from airlora.files import write_bytes
 
@@ -50,6 +50,7 @@ def plan(
     adalora: Annotated[
         bool, typer.Option("--adalora", help="Also train PEFT AdaLoRA for the link's budget. Takes minutes.")
     ] = False,
+    qat_steps: RunQatSteps = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw ranks, bytes and accuracies of the options as SVG.")
     ] = None,
@@ -75,6 +76,7 @@ def plan(
             policy=policy,
             data=data,
             adalora=adalora,
+            qat_steps=qat_steps,
             watcher=progress,
         )
     if out is not None:

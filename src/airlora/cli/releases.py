@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from airlora.cli.options import (
     Json,
     Model,
     PackingCommand,
-    QatSteps,
+    RunQatSteps,
     Size,
     parse_precision,
 )
@@ -56,7 +57,7 @@ def publish(
     ] = None,
     distortion: Distortion = None,
     size: Size = None,
-    qat_steps: QatSteps = 0,
+    qat_steps: RunQatSteps = None,
     importance: Importance = None,
     model: Model = None,
     keys: Keys = None,
@@ -68,12 +69,15 @@ def publish(
     """
     from airlora.delivery.repository.publish import publish_stream
     from airlora.packing import Packing
+    from airlora.workflows.pack import default_qat_steps
     from airlora.workflows.publish import prepare_release
 
     opened = open_with_keys(repository, keys)
     packing = None
     if not source.is_file() or qat_steps or any(value is not None for value in (distortion, size, importance)):
-        packing = Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps, importance=importance)
+        packing = Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps or 0, importance=importance)
+        if qat_steps is None and not source.is_file():
+            packing = replace(packing, qat_steps=default_qat_steps(source))
     with show_progress() as progress:
         stream, cuts = prepare_release(source, packing, data=data, model=model, watcher=progress)
     manifest = publish_stream(opened, stream, tenant=tenant, cuts=cuts)

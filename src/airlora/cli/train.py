@@ -77,6 +77,29 @@ def train(
             show_default="quick: 600; standard: 3000; paper, paper-literal: 15000",
         ),
     ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Train the best adapter for a stream of this size, such as 4kB, and write the stream to "
+            "RUN/stream.airs. A fifth of the steps are quantisation-aware. Below 2.5 kB, few coefficients that a seed "
+            "spreads over all components are trained instead of the components. Repeatable: the stream has the largest "
+            "size, and prefixes of the smaller sizes are trained too.",
+            show_default="none: no stream",
+        ),
+    ] = None,
+    snr_db: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="In place of --size: mean SNR of the link, dB. Requires --bandwidth-hz.",
+            show_default="none",
+        ),
+    ] = None,
+    bandwidth_hz: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Bandwidth of this link, Hz, such as 10e3.", show_default="none")
+    ] = None,
+    deadline_s: Annotated[float, typer.Option(metavar="S", help="Time for the transfer over this link, s.")] = 1.0,
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Seed of all random generators.", show_default="42")
     ] = None,
@@ -94,9 +117,11 @@ def train(
 
     `--set` overrides the other options, which override `--config`, which overrides the preset.
     """
+    from airlora.channel import Link
     from airlora.policy import import_policy
     from airlora.settings.loading import value_at
-    from airlora.training import RunFolder, load_settings, train
+    from airlora.settings.sizes import parse_size
+    from airlora.training import RunFolder, load_settings, recipe_for_sizes, train
 
     flags = {
         "data.name": data,
@@ -108,6 +133,16 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
+    sizes = [parse_size(own) for own in size or []]
+    if snr_db is not None or bandwidth_hz is not None:
+        if snr_db is None or bandwidth_hz is None or sizes:
+            raise SettingsError("--snr-db and --bandwidth-hz: allowed are both together, without --size")
+        channel = load_settings(preset, config, given).channel
+        sizes = [Link(snr_db, bandwidth_hz).carried_bytes(channel, deadline_s)]
+    if sizes:
+        num_steps = load_settings(preset, config, given).finetune.steps
+        given.pop("finetune.steps", None)
+        given = recipe_for_sizes(*sizes, steps=num_steps) | given
     if policy is not None:
         import_policy(policy)
     classes = given.keys() & {"channel.process", "policy.name"}
@@ -131,6 +166,8 @@ def train(
         "num_head_params": record.num_head_params,
         "policy": record.policy,
     }
+    if record.stream is not None:
+        result["stream"] = record.stream
     rows = {metric.name: metric.text(record.metrics[metric.name]) for metric in record.task.metrics} | {
         "adapter parameters": f"{record.num_params:,}",
         "head parameters": f"{record.num_head_params:,}",
@@ -138,4 +175,7 @@ def train(
         "policy": record.policy,
         "steps": str(record.steps),
     }
+    if record.stream is not None:
+        rows["stream"] = f"{record.stream['bytes']:,} bytes"
+        rows |= {f"{own.name} of the stream": own.text(record.stream[own.name]) for own in record.task.metrics}
     print_result(result, two_columns(str(out), rows), as_json=as_json)

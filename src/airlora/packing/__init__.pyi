@@ -6,3 +6,6 @@ from .importance import measure_explained_variance as measure_explained_variance
 from .importance import measure_importance as measure_importance
 from .pack import Packing as Packing
 from .pack import pack_adapter as pack_adapter
+from .seeded import RATE_UPDATE_INTERVAL as RATE_UPDATE_INTERVAL
+from .seeded import SeededForm as SeededForm
+from .seeded import encode_coefficients as encode_coefficients

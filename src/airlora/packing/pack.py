@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 MIN_PREFIX_BYTES = 2000.0
 """Smallest prefix that QAT trains for. Shorter prefixes hold little more than the classification head."""
 
+WHOLE_SEGMENT_BYTES = 4096
+"""Size of the first segments of a stream for receivers of the whole. Each segment less saves 34 bytes."""
+
 QAT_CANDIDATE_RATIO = 2.25
 """QAT trains the components of a stream this many times larger than requested, chosen with equally weighted errors.
 Error-cancelling rounding alone would leave too few components of wide modules to train."""
@@ -73,13 +76,14 @@ class Packing:
 
     def options(self, *, has_head: bool) -> EncodeOptions:
         """Return the options of the encoder for an adapter with or without a classification head."""
-        return {
+        options: EncodeOptions = {
             "bits": self.bits,
             # The head has half of the total importance, and hardly any distortion at any size.
             "max_distortion": self.max_distortion / (2.0 if has_head else 1.0),
             "max_bytes": self.max_bytes,
             "layers": self.num_layers,
         }
+        return {**options, "min_segment_bytes": WHOLE_SEGMENT_BYTES} if self.whole else options
 
     @property
     def num_layers(self) -> int:
@@ -172,7 +176,7 @@ def _fine_tune(
     qat_options = options
     if packing.max_bytes is None:
         # The Lagrange multiplier is that of the stream before QAT, so that the choice of components stays the same.
-        qat_options = {"lagrange_multiplier": preview.lagrange_multiplier, "layers": packing.num_layers}
+        qat_options = {**options, "max_bytes": None, "lagrange_multiplier": preview.lagrange_multiplier}
     if source.has_metrics:
         preview = _qat_candidates(header, source, preview, qat_options)
     watcher.phase("quantisation-aware fine-tuning", packing.qat_steps)

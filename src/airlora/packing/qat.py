@@ -120,7 +120,7 @@ def run_qat(
             options = {**model_inputs(batch), "output_hidden_states": follows_layers}
             with torch.no_grad(), autocast():
                 whole = adapted.model(**options)
-            adapted.set_ranks(student.ranks)
+            adapted.set_ranks(student.ranks(num_items))
             with autocast():
                 output = functional_call(adapted.model, student.state(num_items), kwargs=options)
             logits, taught = output.logits.float(), whole.logits.float()
@@ -134,7 +134,8 @@ def run_qat(
                 raise TrainingError.of(f"loss at QAT step {step}", loss.item(), "a finite number")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * (1.0 - step / steps)
-            optimizer.zero_grad()
+            # Components that the prefix lacks have a gradient of 0, and the optimiser still moves them.
+            optimizer.zero_grad(set_to_none=False)
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(float(task.detach()))
@@ -226,16 +227,28 @@ class _RoundedModule:
             _tensor(values, self._device) for values in (positions, left, right)
         )
 
-    def decoded(self, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the left factor, 1 or 0 for each present or absent component, and the right factor.
+    def rank(self, num_items: int) -> int:
+        """Return the number of components up to the last one that is received.
 
         Args:
             num_items: Number of received items of the stream.
         """
-        received = (self._positions < num_items).sum(dim=0)
-        newest, every = (received - 1).clamp(min=0), torch.arange(len(received), device=self._device)
-        left = self.left.exact() + self._left_errors[newest, every].T
-        right = self.right.exact() + self._right_errors[newest, every]
+        received = (self._positions < num_items).any(dim=0).nonzero()
+        return int(received[-1]) + 1 if len(received) else 0
+
+    def decoded(self, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the left factor, 1 or 0 for each present or absent component, and the right factor.
+
+        Components after the last one that is received are left out.
+
+        Args:
+            num_items: Number of received items of the stream.
+        """
+        rank = self.rank(num_items)
+        received = (self._positions[:, :rank] < num_items).sum(dim=0)
+        newest, every = (received - 1).clamp(min=0), torch.arange(rank, device=self._device)
+        left = self.left.exact()[:, :rank] + self._left_errors[newest, every].T
+        right = self.right.exact()[:rank] + self._right_errors[newest, every]
         return left, (received > 0).float(), right
 
 
@@ -252,7 +265,6 @@ class _Student:
         ranks = dict.fromkeys(adapted.shapes, 0)
         for item in candidates.items:
             ranks[item.module] = max(ranks[item.module], item.index + 1)
-        self.ranks = list(ranks.values())
         self._scale = adapted.scale
         self._modules = {}
         for name, rank in ranks.items():
@@ -269,6 +281,10 @@ class _Student:
         self._head = {name: _ScaledParameter(value.detach().float(), axis=None) for name, value in head.items()}
         self._device = device
         self.set_rounding(candidates)
+
+    def ranks(self, num_items: int) -> list[int]:
+        """Return the rank that each adapted module has after the first items of the stream."""
+        return [self._modules[name].rank(num_items) if name in self._modules else 0 for name in self._parameters]
 
     def parameters(self) -> list[Tensor]:
         factors = [factor for module in self._modules.values() for factor in (module.left, module.right)]

@@ -27,14 +27,19 @@ from airlora.tasks import Metric
 
 __all__ = [
     "CURVE_METHODS",
+    "PEFT_METHODS",
+    "TABLE_SIZES",
     "CurvePoint",
     "CurveRow",
     "Saving",
+    "best_within",
     "byte_saving",
     "curve_figure",
     "curve_findings",
     "curve_results",
     "curve_table",
+    "pareto_front",
+    "size_table",
     "smallest_close",
     "summarise_curve",
     "write_curve_report",
@@ -43,14 +48,25 @@ __all__ = [
 CURVE_METHODS = {
     "stream": "prefixes of one stream with quantisation-aware fine-tuning",
     "sized": "one stream per size, with quantisation-aware fine-tuning for receivers of the whole stream",
+    "seeded": "one stream per size, of coefficients that a seed spreads over all components, trained under rounding",
     "unpolished": "prefixes of one stream without quantisation-aware fine-tuning",
     "singular": "prefixes of one stream with importance by singular value",
     "constant": "the adapter with one rank for all modules, largest singular values first",
     "full": "the whole adapter in float32",
     "adalora": "PEFT AdaLoRA, trained at each rank",
     "lora": "PEFT LoRA, trained at each rank",
+    "unilora": "PEFT Uni-LoRA: one vector that all modules share, trained at each length",
+    "vera": "PEFT VeRA: two scaling vectors per module, trained at each rank",
+    "fourierft": "PEFT FourierFT: coefficients of a sparse spectrum per module, trained at each number",
+    "tinylora": "PEFT TinyLoRA: a vector per module, trained at each length",
+    "vblora": "PEFT VB-LoRA: a bank of vectors that all modules choose from, trained at each number",
+    "ia3": "PEFT IA3: scales of keys, values and the FFN",
+    "ln_tuning": "PEFT LayerNorm tuning",
 }
 """Methods by name, with their description."""
+
+PEFT_METHODS = tuple(name for name, text in CURVE_METHODS.items() if text.startswith("PEFT"))
+"""Methods that train an adapter of PEFT."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +75,14 @@ class CurvePoint:
 
     Args:
         run: Folder of the run.
-        job: Job that measured the point: a method, and for PEFT's adapters the rank.
+        job: Job that measured the point: a method, and the rank or size of what it trains or packs.
         series: Line of the figure: a method, and its precision if that is fixed.
         label: Name of the point within its series, equal for all runs.
         payload_bytes: Size of the payload, bytes. For PEFT's adapters, that of parameters and scales.
         num_components: Number of rank-one components.
         accuracy: Value of the primary metric of the task.
         loss: Mean loss.
+        cpu_seconds: CPU time of the job's training or packing, which its points share.
         fingerprint: Digest of version, adapter, data and settings. A point with another digest is measured again.
     """
 
@@ -77,32 +94,39 @@ class CurvePoint:
     num_components: int
     accuracy: float
     loss: float
+    cpu_seconds: float = 0.0
     fingerprint: str = ""
 
 
 TOLERANCE = 0.005
 """Largest difference of values of the primary metric that count as equal in the findings."""
 
-STREAMS = {"stream": "A prefix of the stream", "sized": "A stream made for its size"}
+STREAMS = {
+    "stream": "A prefix of the stream",
+    "sized": "A stream made for its size",
+    "seeded": "A seeded stream",
+}
 """Series that the findings compare with the whole adapter, and their names in sentences."""
 
-SERIES = {
-    "stream": ("#0072B2", "solid", "o"),
-    "sized": ("#E69F00", "solid", "D"),
-    "unpolished": ("#56B4E9", "solid", "o"),
-    "singular": ("#CC79A7", "solid", "o"),
-    "constant 32 bit": ("#555555", "solid", "v"),
-    "constant 8 bit": ("#555555", (0, (5, 1.5)), "v"),
-    "constant 4 bit": ("#555555", (0, (1.5, 1.2)), "v"),
-    "adalora 32 bit": ("#009E73", "solid", "^"),
-    "adalora 8 bit": ("#009E73", (0, (5, 1.5)), "^"),
-    "adalora 4 bit": ("#009E73", (0, (1.5, 1.2)), "^"),
-    "lora 32 bit": ("#D55E00", "solid", "s"),
-    "lora 8 bit": ("#D55E00", (0, (5, 1.5)), "s"),
-    "lora 4 bit": ("#D55E00", (0, (1.5, 1.2)), "s"),
-    "full 32 bit": ("#000000", "solid", "*"),
+_STYLES = {
+    "stream": ("#0072B2", "o"),
+    "sized": ("#E69F00", "D"),
+    "seeded": ("#000000", "o"),
+    "unpolished": ("#56B4E9", "o"),
+    "singular": ("#CC79A7", "o"),
+    "constant": ("#555555", "v"),
+    "full": ("#777777", "*"),
+    "adalora": ("#009E73", "^"),
+    "lora": ("#D55E00", "s"),
+    "unilora": ("#882255", "P"),
+    "vera": ("#44AA99", "X"),
+    "fourierft": ("#999933", "<"),
+    "tinylora": ("#AA4499", ">"),
+    "vblora": ("#117733", "h"),
+    "ia3": ("#332288", "d"),
+    "ln_tuning": ("#661100", "p"),
 }
-"""Colour, dashes and marker by series. The colour stands for the method, the dashes for the precision."""
+"""Colour and marker by method."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,21 @@ class CurveRow:
     points: tuple[CurvePoint, ...] = ()
 
     @property
+    def method(self) -> str:
+        """Key of `CURVE_METHODS`."""
+        return self.series.split()[0]
+
+    @property
+    def bits(self) -> int:
+        """Bits per parameter; 0 for a series without a fixed precision."""
+        return int(self.series.split()[1]) if " " in self.series else 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Mean CPU time of the training or packing."""
+        return statistics.fmean(point.cpu_seconds for point in self.points) if self.points else 0.0
+
+    @property
     def score(self) -> float:
         """Value of the primary metric, negated if lower is better."""
         return self.metric.oriented(self.accuracy)
@@ -147,7 +186,7 @@ class CurveRow:
 
 
 def summarise_curve(points: Sequence[CurvePoint], metric: Metric) -> list[CurveRow]:
-    """Return the means of the points that every run has, in the order of `SERIES` and bytes.
+    """Return the means of the points that every run has, in the order of methods, precision and bytes.
 
     Args:
         points: Points of all runs.
@@ -179,8 +218,69 @@ def summarise_curve(points: Sequence[CurvePoint], metric: Metric) -> list[CurveR
     ]
     if not rows:
         raise SettingsError("curve: no size was measured on every run; give larger sizes or other methods")
-    order = list(SERIES)
-    return sorted(rows, key=lambda row: (order.index(row.series), row.payload_bytes))
+    order = list(CURVE_METHODS)
+    return sorted(rows, key=lambda row: (order.index(row.method), -row.bits, row.payload_bytes))
+
+
+def pareto_front(rows: Sequence[CurveRow], quantity: str = "loss") -> list[CurveRow]:
+    """Return the rows that no row of at most as many bytes excels, by increasing bytes.
+
+    Args:
+        rows: Rows to choose from.
+        quantity: "loss", or "accuracy" for the primary metric.
+    """
+    front: list[CurveRow] = []
+    for row in sorted(rows, key=lambda row: (row.payload_bytes, -_quality(row, quantity))):
+        if not front or _quality(row, quantity) > _quality(front[-1], quantity):
+            front.append(row)
+    return front
+
+
+def _quality(row: CurveRow, quantity: str) -> float:
+    """Return a value that is larger for a better row."""
+    return -row.loss if quantity == "loss" else row.score
+
+
+TABLE_SIZES = (1500, 2000, 3000, 4000, 6000, 8000, 11_000, 16_000, 32_000)
+"""Sizes at which methods are compared, bytes."""
+
+
+def best_within(rows: Sequence[CurveRow], method: str, max_bytes: float) -> CurveRow | None:
+    """Return the row of least loss of a method within a size, or None if the method has none so small.
+
+    Args:
+        rows: Result of `summarise_curve`.
+        method: Key of `CURVE_METHODS`.
+        max_bytes: Largest size, bytes.
+    """
+    own = [row for row in rows if row.method == method and row.payload_bytes <= max_bytes]
+    return min(own, key=lambda row: row.loss, default=None)
+
+
+def size_table(rows: Sequence[CurveRow], sizes: Sequence[int] = TABLE_SIZES) -> tuple[list[str], list[list[str]]]:
+    """Return headings and lines of a table: the least loss of every method within each size.
+
+    The least loss within a size is in bold type, as in Markdown.
+
+    Args:
+        rows: Result of `summarise_curve`.
+        sizes: Sizes, bytes.
+    """
+    methods = [name for name in CURVE_METHODS if any(row.method == name for row in rows)]
+    best = {(name, size): best_within(rows, name, size) for name in methods for size in sizes}
+    least = {size: min((own.loss for name in methods if (own := best[name, size])), default=0.0) for size in sizes}
+    lines = []
+    for name in methods:
+        cells = [name]
+        for size in sizes:
+            own = best[name, size]
+            if own is None:
+                cells.append("–")
+                continue
+            text = f"{own.loss:.3f}" + (f" ± {own.loss_interval:.3f}" if own.loss_interval is not None else "")
+            cells.append(f"**{text}**" if own.loss == least[size] else text)
+        lines.append(cells)
+    return ["method", *(_size(size) for size in sizes)], lines
 
 
 def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
@@ -275,7 +375,10 @@ def _cells(row: CurveRow) -> list[str]:
 
 
 def curve_figure(rows: Sequence[CurveRow]) -> str:
-    """Return primary metric and loss against bytes as SVG, with a line per series and 95 % confidence bands."""
+    """Return primary metric and loss against bytes as SVG, with a line per method and 95 % confidence bands.
+
+    The line of a method takes the best of its precisions at every size.
+    """
 
     def draw() -> Figure:
         figure, axes = new_figure(11.0, 4.6, 1, 2)
@@ -291,21 +394,22 @@ def curve_figure(rows: Sequence[CurveRow]) -> str:
 
 
 def _draw(axis: Axes, rows: Sequence[CurveRow], quantity: str) -> None:
-    for series, (colour, dashes, marker) in SERIES.items():
-        own = [row for row in rows if row.series == series]
+    """Draw a line per method: its rows that no smaller row of the same method excels."""
+    for method, (colour, marker) in _STYLES.items():
+        own = pareto_front([row for row in rows if row.method == method], quantity)
         if not own:
             continue
         sizes = [row.payload_bytes for row in own]
         values = [float(getattr(row, quantity)) for row in own]
-        width = 2.2 if series == "stream" else 1.3
+        width, dashes = (2.2, "solid") if method in STREAMS else (1.2, (0, (5, 1.5)))
         axis.plot(
-            sizes, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=width, label=series
+            sizes, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=width, label=method
         )
         intervals = [getattr(row, f"{quantity}_interval") or 0.0 for row in own]
         low, high = ([v + sign * i for v, i in zip(values, intervals, strict=True)] for sign in (-1, 1))
-        if series == "full 32 bit":
+        if method == "full":
             axis.axhline(values[-1], color=colour, linewidth=0.8, linestyle="dotted")
-        elif series in ("stream", "adalora 32 bit"):
+        elif method in STREAMS:
             axis.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
     axis.set_xscale("log")
     axis.set_xlabel("bytes sent, classification head included")
@@ -336,6 +440,7 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
         StorageError: A file cannot be written.
     """
     folder, figure = make_folder(out), curve_figure(rows)
+    headings, lines = size_table(rows)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("airlora.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -345,7 +450,9 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
         command=command,
         findings=curve_findings(rows),
         figure=figure,
-        rows=[_cells(row) for row in rows],
+        rows=[[*_cells(row), f"{row.cpu_seconds:,.0f}"] for row in rows],
+        size_headings=headings,
+        size_lines=lines,
         methods=CURVE_METHODS,
         num_runs=max(row.num_runs for row in rows),
         has_full=any(row.series == "full 32 bit" for row in rows),
@@ -363,17 +470,30 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     close = {name: row for name in STREAMS if (row := smallest_close(rows, name)) is not None}
     return {
         "points": [
-            {key: value for key, value in row.__dict__.items() if key not in ("points", "metric")} for row in rows
+            {key: value for key, value in row.__dict__.items() if key not in ("points", "metric")}
+            | {"cpu_seconds": row.cpu_seconds}
+            for row in rows
         ],
         "byte_savings": {name: None if saving is None else saving.mean for name, saving in savings.items()},
         "byte_saving_intervals": {name: saving.interval for name, saving in savings.items() if saving is not None},
+        "byte_savings_at_equal_loss": _loss_savings(rows),
         "smallest_close_bytes": {name: row.payload_bytes for name, row in close.items()},
         "findings": curve_findings(rows),
     }
 
 
+def _loss_savings(rows: Sequence[CurveRow]) -> dict[str, float | None]:
+    """Return the share of every method's bytes that the streams save at equal loss, each at its best precisions."""
+    methods = dict.fromkeys(row.method for row in rows)
+    own = next((name for name in ("seeded", "sized", "stream") if name in methods), None)
+    if own is None:
+        return {}
+    found = {name: byte_saving(rows, own, name, quantity="loss") for name in methods if name != own}
+    return {name: None if saving is None else saving.mean for name, saving in found.items()}
+
+
 MIN_COMMON_RANGE = 0.01
-"""Smallest width of the range of the primary metric that two curves must share for an average saving."""
+"""Smallest width of the range of the primary metric or loss that two curves must share for an average saving."""
 
 
 @dataclass(frozen=True)
@@ -389,8 +509,8 @@ class Saving:
     interval: float | None
 
 
-def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | None:
-    r"""Return the share of the bytes of `other` that `series` saves at an equal primary metric, averaged over runs.
+def byte_saving(rows: Sequence[CurveRow], series: str, other: str, *, quantity: str = "accuracy") -> Saving | None:
+    r"""Return the share of the bytes of `other` that `series` saves at an equal primary metric or loss, over all runs.
 
     $$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
 
@@ -402,14 +522,15 @@ def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | N
 
     Args:
         rows: Result of `summarise_curve`.
-        series: Series whose saving is computed.
-        other: Series to compare with.
+        series: Series or method whose saving is computed. A method has the best of its precisions at every size.
+        other: Series or method to compare with.
+        quantity: "accuracy" for the primary metric, or "loss".
 
     Source: Bjontegaard 2001, VCEG-M33, with piecewise cubics (PCHIP) instead of one cubic, as in JVET since 2020.
     """
     logarithms = []
     for run in _runs(rows, series) or [None]:
-        saved = _saving(_curve(rows, series, run), _curve(rows, other, run))
+        saved = _saving(_curve(rows, series, run, quantity), _curve(rows, other, run, quantity))
         if saved is None:
             return None
         logarithms.append(saved)
@@ -420,26 +541,28 @@ def byte_saving(rows: Sequence[CurveRow], series: str, other: str) -> Saving | N
 
 
 def _runs(rows: Sequence[CurveRow], series: str) -> list[str | None]:
-    return list(dict.fromkeys(point.run for row in rows if row.series == series for point in row.points))
+    return list(dict.fromkeys(point.run for row in rows if series in (row.series, row.method) for point in row.points))
 
 
-def _curve(rows: Sequence[CurveRow], series: str, run: str | None) -> tuple[list[float], list[float]]:
-    """Return scores and logarithms of bytes of a run, or of the means over runs, both increasing."""
-    own = [row for row in rows if row.series == series]
-    pairs = (
-        [(row.payload_bytes, row.score) for row in own]
-        if run is None
-        else [
-            (float(p.payload_bytes), row.metric.oriented(p.accuracy)) for row in own for p in row.points if p.run == run
+def _curve(rows: Sequence[CurveRow], series: str, run: str | None, quantity: str) -> tuple[list[float], list[float]]:
+    """Return qualities and logarithms of bytes of a run, or of the means over runs, both increasing."""
+    own = [row for row in rows if series in (row.series, row.method)]
+    if run is None:
+        pairs = [(row.payload_bytes, _quality(row, quantity)) for row in own]
+    else:
+        pairs = [
+            (float(point.payload_bytes), -point.loss if quantity == "loss" else row.metric.oriented(point.accuracy))
+            for row in own
+            for point in row.points
+            if point.run == run
         ]
-    )
-    scores: list[float] = []
+    qualities: list[float] = []
     logarithms: list[float] = []
-    for num_bytes, score in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
-        if not scores or score > scores[-1]:
-            scores.append(score)
+    for num_bytes, quality in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
+        if not qualities or quality > qualities[-1]:
+            qualities.append(quality)
             logarithms.append(math.log(num_bytes))
-    return scores, logarithms
+    return qualities, logarithms
 
 
 def _saving(one: tuple[list[float], list[float]], other: tuple[list[float], list[float]]) -> float | None:

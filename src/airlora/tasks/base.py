@@ -137,6 +137,7 @@ class Task(Section, ABC):
         auto_model: Class of `transformers` that loads a model with the head of the task.
         head_modules: Ends of the names of modules that are trained in full, as in `find_head`. None stands for the
             names that `transformers` gives to classification heads, an empty tuple for a task without a head.
+        has_softmax: Whether the predictions depend on differences of logits alone.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -145,6 +146,7 @@ class Task(Section, ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     auto_model: ClassVar[Any] = transformers.AutoModelForSequenceClassification
     head_modules: ClassVar[tuple[str, ...] | None] = None
+    has_softmax: ClassVar[bool] = False
 
     @property
     @abstractmethod

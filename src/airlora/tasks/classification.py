@@ -32,6 +32,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", higher_is_better=True, style="%"), LOSS)
+    has_softmax: ClassVar[bool] = True
 
     label_names: tuple[str, ...] = Field(min_length=2)
 

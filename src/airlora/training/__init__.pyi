@@ -7,6 +7,9 @@ from .context import RunContext as RunContext
 from .context import build_context as build_context
 from .context import read_held_out as read_held_out
 from .early_stopping import EarlyStopping as EarlyStopping
+from .few_parameters import FEW_PARAMETER_METHODS as FEW_PARAMETER_METHODS
+from .few_parameters import FewParameterPoint as FewParameterPoint
+from .few_parameters import measure_few_parameters as measure_few_parameters
 from .finetune import FineTuner as FineTuner
 from .frozen import frozen_env as frozen_env
 from .frozen import frozen_objective as frozen_objective
@@ -22,6 +25,7 @@ from .opening import OpenStream as OpenStream
 from .opening import open_run as open_run
 from .opening import open_stream as open_stream
 from .opening import read_stream_bytes as read_stream_bytes
+from .peft_baselines import BASELINE_BITS as BASELINE_BITS
 from .peft_baselines import AdaLoraResult as AdaLoraResult
 from .peft_baselines import BaselinePoint as BaselinePoint
 from .peft_baselines import PeftMethod as PeftMethod
@@ -32,12 +36,16 @@ from .peft_baselines import train_adalora_sweep as train_adalora_sweep
 from .peft_baselines import train_baseline as train_baseline
 from .policies import build_policy as build_policy
 from .policies import problem_of as problem_of
+from .presets import recipe_for_sizes as recipe_for_sizes
+from .presets import seeded_recipe as seeded_recipe
 from .processes import Job as Job
 from .processes import ProcessKilledError as ProcessKilledError
 from .processes import num_processes as num_processes
 from .processes import run_jobs as run_jobs
 from .run import RunFolder as RunFolder
 from .run import RunRecord as RunRecord
+from .seeded import load_coefficients as load_coefficients
+from .seeded import train_seeded_stream as train_seeded_stream
 from .settings import FinetuneSettings as FinetuneSettings
 from .settings import Settings as Settings
 from .settings import load_settings as load_settings

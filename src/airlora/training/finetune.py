@@ -12,6 +12,7 @@ from transformers import get_scheduler
 from airlora.adapters import AdaptedModel, align_to_gradient, keep_inactive, no_dropout, sample_ranks
 from airlora.errors import SettingsError, TrainingError
 from airlora.observation import IntArray
+from airlora.packing import RATE_UPDATE_INTERVAL, SeededForm
 from airlora.ranks import ModuleShape, RankPattern
 from airlora.tasks import BatchOrder, EncodedData, Evaluation, evaluate, pick_autocast
 from airlora.text import TextComplexity
@@ -31,13 +32,23 @@ class FineTuner:
         data: Training samples.
         settings: Settings of the run. The sections `finetune` and `adapter` and the seed are used.
         device: Device of the model.
+        form: Seeded form of the adapter, whose coefficients are trained in place of the components. None trains the
+            components.
 
     Raises:
         SettingsError: `finetune.head_steps` is above 0 and the model has no head.
     """
 
-    def __init__(self, adapted: AdaptedModel, data: EncodedData, settings: Settings, device: torch.device) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        data: EncodedData,
+        settings: Settings,
+        device: torch.device,
+        form: SeededForm | None = None,
+    ) -> None:
         self.adapted = adapted
+        self.form = form
         self.step = 0
         self._data = data
         self._settings = settings.finetune
@@ -47,9 +58,12 @@ class FineTuner:
         self._device = device
         self._autocast = pick_autocast(settings.finetune.precision, device)
         self._order = BatchOrder(data.lengths, settings.finetune.batch_size, settings.seed)
-        components = [p for update in adapted.updates.values() for p in update.parameters()]
-        known = {id(p) for p in components}
-        head = [p for p in adapted.trainable_parameters() if id(p) not in known]
+        self._rounding_start = round(settings.finetune.rounding_start * settings.finetune.steps)
+        if form is None:
+            components = [p for update in adapted.updates.values() for p in update.parameters()]
+            head = adapted.head_parameters()
+        else:
+            components, head = form.chunks, [*form.head.values()]
         if self._settings.head_steps and not head:
             raise SettingsError.of(
                 "finetune.head_steps", self._settings.head_steps, "0: the model has no head to train"
@@ -62,7 +76,8 @@ class FineTuner:
             ],
             weight_decay=self._settings.weight_decay,
         )
-        keep_inactive(self.optimizer, adapted.updates.values())
+        if form is None:
+            keep_inactive(self.optimizer, adapted.updates.values())
         num_scheduled = self._settings.steps - self._settings.head_steps - self._settings.align_steps
         self._scheduler = get_scheduler(
             self._settings.scheduler_name,
@@ -164,6 +179,9 @@ class FineTuner:
 
     def _backward(self, orthogonality_weight: float = 0.0) -> float:
         """Run forward and backward pass on the next batch; return its task loss."""
+        if self.form is not None:
+            is_rate_due = (self.step - self._rounding_start) % RATE_UPDATE_INTERVAL == 0
+            self.form.write(rounded=self._is_rounded, is_rate_due=is_rate_due, num_chunks=self._draw_chunks(self.form))
         batch = self._data.batch(self._order.take(), self._device)
         devices = [self._device] if self._device.type == "cuda" else []
         # Dropout draws from torch's global generator. Seeding it by the step gives a resumed run the same masks.
@@ -175,7 +193,18 @@ class FineTuner:
             self._verify_finite("loss", loss)
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+        if self.form is not None:
+            self.form.collect()
         return float(task_loss.detach())
+
+    def _draw_chunks(self, form: SeededForm) -> int:
+        """Return the number of chunks that the receiver has in the next step, so that every prefix is trained."""
+        return int(np.random.default_rng([self._seed, self.step]).integers(len(form.chunks))) + 1
+
+    @property
+    def _is_rounded(self) -> bool:
+        """Whether the next step trains under the rounding of the stream."""
+        return self.step >= self._rounding_start
 
     def evaluate(self, data: EncodedData, pattern: RankPattern) -> Evaluation:
         """Return the metrics at a rank pattern, in the precision of training.
@@ -185,6 +214,8 @@ class FineTuner:
             pattern: Rank of each adapted module.
         """
         self.adapted.set_ranks(pattern)
+        if self.form is not None:
+            self.form.write(rounded=self._is_rounded)
         with self._autocast():
             return evaluate(self.adapted.model, data, self._device, self._settings.eval_batch_size)
 
@@ -196,6 +227,7 @@ class FineTuner:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "order": self._order.state_dict(),
+            "form": None if self.form is None else self.form.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -206,6 +238,8 @@ class FineTuner:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+        if self.form is not None:
+            self.form.load_state_dict(state["form"])
         self.step = state["step"]
 
     def _clip(self) -> None:

@@ -54,7 +54,7 @@ PeftMethod = Literal["lora", "rslora", "adalora"]
 """LoRA uses one rank for all modules; rsLoRA is LoRA with the factor alpha / sqrt(r) in place of alpha / r. AdaLoRA
 distributes the same number of parameters over the modules."""
 
-BASELINE_BITS = (32, 8, 4)
+BASELINE_BITS = (32, 8, 6, 4)
 """Bits per parameter at which a trained baseline is evaluated."""
 
 MIN_ADALORA_STEPS = 2
@@ -175,14 +175,14 @@ def train_baseline(
     if method not in get_args(PeftMethod):
         raise SettingsError.of("baseline", method, f"one of {', '.join(get_args(PeftMethod))}")
     if method == "adalora":
-        _, sites = _load_sites(settings, train.task, "AdaLoRA")
+        _, sites = load_sites(settings, train.task, "AdaLoRA")
         mean_rank = budget_params / sum(site.shape.params_per_rank for site in sites)
         start = _starting_at(settings, min(settings.adapter.r_max, math.ceil(ADALORA_START * mean_rank)))
         model, sites = _fit_adalora(start, train, budget_params, steps, on_step)
         trained = TrainedBaseline(method, settings, model, sites)
         trained.prune(budget_params)
         return trained
-    _, sites = _load_sites(settings, train.task, "LoRA")
+    _, sites = load_sites(settings, train.task, "LoRA")
     rank = max(1, budget_params // sum(site.shape.params_per_rank - 1 for site in sites))
     model = _fit_lora(settings, train, rank, steps, on_step, rank_stabilised=method == "rslora")
     return TrainedBaseline(method, settings, model, sites)
@@ -344,7 +344,7 @@ def measure_peft_baseline(
         model = _fit_lora(settings, train, rank, steps, on_step, rank_stabilised=method == "rslora")
     else:
         start = _starting_at(settings, math.ceil(ADALORA_START * rank))
-        _, sites = _load_sites(settings, train.task, "AdaLoRA")
+        _, sites = load_sites(settings, train.task, "AdaLoRA")
         budget_params = rank * sum(site.shape.params_per_rank for site in sites)
         model, _ = _fit_adalora(start, train, budget_params, steps, on_step)
     return _measure_rounded(model, settings, held_out, method, rank)
@@ -375,7 +375,7 @@ def _fit_adalora(
     """Return PEFT's model with the components that its allocator keeps, and the adapted projections."""
     if steps < MIN_ADALORA_STEPS:
         raise SettingsError.of("steps of AdaLoRA", steps, f"{MIN_ADALORA_STEPS} or more: PEFT's allocator needs them")
-    model, sites = _load_sites(settings, train.task, "AdaLoRA")
+    model, sites = load_sites(settings, train.task, "AdaLoRA")
     config = AdaLoraConfig(
         init_r=settings.adapter.r_max,
         target_r=1,
@@ -392,7 +392,7 @@ def _fit_adalora(
     # PEFT's allocator fails if it has nothing to mask.
     budget = max(1, min(int(budget_params / mean_size), settings.adapter.r_max * len(sites) - 1))
     rate = settings.finetune.adalora_learning_rate
-    return _fit(model, config, settings, train, rate, steps, on_step, budget=budget), sites
+    return fit_peft(model, config, settings, train, rate, steps, on_step, budget=budget), sites
 
 
 def _fit_lora(
@@ -404,7 +404,7 @@ def _fit_lora(
     *,
     rank_stabilised: bool,
 ) -> Any:
-    model, sites = _load_sites(settings, train.task, "LoRA")
+    model, sites = load_sites(settings, train.task, "LoRA")
     # PEFT types alpha as an integer and accepts any number.
     alpha: Any = settings.adapter.scale * (math.sqrt(RSLORA_REFERENCE_RANK) if rank_stabilised else rank)
     config = LoraConfig(
@@ -415,10 +415,15 @@ def _fit_lora(
         target_modules=[site.name for site in sites],
         modules_to_save=find_head(model, head_modules(settings, train.task)),
     )
-    return _fit(model, config, settings, train, settings.finetune.lora_learning_rate, steps, on_step)
+    return fit_peft(model, config, settings, train, settings.finetune.lora_learning_rate, steps, on_step)
 
 
-def _load_sites(settings: Settings, task: Task, method: str) -> tuple[Any, tuple[ProjectionSite, ...]]:
+def load_sites(settings: Settings, task: Task, method: str) -> tuple[Any, tuple[ProjectionSite, ...]]:
+    """Return the base model and its projections.
+
+    Raises:
+        ModelError: The model has fused projections, which PEFT cannot split.
+    """
     model, _ = load_base(settings, task)
     sites = find_projections(model, settings.adapter.target_modules)
     if any(site.suffix is not None for site in sites):
@@ -426,7 +431,7 @@ def _load_sites(settings: Settings, task: Task, method: str) -> tuple[Any, tuple
     return model, sites
 
 
-def _fit(
+def fit_peft(
     model: Any,
     config: PeftConfig,
     settings: Settings,
@@ -448,8 +453,8 @@ def _fit(
         if budget is not None:
             peft_model.base_model.rankallocator.target_bgt = budget
         trained = {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
-        components = [p for name, p in trained.items() if "lora_" in name]
-        head = [p for name, p in trained.items() if "lora_" not in name]
+        head = [p for name, p in trained.items() if "modules_to_save" in name]
+        components = [p for name, p in trained.items() if "modules_to_save" not in name]
         optimizer = torch.optim.AdamW(
             [{"params": components, "lr": learning_rate}, {"params": head, "lr": tuning.head_learning_rate}],
             weight_decay=tuning.weight_decay,

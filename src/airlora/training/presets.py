@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,16 @@ from typing import Any
 from airlora.errors import SettingsError
 from airlora.settings.loading import merge, nest, value_at
 
-__all__ = ["PRESETS", "REPAIRS", "TABLE_II", "Repair", "with_repairs", "without_repairs"]
+__all__ = [
+    "PRESETS",
+    "REPAIRS",
+    "TABLE_II",
+    "Repair",
+    "recipe_for_sizes",
+    "seeded_recipe",
+    "with_repairs",
+    "without_repairs",
+]
 
 TABLE_II: Mapping[str, tuple[Any, ...]] = {
     "ppo.hidden_size": (256,),
@@ -205,3 +215,101 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": merge(_LITERAL, nest(with_repairs(*REPAIRS))),
 }
 """Values of every preset that differ from the defaults of the sections, or that the paper states."""
+
+SEEDED_RANK = 16
+"""Rank of a seeded adapter. All components share the coefficients, so that it does not change the size."""
+
+MIN_SEEDED_BYTES = 1000
+"""Smallest size of a seeded stream. Header and classification head alone take about 420 bytes."""
+
+BEST_SEEDED_BYTES = 2500
+"""Largest size at which a seeded stream is better than one of free components (docs/decisions/0022)."""
+
+MIN_CHUNK_BYTES = 200
+"""Least difference between two sizes of one stream, bytes."""
+
+_QAT_SHARE = 0.2
+_FIXED_BYTES, _BYTES_PER_CHUNK, _BITS_PER_COEFFICIENT = 420, 50, 1.7
+
+
+def recipe_for_sizes(*sizes_bytes: int, steps: int) -> dict[str, Any]:
+    """Return the settings that train the best adapter for one or several sizes of its stream, by dotted key.
+
+    Args:
+        sizes_bytes: Size of the stream and of the prefixes that are trained too, bytes.
+        steps: Training steps in all.
+
+    Raises:
+        SettingsError: A size cannot be trained.
+
+    Examples:
+        >>> recipe_for_sizes(2000, steps=1000)["adapter.form"]
+        'seeded'
+        >>> recipe = recipe_for_sizes(8000, steps=1000)
+        >>> recipe["adapter.form"], recipe["finetune.steps"], recipe["finetune.qat_steps"]
+        ('free', 800, 200)
+    """
+    if max(sizes_bytes, default=0) <= BEST_SEEDED_BYTES:
+        return {**seeded_recipe(*sizes_bytes), "finetune.steps": steps}
+    if min(sizes_bytes) < MIN_SEEDED_BYTES:
+        raise SettingsError.of("size", f"{min(sizes_bytes)} bytes", f"{MIN_SEEDED_BYTES} bytes or more")
+    qat_steps = round(_QAT_SHARE * steps)
+    own_steps = steps - qat_steps
+    return {
+        "adapter.form": "free",
+        "adapter.r_max": 32,
+        "adapter.stream_bytes": max(sizes_bytes),
+        "finetune.steps": own_steps,
+        "finetune.qat_steps": qat_steps,
+        "finetune.qat_prefixes": len(set(sizes_bytes)) > 1,
+        "finetune.head_steps": round(own_steps / 20),
+        "finetune.align_steps": min(16, own_steps // 20),
+        "finetune.learning_rate": 0.003,
+        "finetune.warmup_fraction": 0.1,
+        "model.dropout": False,
+        "policy.name": "constant",
+        "policy.constant_rank": 32,
+    }
+
+
+def seeded_recipe(*sizes_bytes: int) -> dict[str, Any]:
+    """Return the settings that train a seeded adapter for one or several sizes of its stream, by dotted key.
+
+    Args:
+        sizes_bytes: Size of the stream and of the prefixes that are trained too, bytes.
+
+    Raises:
+        SettingsError: There is no size, a size is below `MIN_SEEDED_BYTES`, or two sizes are too close.
+
+    Examples:
+        >>> seeded_recipe(4000)["adapter.num_coefficients"]
+        (16847,)
+    """
+    sizes = sorted(set(sizes_bytes))
+    if min(sizes, default=0) < MIN_SEEDED_BYTES:
+        raise SettingsError.of("size", f"{min(sizes, default=0)} bytes", f"{MIN_SEEDED_BYTES} bytes or more")
+    for before, after in itertools.pairwise(sizes):
+        if after - before < MIN_CHUNK_BYTES:
+            raise SettingsError.of("difference of two sizes", f"{after - before} bytes", f"{MIN_CHUNK_BYTES} or more")
+    chunk_bytes = [sizes[0] - _FIXED_BYTES, *(b - a - _BYTES_PER_CHUNK for a, b in itertools.pairwise(sizes))]
+    return {
+        "adapter.form": "seeded",
+        "adapter.r_max": SEEDED_RANK,
+        "adapter.scale": 1.0,
+        "adapter.num_coefficients": tuple(round(8 * own / _BITS_PER_COEFFICIENT) for own in chunk_bytes),
+        "adapter.stream_bytes": sizes[-1],
+        "adapter.ffn_update": "weight",
+        "adapter.nested_probability": 0.0,
+        "adapter.orthogonality_weight": 0.0,
+        "finetune.head_steps": 0,
+        "finetune.align_steps": 0,
+        "finetune.learning_rate": 0.003,
+        "finetune.head_learning_rate": 4e-3,
+        "finetune.warmup_fraction": 0.1,
+        "finetune.rounding_start": 0.4,
+        "model.dropout": False,
+        "env.objective": "frozen",
+        "policy.name": "constant",
+        "policy.constant_rank": SEEDED_RANK,
+        "policy.early_stop": False,
+    }

@@ -40,6 +40,7 @@ class RunRecord:
         text: Mean `entropy_nats` and `oov_rate` of the evaluation data.
         task: Task of the run. Its fields are top-level keys of `run.json`.
         metrics: Metrics at `rank_pattern` on the evaluation data by name, top-level keys of `run.json`.
+        stream: `bytes` of the run's own stream, and its metrics on the evaluation data. None without a stream.
     """
 
     model: str
@@ -55,6 +56,7 @@ class RunRecord:
     text: Mapping[str, float]
     task: Task
     metrics: Mapping[str, float]
+    stream: Mapping[str, float] | None = None
 
     @property
     def shapes(self) -> dict[str, ModuleShape]:
@@ -64,6 +66,8 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("task", "metrics")}
+        if self.stream is None:
+            del own["stream"]
         own["rank_pattern"] = self.rank_pattern.to_dict()
         task = {"task": self.task.name, **self.task.model_dump(mode="json")}
         return {"format": _FORMAT, "version": _VERSION} | own | task | dict(self.metrics)
@@ -77,11 +81,11 @@ class RunRecord:
         """
         task = find_task(value.get("task", _FIRST_TASK))
         own: dict[str, Any] = {
-            name: value[name] for name in cls.__dataclass_fields__ if name not in ("task", "metrics")
+            name: value[name] for name in cls.__dataclass_fields__ if name not in ("task", "metrics", "stream")
         }
         own["rank_pattern"] = RankPattern(own["rank_pattern"])
         metrics = {metric.name: value[metric.name] for metric in task.metrics}
-        return cls(**own, task=validate(task, value), metrics=metrics)
+        return cls(**own, task=validate(task, value), metrics=metrics, stream=value.get("stream"))
 
 
 class RunFolder:
@@ -92,6 +96,8 @@ class RunFolder:
     | `settings.toml` | resolved settings |
     | `run.json` | result of the run (`RunRecord`), written last |
     | `adapter.safetensors` | components, head, fingerprint of the base model |
+    | `coefficients.safetensors` | coefficients and head of a seeded adapter before rounding |
+    | `stream.airs` | stream of a seeded adapter |
     | `policy.pt` | trained policy |
     | `checkpoint.pt` | state from which an interrupted run resumes |
     | `metrics.jsonl`, `tensorboard/` | metrics of every step |
@@ -105,6 +111,8 @@ class RunFolder:
         self.settings_path = self.path / "settings.toml"
         self.record_path = self.path / "run.json"
         self.adapter_path = self.path / "adapter.safetensors"
+        self.coefficients_path = self.path / "coefficients.safetensors"
+        self.stream_path = self.path / "stream.airs"
         self.policy_path = self.path / "policy.pt"
         self.checkpoint_path = self.path / "checkpoint.pt"
 

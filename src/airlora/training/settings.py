@@ -63,6 +63,13 @@ class FinetuneSettings(Section):
     """Steps after `head_steps` whose gradient P and Q are aligned with. 0 keeps P and Q random."""
     align_norm: Positive = 0.4
     """Norm of each vector of P and Q after the alignment. Shorter vectors change direction faster."""
+    rounding_start: Fraction = 0.8
+    """Share of the steps after which a seeded adapter is trained under the rounding of its stream."""
+    qat_steps: NonNegativeInt = 0
+    """Steps of quantisation-aware fine-tuning (QAT) for a stream, after `steps`. `pack` and `plan` take as many by
+    default."""
+    qat_prefixes: bool = False
+    """Whether QAT also trains prefixes of the run's own stream."""
     decay: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""
     max_grad_norm: Positive = 1.0
@@ -129,6 +136,24 @@ class Settings(Section):
         """
         own = self.finetune
         return ComputeOptions(device, self.seed, own.batch_size, own.eval_batch_size, own.precision)
+
+    @model_validator(mode="after")
+    def _seeded_form_is_trained_whole(self) -> Self:
+        if self.adapter.form == "seeded":
+            # All components share the coefficients, so that a lower rank saves no bytes.
+            required = {
+                "policy.name": "constant",
+                "policy.constant_rank": self.adapter.r_max,
+                "env.objective": "frozen",
+                "adapter.nested_probability": 0.0,
+                "adapter.orthogonality_weight": 0.0,
+                "finetune.head_steps": 0,
+                "finetune.align_steps": 0,
+            }
+            for key, value in required.items():
+                if (found := value_at(self.model_dump(), key)) != value:
+                    raise ValueError(f"{key} = {found!r}: allowed is {value!r} with adapter.form = 'seeded'")
+        return self
 
     @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:

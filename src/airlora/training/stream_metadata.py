@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airlora.adapters import AdaptedModel
-from airlora.codec import StreamHeader
+from airlora.codec import SeededBasis, StreamHeader
 from airlora.errors import CodecError, SettingsError
 from airlora.settings.loading import validate
 from airlora.tasks import Task, find_task
@@ -56,13 +56,18 @@ def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, t
         fingerprint: SHA-256 of the base model's weights.
         task: Task of the run.
     """
+    own = settings.adapter
+    head = adapted.head_state()
+    arrays = {name: value.detach().float().cpu().numpy() for name, value in head.items()}
     return StreamHeader(
         base_fingerprint=fingerprint,
         modules=adapted.shapes,
-        tensors={name: tuple(value.shape) for name, value in adapted.head_state().items()},
+        tensors={name: tuple(value.shape) for name, value in head.items()},
         r_max=adapted.r_max,
         scale=adapted.scale,
         metadata=stream_metadata(settings, task),
+        basis=None if own.form == "free" else SeededBasis(own.num_coefficients, own.r_max, seed=own.basis_seed),
+        centred=tuple(task.logit_tensors(arrays)) if task.has_softmax else (),
     )
 
 

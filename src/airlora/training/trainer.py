@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from airlora.adapters import canonicalise, save_adapter
+from airlora.codec import decode_stream
 from airlora.env import LiveObjective, Objective
 from airlora.errors import CheckpointError, SettingsError
+from airlora.files import write_bytes
+from airlora.packing import Packing, pack_adapter, predict_decoded
 from airlora.policy import RankPolicy, save_policy
 from airlora.policy.base import is_savable
 from airlora.progress import ProgressReporter, SilentProgress
@@ -28,7 +32,9 @@ from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog
 from airlora.training.policies import build_policy, policy_needs_trained_adapter, verify_policy
 from airlora.training.run import RunFolder, RunRecord
+from airlora.training.seeded import save_coefficients, seeded_form
 from airlora.training.settings import Settings
+from airlora.training.stream_metadata import stream_header
 
 __all__ = ["Trainer", "train"]
 
@@ -63,6 +69,29 @@ def train(
     return trainer.run(resume=resume)
 
 
+@dataclass
+class _StoppingProgress:
+    """Reporter that also calls a function after every step, which may raise.
+
+    Args:
+        reporter: Receiver of the progress.
+        verify: Function of the number of steps taken.
+    """
+
+    reporter: ProgressReporter
+    verify: Callable[[int], None]
+
+    def phase(self, title: str, total: int, done: int = 0) -> None:
+        self.reporter.phase(title, total, done)
+
+    def step(self, done: int, values: Mapping[str, Any]) -> None:
+        self.reporter.step(done, values)
+        self.verify(done)
+
+    def show(self, values: Mapping[str, Any]) -> None:
+        self.reporter.show(values)
+
+
 class Trainer:
     """A run in two phases, each of which can be interrupted and resumed.
 
@@ -89,7 +118,8 @@ class Trainer:
                 "env.objective", "live", f"frozen with policy.name = {settings.policy.name!r}, which needs an adapter"
             )
         self.context = build_context(settings)
-        self.finetuner = FineTuner(self.context.adapted, self.context.train, settings, self.context.device)
+        self._form = seeded_form(self.context, settings)
+        self.finetuner = FineTuner(self.context.adapted, self.context.train, settings, self.context.device, self._form)
         self.link = reference_link(settings.channel)
         self._progress = progress
         self._phase = "finetune"
@@ -164,7 +194,8 @@ class Trainer:
             if tuner.step // self.settings.finetune.eval_every > before // self.settings.finetune.eval_every:
                 self._evaluate(full)
             self._save_if_due(before, tuner.step)
-        canonicalise(self.context.adapted)
+        if self._form is None:
+            canonicalise(self.context.adapted)
         self._phase = "learn"
         self._algorithm = None
         self._save()
@@ -206,8 +237,12 @@ class Trainer:
     def _finish(self, policy: RankPolicy) -> RunRecord:
         """Decide for the reference link, evaluate in float32, and write adapter, policy and record."""
         context, settings = self.context, self.settings
+        stream = self._write_stream()
         text = context.eval.complexity()
-        pattern = decide_for_link(policy, frozen_env(context, settings), self.link, text)
+        if self._form is None:
+            pattern = decide_for_link(policy, frozen_env(context, settings), self.link, text)
+        else:
+            pattern = RankPattern.constant(context.adapted.shapes, context.adapted.r_max)
         context.adapted.set_ranks(pattern)
         result = evaluate(context.adapted.model, context.eval, context.device, settings.finetune.eval_batch_size)
         record = RunRecord(
@@ -220,13 +255,16 @@ class Trainer:
             policy=settings.policy.name,
             rank_pattern=pattern,
             link={"snr_db": self.link.snr_db, "bandwidth_hz": self.link.bandwidth_hz},
-            num_params=pattern.num_params(context.adapted.shapes),
+            num_params=pattern.num_params(context.adapted.shapes)
+            if self._form is None
+            else self._form.coefficients.numel(),
             paper_num_params=paper_num_params(pattern.ranks, context.hidden_size),
             num_head_params=context.adapted.head_params,
             steps=self.finetuner.step,
             text={"entropy_nats": text.entropy_nats, "oov_rate": text.oov_rate},
             task=context.task,
             metrics=result.values,
+            stream=stream,
         )
         save_adapter(context.adapted, self.folder.adapter_path, settings=settings.model_dump(mode="json"))
         if is_savable(policy):
@@ -235,6 +273,40 @@ class Trainer:
             _log.warning("policy %s cannot be saved, so the run has no policy.pt", settings.policy.name)
         self.folder.write_record(record)
         return record
+
+    def _write_stream(self) -> dict[str, float] | None:
+        """Write the run's own stream if it has a size. Return its size and metrics.
+
+        Afterwards the model holds a seeded adapter as its stream has it, but free components as they were trained.
+        """
+        context, own = self.context, self.settings.adapter
+        if self._form is not None:
+            save_coefficients(self._form, self.folder.coefficients_path)
+        if own.stream_bytes is None:
+            return None
+        data = self._form.encode() if self._form is not None else self._packed(own.stream_bytes)
+        if self._form is not None:
+            self._form.write(rounded=True)
+        write_bytes(self.folder.stream_path, data)
+        decoded, batch_size = decode_stream(data, strict=True), self.settings.finetune.eval_batch_size
+        found = predict_decoded(context.adapted, decoded, context.eval, context.device, batch_size).evaluation
+        return {"bytes": len(data), **found.values}
+
+    def _packed(self, stream_bytes: int) -> bytes:
+        """Return the stream of free components, after QAT. A run that is interrupted meanwhile repeats QAT."""
+        self._phase = "QAT"
+        self._save()
+        context, tuning = self.context, self.settings.finetune
+        packing = Packing(max_bytes=stream_bytes, qat_steps=tuning.qat_steps, whole=not tuning.qat_prefixes)
+        return pack_adapter(
+            context.adapted,
+            stream_header(context.adapted, self.settings, context.fingerprint, context.task),
+            packing,
+            self.settings.compute_options(context.device),
+            calibration=context.calibration,
+            train=context.train,
+            watcher=_StoppingProgress(self._progress, self._raise_if_interrupted),
+        )
 
     def _report(self, record: StepRecord, done: int) -> None:
         """Write a step of Algorithm 1 to the metrics and report it."""
@@ -274,6 +346,11 @@ class Trainer:
             self._save()
         if self._interrupts.received is not None:
             self._save()
+        self._raise_if_interrupted(now)
+
+    def _raise_if_interrupted(self, now: int) -> None:
+        """Raise `Interrupted` if a signal has arrived. The state must be saved."""
+        if self._interrupts.received is not None:
             raise Interrupted(
                 f"interrupted in phase {self._phase} after {now} steps; the state is saved, resume with: "
                 f"airlora train --resume --out {self.folder.path}",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,34 +17,48 @@ from pydantic import TypeAdapter, ValidationError
 
 from airlora.adapters import load_adapter
 from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
-from airlora.errors import CheckpointError, SettingsError
-from airlora.files import make_folder, read_bytes, sha256_of, write_bytes
+from airlora.errors import CheckpointError, SettingsError, TrainingError
+from airlora.files import make_folder, read_bytes, read_json, sha256_of, write_bytes, write_json
 from airlora.packing import IMPORTANCE_MEASURES, Packing, make_encoder_input, pack_adapter, predict_decoded
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
-from airlora.reports.curve import CURVE_METHODS, CurvePoint
+from airlora.reports.curve import CURVE_METHODS, PEFT_METHODS, CurvePoint
 from airlora.tasks import DataSettings, EncodedData
 from airlora.training import (
+    BASELINE_BITS,
+    FEW_PARAMETER_METHODS,
     PeftMethod,
     RunContext,
     RunFolder,
     Settings,
     build_context,
+    measure_few_parameters,
     measure_peft_baseline,
     num_processes,
     read_held_out,
     run_jobs,
+    seeded_recipe,
     stream_header,
+    train_seeded_stream,
     with_values,
 )
 from airlora.version import __version__
 
-__all__ = ["PEFT_METHODS", "CurvePlan", "measure_job", "run_curve"]
+__all__ = ["DEFAULT_SIZES", "TUNING_STEPS", "CurvePlan", "measure_job", "run_curve"]
 
 log = logging.getLogger(__name__)
 
-PEFT_METHODS = ("adalora", "lora")
-"""Methods that train an adapter of PEFT."""
+DEFAULT_SIZES = (3000, 6000, 10_000)
+"""Sizes of the streams that are optimised for receivers of the whole, bytes."""
+
+TUNING_STEPS = 300
+"""Training steps of each try of a learning rate."""
+
+_RANK_METHODS: Mapping[str, str] = {"adalora": "finetune.adalora_learning_rate", "lora": "finetune.lora_learning_rate"}
+"""Setting of the learning rate of the methods that are trained at the plan's ranks."""
+
+_RATE_FACTORS = (1 / 3, 1.0, 3.0)
+"""Tried learning rates of `_RANK_METHODS`, relative to the setting."""
 
 PREFIX_RATIO = 2.0**0.5
 """Ratio between neighbouring sizes of measured prefixes."""
@@ -52,10 +68,15 @@ MIN_PREFIX_BYTES = 1000
 FINEST_DISTORTION = 0.002
 """Distortion of the streams whose prefixes range up to the whole adapter."""
 
+_SIZED = ("seeded", "sized")
+"""Methods that make a stream for each size."""
+
 FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
 
 _NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
 """Settings of the adapter that PEFT's adapters do not have."""
+
+_LEARNING_RATES = {"learning_rate", "adalora_learning_rate", "lora_learning_rate"}
 
 _POINT = TypeAdapter(CurvePoint)
 
@@ -71,7 +92,10 @@ class CurvePlan:
         methods: Keys of `CURVE_METHODS`.
         data: Data to measure on. None selects the run's evaluation data.
         baseline_steps: Training steps of PEFT's adapters. None selects those of the run plus those of QAT.
-        overrides: Settings of PEFT's adapters that differ from the run's, by dotted key.
+        overrides: Settings of PEFT's adapters that differ from the run's, by dotted key. A learning rate among them is
+            not tuned.
+        tuning_steps: Training steps of each try of a learning rate, >= 2.
+        rates: Learning rates of PEFT's methods by name. Others are tuned.
 
     Raises:
         SettingsError: A method is unknown, or a value is not allowed.
@@ -79,11 +103,13 @@ class CurvePlan:
 
     packing: Packing
     ranks: tuple[int, ...] = (1, 2, 4, 8)
-    sizes: tuple[int, ...] = (3000, 6000, 10_000)
+    sizes: tuple[int, ...] = DEFAULT_SIZES
     methods: tuple[str, ...] = tuple(CURVE_METHODS)
     data: str | None = None
     baseline_steps: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    tuning_steps: int = TUNING_STEPS
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def steps(self, run: str) -> int:
         """Return the training steps of PEFT's adapters for a run."""
@@ -106,6 +132,8 @@ class CurvePlan:
                 self.overrides["finetune.steps"],
                 "no value here: the number of steps is `baseline_steps` (--baseline-steps)",
             )
+        if self.tuning_steps < 2:
+            raise SettingsError.of("tuning steps", self.tuning_steps, "2 or more")
         if self.baseline_steps is not None and self.baseline_steps < 1:
             raise SettingsError.of("baseline steps", self.baseline_steps, "1 or more")
 
@@ -125,14 +153,18 @@ def run_curve(
         AirloraError: A run is not finished, its data are missing, or `points.jsonl` is damaged.
     """
     watcher = watcher or SilentProgress()
-    jobs: list[tuple[str, str, str]] = []
-    for run in map(str, runs):
-        folder = RunFolder(run)
-        folder.record()
-        with_values(folder.settings(), plan.overrides)
-        jobs += [(run, job, _fingerprint(folder, plan, job)) for job in _jobs(plan)]
+    for run in runs:
+        RunFolder(run).record()
+        with_values(RunFolder(run).settings(), plan.overrides)
     _verify_alike([str(run) for run in runs])
     path = make_folder(out) / "points.jsonl"
+    # Damaged points and missing data are refused before anything is trained.
+    _read(path)
+    if plan.data is not None:
+        first = RunFolder(runs[0])
+        first.record().task.read(first.settings().data, plan.data)
+    plan = replace(plan, rates=_tuned_rates(str(runs[0]), plan, Path(out) / "rates.json", watcher))
+    jobs = [(run, job, _fingerprint(RunFolder(run), plan, job)) for run in map(str, runs) for job in _jobs(plan, run)]
     current = {(run, job): fingerprint for run, job, fingerprint in jobs}
     # Points of other runs and jobs stay; points of these jobs with other settings are dropped.
     points = [p for p in _read(path) if current.get((p.run, p.job), p.fingerprint) == p.fingerprint]
@@ -157,16 +189,121 @@ def run_curve(
     return sorted(wanted, key=lambda point: (order[point.run, point.job], point.payload_bytes))
 
 
-def _jobs(plan: CurvePlan) -> list[str]:
+def _tuned_rates(run: str, plan: CurvePlan, path: Path, watcher: ProgressReporter) -> dict[str, float]:
+    """Return the learning rate of every method of PEFT in the plan.
+
+    Each method tries three rates at one size on the first run. The best one has the least loss on the calibration
+    samples, which no method is trained on. Tries are kept in `rates.json`.
+    """
+    settings = with_values(RunFolder(run).settings(), plan.overrides)
+    rates = dict(plan.rates)
+    given = {name for name, key in _RANK_METHODS.items() if key in plan.overrides}
+    rates |= {name: float(plan.overrides[_RANK_METHODS[name]]) for name in given if name not in rates}
+    wanted = [name for name in PEFT_METHODS if name in plan.methods and name not in rates and _sizes(name, plan, run)]
+    if not wanted:
+        return rates
+    tries = [(name, rate) for name in wanted for rate in _candidates(name, settings)]
+    keys = {own: _try_fingerprint(run, plan, *own) for own in tries}
+    known: dict[str, float | None] = {}  # None where training diverged
+    if path.exists():
+        found = read_json(path, "learning rates of a curve", CheckpointError)
+        if not isinstance(found, dict) or not all(isinstance(value, float | None) for value in found.values()):
+            raise CheckpointError(f"{path}: does not hold losses of learning rates; delete the file")
+        known = found
+    todo = [own for own in tries if keys[own] not in known]
+
+    def keep(index: int, loss: float) -> None:
+        known[keys[todo[index]]] = loss if math.isfinite(loss) else None
+        write_json(path, known)
+
+    if todo:
+        watcher.phase("choosing learning rates", len(todo) * plan.tuning_steps)
+        run_jobs(
+            [partial(_try_rate, run, plan, *own) for own in todo],
+            num_processes(RunFolder(run).settings()),
+            on_step=lambda step: watcher.step(step, {}),
+            on_result=keep,
+        )
+    for name in wanted:
+        losses = {rate: loss for own, rate in tries if own == name and (loss := known[keys[own, rate]]) is not None}
+        if not losses:
+            tried = ", ".join(f"{rate:g}" for own, rate in tries if own == name)
+            raise TrainingError(
+                f"{name}: training diverges at every tried learning rate, {tried}; leave out the method"
+            )
+        rates[name] = min(losses, key=lambda rate: losses[rate])
+        log.info("learning rate of %s: %g", name, rates[name])
+    return rates
+
+
+def _candidates(name: str, settings: Settings) -> tuple[float, ...]:
+    if name in FEW_PARAMETER_METHODS:
+        return FEW_PARAMETER_METHODS[name].rates
+    middle = {"adalora": settings.finetune.adalora_learning_rate, "lora": settings.finetune.lora_learning_rate}[name]
+    return tuple(float(f"{factor * middle:.2g}") for factor in _RATE_FACTORS)
+
+
+def _sizes(name: str, plan: CurvePlan, run: str) -> Sequence[int]:
+    """Return the sizes of a method of PEFT that the run's model allows, in increasing order."""
+    if name not in FEW_PARAMETER_METHODS:
+        return sorted(plan.ranks)
+    return FEW_PARAMETER_METHODS[name].fitting_sizes([*RunFolder(run).record().shapes.values()])
+
+
+def _middle_size(name: str, plan: CurvePlan, run: str) -> int:
+    sizes = _sizes(name, plan, run)
+    return sizes[len(sizes) // 2]
+
+
+def _try_fingerprint(run: str, plan: CurvePlan, name: str, rate: float) -> str:
+    tuned = replace(plan, rates={name: rate}, baseline_steps=plan.tuning_steps, data=None)
+    return _fingerprint(RunFolder(run), tuned, f"{name} {_middle_size(name, plan, run)}")
+
+
+def _try_rate(run: str, plan: CurvePlan, name: str, rate: float, count_step: Callable[[], None]) -> float:
+    """Return the loss on the calibration samples after `tuning_steps`; infinite if the training diverges."""
+    settings = with_values(RunFolder(run).settings(), {**plan.overrides, "num_threads": 1})
+    bench, size = build_context(settings), _middle_size(name, plan, run)
+    try:
+        if name in FEW_PARAMETER_METHODS:
+            return measure_few_parameters(
+                settings,
+                bench.train,
+                bench.calibration,
+                method=name,
+                size=size,
+                learning_rate=rate,
+                steps=plan.tuning_steps,
+                bits=BASELINE_BITS[:1],
+                on_step=lambda step: count_step(),
+            )[0].evaluation.loss
+        found = measure_peft_baseline(
+            with_values(settings, {_RANK_METHODS[name]: rate}),
+            bench.train,
+            bench.calibration,
+            method=cast("PeftMethod", name),
+            rank=size,
+            steps=plan.tuning_steps,
+            on_step=lambda step: count_step(),
+        )
+        return found[0].evaluation.loss
+    except TrainingError:
+        return math.inf
+
+
+def _jobs(plan: CurvePlan, run: str) -> list[str]:
     """Return the jobs of a run, the longest first."""
-    trained = [f"{name} {rank}" for rank in sorted(plan.ranks, reverse=True) for name in ("adalora", "lora")]
-    return [job for job in [*trained, *CURVE_METHODS] if job.split()[0] in plan.methods and job not in PEFT_METHODS]
+    trained = [f"{name} {rank}" for rank in sorted(plan.ranks, reverse=True) for name in _RANK_METHODS]
+    trained += [f"{name} {size}" for name in FEW_PARAMETER_METHODS for size in reversed(_sizes(name, plan, run))]
+    trained += [f"{name} {size}" for size in plan.sizes for name in _SIZED]
+    alone = [name for name in CURVE_METHODS if name not in (*PEFT_METHODS, *_SIZED)]
+    return [job for job in [*trained, *alone] if job.split()[0] in plan.methods]
 
 
 def _num_steps(run: str, plan: CurvePlan, job: str) -> int:
-    if job.split()[0] in PEFT_METHODS:
+    if job.split()[0] in (*PEFT_METHODS, "seeded"):
         return plan.steps(run)
-    return {"stream": 1, "sized": len(plan.sizes)}.get(job, 0) * plan.packing.qat_steps or 1
+    return plan.packing.qat_steps or 1 if job.split()[0] in ("stream", "sized") else 1
 
 
 def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
@@ -176,14 +313,24 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     relevant: list[Any] = [__version__, _content(plan.data or (sources.eval if sources else None)), job]
     if name in PEFT_METHODS:
         # PEFT's adapters do not depend on the run's adapter or on settings of its own training.
-        other = {"lora": "adalora_learning_rate", "adalora": "lora_learning_rate"}[name]
         tuned = with_values(settings, plan.overrides)
         relevant += [
             tuned.model_dump(mode="json", include={"seed": True, "model": True, "data": _data_fields(tuned)}),
             tuned.adapter.model_dump(mode="json", exclude=_NOT_FOR_PEFT),
-            tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", "learning_rate", other}),
+            tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every", *_LEARNING_RATES}),
+            [plan.rates[name], BASELINE_BITS],
             plan.steps(str(folder.path)),
             # The number of samples that are excluded from training.
+            [settings.env.frozen_batches, settings.env.frozen_batch_size],
+        ]
+    elif name == "seeded":
+        tuned = with_values(settings, {**seeded_recipe(int(job.split()[1])), **plan.overrides})
+        relevant += [
+            tuned.model_dump(
+                mode="json", include={"seed": True, "model": True, "adapter": True, "data": _data_fields(tuned)}
+            ),
+            tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every"}),
+            plan.steps(str(folder.path)),
             [settings.env.frozen_batches, settings.env.frozen_batch_size],
         ]
     else:
@@ -194,7 +341,7 @@ def _fingerprint(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     if name not in ("full", "constant", "singular"):
         relevant.append(_content(sources.train if sources else None))
     if name in ("stream", "sized"):
-        relevant += [_stored(plan.packing), plan.sizes if name == "sized" else ()]
+        relevant += [_stored(plan.packing)]
     elif name in ("unpolished", "singular"):
         relevant.append(plan.packing.layers)
     if name == "unpolished":
@@ -266,20 +413,55 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     Raises:
         AirloraError: The run is not finished, its data are missing, or its adapter cannot be read.
     """
+    start = time.process_time()
+    points = _measure(run, plan, job, count_step)
+    seconds = time.process_time() - start
+    return [replace(point, cpu_seconds=seconds) for point in points]
+
+
+def _measure(run: str, plan: CurvePlan, job: str, count_step: Callable[[], None]) -> list[CurvePoint]:
     folder = RunFolder(run)
     settings = with_values(folder.settings(), {"num_threads": 1})
-    name, _, rank = job.partition(" ")
+    name, _, size = job.partition(" ")
     if name in PEFT_METHODS:
         settings = with_values(settings, plan.overrides)
     bench = build_context(settings)
     held_out = read_held_out(bench, settings, plan.data) or bench.eval
-    if name in PEFT_METHODS:
+    if name in FEW_PARAMETER_METHODS:
+        own = FEW_PARAMETER_METHODS[name]
+        label = f"{own.size_name} {size}" if own.size_name else "whole"
+        return [
+            CurvePoint(
+                run,
+                job,
+                f"{name} {point.bits} bit",
+                label,
+                point.payload_bytes,
+                0,
+                point.evaluation.score,
+                point.evaluation.loss,
+            )
+            for point in measure_few_parameters(
+                settings,
+                bench.train,
+                held_out,
+                method=name,
+                size=int(size),
+                learning_rate=plan.rates[name],
+                steps=plan.steps(run),
+                on_step=lambda step: count_step(),
+            )
+        ]
+    if name == "seeded":
+        return _measure_seeded(run, job, plan, settings, count_step)
+    if name in _RANK_METHODS:
+        settings = with_values(settings, {_RANK_METHODS[name]: plan.rates[name]})
         found = measure_peft_baseline(
             settings,
             bench.train,
             held_out,
             method=cast("PeftMethod", name),
-            rank=int(rank),
+            rank=int(size),
             steps=plan.steps(run),
             on_step=lambda step: count_step(),
         )
@@ -288,7 +470,7 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
                 run,
                 job,
                 f"{name} {point.bits} bit",
-                f"rank {rank}",
+                f"rank {size}",
                 point.payload_bytes,
                 point.num_components,
                 point.evaluation.score,
@@ -301,7 +483,7 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     if name == "stream":
         points = measurement.prefixes(plan.packing, count_step)
     elif name == "sized":
-        points = measurement.sized(plan.packing, plan.sizes, count_step)
+        points = measurement.sized(plan.packing, int(size), count_step)
     elif name in ("unpolished", "singular"):
         importance = "singular_value" if name == "singular" else plan.packing.importance
         finest = Packing(max_distortion=FINEST_DISTORTION, layers=plan.packing.layers, importance=importance)
@@ -313,6 +495,22 @@ def measure_job(run: str, plan: CurvePlan, job: str, count_step: Callable[[], No
     if name not in ("stream", "sized"):
         count_step()
     return points
+
+
+def _measure_seeded(
+    run: str, job: str, plan: CurvePlan, settings: Settings, count_step: Callable[[], None]
+) -> list[CurvePoint]:
+    """Return the point of a seeded adapter that is trained for the size of the job."""
+    recipe = seeded_recipe(int(job.split()[1]))
+    settings = with_values(settings, {**recipe, "finetune.steps": plan.steps(run), **plan.overrides})
+    bench = build_context(settings)
+    held_out = read_held_out(bench, settings, plan.data) or bench.eval
+    data = train_seeded_stream(bench, settings, on_step=lambda step: count_step())
+    decoded = decode_stream(data, strict=True)
+    batch_size = settings.finetune.eval_batch_size
+    found = predict_decoded(bench.adapted, decoded, held_out, bench.device, batch_size).evaluation
+    label = f"{settings.adapter.stream_bytes} B"
+    return [CurvePoint(run, job, "seeded", label, len(data), decoded.num_components, found.score, found.loss)]
 
 
 def _doubling(r_max: int) -> list[int]:
@@ -359,13 +557,10 @@ class _AdapterMeasurement:
             size *= PREFIX_RATIO
         return points + self._point(self.job, "whole", data)
 
-    def sized(self, packing: Packing, sizes: Sequence[int], count_step: Callable[[], None]) -> list[CurvePoint]:
-        """Return the point of one stream per size; a stream too small for components holds the head alone."""
-        points = []
-        for size in sizes:
-            data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
-            points += self._point("sized", f"{size} B", data)
-        return points
+    def sized(self, packing: Packing, size: int, count_step: Callable[[], None]) -> list[CurvePoint]:
+        """Return the point of a stream of a size; a stream too small for components holds the head alone."""
+        data = self._packed(replace(packing, max_bytes=size, whole=True), count_step)
+        return self._point("sized", f"{size} B", data)
 
     def _packed(self, packing: Packing, count_step: Callable[[], None]) -> bytes:
         return pack_adapter(

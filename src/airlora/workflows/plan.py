@@ -15,9 +15,10 @@ from rich.table import Table
 
 from airlora.adapters import load_adapter
 from airlora.channel import Link
-from airlora.codec import BitWidth, decode_stream, describe, encode_stream, truncate
-from airlora.errors import ChannelError, SettingsError
-from airlora.packing import Packing, make_encoder_input, predict_decoded
+from airlora.codec import BitWidth, StreamHeader, decode_stream, describe, encode_stream, truncate
+from airlora.errors import ChannelError, CheckpointError
+from airlora.files import read_bytes
+from airlora.packing import EncoderInput, Packing, make_encoder_input, pack_adapter, predict_decoded
 from airlora.policy import ConstantPolicy, import_policy
 from airlora.progress import ProgressReporter, SilentProgress
 from airlora.ranks import RankPattern
@@ -37,6 +38,7 @@ from airlora.training import (
     train_adalora,
     with_values,
 )
+from airlora.workflows.pack import default_qat_steps, pack_coefficients
 
 __all__ = ["LinkPlan", "PlannedPayload", "plan_figure", "plan_link", "plan_table"]
 
@@ -56,9 +58,6 @@ NOMINAL_BITS = 3.0
 
 MAX_ATTEMPTS = 8
 """Attempts of a policy at ranks whose stream fits the link."""
-
-MAX_BITS = 2.0**60
-"""Largest number of bits before a deadline. A higher one shows a wrong unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,7 @@ def plan_link(
     policy: str | None = None,
     data: str | None = None,
     adalora: bool = False,
+    qat_steps: int | None = None,
     watcher: ProgressReporter | None = None,
 ) -> LinkPlan:
     """Return the payload of a run's adapter for a link and a deadline, and alternatives.
@@ -146,6 +146,7 @@ def plan_link(
         adalora: Whether to train PEFT AdaLoRA too, from the run's r_max down to the link's budget, in as many steps as
             the run. The default data are then the run's evaluation data: the calibration samples determine the
             importance of the stream's components, which would favour the stream.
+        qat_steps: Steps of quantisation-aware fine-tuning of the stream. None selects those of the run's settings.
         watcher: Receiver of the progress.
 
     Raises:
@@ -159,10 +160,12 @@ def plan_link(
     asked = policy or (STREAM if bits == "auto" else "greedy")
     wanted: list[tuple[str, BitWidth]] = [(asked, bits), (STREAM, "auto"), ("greedy", 32), ("constant", 32)]
     wanted = list(dict.fromkeys(wanted))
-    watcher.phase("planning", len(wanted))
     found = []
+    tuned = planner.tuned_stream(default_qat_steps(run) if qat_steps is None else qat_steps, watcher)
+    watcher.phase("planning", len(wanted))
     for number, (name, precision) in enumerate(wanted, 1):
-        payload = planner.payload(name, precision)
+        is_tuned = tuned is not None and (name, precision) == (STREAM, "auto")
+        payload = tuned if is_tuned else planner.payload(name, precision)
         if payload is None and number == 1:
             raise ChannelError(
                 f"link of {link.snr_db:g} dB, {link.bandwidth_hz:g} Hz: carries {planner.budget_bytes} bytes before "
@@ -197,16 +200,14 @@ class _Planner:
             "channel.deadline_mode": "project",
             "env.objective": "frozen",
             "env.cost_weight": 0.0,
+            # Policies choose among the components of a seeded adapter as among free ones.
+            "adapter.form": "free",
         }
         if rate_model is not None:
             overrides["channel.rate"] = rate_model
         self._settings: Settings = with_values(settings, overrides)
         self.capacity_bps = link.capacity_bps(self._settings.channel)
-        if not self.capacity_bps * deadline_s < MAX_BITS:
-            raise SettingsError.of(
-                "deadline_s", deadline_s, f"a time in which the link carries fewer than {MAX_BITS:g} bits"
-            )
-        self.budget_bytes = int(self.capacity_bps * deadline_s / 8)
+        self.budget_bytes = link.carried_bytes(self._settings.channel, deadline_s)
         self._bench: RunContext = build_context(self._settings)
         self.metric = self._bench.task.metrics[0]
         load_adapter(self._bench.adapted, self._folder.adapter_path)
@@ -216,7 +217,9 @@ class _Planner:
             self._settings.compute_options(self._bench.device),
             calibration=self._bench.calibration,
         )
-        self._header = stream_header(self._bench.adapted, self._settings, self._bench.fingerprint, self._bench.task)
+        own = stream_header(self._bench.adapted, settings, self._bench.fingerprint, self._bench.task)
+        self._seeded = own if own.basis is not None else None
+        self._header = replace(own, basis=None)
         held_out = read_held_out(self._bench, self._settings, data)
         others = self._bench.eval if on_eval else self._bench.calibration
         self._data = others if held_out is None else held_out
@@ -225,6 +228,9 @@ class _Planner:
 
     def payload(self, policy: str, bits: BitWidth) -> PlannedPayload | None:
         """Return the payload of a policy at a precision; None if the link does not carry it."""
+        if policy == STREAM and bits == "auto" and self._seeded is not None:
+            candidates = [self._measured(policy, bits, data) for data in self._seeded_streams(self._seeded)]
+            return min(candidates, key=lambda own: own.expected_loss, default=None)
         if policy == STREAM:
             data = self._encode(RankPattern.constant(self._header.modules, self._header.r_max), bits)
             fits = self._within_budget(data)
@@ -241,6 +247,34 @@ class _Planner:
             # A policy does not count header, digests and classification head.
             share *= 0.98 * self.budget_bytes / len(data)
         return None
+
+    def tuned_stream(self, qat_steps: int, watcher: ProgressReporter) -> PlannedPayload | None:
+        """Return the payload after quantisation-aware fine-tuning for receivers of the whole stream.
+
+        Args:
+            qat_steps: Steps of the fine-tuning.
+            watcher: Receiver of the progress.
+
+        Returns:
+            The payload. None for 0 steps, for a seeded adapter, or if the link carries no stream or all components.
+        """
+        if not qat_steps or self._seeded is not None or not self.budget_bytes:
+            return None
+        if len(self._pack(self._source, Packing(max_distortion=FINEST_DISTORTION))) <= self.budget_bytes:
+            return None
+        bench = self._bench
+        data = pack_adapter(
+            bench.adapted,
+            self._header,
+            Packing(max_bytes=self.budget_bytes, qat_steps=qat_steps, whole=True),
+            self._settings.compute_options(bench.device),
+            calibration=bench.calibration,
+            train=bench.train,
+            watcher=watcher,
+        )
+        if len(data) > self.budget_bytes:
+            return None
+        return self._measured(STREAM, "auto", data)
 
     def trained_adalora(self, watcher: ProgressReporter) -> PlannedPayload | None:
         """Return the payload of PEFT AdaLoRA, trained in float32 for the link's budget.
@@ -270,6 +304,15 @@ class _Planner:
         num_bytes = BYTES_PER_FLOAT * (found.num_params + num_head)
         return self._payload(ADALORA, 32, found.rank_pattern.to_dict(), num_bytes, found.evaluation, b"")
 
+    def _seeded_streams(self, header: StreamHeader) -> list[bytes]:
+        """Return what the link carries of a seeded adapter: its stream, or a prefix and a coarser stream."""
+        data = read_bytes(self._folder.stream_path, "stream of the run", CheckpointError)
+        if len(data) <= self.budget_bytes:
+            return [data]
+        coarser = pack_coefficients(self._folder, header, max_bytes=max(1, self.budget_bytes))
+        found = [self._within_budget(data), coarser]
+        return [own for own in found if own is not None and len(own) <= self.budget_bytes]
+
     def _decide(self, name: str, bits: BitWidth, share: float) -> RankPattern:
         bits_per_param = NOMINAL_BITS if bits == "auto" else float(bits)
         channel = self._settings.channel.model_copy(
@@ -288,18 +331,17 @@ class _Planner:
 
     def _encode(self, pattern: RankPattern, bits: BitWidth) -> bytes:
         source = self._source.truncated(pattern)
-
-        def encoded(packing: Packing) -> bytes:
-            # One layer: the stream is for this link alone.
-            options = replace(packing, layers=1).options(has_head=bool(source.head))
-            return encode_stream(self._header, source.updates, source.head, **source.with_rounding(options))
-
         if bits != "auto":
-            return encoded(Packing(bits=bits))
-        finest = encoded(Packing(max_distortion=FINEST_DISTORTION))
+            return self._pack(source, Packing(bits=bits))
+        finest = self._pack(source, Packing(max_distortion=FINEST_DISTORTION))
         if len(finest) <= self.budget_bytes:
             return finest
-        return encoded(Packing(max_bytes=max(1, self.budget_bytes)))
+        return self._pack(source, Packing(max_bytes=max(1, self.budget_bytes)))
+
+    def _pack(self, source: EncoderInput, packing: Packing) -> bytes:
+        # One layer: the stream is for this link alone.
+        options = replace(packing, layers=1).options(has_head=bool(source.head))
+        return encode_stream(self._header, source.updates, source.head, **source.with_rounding(options))
 
     def _within_budget(self, data: bytes) -> bytes | None:
         """Return the longest prefix that the link carries; None if it lacks a part of the classification head."""

@@ -232,14 +232,24 @@ def test_a_component_is_present_while_the_encoder_sends_it(trained: tuple[Settin
     student = _Student(bench.adapted, components_of(bench.adapted), first, bench.device)
     name = first.items[0].module
     lam = parameter_names(bench, name)[1]
-    assert student.state(len(first.items))[lam].tolist() == [1.0, 1.0]
+    place = list(bench.adapted.shapes).index(name)
+
+    def present(num_items: int) -> list[float]:
+        """Return lam, which has an entry for each component up to the last one that is received."""
+        own: list[float] = student.state(num_items)[lam].tolist()
+        assert student.ranks(num_items)[place] == len(own)
+        return own
+
+    assert present(len(first.items)) == [1.0, 1.0]
     student.set_rounding(replace(first, items=tuple(item for item in first.items if item.module != name)))
-    assert student.state(len(first.items))[lam].tolist() == [0.0, 0.0]
+    assert present(len(first.items)) == []
+    student.set_rounding(replace(first, items=tuple(item for item in first.items if item.index == 1)))
+    assert present(len(first.items)) == [0.0, 1.0]
     student.set_rounding(replace(first, items=()))
     assert student.draw_prefix(np.random.default_rng(0), 2000.0, 0.0) == (1, False)
-    assert student.state(1)[lam].tolist() == [0.0, 0.0]
+    assert present(1) == []
     student.set_rounding(first)
-    assert student.state(1)[lam].tolist() == [1.0, 0.0]
+    assert present(1) == [1.0]
 
 
 def test_a_loss_that_explodes_is_refused(trained: tuple[Settings, RunContext]) -> None:

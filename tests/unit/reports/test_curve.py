@@ -9,10 +9,13 @@ from airlora.errors import SettingsError
 from airlora.reports.curve import (
     CurvePoint,
     CurveRow,
+    best_within,
     byte_saving,
     curve_figure,
     curve_findings,
     curve_table,
+    pareto_front,
+    size_table,
     smallest_close,
     summarise_curve,
     write_curve_report,
@@ -130,10 +133,10 @@ def test_means_include_only_points_of_every_run() -> None:
     assert found.loss_interval == 0.0
 
 
-def test_the_figure_names_every_series() -> None:
+def test_the_figure_names_every_method() -> None:
     rows = [*line("stream", 1.0), *line("constant 8 bit", 3.0), row("full 32 bit", 1e6, 0.9)]
     figure = curve_figure(rows)
-    for name in ("stream", "constant 8 bit", "full 32 bit", "bytes sent, classification head included"):
+    for name in (">stream<", ">constant<", ">full<", "bytes sent, classification head included"):
         assert name in figure
 
 
@@ -151,3 +154,29 @@ def test_the_widest_table_fits_into_eighty_columns() -> None:
     Console(file=screen, width=80).print(curve_table([widest]))
     for cell in ("constant 32 bit", "11314 B", "1,332,437", "288", "87.35 ± 21.94", "0.321 ± 0.129"):
         assert cell in screen.getvalue()
+
+
+def test_a_method_has_the_best_of_its_precisions_within_a_size() -> None:
+    rows = [
+        row("lora 32 bit", 4000, 0.80, 0.40),
+        row("lora 4 bit", 1000, 0.75, 0.45),
+        row("lora 4 bit", 2000, 0.78, 0.50),
+        row("lora 8 bit", 3000, 0.79, 0.41),
+        row("stream", 3500, 0.79, 0.39),
+    ]
+    assert [own.loss for own in pareto_front(rows[:4])] == [0.45, 0.41, 0.40]
+    assert [own.score for own in pareto_front(rows[:4], "accuracy")] == [0.75, 0.78, 0.79, 0.80]
+    assert best_within(rows, "lora", 2500).loss == 0.45
+    assert best_within(rows, "lora", 999) is None
+    headings, lines = size_table(rows, (900, 2000, 4000))
+    assert headings == ["method", "0.9 kB", "2 kB", "4 kB"]
+    assert lines == [["stream", "–", "–", "**0.390**"], ["lora", "–", "**0.450**", "0.400"]]
+
+
+def test_the_saving_at_equal_loss_is_that_of_the_best_precisions() -> None:
+    def losses(series: str, factor: float) -> list[CurveRow]:
+        return [row(series, factor * 1000 * 2**place, 0.8, 0.5 - 0.03 * place) for place in range(5)]
+
+    rows = [*losses("stream", 1.0), *losses("unilora 32 bit", 8.0), *losses("unilora 4 bit", 2.0)]
+    assert byte_saving(rows, "stream", "unilora 32 bit", quantity="loss").mean == pytest.approx(7 / 8)
+    assert byte_saving(rows, "stream", "unilora", quantity="loss").mean == pytest.approx(1 / 2)

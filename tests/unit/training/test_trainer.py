@@ -11,7 +11,17 @@ from airlora.policy import load_policy
 from airlora.ranks import RankPattern
 from airlora.tasks import predict
 from airlora.text import TokenizerVocabulary
-from airlora.training import Interrupted, RunFolder, Settings, Trainer, load_settings, open_run, read_metrics, train
+from airlora.training import (
+    Interrupted,
+    RunFolder,
+    Settings,
+    Trainer,
+    load_settings,
+    open_run,
+    read_metrics,
+    seeded_recipe,
+    train,
+)
 
 
 def with_(settings: Settings, **overrides: Any) -> Settings:
@@ -206,3 +216,15 @@ def test_a_run_with_head_and_alignment_steps_resumes_to_the_same_result(
         assert train(chosen, tmp_path / name, resume=True) == expected
         for file in ("adapter.safetensors", "metrics.jsonl"):
             assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("at", [4, 9])
+def test_a_seeded_run_resumes_to_the_same_result(settings: Settings, tmp_path: Path, at: int) -> None:
+    recipe = {key.replace(".", "__"): value for key, value in seeded_recipe(1200).items()}
+    chosen = with_(settings, **{**recipe, "finetune__rounding_start": 0.5})
+    expected = train(chosen, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(chosen, tmp_path / "broken", progress=Recorder(("fine-tuning", at)))
+    assert train(chosen, tmp_path / "broken", resume=True) == expected
+    for file in ("adapter.safetensors", "coefficients.safetensors", "stream.airs", "metrics.jsonl"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes(), file
