@@ -113,7 +113,7 @@ def train(
     """Fine-tune an adapter, train the policy, and choose the ranks for the reference link.
 
     The reference link has the middle of the settings' SNRs and bandwidths. The printed metrics and parameter counts
-    are those of the rank pattern that the policy chooses for this link.
+    are those of the rank pattern that the policy chooses for this link. With --size they are those of the stream.
 
     `--set` overrides the other options, which override `--config`, which overrides the preset.
     """
@@ -166,8 +166,6 @@ def train(
         "num_head_params": record.num_head_params,
         "policy": record.policy,
     }
-    if record.stream is not None:
-        result["stream"] = record.stream
     rows = {metric.name: metric.text(record.metrics[metric.name]) for metric in record.task.metrics} | {
         "adapter parameters": f"{record.num_params:,}",
         "head parameters": f"{record.num_head_params:,}",
@@ -176,6 +174,10 @@ def train(
         "steps": str(record.steps),
     }
     if record.stream is not None:
-        rows["stream"] = f"{record.stream['bytes']:,} bytes"
-        rows |= {f"{own.name} of the stream": own.text(record.stream[own.name]) for own in record.task.metrics}
+        # Metrics and numbers of parameters over the reference link say nothing about the stream.
+        result["stream"] = record.stream
+        qat_steps = resolved.finetune.qat_steps
+        rows = {"stream": f"{out / 'stream.airs'}, {record.stream['bytes']:,} bytes"}
+        rows |= {own.name: own.text(record.stream[own.name]) for own in record.task.metrics}
+        rows["steps"] = f"{record.steps}" + (f", then {qat_steps} quantisation-aware" if qat_steps else "")
     print_result(result, two_columns(str(out), rows), as_json=as_json)
