@@ -105,12 +105,12 @@ class SeededBasis:
         Yields:
             Indices among all D coefficients, one of every chunk, uint32 [num_chunks, rank, d_out + d_in].
         """
-        first = 0
-        for shape in shapes.values():
-            count = self.rank * (shape.d_out + shape.d_in)
-            entries = np.arange(first, first + count, dtype=np.uint64)
-            yield self._hashed(entries).reshape(len(self.sizes), self.rank, shape.d_out + shape.d_in)
-            first += count
+        for shape, first in self._places(shapes):
+            width = shape.d_out + shape.d_in
+            found = np.empty((len(self.sizes), self.rank, width), dtype=np.uint32)
+            for chunk, component in np.ndindex(*found.shape[:2]):
+                found[chunk, component] = self._hashed(chunk, first + component * width, width)
+            yield found
 
     def components(self, coefficients: Array, shapes: Mapping[str, ModuleShape]) -> Iterator[tuple[str, Array, Array]]:
         """Yield name, U [d_out, rank] and V [rank, d_in] of each module.
@@ -125,20 +125,31 @@ class SeededBasis:
         if coefficients.shape != (self.size,):
             raise CodecError.of("shape of the coefficients", coefficients.shape, str((self.size,)))
         values = coefficients.astype(np.float32)
-        for (name, shape), indices in zip(shapes.items(), self.indices(shapes), strict=True):
-            entries = values[indices[0]]
-            for own in indices[1:]:
-                entries += values[own]
+        for (name, shape), (_, first) in zip(shapes.items(), self._places(shapes), strict=True):
+            width = shape.d_out + shape.d_in
+            entries = np.zeros((self.rank, width), dtype=np.float32)
+            for component, chunk in np.ndindex(self.rank, len(self.sizes)):
+                entries[component] += values[self._hashed(chunk, first + component * width, width)]
             yield name, np.ascontiguousarray(entries[:, : shape.d_out].T), entries[:, shape.d_out :].copy()
 
-    def _hashed(self, entries: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    def _places(self, shapes: Mapping[str, ModuleShape]) -> Iterator[tuple[ModuleShape, int]]:
+        """Yield the shape of every module and the number of its first entry."""
+        first = 0
+        for shape in shapes.values():
+            yield shape, first
+            first += self.rank * (shape.d_out + shape.d_in)
+
+    def _hashed(self, chunk: int, first: int, count: int) -> NDArray[np.uint32]:
+        """Return the coefficients of a chunk at `count` entries from `first` on, as indices among all D.
+
+        The memory is that of some arrays of `count` numbers: a stream must not make it grow by its number of chunks.
+        """
         # Wraps modulo 2^64, as in SplitMix64; seeded with the hash of seed and chunk, so that they do not overlap.
-        chunks = np.arange(len(self.sizes), dtype=np.uint64)[:, None]
-        start = _mix((chunks << np.uint64(32)) + np.uint64(self.seed) + _GOLDEN)
+        entries = np.arange(first, first + count, dtype=np.uint64)
+        start = _mix(np.array([(chunk << 32) + self.seed], dtype=np.uint64) + _GOLDEN)
         upper = _mix(start + (entries + np.uint64(1)) * _GOLDEN) >> np.uint64(32)
-        sizes = np.array(self.sizes, dtype=np.uint64)[:, None]
-        firsts = np.cumsum(sizes, axis=0) - sizes
-        return (firsts + ((upper * sizes) >> np.uint64(32))).astype(np.uint32)
+        size = np.uint64(self.sizes[chunk])
+        return (np.uint64(sum(self.sizes[:chunk])) + ((upper * size) >> np.uint64(32))).astype(np.uint32)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

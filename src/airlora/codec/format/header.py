@@ -208,6 +208,8 @@ def _unpack_basis(reader: ByteReader, limits: Limits) -> SeededBasis:
     num_chunks = reader.read_varint("chunks of coefficients", limits.max_tensors)
     max_size = min(limits.max_values, MAX_BASIS_SIZE)
     sizes = tuple(reader.read_varint("coefficients of a chunk", max_size) for _ in range(num_chunks))
+    if sum(sizes) > max_size:
+        raise CodecError.of("header: coefficients", sum(sizes), f"at most {max_size}")
     return SeededBasis(sizes, rank, seed)
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -137,3 +138,24 @@ def test_a_basis_larger_than_the_limits_is_refused_before_it_is_built() -> None:
     data = pack_index(replace(HEADER, basis=SeededBasis((10,), 4)), [b"x"])
     with pytest.raises(CodecError, match=r"values of the seeded basis = 480: allowed is at most 479"):
         unpack_index(data, Limits(max_values=479))
+
+
+def test_chunks_larger_together_than_the_limits_are_refused() -> None:
+    data = pack_index(replace(HEADER, basis=SeededBasis((300, 300), 2)), [b"x"])
+    with pytest.raises(CodecError, match=r"header: coefficients = 600: allowed is at most 500"):
+        unpack_index(data, Limits(max_values=500))
+
+
+def test_the_memory_of_the_components_does_not_grow_with_the_number_of_chunks() -> None:
+    shapes = {"wide": ModuleShape(20_000, 20_000)}
+
+    def peak_bytes(num_chunks: int) -> int:
+        basis = SeededBasis((10,) * num_chunks, 4)
+        tracemalloc.start()
+        try:
+            next(basis.components(np.zeros(basis.size, np.float32), shapes))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_bytes(32) < 1.2 * peak_bytes(1)
