@@ -133,8 +133,9 @@ def test_a_link_and_a_deadline_set_the_size(tiny_model: Path, tiny_data: tuple[P
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--snr-db", 5), "--snr-db and --bandwidth-hz"),
-        (("--snr-db", 5, "--bandwidth-hz", 1e4, "--size", "4kB"), "--snr-db and --bandwidth-hz"),
+        (("--snr-db", 5), "--snr-db, --bandwidth-hz, --deadline-s"),
+        (("--deadline-s", 5), "--snr-db, --bandwidth-hz, --deadline-s"),
+        (("--snr-db", 5, "--bandwidth-hz", 1e4, "--size", "4kB"), "--snr-db, --bandwidth-hz, --deadline-s"),
         (("--snr-db", 5, "--bandwidth-hz", 1e4, "--deadline-s", 0), "deadline_s = 0"),
         (("--size", "2kB", "--size", "2100"), "difference of two sizes"),
         (("--size", "500"), "size = '500 bytes'"),

@@ -15,7 +15,6 @@ SETTINGS = {
     "finetune.precision": "float32",
     "finetune.eval_every": 100,
     "adapter.r_max": 4,
-    "policy.constant_rank": 4,
     "env.frozen_batch_size": 6,
     "env.frozen_batches": 3,
     "num_threads": 1,

@@ -56,7 +56,7 @@ class AdapterSettings(Section):
     num_coefficients: Annotated[
         tuple[PositiveInt, ...],
         Field(min_length=1),
-        BeforeValidator(lambda given: (given,) if isinstance(given, int) else given),
+        BeforeValidator(lambda given: (given,) if type(given) is int else given),
     ] = (10_000,)
     """Coefficients of the seeded form in each chunk. Every prefix of the chunks is a valid adapter."""
     basis_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

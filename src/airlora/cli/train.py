@@ -99,7 +99,10 @@ def train(
     bandwidth_hz: Annotated[
         float | None, typer.Option(metavar="HZ", help="Bandwidth of this link, Hz, such as 10e3.", show_default="none")
     ] = None,
-    deadline_s: Annotated[float, typer.Option(metavar="S", help="Time for the transfer over this link, s.")] = 1.0,
+    deadline_s: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Time for the transfer over this link, s.", show_default="1"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Seed of all random generators.", show_default="42")
     ] = None,
@@ -134,15 +137,18 @@ def train(
     }
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
     sizes = [parse_size(own) for own in size or []]
-    if snr_db is not None or bandwidth_hz is not None:
+    if snr_db is not None or bandwidth_hz is not None or deadline_s is not None:
         if snr_db is None or bandwidth_hz is None or sizes:
-            raise SettingsError("--snr-db and --bandwidth-hz: allowed are both together, without --size")
+            raise SettingsError(
+                "--snr-db, --bandwidth-hz, --deadline-s: allowed are the first two together, and the third with them, "
+                "without --size"
+            )
         channel = load_settings(preset, config, given).channel
-        sizes = [Link(snr_db, bandwidth_hz).carried_bytes(channel, deadline_s)]
+        sizes = [Link(snr_db, bandwidth_hz).carried_bytes(channel, 1.0 if deadline_s is None else deadline_s)]
     if sizes:
         num_steps = load_settings(preset, config, given).finetune.steps
         given.pop("finetune.steps", None)
-        given = recipe_for_sizes(*sizes, steps=num_steps) | given
+        given = recipe_for_sizes(*sizes, steps=num_steps, given=given)
     if policy is not None:
         import_policy(policy)
     classes = given.keys() & {"channel.process", "policy.name"}

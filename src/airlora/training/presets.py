@@ -232,15 +232,17 @@ _QAT_SHARE = 0.2
 _FIXED_BYTES, _BYTES_PER_CHUNK, _BITS_PER_COEFFICIENT = 420, 50, 1.7
 
 
-def recipe_for_sizes(*sizes_bytes: int, steps: int) -> dict[str, Any]:
+def recipe_for_sizes(*sizes_bytes: int, steps: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings that train the best adapter for one or several sizes of its stream, by dotted key.
 
     Args:
         sizes_bytes: Size of the stream and of the prefixes that are trained too, bytes.
         steps: Training steps in all.
+        given: Settings that replace those of the recipe, by dotted key. The others follow from `adapter.form`,
+            `adapter.r_max` and `finetune.qat_steps` among them.
 
     Raises:
-        SettingsError: A size cannot be trained.
+        SettingsError: A size cannot be trained, or QAT leaves no other step.
 
     Examples:
         >>> recipe_for_sizes(2000, steps=1000)["adapter.form"]
@@ -248,12 +250,27 @@ def recipe_for_sizes(*sizes_bytes: int, steps: int) -> dict[str, Any]:
         >>> recipe = recipe_for_sizes(8000, steps=1000)
         >>> recipe["adapter.form"], recipe["finetune.steps"], recipe["finetune.qat_steps"]
         ('free', 800, 200)
+        >>> recipe_for_sizes(8000, steps=1000, given={"finetune.qat_steps": 100})["finetune.steps"]
+        900
     """
-    if max(sizes_bytes, default=0) <= BEST_SEEDED_BYTES:
-        return {**seeded_recipe(*sizes_bytes), "finetune.steps": steps}
+    given = given or {}
+    best_form = "seeded" if max(sizes_bytes, default=0) <= BEST_SEEDED_BYTES else "free"
+    if given.get("adapter.form", best_form) == "seeded":
+        recipe = {**seeded_recipe(*sizes_bytes), "finetune.steps": steps}
+    else:
+        recipe = _free_recipe(*sizes_bytes, steps=steps, qat_steps=given.get("finetune.qat_steps"))
+    if "adapter.r_max" in given:
+        recipe["policy.constant_rank"] = given["adapter.r_max"]
+    return recipe | dict(given)
+
+
+def _free_recipe(*sizes_bytes: int, steps: int, qat_steps: Any) -> dict[str, Any]:
     if min(sizes_bytes) < MIN_SEEDED_BYTES:
         raise SettingsError.of("size", f"{min(sizes_bytes)} bytes", f"{MIN_SEEDED_BYTES} bytes or more")
-    qat_steps = round(_QAT_SHARE * steps)
+    if type(qat_steps) is not int:  # Another type is refused when the settings are loaded.
+        qat_steps = round(_QAT_SHARE * steps)
+    if qat_steps >= steps:
+        raise SettingsError.of("finetune.qat_steps", qat_steps, f"below the number of all steps, {steps}")
     own_steps = steps - qat_steps
     return {
         "adapter.form": "free",
