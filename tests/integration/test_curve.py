@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airlora.packing import Packing
-from airlora.workflows.curve import _stored
+from airlora.workflows.curve_jobs import _stored
 from commands import airlora, refused, tiny_flags
 
 STEPS = ("--baseline-steps", 10, "--tuning-steps", 2)

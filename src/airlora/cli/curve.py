@@ -96,16 +96,11 @@ def curve(
     settings of PEFT's adapters. `--set finetune.adalora_learning_rate=0.004` takes this rate without a try.
     """
     from airlora.packing import Packing
-    from airlora.reports.curve import (
-        CURVE_METHODS,
-        curve_findings,
-        curve_results,
-        curve_table,
-        summarise_curve,
-        write_curve_report,
-    )
+    from airlora.reports.curve import curve_findings, curve_results, curve_table, write_curve_report
+    from airlora.reports.curve_points import CURVE_METHODS, summarise_curve
     from airlora.training import RunFolder
-    from airlora.workflows.curve import DEFAULT_SIZES, CurvePlan, run_curve
+    from airlora.workflows.curve import run_curve
+    from airlora.workflows.curve_jobs import DEFAULT_SIZES, CurvePlan
 
     plan = CurvePlan(
         packing=Packing(**parse_precision("auto", distortion, size), qat_steps=qat_steps, importance=importance),

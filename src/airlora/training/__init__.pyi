@@ -36,6 +36,7 @@ from .peft_baselines import train_adalora_sweep as train_adalora_sweep
 from .peft_baselines import train_baseline as train_baseline
 from .policies import build_policy as build_policy
 from .policies import problem_of as problem_of
+from .presets import MIN_SEEDED_BYTES as MIN_SEEDED_BYTES
 from .presets import recipe_for_sizes as recipe_for_sizes
 from .presets import seeded_recipe as seeded_recipe
 from .processes import Job as Job

@@ -18,6 +18,7 @@ from airlora.errors import SettingsError
 from airlora.settings.loading import merge, nest, value_at
 
 __all__ = [
+    "MIN_SEEDED_BYTES",
     "PRESETS",
     "REPAIRS",
     "TABLE_II",

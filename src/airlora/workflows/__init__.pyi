@@ -1,5 +1,5 @@
-from .curve import CurvePlan as CurvePlan
 from .curve import run_curve as run_curve
+from .curve_jobs import CurvePlan as CurvePlan
 from .delivery_demo import DEMO_LINKS as DEMO_LINKS
 from .delivery_demo import DeviceOutcome as DeviceOutcome
 from .delivery_demo import deliver as deliver

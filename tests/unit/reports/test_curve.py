@@ -7,18 +7,20 @@ from rich.console import Console
 
 from airlora.errors import SettingsError
 from airlora.reports.curve import (
+    curve_figure,
+    curve_findings,
+    curve_table,
+    size_table,
+    smallest_close,
+    write_curve_report,
+)
+from airlora.reports.curve_points import (
     CurvePoint,
     CurveRow,
     best_within,
     byte_saving,
-    curve_figure,
-    curve_findings,
-    curve_table,
     pareto_front,
-    size_table,
-    smallest_close,
     summarise_curve,
-    write_curve_report,
 )
 from airlora.tasks import Classification
 
