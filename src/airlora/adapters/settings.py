@@ -11,7 +11,7 @@ from airlora.settings.fields import Fraction, NonNegative, Positive, PositiveInt
 __all__ = ["AdapterForm", "AdapterSettings", "FfnUpdate"]
 
 AdapterForm = Literal["free", "seeded"]
-"""What is trained and sent.
+"""Form of the adapter: the numbers that are trained and sent.
 
 | value | trained and sent |
 |---|---|
@@ -52,7 +52,7 @@ class AdapterSettings(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass. Saves memory and costs time."""
     form: AdapterForm = "free"
-    """What is trained and sent: the components, or few coefficients that a seed spreads over their entries."""
+    """Form of the adapter: the components, or few coefficients that a seed spreads over their entries."""
     num_coefficients: Annotated[
         tuple[PositiveInt, ...],
         Field(min_length=1),

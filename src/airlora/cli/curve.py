@@ -65,11 +65,10 @@ def curve(
         typer.Option(
             "--method",
             metavar="M",
-            help="Measure only this method: `stream`, `sized` (see --for), `unpolished` (without QAT), `singular` "
-            "(importance by singular value), `constant` (one rank for all modules), `full` (all components), "
-            "`seeded` (see `airlora train --size`; sizes by --for), or a "
-            "method of PEFT: `adalora`, `lora`, `unilora`, `vera`, `fourierft`, `tinylora`, `vblora`, `ia3`, "
-            "`ln_tuning`; repeatable.",
+            help="Measure only this method; repeatable. Streams: `stream`, `sized` (see --for), `seeded` (see "
+            "`airlora train --size`; sizes by --for), `unpolished` (without QAT), `singular` (importance by singular "
+            "value). Fixed precisions: `constant` (one rank for all modules), `full` (all components). Methods of "
+            "PEFT: `adalora`, `lora`, `unilora`, `vera`, `fourierft`, `tinylora`, `vblora`, `ia3`, `ln_tuning`.",
             show_default="all",
         ),
     ] = None,

@@ -82,9 +82,9 @@ def train(
         typer.Option(
             metavar="SIZE",
             help="Train the best adapter for a stream of this size, such as 4kB, and write the stream to "
-            "RUN/stream.airs. A fifth of the steps are quantisation-aware. Below 2.5 kB, few coefficients that a seed "
-            "spreads over all components are trained instead of the components. Repeatable: the stream has the largest "
-            "size, and prefixes of the smaller sizes are trained too.",
+            "RUN/stream.airs. Up to 2.5 kB, the adapter is a few coefficients that a seed spreads over all components. "
+            "Above, it is the components themselves, and a fifth of the steps are quantisation-aware. Repeatable: the "
+            "stream has the largest size, and its prefixes of the smaller sizes are trained too.",
             show_default="none: no stream",
         ),
     ] = None,

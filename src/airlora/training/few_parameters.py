@@ -146,7 +146,7 @@ FEW_PARAMETER_METHODS: Mapping[str, FewParameterMethod] = {
         (0.007, 0.02, 0.06),
         _unilora,
     ),
-    "vera": FewParameterMethod("VeRA", peft.VeraConfig, "r", (16, 64, 256), (0.003, 0.01, 0.03), _vera),
+    "vera": FewParameterMethod("VeRA", peft.VeraConfig, "r", (16, 256), (0.003, 0.01, 0.03), _vera),
     "fourierft": FewParameterMethod(
         "FourierFT",
         peft.FourierFTConfig,
