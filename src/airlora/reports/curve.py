@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from airlora.files import make_folder, write_bytes
-from airlora.reports.curve_points import CURVE_METHODS, CurveRow, best_within, byte_saving, pareto_front
+from airlora.reports.curve_points import (
+    CURVE_METHODS,
+    PEFT_METHODS,
+    CurveRow,
+    Saving,
+    best_within,
+    byte_saving,
+    lead_within,
+    pareto_front,
+)
 from airlora.reports.figures import new_figure, score_axis, styled
 
 __all__ = [
@@ -67,27 +77,33 @@ TABLE_SIZES = (1500, 2000, 3000, 4000, 6000, 8000, 11_000, 16_000, 32_000)
 def size_table(rows: Sequence[CurveRow], sizes: Sequence[int] = TABLE_SIZES) -> tuple[list[str], list[list[str]]]:
     """Return headings and lines of a table: the least loss of every method within each size.
 
-    The least loss within a size is in bold type, as in Markdown.
+    The least loss within a size is in bold type, as in Markdown. If the rows have streams and methods of PEFT, the last
+    line shows the difference between the best of both, see `lead_within`.
 
     Args:
         rows: Result of `summarise_curve`.
         sizes: Sizes, bytes.
     """
     methods = [name for name in CURVE_METHODS if any(row.method == name for row in rows)]
-    best = {(name, size): best_within(rows, name, size) for name in methods for size in sizes}
+    best = {(name, size): best_within(rows, [name], size) for name in methods for size in sizes}
     least = {size: min((own.loss for name in methods if (own := best[name, size])), default=0.0) for size in sizes}
     lines = []
     for name in methods:
         cells = [name]
         for size in sizes:
             own = best[name, size]
-            if own is None:
-                cells.append("–")
-                continue
-            text = f"{own.loss:.3f}" + (f" ± {own.loss_interval:.3f}" if own.loss_interval is not None else "")
-            cells.append(f"**{text}**" if own.loss == least[size] else text)
+            text = "–" if own is None else _with_interval(own.loss, own.loss_interval)
+            cells.append(f"**{text}**" if own is not None and own.loss == least[size] else text)
         lines.append(cells)
+    if any(name in STREAMS for name in methods) and any(name in PEFT_METHODS for name in methods):
+        leads = [lead_within(rows, STREAMS, PEFT_METHODS, size) for size in sizes]
+        texts = ["–" if own is None else _with_interval(own.mean, own.interval, sign="+") for own in leads]
+        lines.append(["best stream minus best of PEFT", *texts])
     return ["method", *(_size(size) for size in sizes)], lines
+
+
+def _with_interval(mean: float, interval: float | None, *, sign: str = "") -> str:
+    return f"{mean:{sign}.3f}" + ("" if interval is None else f" ± {interval:.3f}")
 
 
 def smallest_close(rows: Sequence[CurveRow], series: str = "stream") -> CurveRow | None:
@@ -120,15 +136,12 @@ def curve_findings(rows: Sequence[CurveRow]) -> list[str]:
         if full is not None and any(row.series == series for row in rows):
             close = smallest_close(rows, series)
             lines.append(_closeness(title, full, baseline, close, _cheapest(rows, close)))
-    names = dict.fromkeys(row.series for row in rows)
-    for other in names:
-        saving = None if other == "stream" or "stream" not in names else byte_saving(rows, "stream", other)
+    for name, saving in _loss_savings(rows).items():
         if saving is not None:
-            word = "saves" if saving.mean >= 0 else "costs"
+            word = "save" if saving.mean >= 0 else "cost"
             width = "" if saving.interval is None else f" (± {100 * saving.interval:.0f} points)"
-            share = f"{abs(saving.mean):.0%}{width}"
             lines.append(
-                f"At equal {rows[0].metric.name} the stream {word} {share} of the bytes of {other}, on average."
+                f"At equal loss the streams {word} {abs(saving.mean):.0%}{width} of the bytes of {name}, on average."
             )
     return lines
 
@@ -273,7 +286,7 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
 def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
     """Return rows, savings and findings as plain values for JSON."""
     names = list(dict.fromkeys(row.series for row in rows))
-    savings = {name: byte_saving(rows, "stream", name) for name in names if name != "stream" and "stream" in names}
+    savings = {name: byte_saving(rows, ["stream"], [name]) for name in names if name != "stream" and "stream" in names}
     close = {name: row for name in STREAMS if (row := smallest_close(rows, name)) is not None}
     return {
         "points": [
@@ -283,17 +296,18 @@ def curve_results(rows: Sequence[CurveRow]) -> dict[str, Any]:
         ],
         "byte_savings": {name: None if saving is None else saving.mean for name, saving in savings.items()},
         "byte_saving_intervals": {name: saving.interval for name, saving in savings.items() if saving is not None},
-        "byte_savings_at_equal_loss": _loss_savings(rows),
+        "byte_savings_at_equal_loss": {
+            name: None if saving is None else asdict(saving) for name, saving in _loss_savings(rows).items()
+        },
         "smallest_close_bytes": {name: row.payload_bytes for name, row in close.items()},
         "findings": curve_findings(rows),
     }
 
 
-def _loss_savings(rows: Sequence[CurveRow]) -> dict[str, float | None]:
-    """Return the share of every method's bytes that the streams save at equal loss, each at its best precisions."""
-    methods = dict.fromkeys(row.method for row in rows)
-    own = next((name for name in ("seeded", "sized", "stream") if name in methods), None)
-    if own is None:
-        return {}
-    found = {name: byte_saving(rows, own, name, quantity="loss") for name in methods if name != own}
-    return {name: None if saving is None else saving.mean for name, saving in found.items()}
+def _loss_savings(rows: Sequence[CurveRow]) -> dict[str, Saving | None]:
+    """Return the share of every other method's bytes that the streams save at equal loss.
+
+    Streams and methods have the best of their forms and precisions at every size.
+    """
+    methods = dict.fromkeys(row.method for row in rows if row.method not in STREAMS)
+    return {name: byte_saving(rows, STREAMS, [name], quantity="loss") for name in methods}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,11 @@ __all__ = [
     "PEFT_METHODS",
     "CurvePoint",
     "CurveRow",
+    "Lead",
     "Saving",
     "best_within",
     "byte_saving",
+    "lead_within",
     "pareto_front",
     "summarise_curve",
 ]
@@ -191,16 +193,50 @@ def _quality(row: CurveRow, quantity: str) -> float:
     return -row.loss if quantity == "loss" else row.score
 
 
-def best_within(rows: Sequence[CurveRow], method: str, max_bytes: float) -> CurveRow | None:
-    """Return the row of least loss of a method within a size, or None if the method has none so small.
+def best_within(rows: Sequence[CurveRow], methods: Collection[str], max_bytes: float) -> CurveRow | None:
+    """Return the row of least loss of some methods within a size, or None if they have none so small.
 
     Args:
         rows: Result of `summarise_curve`.
-        method: Key of `CURVE_METHODS`.
+        methods: Keys of `CURVE_METHODS`.
         max_bytes: Largest size, bytes.
     """
-    own = [row for row in rows if row.method == method and row.payload_bytes <= max_bytes]
+    own = [row for row in rows if row.method in methods and row.payload_bytes <= max_bytes]
     return min(own, key=lambda row: row.loss, default=None)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Difference of two losses.
+
+    Args:
+        mean: Mean over runs of the difference in each run, nats.
+        interval: Half width of its 95 % confidence interval. None for one run.
+    """
+
+    mean: float
+    interval: float | None
+
+
+def lead_within(
+    rows: Sequence[CurveRow], methods: Collection[str], others: Collection[str], max_bytes: float
+) -> Lead | None:
+    """Return the loss of the best row of `methods` within a size minus that of `others`, or None if one has no row.
+
+    The best rows are those of least mean loss. Both have the same runs, so the interval is that of paired differences.
+
+    Args:
+        rows: Result of `summarise_curve`.
+        methods: Keys of `CURVE_METHODS`.
+        others: Keys of `CURVE_METHODS`.
+        max_bytes: Largest size, bytes.
+    """
+    own, other = best_within(rows, methods, max_bytes), best_within(rows, others, max_bytes)
+    if own is None or other is None:
+        return None
+    losses = {point.run: point.loss for point in other.points}
+    differences = [point.loss - losses[point.run] for point in own.points]
+    return Lead(statistics.fmean(differences), half_width(differences))
 
 
 MIN_COMMON_RANGE = 0.01
@@ -220,7 +256,9 @@ class Saving:
     interval: float | None
 
 
-def byte_saving(rows: Sequence[CurveRow], series: str, other: str, *, quantity: str = "accuracy") -> Saving | None:
+def byte_saving(
+    rows: Sequence[CurveRow], series: Collection[str], other: Collection[str], *, quantity: str = "accuracy"
+) -> Saving | None:
     r"""Return the share of the bytes of `other` that `series` saves at an equal primary metric or loss, over all runs.
 
     $$1 - \exp\Big(\frac{1}{a_1 - a_0} \int_{a_0}^{a_1} \ln b(a) - \ln b'(a)\, da\Big)$$
@@ -233,8 +271,8 @@ def byte_saving(rows: Sequence[CurveRow], series: str, other: str, *, quantity: 
 
     Args:
         rows: Result of `summarise_curve`.
-        series: Series or method whose saving is computed. A method has the best of its precisions at every size.
-        other: Series or method to compare with.
+        series: Series or methods whose saving is computed. Together they have the best of their rows at every size.
+        other: Series or methods to compare with.
         quantity: "accuracy" for the primary metric, or "loss".
 
     Source: Bjontegaard 2001, VCEG-M33, with piecewise cubics (PCHIP) instead of one cubic, as in JVET since 2020.
@@ -251,13 +289,19 @@ def byte_saving(rows: Sequence[CurveRow], series: str, other: str, *, quantity: 
     return Saving(1.0 - math.exp(mean), None if width is None else math.exp(mean) * width)
 
 
-def _runs(rows: Sequence[CurveRow], series: str) -> list[str | None]:
-    return list(dict.fromkeys(point.run for row in rows if series in (row.series, row.method) for point in row.points))
+def _belongs(row: CurveRow, series: Collection[str]) -> bool:
+    return row.series in series or row.method in series
 
 
-def _curve(rows: Sequence[CurveRow], series: str, run: str | None, quantity: str) -> tuple[list[float], list[float]]:
+def _runs(rows: Sequence[CurveRow], series: Collection[str]) -> list[str | None]:
+    return list(dict.fromkeys(point.run for row in rows if _belongs(row, series) for point in row.points))
+
+
+def _curve(
+    rows: Sequence[CurveRow], series: Collection[str], run: str | None, quantity: str
+) -> tuple[list[float], list[float]]:
     """Return qualities and logarithms of bytes of a run, or of the means over runs, both increasing."""
-    own = [row for row in rows if series in (row.series, row.method)]
+    own = [row for row in rows if _belongs(row, series)]
     if run is None:
         pairs = [(row.payload_bytes, _quality(row, quantity)) for row in own]
     else:

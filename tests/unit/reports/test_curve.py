@@ -19,6 +19,7 @@ from airlora.reports.curve_points import (
     CurveRow,
     best_within,
     byte_saving,
+    lead_within,
     pareto_front,
     summarise_curve,
 )
@@ -28,7 +29,9 @@ METRIC = Classification.metrics[0]
 
 
 def row(series: str, num_bytes: float, accuracy: float, loss: float = 0.4) -> CurveRow:
-    return CurveRow(series, f"{num_bytes:g} B", 1, num_bytes, 1.0, accuracy, None, loss, None, METRIC)
+    label = f"{num_bytes:g} B"
+    point = CurvePoint("run", series, series, label, round(num_bytes), 1, accuracy, loss)
+    return CurveRow(series, label, 1, num_bytes, 1.0, accuracy, None, loss, None, METRIC, (point,))
 
 
 def line(series: str, factor: float) -> list[CurveRow]:
@@ -39,13 +42,13 @@ def line(series: str, factor: float) -> list[CurveRow]:
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
 def test_the_saving_is_the_factor_between_two_parallel_curves(factor: float) -> None:
     rows = [*line("stream", 1.0), *line("lora 32 bit", factor)]
-    assert byte_saving(rows, "stream", "lora 32 bit").mean == pytest.approx(1.0 - 1.0 / factor)
+    assert byte_saving(rows, ["stream"], ["lora 32 bit"]).mean == pytest.approx(1.0 - 1.0 / factor)
 
 
 def test_larger_adapters_of_lower_accuracy_do_not_change_the_saving() -> None:
     rows = [*line("stream", 1.0), *line("lora 32 bit", 2.0)]
     noisy = [*rows, row("lora 32 bit", 50_000, 0.61), row("stream", 40_000, 0.3)]
-    assert byte_saving(noisy, "stream", "lora 32 bit").mean == pytest.approx(0.5)
+    assert byte_saving(noisy, ["stream"], ["lora 32 bit"]).mean == pytest.approx(0.5)
 
 
 def test_the_saving_of_several_runs_has_a_confidence_interval() -> None:
@@ -57,7 +60,7 @@ def test_the_saving_of_several_runs_has_a_confidence_interval() -> None:
         ]
 
     rows = summarise_curve([*points("stream", {"a": 1, "b": 1}), *points("lora 32 bit", {"a": 2, "b": 8})], METRIC)
-    saving = byte_saving(rows, "stream", "lora 32 bit")
+    saving = byte_saving(rows, ["stream"], ["lora 32 bit"])
     # Logarithms -ln 2 and -ln 8: their mean is -ln 4, their standard error ln 2.
     assert saving.mean == pytest.approx(0.75)
     assert saving.interval == pytest.approx(0.25 * 12.706 * math.log(2), rel=1e-3)
@@ -68,7 +71,7 @@ def test_more_points_on_the_same_curve_hardly_change_the_saving() -> None:
         return [row(series, 2000 * ratio**k, 0.87 - 0.17 * 2500 / (2000 * ratio**k)) for k in range(count)]
 
     rows = [*sampled("stream", 2**0.5, 12), *sampled("lora 32 bit", 2.0, 6)]
-    assert abs(byte_saving(rows, "stream", "lora 32 bit").mean) < 0.015
+    assert abs(byte_saving(rows, ["stream"], ["lora 32 bit"]).mean) < 0.015
 
 
 def test_runs_without_a_common_size_are_refused() -> None:
@@ -78,13 +81,13 @@ def test_runs_without_a_common_size_are_refused() -> None:
 
 def test_curves_without_a_common_accuracy_have_no_saving() -> None:
     rows = [*line("stream", 1.0), row("adalora 32 bit", 1000, 0.9), row("adalora 32 bit", 2000, 0.95)]
-    assert byte_saving(rows, "stream", "adalora 32 bit") is None
-    assert byte_saving(rows, "stream", "full 32 bit") is None
+    assert byte_saving(rows, ["stream"], ["adalora 32 bit"]) is None
+    assert byte_saving(rows, ["stream"], ["full 32 bit"]) is None
 
 
 def test_curves_with_a_tiny_common_range_have_no_saving() -> None:
     rows = [*line("stream", 1.0), row("constant 4 bit", 20_000, 0.849), row("constant 4 bit", 40_000, 0.86)]
-    assert byte_saving(rows, "stream", "constant 4 bit") is None
+    assert byte_saving(rows, ["stream"], ["constant 4 bit"]) is None
 
 
 def test_a_prefix_is_close_only_if_all_larger_ones_are() -> None:
@@ -168,11 +171,32 @@ def test_a_method_has_the_best_of_its_precisions_within_a_size() -> None:
     ]
     assert [own.loss for own in pareto_front(rows[:4])] == [0.45, 0.41, 0.40]
     assert [own.score for own in pareto_front(rows[:4], "accuracy")] == [0.75, 0.78, 0.79, 0.80]
-    assert best_within(rows, "lora", 2500).loss == 0.45
-    assert best_within(rows, "lora", 999) is None
+    assert best_within(rows, ["lora"], 2500).loss == 0.45
+    assert best_within(rows, ["lora"], 999) is None
     headings, lines = size_table(rows, (900, 2000, 4000))
     assert headings == ["method", "0.9 kB", "2 kB", "4 kB"]
-    assert lines == [["stream", "–", "–", "**0.390**"], ["lora", "–", "**0.450**", "0.400"]]
+    assert lines == [
+        ["stream", "–", "–", "**0.390**"],
+        ["lora", "–", "**0.450**", "0.400"],
+        ["best stream minus best of PEFT", "–", "–", "-0.010"],
+    ]
+    assert len(size_table(rows[:4], (4000,))[1]) == 1
+
+
+def test_the_lead_of_a_method_is_the_mean_of_paired_differences() -> None:
+    def points(series: str, losses: tuple[float, ...]) -> list[CurvePoint]:
+        return [CurvePoint(f"{run}", series, series, "a", 1000, 1, 0.8, loss) for run, loss in enumerate(losses)]
+
+    rows = summarise_curve(
+        [*points("sized", (0.30, 0.50)), *points("lora 4 bit", (0.33, 0.55)), *points("lora 8 bit", (0.4, 0.6))], METRIC
+    )
+    lead = lead_within(rows, ["stream", "sized"], ["lora"], 1000)
+    assert lead is not None
+    assert lead.mean == pytest.approx(-0.04)
+    # Student's t with one degree of freedom, standard error .01.
+    assert lead.interval == pytest.approx(12.706 * 0.01, rel=1e-3)
+    assert lead_within(rows, ["sized"], ["lora"], 999) is None
+    assert lead_within(rows, ["sized"], ["vera"], 1000) is None
 
 
 def test_the_saving_at_equal_loss_is_that_of_the_best_precisions() -> None:
@@ -180,5 +204,5 @@ def test_the_saving_at_equal_loss_is_that_of_the_best_precisions() -> None:
         return [row(series, factor * 1000 * 2**place, 0.8, 0.5 - 0.03 * place) for place in range(5)]
 
     rows = [*losses("stream", 1.0), *losses("unilora 32 bit", 8.0), *losses("unilora 4 bit", 2.0)]
-    assert byte_saving(rows, "stream", "unilora 32 bit", quantity="loss").mean == pytest.approx(7 / 8)
-    assert byte_saving(rows, "stream", "unilora", quantity="loss").mean == pytest.approx(1 / 2)
+    assert byte_saving(rows, ["stream"], ["unilora 32 bit"], quantity="loss").mean == pytest.approx(7 / 8)
+    assert byte_saving(rows, ["stream"], ["unilora"], quantity="loss").mean == pytest.approx(1 / 2)
