@@ -1,12 +1,13 @@
 """Runs of free components that are trained for a size."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
 from airlora.codec import decode_stream
-from commands import airlora
+from commands import airlora, refused
 
 SIZE = 4000
 SETTINGS = {
@@ -64,3 +65,27 @@ def test_the_planned_stream_is_tuned_for_the_link(sized: Path, tmp_path: Path) -
         assert decode_stream(out.read_bytes()).num_components > 0
         assert ("quantisation-aware" in result.stderr) == bool(steps)
     assert plans[8]["expected_loss"] <= plans[0]["expected_loss"] + 0.01
+
+
+def test_pairs_of_texts_are_trained_and_read_alike(
+    tiny_model: Path, tiny_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = []
+    for path in tiny_data:
+        lines = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+        rows = [f"{label}\t{text}\t{other}" for (label, text), (_, other) in itertools.pairwise(lines)]
+        files.append(tmp_path / path.name)
+        files[-1].write_text("\n".join(["label\tfirst\tsecond", *rows]) + "\n")
+    columns = {"data.text_column": "first", "data.text_pair_column": "second"}
+    settings = [flag for key, value in {**SETTINGS, **columns}.items() for flag in ("--set", f"{key}={value}")]
+    run = tmp_path / "run"
+    given = ("--train", files[0], "--eval", files[1], "--model", tiny_model, "--size", SIZE, "--steps", 20)
+    result = airlora("train", "--out", run, *given, *settings)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((run / "run.json").read_text())
+    # The receiver reads the second text because the stream says so.
+    result = airlora("evaluate", run / "stream.airs", "--data", files[1], "--model", tiny_model, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["loss"] == pytest.approx(record["stream"]["loss"], abs=1e-6)
+    result = airlora("evaluate", run / "stream.airs", "--data", tiny_data[1], "--model", tiny_model)
+    refused(result, "column 'first' is missing")

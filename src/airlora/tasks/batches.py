@@ -23,8 +23,13 @@ def encode_texts(
     tokenizer: Any,
     vocabulary: Vocabulary,
     max_length: int,
+    *,
+    pairs: Sequence[str] | None = None,
 ) -> EncodedData:
     """Return texts with one target each as token ids.
+
+    A pair of texts is encoded as the tokenizer does it, with token types if the model has them. The text features are
+    those of both texts together.
 
     Args:
         task: Task of the samples.
@@ -33,19 +38,24 @@ def encode_texts(
         name: Name of the data set, for messages.
         tokenizer: Tokenizer of the model.
         vocabulary: Known words, for the out-of-vocabulary rate.
-        max_length: Number of tokens to which a text is truncated.
+        max_length: Number of tokens to which a sample is truncated. The longer text of a pair is truncated first.
+        pairs: Second text of each sample. None stands for samples of one text.
 
     Raises:
         DataError: A text has no token.
     """
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    empty = next((row for row, ids in enumerate(encoded) if not ids), None)
+    samples = [list(texts), *([] if pairs is None else [list(pairs)])]
+    encoded = tokenizer(*samples, truncation=True, max_length=max_length)
+    names = ["input_ids", *(["token_type_ids"] if pairs is not None and "token_type_ids" in encoded else [])]
+    empty = next((row for row, ids in enumerate(encoded["input_ids"]) if not ids), None)
     if empty is not None:
         raise DataError.of(f"{name}, sample {empty}", texts[empty], "text that the tokenizer gives tokens for")
-    states = [sample_complexity(text, vocabulary) for text in texts]
+    whole = texts if pairs is None else [f"{first} {second}" for first, second in zip(texts, pairs, strict=True)]
+    states = [sample_complexity(text, vocabulary) for text in whole]
+    columns = {name: [np.asarray(ids, dtype=np.int64) for ids in encoded[name]] for name in names}
     return EncodedData(
         task,
-        {"input_ids": [np.asarray(ids, dtype=np.int64) for ids in encoded], TARGETS: list(targets)},
+        {**columns, TARGETS: list(targets)},
         complexities=np.asarray([(state.entropy_nats, state.oov_rate) for state in states]),
         pad_token_id=tokenizer.pad_token_id,
         padding_side=tokenizer.padding_side,

@@ -1,4 +1,4 @@
-"""Classification: one label for each text."""
+"""Classification: one label for each text or pair of texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMBEDDED_CORPUS_SEED = 42
 
 
 class Classification(Task):
-    """Classification of texts by a softmax over the logits.
+    """Classification of texts, or of pairs of texts, by a softmax over the logits.
 
     Attributes:
         label_names: Name of each class, in the order of the logits.
@@ -48,21 +48,12 @@ class Classification(Task):
         if sources is None:
             data = _embedded(settings)[0]
         else:
-            data = sources.load_train(
-                text_column=settings.text_columns,
-                label_column=settings.label_column,
-                max_samples=settings.max_train_samples,
-            )
+            data = sources.load_train(**settings.columns, max_samples=settings.max_train_samples)
         return cls(label_names=data.label_names), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> TextDataset:
         """Return held-out texts with labels of the training data; see `Task.read`."""
-        options: dict[str, Any] = {
-            "text_column": settings.text_columns,
-            "label_column": settings.label_column,
-            "label_names": self.label_names,
-            "require_classes": 1,
-        }
+        options: dict[str, Any] = {**settings.columns, "label_names": self.label_names, "require_classes": 1}
         if source is not None:
             return load_dataset(source, **options)
         sources = settings.sources()
@@ -72,7 +63,9 @@ class Classification(Task):
 
     def encode(self, data: TextDataset, tokenizer: Any, vocabulary: Vocabulary, max_length: int) -> EncodedData:
         """Return the token ids of the texts, with class indices as targets."""
-        return encode_texts(self, data.texts, data.labels, data.name, tokenizer, vocabulary, max_length)
+        return encode_texts(
+            self, data.texts, data.labels, data.name, tokenizer, vocabulary, max_length, pairs=data.pairs
+        )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, nats per sample.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import model_validator
 
@@ -47,6 +47,8 @@ class DataSettings(Section):
     """Held-out data that accuracy is measured on, in the same formats. Required with `data.train`."""
     text_column: str = "text"
     """Name of the column that holds the text. With `data.name`, `text` also stands for `sentence`, GLUE's name."""
+    text_pair_column: str | None = None
+    """Name of the column that holds the second text of a pair. None reads one text a sample."""
     label_column: str = "label"
     """Name of the column that holds the label."""
     vocabulary: str | None = None
@@ -78,6 +80,15 @@ class DataSettings(Section):
     def text_columns(self) -> tuple[str, ...]:
         """Names that the column of the text may have, the preferred one first."""
         return TEXT_COLUMNS if self.name is not None and self.text_column == TEXT_COLUMNS[0] else (self.text_column,)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Names of the columns, as arguments of `load_dataset`."""
+        return {
+            "text_column": self.text_columns,
+            "label_column": self.label_column,
+            "text_pair_column": self.text_pair_column,
+        }
 
     def sources(self) -> DataSources | None:
         """Return the sources of the training and the held-out data. None stands for the embedded corpus.

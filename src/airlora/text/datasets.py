@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airlora.errors import DataError, SettingsError
 from airlora.text.labels import LabelMapping, infer_labels
-from airlora.text.readers import Row, open_rows
+from airlora.text.readers import open_rows
 
 __all__ = ["TextDataset", "load_dataset"]
 
@@ -25,6 +25,7 @@ class TextDataset:
         label_names: Name of each class.
         name: Name of the data set, for messages and reports.
         groups: Group of each sample, such as its domain in the embedded corpus, or None.
+        pairs: Second text of each sample, verbatim, or None for samples of one text.
 
     Raises:
         DataError: The lengths differ, names are not unique, or a label has no name.
@@ -39,16 +40,18 @@ class TextDataset:
     label_names: tuple[str, ...]
     name: str = "texts"
     groups: tuple[str, ...] | None = None
+    pairs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.texts):
             raise DataError(
                 f"{self.name}: {len(self.labels)} labels for {len(self.texts)} texts; one per text is needed"
             )
-        if self.groups is not None and len(self.groups) != len(self.texts):
-            raise DataError(
-                f"{self.name}: {len(self.groups)} groups for {len(self.texts)} texts; one per text is needed"
-            )
+        for kind, values in (("groups", self.groups), ("second texts", self.pairs)):
+            if values is not None and len(values) != len(self.texts):
+                raise DataError(
+                    f"{self.name}: {len(values)} {kind} for {len(self.texts)} texts; one per text is needed"
+                )
         if len(set(self.label_names)) != len(self.label_names):
             raise DataError.of(f"{self.name}: label_names", self.label_names, "names that differ")
         for label in set(self.labels):
@@ -82,6 +85,7 @@ class TextDataset:
             label_names=self.label_names,
             name=self.name if name is None else name,
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
+            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in indices),
         )
 
     def split(self, fraction: float, seed: int) -> tuple[TextDataset, TextDataset]:
@@ -115,6 +119,7 @@ def load_dataset(
     *,
     text_column: str | Sequence[str] = "text",
     label_column: str = "label",
+    text_pair_column: str | None = None,
     label_names: Sequence[str] | None = None,
     max_samples: int | None = None,
     require_classes: int = 2,
@@ -137,6 +142,7 @@ def load_dataset(
         source: File, or name of a Hub data set.
         text_column: Name of the column of the text, or names that it may have, the preferred one first.
         label_column: Name of the column of the label.
+        text_pair_column: Name of the column of the second text of a pair. None reads one text a sample.
         label_names: Names of the classes. A label is then one of them or, if it is a whole number, its index. None
             infers the classes from the labels.
         max_samples: Maximum number of samples to read, >= 1, or None for all.
@@ -151,13 +157,16 @@ def load_dataset(
         raise SettingsError.of("max_samples", max_samples, "a whole number, 1 or more")
     if require_classes < 1:
         raise SettingsError.of("require_classes", require_classes, "a whole number, 1 or more")
-    with open_rows(source, text_column, label_column) as rows:
+    with open_rows(source, text_column, label_column, text_pair_column) as rows:
         names = label_names if label_names is not None else rows.label_names
         texts: list[str] = []
+        pairs: list[str] = []
         labels: list[object] = []
         places: list[str] = []
         for row in islice(rows.samples, max_samples):
-            texts.append(_checked_text(row, str(source), text_column))
+            texts.append(_checked_text(row.text, row.place, str(source), text_column))
+            if text_pair_column is not None:
+                pairs.append(_checked_text(row.pair, row.place, str(source), text_pair_column))
             labels.append(row.label)
             places.append(row.place)
     if not texts:
@@ -174,19 +183,20 @@ def load_dataset(
             f"{source}: {num_classes} different label(s) in {len(texts)} samples, such as {found!r}; "
             f"{require_classes} or more are needed"
         )
-    return TextDataset(tuple(texts), indices, mapping.names, name=str(source))
+    seconds = None if text_pair_column is None else tuple(pairs)
+    return TextDataset(tuple(texts), indices, mapping.names, name=str(source), pairs=seconds)
 
 
-def _checked_text(row: Row, source: str, column: str | Sequence[str]) -> str:
-    where = f"{source}, {row.place}, column {column if isinstance(column, str) else ' or '.join(column)}"
-    if not isinstance(row.text, str):
-        raise DataError.of(where, row.text, "text")
-    if not row.text.strip():
+def _checked_text(text: object, place: str, source: str, column: str | Sequence[str]) -> str:
+    where = f"{source}, {place}, column {column if isinstance(column, str) else ' or '.join(column)}"
+    if not isinstance(text, str):
+        raise DataError.of(where, text, "text")
+    if not text.strip():
         raise DataError(f"{where}: the text is empty")
-    if "\0" in row.text:
+    if "\0" in text:
         raise DataError(f"{where}: the text holds a NUL character")
     try:
-        row.text.encode()
+        text.encode()
     except UnicodeEncodeError as error:  # A JSON escape can encode half a surrogate pair.
         raise DataError(f"{where}: the text holds half a surrogate pair, which is no Unicode text") from error
-    return row.text
+    return text

@@ -26,8 +26,25 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "validation", "valid", "dev", "test")
 
 
-Columns = tuple[str | Sequence[str], str]
-"""Column of the text, or names that it may have, the preferred one first; and the column of the label."""
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns to read.
+
+    Args:
+        text: Name of the column of the text, or names that it may have, the preferred one first.
+        label: Name of the column of the label.
+        pair: Name of the column of the second text of a pair. None reads one text a sample.
+    """
+
+    text: str | Sequence[str]
+    label: str
+    pair: str | None = None
+
+    def among(self, found: Sequence[str]) -> list[str]:
+        """Return the names of the columns of text, label and second text in a source that has the columns `found`."""
+        texts = (self.text,) if isinstance(self.text, str) else self.text
+        text = next((name for name in texts if name in found), texts[0])
+        return [text, self.label, *([] if self.pair is None else [self.pair])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +55,13 @@ class Row:
         place: Place in the source, such as "line 7", "item 7" or "row 7", counted from 1.
         text: Value of the text column.
         label: Value of the label column.
+        pair: Value of the column of the second text. None without such a column.
     """
 
     place: str
     text: object
     label: object
+    pair: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +78,22 @@ class Rows:
 
 
 @contextmanager
-def open_rows(source: str | Path, text_column: str | Sequence[str], label_column: str) -> Iterator[Rows]:
+def open_rows(
+    source: str | Path, text_column: str | Sequence[str], label_column: str, text_pair_column: str | None = None
+) -> Iterator[Rows]:
     """Yield the rows of a source, which is closed after the block.
 
     Args:
         source: File, or name of a Hub data set as `hf:owner/name[:config][:split]`.
         text_column: Name of the column of the text, or names that it may have, the preferred one first.
         label_column: Name of the column of the label.
+        text_pair_column: Name of the column of the second text of a pair. None reads one text a sample.
 
     Raises:
         DataError: The source is missing, of an unknown format, or (while rows are read) malformed.
         MissingDependencyError: The format needs a package that is not installed.
     """
-    columns = (text_column, label_column)
+    columns = Columns(text_column, label_column, text_pair_column)
     if isinstance(source, str) and source.startswith("hf:"):
         yield _hub_rows(source, columns)
         return
@@ -133,18 +155,17 @@ def _table_rows(path: Path, records: Iterator[tuple[int, list[str]]], columns: C
     header = [name.strip() for name in first]
     if header == [""]:
         raise DataError(f"data file {path}: is empty; a header and one sample or more are needed")
-    text_at, label_at = (header.index(column) for column in _present(path, columns, header))
+    places = [header.index(column) for column in _present(path, columns, header)]
     for number, fields in records:
         if fields == [""]:
             continue
         if len(fields) != len(header):
             raise DataError(f"{path}, line {number}: {len(fields)} columns where the header has {len(header)}")
-        yield Row(f"line {number}", fields[text_at], fields[label_at])
+        yield Row(f"line {number}", *(fields[place] for place in places))
 
 
-def _present(source: object, columns: Columns, found: Sequence[str], where: str = "") -> tuple[str, str]:
-    text_columns = (columns[0],) if isinstance(columns[0], str) else columns[0]
-    chosen = next((name for name in text_columns if name in found), text_columns[0]), columns[1]
+def _present(source: object, columns: Columns, found: Sequence[str], where: str = "") -> list[str]:
+    chosen = columns.among(found)
     for column in chosen:
         if found.count(column) != 1:
             shown = ", ".join(repr(name[:40]) for name in found[:12]) + (", ..." if len(found) > 12 else "")
@@ -184,8 +205,9 @@ def _json_line_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[R
 def _object_row(path: Path, place: str, value: object, columns: Columns) -> Row:
     if not isinstance(value, Mapping):
         raise DataError.of(f"{path}, {place}", value, "a JSON object")
-    text, label = _present(path, columns, [str(key) for key in value], where=f", {place}")
-    return Row(place, value[text], value[label])
+    return Row(
+        place, *(value[name] for name in _present(path, columns, [str(key) for key in value], where=f", {place}"))
+    )
 
 
 def _parquet_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row]:
@@ -193,12 +215,12 @@ def _parquet_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[Row
     damaged: tuple[type[Exception], ...] = (importlib.import_module("pyarrow").ArrowException, OSError, ValueError)
     try:
         table = parquet.ParquetFile(file)
-        text, label = _present(path, columns, list(table.schema_arrow.names))
+        names = _present(path, columns, list(table.schema_arrow.names))
         number = 0
-        for batch in table.iter_batches(batch_size=4096, columns=[text, label]):
+        for batch in table.iter_batches(batch_size=4096, columns=names):
             for item in batch.to_pylist():
                 number += 1
-                yield Row(f"row {number}", item[text], item[label])
+                yield Row(f"row {number}", *(item[name] for name in names))
     except damaged as error:
         raise DataError(f"data file {path}: not a readable Parquet file ({error})") from error
 
@@ -215,10 +237,10 @@ def _hub_rows(source: str, columns: Columns) -> Rows:
         table: Any = datasets.load_dataset(name, config, split=split)
     except unreachable as error:
         raise DataError(f"{source}: not found, or the Hugging Face Hub cannot be reached ({error})") from error
-    text, label = _present(source, columns, list(table.column_names))
-    names = getattr(table.features[label], "names", None)
-    samples = (Row(f"row {n}", item[text], item[label]) for n, item in enumerate(table, start=1))
-    return Rows(samples, None if names is None else tuple(names))
+    chosen = _present(source, columns, list(table.column_names))
+    label_names = getattr(table.features[columns.label], "names", None)
+    samples = (Row(f"row {n}", *(item[name] for name in chosen)) for n, item in enumerate(table, start=1))
+    return Rows(samples, None if label_names is None else tuple(label_names))
 
 
 def _hub_name(source: str) -> tuple[str, str | None, str]:

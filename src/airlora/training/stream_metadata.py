@@ -23,6 +23,7 @@ _KEYS = (
     "model.dtype",
     "data.max_length",
     "data.text_column",
+    "data.text_pair_column",
     "data.label_column",
     "adapter.target_modules",
     "adapter.head_modules",

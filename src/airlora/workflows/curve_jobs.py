@@ -184,7 +184,9 @@ def fingerprint_of(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         ]
     else:
         relevant += [
-            settings.model_dump(mode="json", exclude={"num_threads"}),
+            settings.model_dump(
+                mode="json", exclude={"num_threads": True, "data": _unset_data_fields(settings, "name")}
+            ),
             hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
         ]
     if name not in ("full", "constant", "singular"):
@@ -211,8 +213,19 @@ def _stored_importance(name: str) -> str:
 
 
 def _data_fields(settings: Settings) -> set[str]:
-    """Return the settings of the data that matter; fingerprints of earlier points do not know `data.name`."""
-    return {name for name in DataSettings.model_fields if name != "name" or settings.data.name is not None}
+    """Return the settings of the data that matter."""
+    return set(DataSettings.model_fields) - _unset_data_fields(settings)
+
+
+def _unset_data_fields(settings: Settings, *known: str) -> set[str]:
+    """Return the settings of the data that are not set and that fingerprints of earlier points do not know.
+
+    Args:
+        settings: Settings of the run.
+        known: Settings that they know.
+    """
+    newer = {"name", "text_pair_column"} - set(known)
+    return {name for name in newer if getattr(settings.data, name) is None}
 
 
 def _content(source: str | None) -> list[str | None]:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from transformers import AutoTokenizer
 
 from airlora.errors import CheckpointError, DataError
 from airlora.tasks import BatchOrder, Classification, EncodedData
-from airlora.text import TextDataset, TokenizerVocabulary
+from airlora.text import TextDataset, TokenizerVocabulary, sample_complexity
 
 TASK = Classification(label_names=("negative", "positive"))
 CPU = torch.device("cpu")
@@ -114,3 +116,18 @@ def test_encoding_refuses_text_without_tokens() -> None:
     data = TextDataset(texts=("a",), labels=(0,), label_names=("0", "1"), name="t")
     with pytest.raises(DataError, match="t, sample 0"):
         TASK.encode(data, Mute(), frozenset(), max_length=4)  # type: ignore[arg-type]
+
+
+def test_pairs_of_texts_are_encoded_as_the_tokenizer_does(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    data = TextDataset(("the good film", "bad"), (1, 0), ("0", "1"), pairs=("a plot", "the film was good"))
+    vocabulary = TokenizerVocabulary(tokenizer)
+    encoded = TASK.encode(data, tokenizer, vocabulary, max_length=16)
+    expected = tokenizer(["the good film", "bad"], ["a plot", "the film was good"])
+    for name in ("input_ids", "token_type_ids"):
+        assert [ids.tolist() for ids in encoded.columns[name]] == expected[name]
+    assert any(1 in ids for ids in encoded.columns["token_type_ids"])
+    together = sample_complexity("the good film a plot", vocabulary)
+    assert encoded.complexity([0]) == together
+    alone = TASK.encode(TextDataset(("bad",), (0,), ("0", "1")), tokenizer, vocabulary, max_length=16)
+    assert alone.columns.keys() == {"input_ids", "labels"}

@@ -90,6 +90,28 @@ def test_named_columns_are_read(tmp_path: Path) -> None:
     assert load(tmp_path, "a.csv", data, text_column="sentence", label_column="target").texts == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (".tsv", b"text\tlabel\tother\nx\tyes\tv\ny\tno\tw\n"),
+        (".csv", b"other,text,label\nv,x,yes\nw,y,no\n"),
+        (".jsonl", b'{"text": "x", "label": "yes", "other": "v"}\n{"other": "w", "text": "y", "label": "no"}\n'),
+    ],
+)
+def test_a_second_text_is_read_beside_the_first(tmp_path: Path, kind: str, data: bytes) -> None:
+    dataset = load(tmp_path, f"data{kind}", data, text_pair_column="other")
+    assert (dataset.texts, dataset.pairs, dataset.labels) == (("x", "y"), ("v", "w"), (1, 0))
+    assert dataset.subset([1]).pairs == ("w",)
+    assert load(tmp_path, f"data{kind}", data).pairs is None
+    with pytest.raises(DataError, match=r"column 'second' is missing"):
+        load(tmp_path, f"data{kind}", data, text_pair_column="second")
+
+
+def test_an_empty_second_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 2, column other: the text is empty"):
+        load(tmp_path, "a.tsv", b"text\tlabel\tother\nx\t1\t \n", text_pair_column="other")
+
+
 def test_duplicate_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'text' occurs twice"):
         load(tmp_path, "a.tsv", b"text\tlabel\ttext\nx\t1\ty\n")
