@@ -64,8 +64,8 @@ def test_the_report_shows_findings_and_all_points(folder: Path) -> None:
     for line in results["findings"]:
         assert line.replace("'", "&#39;") in page
     assert any(line.startswith("The whole adapter in float32") for line in results["findings"])
-    # All points, and the methods by size, each with a heading.
-    assert page.count("<tr>") == len(results["points"]) + 1 + len(METHODS) + 1
+    # All points, each method by size and their difference, under two headings.
+    assert page.count("<tr>") == len(results["points"]) + 1 + len(METHODS) + 1 + 1
     assert "Least loss within a size" in page
     assert figure.startswith("<svg")
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
