@@ -7,6 +7,7 @@ from .base import find_task as find_task
 from .base import model_inputs as model_inputs
 from .batches import BatchOrder as BatchOrder
 from .batches import encode_texts as encode_texts
+from .causal_lm import CausalLM as CausalLM
 from .classification import Classification as Classification
 from .evaluation import Evaluation as Evaluation
 from .evaluation import Predictions as Predictions
@@ -17,11 +18,13 @@ from .loading import hidden_size as hidden_size
 from .loading import load_adapted as load_adapted
 from .loading import load_base as load_base
 from .loading import make_vocabulary as make_vocabulary
+from .next_token import token_losses as token_losses
 from .precision import ComputeOptions as ComputeOptions
 from .precision import available_threads as available_threads
 from .precision import pick_autocast as pick_autocast
 from .precision import pick_device as pick_device
 from .precision import set_threads as set_threads
+from .regression import Regression as Regression
 from .settings import DataSettings as DataSettings
 from .settings import LoadSettings as LoadSettings
 from .settings import ModelSettings as ModelSettings

@@ -228,6 +228,10 @@ class Task(Section, ABC):
         """
         return []
 
+    def batch_outputs(self, model: nn.Module, batch: Batch) -> Sequence[Tensor]:
+        """Return what `score` needs of a batch, one tensor on the CPU per sample; costs one forward pass."""
+        return self.outputs(model(**model_inputs(batch)).logits.float(), batch)
+
     def batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the model's mean loss on a batch, a scalar; costs one forward pass."""
         return self.loss(model(**model_inputs(batch)).logits, batch)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from airlora.errors import TrainingError
-from airlora.tasks.base import EncodedData, Metric, Task, model_inputs
+from airlora.tasks.base import EncodedData, Metric, Task
 
 __all__ = ["Evaluation", "Predictions", "evaluate", "predict"]
 
@@ -90,12 +90,12 @@ def predict(model: torch.nn.Module, data: EncodedData, device: torch.device, bat
     outputs: dict[int, Tensor] = {}
     for indices in data.in_order(batch_size):
         batch = data.batch(indices, device)
-        logits = model(**model_inputs(batch)).logits.float()
-        if not torch.isfinite(logits).all():
+        found = data.task.batch_outputs(model, batch)
+        if not all(bool(torch.isfinite(own).all()) for own in found):
             raise TrainingError(
                 "a logit is not finite: allowed are finite numbers; the adapter or the base model is broken"
             )
-        outputs.update(zip(indices.tolist(), data.task.outputs(logits, batch), strict=True))
+        outputs.update(zip(indices.tolist(), found, strict=True))
     return Predictions(data.task, [outputs[index] for index in range(len(data))], data.targets)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self
 from pydantic import model_validator
 
 from airlora.adapters import AdapterSettings
+from airlora.errors import DataError
 from airlora.settings.fields import PositiveInt, Section
 from airlora.text import DataSources, find_data
 
@@ -51,6 +52,17 @@ class DataSettings(Section):
     """Name of the column that holds the second text of a pair. None reads one text a sample."""
     label_column: str = "label"
     """Name of the column that holds the label."""
+    format: Literal["auto", "text", "prompt-completion", "messages"] = "auto"
+    """Format of the samples of a language model. `auto` takes the only one that the columns of the training data
+    allow."""
+    prompt_column: str = "prompt"
+    """Name of the column that holds the prompt of a completion."""
+    completion_column: str = "completion"
+    """Name of the column that holds the completion of a prompt."""
+    messages_column: str = "messages"
+    """Name of the column that holds a conversation: a list of messages with role and content."""
+    packing: bool = False
+    """Concatenate the texts of a language model, and divide them into samples of `max_length` tokens."""
     vocabulary: str | None = None
     """File of known words, one a line, for the OOV rate. None counts a word as known if it is one token of the
     model."""
@@ -90,6 +102,16 @@ class DataSettings(Section):
             "text_pair_column": self.text_pair_column,
         }
 
+    @property
+    def completion_columns(self) -> dict[str, Any]:
+        """Names of the columns, as arguments of `load_completions`."""
+        return {
+            "text_column": self.text_columns,
+            "prompt_column": self.prompt_column,
+            "completion_column": self.completion_column,
+            "messages_column": self.messages_column,
+        }
+
     def sources(self) -> DataSources | None:
         """Return the sources of the training and the held-out data. None stands for the embedded corpus.
 
@@ -101,6 +123,23 @@ class DataSettings(Section):
         if self.name is not None:
             return find_data(self.name)
         return None if self.train is None else DataSources(self.train, str(self.eval))
+
+    def required_sources(self, task: str) -> DataSources:
+        """Return the sources of the data for a task that cannot use the embedded corpus.
+
+        Args:
+            task: Name of the task, for the message.
+
+        Raises:
+            DataError: No data are set, or the data set `name` is in none of the places where it is looked for.
+        """
+        sources = self.sources()
+        if sources is None:
+            raise DataError(
+                f"task {task}: the embedded corpus has labels of two classes alone; give --train and --eval, or --data "
+                "FOLDER"
+            )
+        return sources
 
 
 class LoadSettings(Protocol):

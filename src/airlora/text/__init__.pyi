@@ -1,3 +1,8 @@
+from .completions import Completion as Completion
+from .completions import CompletionDataset as CompletionDataset
+from .completions import CompletionFormat as CompletionFormat
+from .completions import Conversation as Conversation
+from .completions import load_completions as load_completions
 from .complexity import FileVocabulary as FileVocabulary
 from .complexity import TextComplexity as TextComplexity
 from .complexity import Tokenizer as Tokenizer
@@ -16,3 +21,5 @@ from .embedded import embedded_corpus as embedded_corpus
 from .embedded import generate_corpus as generate_corpus
 from .named import DataSources as DataSources
 from .named import find_data as find_data
+from .numbers import ScoredDataset as ScoredDataset
+from .numbers import load_scored as load_scored

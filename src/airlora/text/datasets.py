@@ -10,9 +10,9 @@ from pathlib import Path
 
 from airlora.errors import DataError, SettingsError
 from airlora.text.labels import LabelMapping, infer_labels
-from airlora.text.readers import open_rows
+from airlora.text.readers import Column, open_rows
 
-__all__ = ["TextDataset", "load_dataset"]
+__all__ = ["TextDataset", "checked_text", "load_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class TextDataset:
 def load_dataset(
     source: str | Path,
     *,
-    text_column: str | Sequence[str] = "text",
+    text_column: Column = "text",
     label_column: str = "label",
     text_pair_column: str | None = None,
     label_names: Sequence[str] | None = None,
@@ -157,17 +157,18 @@ def load_dataset(
         raise SettingsError.of("max_samples", max_samples, "a whole number, 1 or more")
     if require_classes < 1:
         raise SettingsError.of("require_classes", require_classes, "a whole number, 1 or more")
-    with open_rows(source, text_column, label_column, text_pair_column) as rows:
-        names = label_names if label_names is not None else rows.label_names
+    columns = [text_column, label_column, *([] if text_pair_column is None else [text_pair_column])]
+    with open_rows(source, *columns) as rows:
+        names = label_names if label_names is not None else rows.class_names.get(label_column)
         texts: list[str] = []
         pairs: list[str] = []
         labels: list[object] = []
         places: list[str] = []
         for row in islice(rows.samples, max_samples):
-            texts.append(_checked_text(row.text, row.place, str(source), text_column))
-            if text_pair_column is not None:
-                pairs.append(_checked_text(row.pair, row.place, str(source), text_pair_column))
-            labels.append(row.label)
+            text, label, *pair = row.values
+            texts.append(checked_text(text, row.place, str(source), text_column))
+            pairs += [checked_text(own, row.place, str(source), str(text_pair_column)) for own in pair]
+            labels.append(label)
             places.append(row.place)
     if not texts:
         raise DataError(f"{source}: no samples; a header and one sample or more are needed")
@@ -187,16 +188,27 @@ def load_dataset(
     return TextDataset(tuple(texts), indices, mapping.names, name=str(source), pairs=seconds)
 
 
-def _checked_text(text: object, place: str, source: str, column: str | Sequence[str]) -> str:
+def checked_text(value: object, place: str, source: str, column: Column) -> str:
+    """Return a value of a column if it is a text with content.
+
+    Args:
+        value: Value of the column.
+        place: Place of the sample in the source, for messages.
+        source: Name of the source, for messages.
+        column: Name of the column, for messages.
+
+    Raises:
+        DataError: The value is no text, is empty, or is no Unicode text.
+    """
     where = f"{source}, {place}, column {column if isinstance(column, str) else ' or '.join(column)}"
-    if not isinstance(text, str):
-        raise DataError.of(where, text, "text")
-    if not text.strip():
+    if not isinstance(value, str):
+        raise DataError.of(where, value, "text")
+    if not value.strip():
         raise DataError(f"{where}: the text is empty")
-    if "\0" in text:
+    if "\0" in value:
         raise DataError(f"{where}: the text holds a NUL character")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:  # A JSON escape can encode half a surrogate pair.
         raise DataError(f"{where}: the text holds half a surrogate pair, which is no Unicode text") from error
-    return text
+    return value

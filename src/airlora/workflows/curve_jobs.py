@@ -58,6 +58,17 @@ TUNING_STEPS = 300
 RANK_METHODS: Mapping[str, str] = {"adalora": "finetune.adalora_learning_rate", "lora": "finetune.lora_learning_rate"}
 """Setting of the learning rate of the methods that are trained at the plan's ranks."""
 
+_NEWER_DATA_FIELDS = {
+    "name",
+    "text_pair_column",
+    "format",
+    "prompt_column",
+    "completion_column",
+    "messages_column",
+    "packing",
+}
+"""Settings of the data that are newer than the first curves."""
+
 PREFIX_RATIO = 2.0**0.5
 """Ratio between neighbouring sizes of measured prefixes."""
 
@@ -218,14 +229,14 @@ def _data_fields(settings: Settings) -> set[str]:
 
 
 def _unset_data_fields(settings: Settings, *known: str) -> set[str]:
-    """Return the settings of the data that are not set and that fingerprints of earlier points do not know.
+    """Return the settings of the data that have their default and that fingerprints of earlier points do not know.
 
     Args:
         settings: Settings of the run.
-        known: Settings that they know.
+        known: Newer settings that they know.
     """
-    newer = {"name", "text_pair_column"} - set(known)
-    return {name for name in newer if getattr(settings.data, name) is None}
+    default = DataSettings()
+    return {name for name in _NEWER_DATA_FIELDS - set(known) if getattr(settings.data, name) == getattr(default, name)}
 
 
 def _content(source: str | None) -> list[str | None]:

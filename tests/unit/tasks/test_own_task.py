@@ -52,7 +52,7 @@ class Counting(Task):
 
     def read(self, settings: DataSettings, source: str | None = None) -> Texts:
         with open_rows(source or str(settings.eval), settings.text_column, settings.label_column) as rows:
-            return Texts((str(row.text), float(str(row.label))) for row in rows.samples)
+            return Texts((str(row.values[0]), float(str(row.values[1]))) for row in rows.samples)
 
     def encode(self, data: Texts, tokenizer: Any, vocabulary: Any, max_length: int) -> EncodedData:
         texts, values = zip(*data, strict=True)
