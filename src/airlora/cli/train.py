@@ -44,6 +44,15 @@ def train(
             show_default="the embedded corpus; paper, paper-literal: sst2",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="`classification` (a label for each text), `regression` (a number for each text), or `causal-lm` "
+            "(texts, prompts with completions, or conversations).",
+            show_default="classification",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -130,6 +139,7 @@ def train(
         "data.name": data,
         "data.train": train_file,
         "data.eval": eval_file,
+        "task": task,
         "model.name": model,
         "policy.name": policy,
         "finetune.steps": steps,

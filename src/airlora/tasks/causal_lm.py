@@ -42,7 +42,7 @@ class CausalLM(Task):
     """Language modelling by a model of `transformers.AutoModelForCausalLM`, whose last layer stays frozen.
 
     Attributes:
-        format: Format of the training data, which held-out data share.
+        sample_format: Format of the training data, which held-out data share.
         packing: Whether texts are concatenated and divided into samples of `data.max_length` tokens.
     """
 
@@ -55,7 +55,7 @@ class CausalLM(Task):
     auto_model: ClassVar[Any] = transformers.AutoModelForCausalLM
     head_modules: ClassVar[tuple[str, ...] | None] = ()
 
-    format: CompletionFormat
+    sample_format: CompletionFormat
     packing: bool = False
 
     @property
@@ -73,15 +73,15 @@ class CausalLM(Task):
         )
         if settings.packing and data.format != "text":
             raise DataError(f"{source}: data.packing = true: allowed is false for the format {data.format!r}")
-        return cls(format=data.format, packing=settings.packing), data
+        return cls(sample_format=data.format, packing=settings.packing), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> CompletionDataset:
         """Return held-out samples of the format of the training data; see `Task.read`."""
         columns = settings.completion_columns
         if source is not None:
-            return load_completions(source, format=self.format, **columns)
+            return load_completions(source, format=self.sample_format, **columns)
         own = settings.required_sources(self.name).eval
-        return load_completions(own, format=self.format, **columns, max_samples=settings.max_eval_samples)
+        return load_completions(own, format=self.sample_format, **columns, max_samples=settings.max_eval_samples)
 
     def encode(self, data: CompletionDataset, tokenizer: Any, vocabulary: Vocabulary, max_length: int) -> EncodedData:
         """Return token ids, with the tokens that count as targets.

@@ -12,15 +12,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from airlora.errors import AirloraError, DataError
 from airlora.tasks.base import LOSS, TARGETS, Batch, EncodedData, Metric, Task
 from airlora.tasks.batches import encode_texts
 from airlora.tasks.settings import DataSettings
-from airlora.text import TextDataset, Vocabulary, embedded_corpus, load_dataset
+from airlora.text import TextDataset, Vocabulary, embedded_corpus, load_dataset, read_columns
 
 __all__ = ["Classification"]
 
 EMBEDDED_CORPUS_SEED = 42
 """Seed of the embedded corpus, which is one fixed data set whatever the seed of a run."""
+
+
+MIN_SAMPLES_OF_UNIQUE_LABELS = 20
+"""Number of samples from which on labels have to repeat."""
 
 
 class Classification(Task):
@@ -48,7 +53,11 @@ class Classification(Task):
         if sources is None:
             data = _embedded(settings)[0]
         else:
-            data = sources.load_train(**settings.columns, max_samples=settings.max_train_samples)
+            try:
+                data = sources.load_train(**settings.columns, max_samples=settings.max_train_samples)
+            except DataError as error:
+                raise _with_other_task(error, sources.train) from error
+            _verify_repeated(data, settings.label_column)
         return cls(label_names=data.label_names), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> TextDataset:
@@ -107,6 +116,26 @@ class Classification(Task):
             return []
         bias = f"{matrices[0].rpartition('.')[0]}.bias"
         return matrices + [name for name in head if name == bias]
+
+
+def _with_other_task(error: DataError, source: str) -> DataError:
+    """Return the error, with the name of the task that the columns of the source suggest."""
+    try:
+        found = set(read_columns(source))
+    except AirloraError:
+        return error
+    if "messages" in found or found >= {"prompt", "completion"}:
+        return DataError(f"{error}; for a language model pass --task causal-lm")
+    return error
+
+
+def _verify_repeated(data: TextDataset, column: str) -> None:
+    """Raise `DataError` if most labels occur once: they are answers or numbers, and no classes."""
+    if len(data) >= MIN_SAMPLES_OF_UNIQUE_LABELS and 2 * data.num_labels > len(data):
+        raise DataError(
+            f"{data.name}, column {column}: {data.num_labels} classes in {len(data)} samples: allowed is one class for "
+            "two samples or more; for free text as the answer pass --task causal-lm, for numbers --task regression"
+        )
 
 
 def _embedded(settings: DataSettings) -> tuple[TextDataset, TextDataset]:

@@ -23,3 +23,4 @@ from .named import DataSources as DataSources
 from .named import find_data as find_data
 from .numbers import ScoredDataset as ScoredDataset
 from .numbers import load_scored as load_scored
+from .readers import read_columns as read_columns

@@ -16,6 +16,7 @@ from typing import Any
 
 from airlora.errors import SettingsError
 from airlora.settings.loading import merge, nest, value_at
+from airlora.tasks import find_task
 
 __all__ = [
     "MIN_SEEDED_BYTES",
@@ -239,8 +240,8 @@ def recipe_for_sizes(*sizes_bytes: int, steps: int, given: Mapping[str, Any] | N
     Args:
         sizes_bytes: Size of the stream and of the prefixes that are trained too, bytes.
         steps: Training steps in all.
-        given: Settings that replace those of the recipe, by dotted key. The others follow from `adapter.form`,
-            `adapter.r_max` and `finetune.qat_steps` among them.
+        given: Settings that replace those of the recipe, by dotted key. The others follow from `task`,
+            `adapter.form`, `adapter.r_max` and `finetune.qat_steps` among them.
 
     Raises:
         SettingsError: A size cannot be trained, or QAT leaves no other step.
@@ -260,6 +261,8 @@ def recipe_for_sizes(*sizes_bytes: int, steps: int, given: Mapping[str, Any] | N
         recipe = {**seeded_recipe(*sizes_bytes), "finetune.steps": steps}
     else:
         recipe = _free_recipe(*sizes_bytes, steps=steps, qat_steps=given.get("finetune.qat_steps"))
+    if find_task(given.get("task", "classification")).head_modules == ():
+        recipe["finetune.head_steps"] = 0
     if "adapter.r_max" in given:
         recipe["policy.constant_rank"] = given["adapter.r_max"]
     return recipe | dict(given)

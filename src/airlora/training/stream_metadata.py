@@ -34,7 +34,7 @@ _KEYS = (
 )
 """Settings that are sent if they differ from the defaults."""
 
-_SHORT_NAMES = {"label_names": "labels"}
+_SHORT_NAMES = {"label_names": "labels", "sample_format": "samples"}
 """Names in the metadata of a stream for fields of tasks: every byte is sent."""
 
 
@@ -47,7 +47,10 @@ def stream_metadata(settings: Settings, task: Task) -> dict[str, Any]:
     if Path(settings.model.name).is_dir():
         # The sender's path is private and of no use to a receiver.
         changed["model.name"] = Path(settings.model.name).resolve().name
-    fields = {_SHORT_NAMES.get(name, name): value for name, value in task.model_dump(mode="json").items()}
+    fields = {
+        _SHORT_NAMES.get(name, name): value
+        for name, value in task.model_dump(mode="json", exclude_defaults=True).items()
+    }
     return fields | ({"set": changed} if changed else {})
 
 

@@ -12,7 +12,7 @@ from airlora.errors import DataError, ModelError
 from airlora.tasks import CausalLM, EncodedData, evaluate, predict, token_losses
 from airlora.text import Completion, CompletionDataset, Conversation, TokenizerVocabulary
 
-TASK = CausalLM(format="prompt-completion")
+TASK = CausalLM(sample_format="prompt-completion")
 CPU = torch.device("cpu")
 PAIRS = (("the film :", " good"), ("a plot :", " was not very good ."), ("bad :", " it was awful"))
 
@@ -28,7 +28,7 @@ def model(tiny_decoder: Path) -> Any:
 
 
 def encoded(tokenizer: Any, *samples: Any, task: CausalLM = TASK, max_length: int = 32) -> EncodedData:
-    data = CompletionDataset(samples, task.format, "data")
+    data = CompletionDataset(samples, task.sample_format, "data")
     return task.encode(data, tokenizer, TokenizerVocabulary(tokenizer), max_length)
 
 
@@ -44,13 +44,13 @@ def test_the_completion_and_the_end_of_text_count(tokenizer: Any) -> None:
 
 
 def test_all_tokens_of_a_text_count(tokenizer: Any) -> None:
-    data = encoded(tokenizer, Completion("", "the film"), task=CausalLM(format="text"))
+    data = encoded(tokenizer, Completion("", "the film"), task=CausalLM(sample_format="text"))
     assert words(tokenizer, data.targets[0])[-3:] == ["the", "film", "</s>"]
 
 
 def test_the_messages_of_the_assistant_count(tokenizer: Any) -> None:
     turns = (("user", "film"), ("assistant", "good ."), ("user", "plot"), ("assistant", "bad"))
-    data = encoded(tokenizer, Conversation(turns), task=CausalLM(format="messages"))
+    data = encoded(tokenizer, Conversation(turns), task=CausalLM(sample_format="messages"))
     assert words(tokenizer, data.targets[0]) == ["good", ".", "</s>", "bad", "</s>"]
     assert words(tokenizer, data.columns["input_ids"][0])[:3] == ["<user>", "film", "</s>"]
 
@@ -71,9 +71,9 @@ def test_a_prompt_that_takes_all_tokens_is_refused(tokenizer: Any) -> None:
 
 
 def test_packed_texts_fill_every_sample(tokenizer: Any) -> None:
-    task = CausalLM(format="text", packing=True)
+    task = CausalLM(sample_format="text", packing=True)
     texts = [Completion("", text) for text in ("the film was good", "a plot", "it was bad and awful")]
-    apart = encoded(tokenizer, *texts, task=CausalLM(format="text"))
+    apart = encoded(tokenizer, *texts, task=CausalLM(sample_format="text"))
     data = encoded(tokenizer, *texts, task=task, max_length=4)
     together = np.concatenate(apart.columns["input_ids"])
     assert {len(ids) for ids in data.columns["input_ids"]} == {4}
