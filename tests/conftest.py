@@ -71,6 +71,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        initializer_range=0.4,  # Larger than usual, so that the frozen last layer can tell the words apart.
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -135,6 +136,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=64,
+        initializer_range=0.4,  # Larger than usual, so that the frozen last layer can tell the words apart.
         bos_token_id=2,
         eos_token_id=3,
         pad_token_id=0,

@@ -49,7 +49,7 @@ def test_train_reads_a_folder_of_data_in_place_of_two_files(
 def test_evaluate_agrees_with_train_at_the_runs_rank_pattern(run: Path, tiny_data: tuple[Path, Path]) -> None:
     value = json.loads(airlora("evaluate", run, "--data", tiny_data[1], "--json").stdout)
     record = json.loads((run / "run.json").read_text())
-    assert value.keys() == {"accuracy", "loss", "num_params", "num_samples"}
+    assert value.keys() == {"accuracy", "loss", "quality", "num_params", "num_samples"}
     assert value["accuracy"] == record["accuracy"]
     assert value["loss"] == pytest.approx(record["loss"], abs=1e-9)
     assert value["num_params"] == record["num_params"]

@@ -13,6 +13,11 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import Predictions as Predictions
 from .evaluation import evaluate as evaluate
 from .evaluation import predict as predict
+from .generation import GenerateOptions as GenerateOptions
+from .generation import Prompt as Prompt
+from .generation import complete as complete
+from .generation import prompt_of as prompt_of
+from .generation import score_completions as score_completions
 from .loading import head_modules as head_modules
 from .loading import hidden_size as hidden_size
 from .loading import load_adapted as load_adapted

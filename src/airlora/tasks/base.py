@@ -217,6 +217,19 @@ class Task(Section, ABC):
         """Return the number of targets in a batch, over which `loss` is the mean."""
         return len(batch[TARGETS])
 
+    def quality(self, values: Mapping[str, float]) -> float:
+        """Return the quality from 0 to 1 that releases state and devices compare.
+
+        It is the first metric of which a higher value is better, such as the accuracy. A task without such a metric has
+        the quality 1 / (1 + loss).
+
+        Args:
+            values: Value of each metric by name.
+        """
+        name = next((metric.name for metric in self.metrics if metric.higher_is_better), None)
+        found = 1.0 / (1.0 + max(0.0, values["loss"])) if name is None else values[name]
+        return min(1.0, max(0.0, found))
+
     def logit_tensors(self, head: Mapping[str, npt.NDArray[Any]]) -> list[str]:  # noqa: ARG002 (for other tasks)
         """Return the names of the head's tensors that give the logits.
 

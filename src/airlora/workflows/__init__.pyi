@@ -9,6 +9,9 @@ from .demo import demo_settings as demo_settings
 from .demo import run_demo as run_demo
 from .evaluate import evaluate_run as evaluate_run
 from .export import export_adapter as export_adapter
+from .generate import Generated as Generated
+from .generate import generate_completions as generate_completions
+from .generate import score_generated as score_generated
 from .import_ import import_peft as import_peft
 from .inspect import inspect_run as inspect_run
 from .pack import pack_run as pack_run

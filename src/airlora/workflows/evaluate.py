@@ -26,7 +26,9 @@ def evaluate_run(
     model: str | None = None,
     since: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of the task, `num_params` and `num_samples` of a run at a rank pattern, in full precision.
+    """Return the metrics of the task, `quality`, `num_params` and `num_samples` of a run at a rank pattern.
+
+    The quality is the value from 0 to 1 that releases state, see `Task.quality`.
 
     For a stream, the result also has `payload_bytes`, the bytes that were used.
 
@@ -63,6 +65,7 @@ def evaluate_run(
     evaluation = found.evaluation
     return {
         **evaluation.values,
+        "quality": opened.task.quality(evaluation.values),
         "num_params": pattern.num_params(opened.adapted.shapes),
         "num_samples": evaluation.num_samples,
     } | payload_bytes

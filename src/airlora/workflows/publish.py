@@ -30,7 +30,7 @@ def prepare_release(
     model: str | None = None,
     watcher: ProgressReporter | None = None,
 ) -> tuple[bytes, list[PrefixScore]]:
-    """Return the stream to release, and the measured accuracy and loss of its prefixes.
+    """Return the stream to release, and the measured quality and loss of its prefixes.
 
     Args:
         source: Folder of a finished run, or file of a stream.
@@ -62,7 +62,9 @@ def prepare_release(
 def measure_prefixes(
     stream: bytes, data: Dataset, *, model: str | None = None, watcher: ProgressReporter | None = None
 ) -> list[PrefixScore]:
-    """Return accuracy and loss of up to `MAX_PREFIXES` prefixes of a stream, from the complete classification head on.
+    """Return quality and loss of up to `MAX_PREFIXES` prefixes of a stream, from the complete classification head on.
+
+    The quality is that of the task, see `Task.quality`. That of classification is the accuracy.
 
     Args:
         stream: Complete stream.
@@ -82,7 +84,7 @@ def measure_prefixes(
         decoded = decode_stream(truncate(stream, size))
         batch_size = opened.settings.finetune.eval_batch_size
         found = predict_decoded(opened.adapted, decoded, samples, opened.device, batch_size).evaluation
-        accuracy, loss = round(found.score, 4), round(found.loss, 4)
+        accuracy, loss = round(opened.task.quality(found.values), 4), round(found.loss, 4)
         count = decoded.num_components
         cuts.append(PrefixScore(num_bytes=size, num_components=count, accuracy=accuracy, loss=loss))
         watcher.step(number, {found.primary.name: found.score})

@@ -87,6 +87,9 @@ def command_check(command: str, timeout_s: float = 60.0) -> HealthCheck:
 class AccuracyProbe:
     """Check that measures the accuracy of the base model with the candidate on labelled samples of the device.
 
+    For another task than classification, it measures the quality that releases of the task state, such as the share of
+    right tokens.
+
     It runs `airlora evaluate` in a separate process, so that the agent itself loads neither PyTorch nor the model.
 
     Args:
@@ -120,7 +123,7 @@ class AccuracyProbe:
             # A missing package or file says nothing about the candidate.
             raise HealthUnknownError(f"probe: {done.last_line}")
         try:
-            accuracy = float(json.loads(done.output)["accuracy"])
+            accuracy = float(json.loads(done.output)["quality"])
             if not 0.0 <= accuracy <= 1.0:
                 raise ValueError("accuracy out of range")
         except (ValueError, KeyError, TypeError) as error:

@@ -610,7 +610,7 @@ def test_a_probe_refuses_a_release_below_its_minimum_accuracy(
 
     def evaluate(words: list[str], *_: object) -> health.CommandResult:
         calls.append(words)
-        return health.CommandResult(0, b'{"accuracy": 0.75}', b"")
+        return health.CommandResult(0, b'{"quality": 0.75}', b"")
 
     monkeypatch.setattr(health, "run_command", evaluate)
     found = device.visit(checks=[AccuracyProbe(data, 0.7, model="some/model")])
