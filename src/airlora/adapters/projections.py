@@ -6,9 +6,10 @@ ends in "." and the entry.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -20,30 +21,60 @@ from airlora.ranks import ModuleShape
 
 __all__ = ["NEVER_ADAPTED", "ROLES", "ProjectionSite", "find_head", "find_projections", "on_residual_side", "sites_of"]
 
-ROLES = ("q", "k", "v", "o", "fc1", "fc2", "other")
-"""Roles of projections, in the order of a layer's list of projections (III-A1)."""
+log = logging.getLogger(__name__)
 
-_FUSED = "qkv"
+ROLES = ("q", "k", "v", "qkv", "o", "fc1", "fc2", "other")
+"""Roles of projections, in the order of a layer's list of projections (III-A1). A layer that computes q, k and v
+together has the role "qkv"; one that computes gate and input of an FFN together has the role "fc1"."""
+
+_SLICED = ("q", "k", "v")
 _ROLE_OF_ENDING = {
-    # OPT; q, k and v also Llama, Qwen2, Qwen3, Mistral
+    # OPT, BART; q, k and v also Llama, Qwen, Mistral, Gemma and relatives
     "self_attn.q_proj": "q",
     "self_attn.k_proj": "k",
     "self_attn.v_proj": "v",
     "self_attn.out_proj": "o",
+    "encoder_attn.q_proj": "q",
+    "encoder_attn.k_proj": "k",
+    "encoder_attn.v_proj": "v",
+    "encoder_attn.out_proj": "o",
     "fc1": "fc1",
     "fc2": "fc2",
-    # Llama, Qwen2, Qwen3, Mistral: a gated FFN has two projections of its input
+    # Llama, Qwen, Mistral, Gemma and relatives: a gated FFN has two projections of its input; Phi
     "self_attn.o_proj": "o",
+    "self_attn.dense": "o",
     "mlp.gate_proj": "fc1",
     "mlp.up_proj": "fc1",
     "mlp.down_proj": "fc2",
-    # BERT, RoBERTa
+    "shared_expert.gate_proj": "fc1",
+    "shared_expert.up_proj": "fc1",
+    "shared_expert.down_proj": "fc2",
+    # Phi-3, GLM
+    "self_attn.qkv_proj": "qkv",
+    "mlp.gate_up_proj": "fc1",
+    # BERT, RoBERTa, ELECTRA
     "attention.self.query": "q",
     "attention.self.key": "k",
     "attention.self.value": "v",
     "attention.output.dense": "o",
     "intermediate.dense": "fc1",
     "output.dense": "fc2",
+    # DeBERTa and DeBERTa-v2
+    "attention.self.in_proj": "qkv",
+    "attention.self.query_proj": "q",
+    "attention.self.key_proj": "k",
+    "attention.self.value_proj": "v",
+    # ALBERT
+    "attention.query": "q",
+    "attention.key": "k",
+    "attention.value": "v",
+    "ffn": "fc1",
+    "ffn_output": "fc2",
+    # MPNet
+    "attention.attn.q": "q",
+    "attention.attn.k": "k",
+    "attention.attn.v": "v",
+    "attention.attn.o": "o",
     # DistilBERT
     "attention.q_lin": "q",
     "attention.k_lin": "k",
@@ -51,12 +82,51 @@ _ROLE_OF_ENDING = {
     "attention.out_lin": "o",
     "ffn.lin1": "fc1",
     "ffn.lin2": "fc2",
-    # GPT-2: one layer that computes q, k and v side by side
-    "attn.c_attn": _FUSED,
+    # Falcon, GPT-NeoX, BLOOM; attention.dense also ALBERT
+    "self_attention.query_key_value": "qkv",
+    "attention.query_key_value": "qkv",
+    "self_attention.dense": "o",
+    "attention.dense": "o",
+    "mlp.dense_h_to_4h": "fc1",
+    "mlp.dense_4h_to_h": "fc2",
+    # ModernBERT, MPT
+    "attn.Wqkv": "qkv",
+    "attn.Wo": "o",
+    "mlp.Wi": "fc1",
+    "mlp.Wo": "fc2",
+    "ffn.up_proj": "fc1",
+    "ffn.down_proj": "fc2",
+    # GPT-2, GPT-BigCode, StarCoder2
+    "attn.c_attn": "qkv",
     "attn.c_proj": "o",
     "mlp.c_fc": "fc1",
     "mlp.c_proj": "fc2",
+    # GPT-J, GPT-Neo; attn.out_proj also MPT
+    "attn.q_proj": "q",
+    "attn.k_proj": "k",
+    "attn.v_proj": "v",
+    "attn.out_proj": "o",
+    "attn.attention.q_proj": "q",
+    "attn.attention.k_proj": "k",
+    "attn.attention.v_proj": "v",
+    "attn.attention.out_proj": "o",
+    "mlp.fc_in": "fc1",
+    "mlp.fc_out": "fc2",
+    # T5
+    "SelfAttention.q": "q",
+    "SelfAttention.k": "k",
+    "SelfAttention.v": "v",
+    "SelfAttention.o": "o",
+    "EncDecAttention.q": "q",
+    "EncDecAttention.k": "k",
+    "EncDecAttention.v": "v",
+    "EncDecAttention.o": "o",
+    "DenseReluDense.wi": "fc1",
+    "DenseReluDense.wi_0": "fc1",
+    "DenseReluDense.wi_1": "fc1",
+    "DenseReluDense.wo": "fc2",
 }
+_SLICED_ENDING = "attn.c_attn"
 _HEADS = ("pre_classifier", "classifier", "score", "classification_head")
 NEVER_ADAPTED = frozenset({*_HEADS, "lm_head", "cls", "pooler"})
 """Names of modules whose linear layers never get an update."""
@@ -96,13 +166,14 @@ def find_projections(
 ) -> tuple[ProjectionSite, ...]:
     """Return the projections to adapt, ordered by layer and within a layer by `ROLES`.
 
-    Linear layers of the head, the pooler and the LM head are never returned.
+    Linear layers of the head, the pooler and the LM head are never returned. A layer of a numbered stack that may be a
+    projection and is left out is named in a warning, and so are weights of experts, which are no layers.
 
     Args:
         model: Transformer of `transformers`.
-        target_modules: None selects the projections of the known families (OPT, BERT, RoBERTa, DistilBERT, GPT-2,
-            Llama, Qwen2, Qwen3, Mistral). As in PEFT, a sequence selects by endings of names, a string is a regular
-            expression for whole names, and "all-linear" selects all linear layers.
+        target_modules: None selects the projections of the known families, see `_ROLE_OF_ENDING`. In another model it
+            selects all linear layers of numbered stacks. As in PEFT, a sequence selects by endings of names, a string
+            is a regular expression for whole names, and "all-linear" selects all linear layers.
         head_modules: Selection of the head, see `find_head`.
         ffn_update: "residual" moves the updates of an FFN to the input of widening projections (role fc1) and to the
             output of narrowing ones (fc2).
@@ -117,14 +188,7 @@ def find_projections(
         for name, module in model.named_modules()
         if is_linear(module) and not _is_under(name, heads) and NEVER_ADAPTED.isdisjoint(name.split("."))
     }
-    if target_modules is None:
-        names = [name for name in linear if _role(name) and _layer(name)[1] is not None]
-        if not names:
-            raise ModelError(
-                f"no known projections in {type(model).__name__}; set target_modules: {_linear_layers(linear)}"
-            )
-    else:
-        names = _targets(linear, target_modules)
+    names = _known_projections(model, linear) if target_modules is None else _targets(linear, target_modules)
     stacks = list(dict.fromkeys(_layer(name)[0] for name in names))
     sites = [site for name in names for site in sites_of(name, linear[name])]
     if ffn_update == "residual":
@@ -138,7 +202,9 @@ def find_projections(
 
 
 def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
-    """Return the projections that a linear layer holds: one, or q, k and v for a fused layer.
+    """Return the projections that a linear layer holds: one, or q, k and v side by side in GPT-2's `c_attn`.
+
+    Other layers that compute q, k and v together interleave their heads. Each counts as one projection.
 
     Args:
         name: Full name of the linear layer.
@@ -146,10 +212,9 @@ def sites_of(name: str, shape: ModuleShape) -> list[ProjectionSite]:
     """
     layer = _layer(name)[1]
     role = _role(name) or "other"
-    if role != _FUSED:
+    if not _matches(name, _SLICED_ENDING) or shape.d_out != len(_SLICED) * shape.d_in:
         return [ProjectionSite(name, role, layer, shape)]
-    slice_shape = ModuleShape(shape.d_in, shape.d_out // len(_FUSED))
-    return [ProjectionSite(f"{name}.{role}", role, layer, slice_shape, role) for role in _FUSED]
+    return [ProjectionSite(f"{name}.{own}", own, layer, ModuleShape(shape.d_in, shape.d_in), own) for own in _SLICED]
 
 
 def on_residual_side(site: ProjectionSite) -> ProjectionSite:
@@ -220,6 +285,36 @@ def _targets(linear: dict[str, ModuleShape], target_modules: Sequence[str] | str
         if not any(_matches(name, ending) for name in linear):
             raise ModelError.of("target_modules", ending, f"the end of a linear layer's name: {_linear_layers(linear)}")
     return [name for name in linear if any(_matches(name, ending) for ending in target_modules)]
+
+
+def _known_projections(model: nn.Module, linear: Mapping[str, ModuleShape]) -> list[str]:
+    """Return the projections of the known families, or in another model all linear layers of numbered stacks."""
+    stacked = [name for name in linear if _layer(name)[1] is not None]
+    names = [name for name in stacked if _role(name)] or stacked
+    if not names:
+        raise ModelError(
+            f"no known projections in {type(model).__name__}; set target_modules: {_linear_layers(linear)}"
+        )
+    if not any(_role(name) for name in names):
+        log.warning(
+            "%s: an unknown architecture; all linear layers of its stacks are adapted (adapter.target_modules selects "
+            "others): %s",
+            type(model).__name__,
+            ", ".join(_endings(names)),
+        )
+    # Gates and routers have few outputs.
+    smallest = min(min(linear[name].d_in, linear[name].d_out) for name in names) // 2
+    skipped = [name for name in stacked if name not in set(names) and linear[name].d_out > smallest]
+    experts = [name for name, own in model.named_parameters() if own.dim() == 3 and _layer(name)[1] is not None]
+    for kind, left_out in (("linear layers", skipped), ("weights of several matrices", experts)):
+        if left_out:
+            log.warning("%s: %s that are not adapted: %s", type(model).__name__, kind, ", ".join(_endings(left_out)))
+    return names
+
+
+def _endings(names: Iterable[str]) -> list[str]:
+    """Return the different endings of names after their layer number."""
+    return list(dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in names))
 
 
 def _role(name: str) -> str | None:

@@ -100,12 +100,18 @@ def test_target_without_a_match_lists_the_linear_layers(
         find_projections(tiny("bert"), targets)
 
 
-def test_unknown_model_lists_its_linear_layers() -> None:
+def test_the_layers_of_an_unknown_model_are_adapted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(*[nn.ModuleDict({"mix": nn.Linear(2, 3), "gate": nn.Linear(2, 3)}) for _ in range(3)])
-    blocks = nn.ModuleDict({"blocks": model})
-    with pytest.raises(ModelError, match=r"set target_modules: .* end in mix \(3\), gate \(3\)$"):
-        find_projections(blocks)
+    blocks = nn.ModuleDict({"blocks": model, "last": nn.Linear(2, 3)})
+    assert [site.role for site in find_projections(blocks)] == ["other"] * 6
+    assert "an unknown architecture" in caplog.text
+    assert "mix, gate" in caplog.text
     assert [site.role for site in find_projections(blocks, ["mix"])] == ["other"] * 3
+
+
+def test_a_model_without_numbered_layers_lists_its_linear_layers() -> None:
+    with pytest.raises(ModelError, match=r"set target_modules: .* end in mix \(1\)$"):
+        find_projections(nn.ModuleDict({"mix": nn.Linear(2, 3)}))
     with pytest.raises(ModelError, match="the model has no linear layers"):
         find_projections(nn.Embedding(2, 3))
 
