@@ -11,6 +11,7 @@ from .injection import AdaptedModel as AdaptedModel
 from .injection import dense_reference as dense_reference
 from .injection import inject as inject
 from .models import EMBEDDED_MODEL as EMBEDDED_MODEL
+from .models import draw_modules as draw_modules
 from .models import embedded_model_folder as embedded_model_folder
 from .models import load_base_model as load_base_model
 from .models import no_dropout as no_dropout

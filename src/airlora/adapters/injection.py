@@ -58,6 +58,12 @@ class AdaptedModel:
         self._was_trainable = list(was_trainable)
 
     @property
+    def drawn_modules(self) -> tuple[str, ...]:
+        """Full names of the modules of the base model that its files lack, see `draw_modules`."""
+        found: Any = getattr(self.model, "drawn_modules", ())
+        return tuple(found)
+
+    @property
     def layers(self) -> dict[str, SVDLayer]:
         """Adapted layers by module name, in model order. A fused layer holds several sites.
 

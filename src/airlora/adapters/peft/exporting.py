@@ -67,7 +67,8 @@ def export_peft(adapted: AdaptedModel, folder: Path | str, *, base_model: str) -
 
     The loaded model has the logits of the adapted model. `rank_pattern` and `alpha_pattern` both list every module,
     because PEFT would otherwise divide one alpha by different ranks. Modules of rank 0 are omitted. PEFT loads no LoRA
-    without modules, so if all ranks are 0 the first module is written with one zero component.
+    without modules, so if all ranks are 0 the first module is written with one zero component. A pooler that the files
+    of the base model lack is exported with the head.
 
     Args:
         adapted: Model with the adapter to export.
@@ -90,7 +91,7 @@ def export_peft(adapted: AdaptedModel, folder: Path | str, *, base_model: str) -
     patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
     config = _config(adapted, ranks, base_model) | {
         "task_type": task,
-        "modules_to_save": list(adapted.head_names) or None,
+        "modules_to_save": [*adapted.head_names, *adapted.drawn_modules] or None,
         "rank_pattern": patterns,
         "alpha_pattern": patterns,
     }
@@ -198,7 +199,11 @@ def _head(adapted: AdaptedModel, task: str | None) -> dict[str, Tensor]:
     PEFT selects every module whose name ends in an entry of `modules_to_save`, even within a step of the dotted name,
     and adds two entries for classifiers. With unusual head modules the selection includes modules of the base.
     """
-    endings = (*adapted.head_names, *(_PEFT_CLASSIFIER_HEADS if task == _SEQUENCE_CLASSIFIER else ()))
+    endings = (
+        *adapted.head_names,
+        *adapted.drawn_modules,
+        *(_PEFT_CLASSIFIER_HEADS if task == _SEQUENCE_CLASSIFIER else ()),
+    )
     tensors = {
         f"{name}.{key}": value
         for name, module in adapted.model.named_modules()

@@ -34,7 +34,15 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from airlora.adapters import AdaptedModel, FfnUpdate, LowRankUpdate, base_fingerprint, inject, install_updates
+from airlora.adapters import (
+    AdaptedModel,
+    FfnUpdate,
+    LowRankUpdate,
+    base_fingerprint,
+    draw_modules,
+    inject,
+    install_updates,
+)
 from airlora.codec import DecodedStream, StreamHeader
 from airlora.delivery.device.state import InstalledAdapter, StateFolder
 from airlora.delivery.device.transport import printable
@@ -78,6 +86,7 @@ class AttachedModel:
         self._running: tuple[InstalledAdapter, DecodedStream] | None = None
         self._fingerprints: dict[tuple[str, ...] | None, str] = {}
         self._base_head: dict[str, Tensor] = {}
+        self._drawn: dict[str, dict[str, Tensor]] = {}
         self._num_failures = 0
         self._gate, self._refresh_lock = _PassGate(), threading.Lock()
         self._seen: tuple[int, int] | None = None
@@ -125,6 +134,7 @@ class AttachedModel:
             self.model.forward = self._forward
             self._next_check_s = float("inf")
             self._eject()
+            self._undo_draw()
             self._running = None
         return self.model
 
@@ -185,6 +195,7 @@ class AttachedModel:
                 self._install(before[1])
             else:
                 self._eject()
+                self._undo_draw()
             self._running = before
             raise
         self._running = found
@@ -196,6 +207,7 @@ class AttachedModel:
             raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
         targets, heads = (_module_names(chosen, name) for name in ("target_modules", "head_modules"))
         form = _ffn_update(chosen)
+        self._draw(header.metadata.get("drawn", []))
         self._verify_base(header.base_fingerprint, heads)
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
         if self._adapted is None or form != self._form or not _fits(self._adapted, header):
@@ -215,6 +227,28 @@ class AttachedModel:
         # A tensor that the release does not contain is the model's own, not that of the release before.
         own = {name: value.float().cpu().numpy() for name, value in self._base_head.items()}
         install_updates(self._adapted, updates, {**own, **decoded.tensors})
+
+    def _draw(self, names: Any) -> None:
+        """Give modules that the files of the base model lack, such as a pooler, the weights that the sender has."""
+        if not isinstance(names, list) or not all(isinstance(own, str) and "pooler" in own.split(".") for own in names):
+            raise AdapterError(f"adapter: its header has drawn modules {names!r}: allowed is a list of poolers")
+        if tuple(names) == tuple(self._drawn):
+            return
+        modules = dict(self.model.named_modules())
+        if unknown := [name for name in names if name not in modules]:
+            raise AdapterError(f"adapter: draws the module {unknown[0]}, which the model does not have")
+        self._undo_draw()
+        self._drawn = {
+            name: {key: value.clone() for key, value in modules[name].state_dict().items()} for name in names
+        }
+        draw_modules(self.model, names)
+        self._fingerprints.clear()
+
+    def _undo_draw(self) -> None:
+        for name, state in self._drawn.items():
+            self.model.get_submodule(name).load_state_dict(state)
+        self._drawn = {}
+        self._fingerprints.clear()
 
     def _eject(self) -> None:
         if self._adapted is None:

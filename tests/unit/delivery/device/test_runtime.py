@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from airlora.adapters import base_fingerprint, inject
+from airlora.adapters import base_fingerprint, draw_modules, inject
 from airlora.codec import DenseTensor, ModuleUpdate, StreamHeader, encode_stream
 from airlora.delivery import (
     AgentConfig,
@@ -42,8 +42,12 @@ def make_model(seed: int = 0) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).eval()
 
 
-def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: Any = None, **form: Any) -> bytes:
+def make_stream(
+    seed: int, r_max: int = 3, *, with_head: bool = True, chosen: Any = None, drawn: Any = None, **form: Any
+) -> bytes:
     model = make_model()
+    if drawn == ["bert.pooler.dense"]:
+        draw_modules(model, drawn)
     adapted = inject(copy.deepcopy(model), r_max=r_max, seed=0, **form)
     generator = np.random.default_rng(seed)
     updates = {
@@ -60,7 +64,7 @@ def make_stream(seed: int, r_max: int = 3, *, with_head: bool = True, chosen: An
         if with_head
     }
     shapes = {name: tensor.values.shape for name, tensor in head.items()}
-    metadata = {} if chosen is None else {"set": chosen}
+    metadata = ({} if chosen is None else {"set": chosen}) | ({} if drawn is None else {"drawn": drawn})
     header = StreamHeader(base_fingerprint(model), adapted.shapes, shapes, r_max=r_max, metadata=metadata)
     return encode_stream(header, updates, head, max_distortion=0.002)
 
@@ -435,3 +439,40 @@ def test_invalid_settings_in_a_stream_header_are_named(
     update(repository, folder)
     with pytest.raises(AdapterError, match="allowed is a list of names|allowed is an object|allowed is 'weight' or"):
         attach(make_model(), folder.folder)
+
+
+def test_a_missing_pooler_is_that_of_the_sender_until_the_model_is_detached(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, make_stream(1, drawn=["bert.pooler.dense"]))
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    wanted, model = make_model(), make_model()
+    draw_modules(wanted, ["bert.pooler.dense"])
+    # The device's own pooler is another one, as `transformers` draws it anew at every load.
+    with torch.no_grad():
+        model.bert.pooler.dense.weight.normal_()
+    own = model.bert.pooler.dense.weight.clone()
+    attached = attach(model, tmp_path / "state")
+    assert attached.version == 1
+    assert torch.equal(model.bert.pooler.dense.weight, wanted.bert.pooler.dense.weight)
+    # A release for the whole base model, pooler included, is another base model.
+    publish_stream(repository, make_stream(2))
+    update(repository, folder)
+    with pytest.raises(AdapterError, match="made for the base model"):
+        attached.refresh()
+    assert attached.version == 1
+    assert torch.equal(model.bert.pooler.dense.weight, wanted.bert.pooler.dense.weight)
+    attached.detach()
+    assert torch.equal(model.bert.pooler.dense.weight, own)
+
+
+@pytest.mark.parametrize("drawn", ["bert.pooler.dense", ["bert.encoder"], ["other.pooler"]])
+def test_only_poolers_of_the_model_are_drawn(tmp_path: Path, drawn: Any) -> None:
+    repository = make_repository(tmp_path)
+    publish_stream(repository, make_stream(1, drawn=drawn))
+    update(repository, StateFolder(tmp_path / "state"))
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(AdapterError, match="allowed is a list of poolers|which the model does not have"):
+        attach(model, tmp_path / "state")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
