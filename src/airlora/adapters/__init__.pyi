@@ -3,7 +3,9 @@ from .components import ModuleComponents as ModuleComponents
 from .components import canonical_svd as canonical_svd
 from .components import canonicalise as canonicalise
 from .components import components_of as components_of
+from .components import fill_update as fill_update
 from .components import install_updates as install_updates
+from .components import thin_svd as thin_svd
 from .explained_variance import explained_variance_ratio as explained_variance_ratio
 from .importance import ImportanceAccumulator as ImportanceAccumulator
 from .initialisation import align_to_gradient as align_to_gradient

@@ -20,10 +20,20 @@ import torch
 from torch import Tensor
 
 from airlora.adapters.injection import AdaptedModel
+from airlora.adapters.svd import SVDUpdate
 from airlora.errors import AdapterError
 from airlora.ranks import ModuleShape
 
-__all__ = ["LowRankUpdate", "ModuleComponents", "canonical_svd", "canonicalise", "components_of", "install_updates"]
+__all__ = [
+    "LowRankUpdate",
+    "ModuleComponents",
+    "canonical_svd",
+    "canonicalise",
+    "components_of",
+    "fill_update",
+    "install_updates",
+    "thin_svd",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -199,3 +209,48 @@ def _verify_update(name: str, update: LowRankUpdate, shapes: Mapping[str, Module
         raise AdapterError.of(f"rank of {name}", update.rank, f"0 to r_max = {r_max}")
     if not (np.isfinite(update.left).all() and np.isfinite(update.right).all()):
         raise AdapterError(f"the update of {name} holds values that are not finite")
+
+
+def thin_svd(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nonzero components of B A: left vectors [d_out, r], singular values [r], right vectors [r, d_in].
+
+    Args:
+        B: Left factor [d_out, k].
+        A: Right factor [k, d_in].
+    """
+    B, A = B.double(), A.double()
+    d_out, d_in = len(B), A.shape[1]
+    if len(A) > min(d_out, d_in):
+        # With a rank above the dimensions, the product is no larger than the factors.
+        product = B @ A
+        B, A = (torch.eye(d_out).double(), product) if d_out <= d_in else (product, torch.eye(d_in).double())
+    U, s, Vt = canonical_svd(B, torch.ones(len(A)), A)
+    # The tolerance of numpy.linalg.matrix_rank separates zeros from rounding error.
+    rank = int((s > s.max() * max(d_out, d_in) * torch.finfo(s.dtype).eps).sum()) if len(s) else 0
+    return U[:, :rank], s[:rank], Vt[:rank]
+
+
+@torch.no_grad()
+def fill_update(update: SVDUpdate, U: Tensor, s: Tensor, Vt: Tensor) -> None:
+    """Set the components of a module, so that training can continue.
+
+    Components beyond the rank get coefficient zero, and directions orthonormal to those of the others.
+
+    Args:
+        update: Update of the module, with an r_max of at least r.
+        U: Orthonormal left vectors [d_out, r].
+        s: Singular values [r].
+        Vt: Orthonormal right vectors [r, d_in].
+    """
+    update.P.copy_(_completed(U, update.P))
+    update.Q.copy_(_completed(Vt.T, update.Q.T).T)
+    update.lam.zero_()
+    update.lam[: len(s)] = s / update.scale
+
+
+def _completed(columns: Tensor, spare: Tensor) -> Tensor:
+    """Return `columns` and further orthonormal columns, as many as `spare` has in total."""
+    basis: Tensor = torch.linalg.qr(torch.cat([columns, spare.detach().cpu().double()], dim=1))[0]
+    basis = basis[:, : spare.shape[1]]
+    basis[:, : columns.shape[1]] = columns
+    return basis

@@ -61,6 +61,9 @@ class AdapterSettings(Section):
     """Coefficients of the seeded form in each chunk. Every prefix of the chunks is a valid adapter."""
     basis_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed that spreads the coefficients of the seeded form. The stream contains it."""
+    init_from: str | None = None
+    """Adapter to continue from: the folder of a PEFT LoRA or AdaLoRA, the file of a stream, or a finished run. None
+    begins with a zero update."""
     stream_bytes: PositiveInt | None = None
     """Size of the run's own stream, bytes. None writes no stream, and trains the seeded form without rounding."""
     nested_probability: Fraction = 0.0

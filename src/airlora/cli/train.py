@@ -115,6 +115,15 @@ def train(
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Seed of all random generators.", show_default="42")
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from",
+            metavar="PEFT_DIR|STREAM|RUN",
+            help="Adapter to continue from: a PEFT LoRA or AdaLoRA, a stream, or a finished run.",
+            show_default="none: a zero update",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="TOML", help="File of settings that override the preset.")
     ] = None,
@@ -142,6 +151,7 @@ def train(
         "task": task,
         "model.name": model,
         "policy.name": policy,
+        "adapter.init_from": None if init_from is None else str(init_from),
         "finetune.steps": steps,
         "seed": seed,
     }

@@ -42,7 +42,8 @@ class CausalLM(Task):
     """Language modelling by a model of `transformers.AutoModelForCausalLM`, whose last layer stays frozen.
 
     Attributes:
-        sample_format: Format of the training data, which held-out data share.
+        sample_format: Format of the training data, which held-out data share. None, for an adapter that was trained
+            elsewhere, takes the only format that the columns of the data allow.
         packing: Whether texts are concatenated and divided into samples of `data.max_length` tokens.
     """
 
@@ -55,7 +56,7 @@ class CausalLM(Task):
     auto_model: ClassVar[Any] = transformers.AutoModelForCausalLM
     head_modules: ClassVar[tuple[str, ...] | None] = ()
 
-    sample_format: CompletionFormat
+    sample_format: CompletionFormat | None = None
     packing: bool = False
 
     @property

@@ -256,13 +256,17 @@ def recipe_for_sizes(*sizes_bytes: int, steps: int, given: Mapping[str, Any] | N
         900
     """
     given = given or {}
-    best_form = "seeded" if max(sizes_bytes, default=0) <= BEST_SEEDED_BYTES else "free"
+    is_small = max(sizes_bytes, default=0) <= BEST_SEEDED_BYTES
+    best_form = "seeded" if is_small and given.get("adapter.init_from") is None else "free"
     if given.get("adapter.form", best_form) == "seeded":
         recipe = {**seeded_recipe(*sizes_bytes), "finetune.steps": steps}
     else:
         recipe = _free_recipe(*sizes_bytes, steps=steps, qat_steps=given.get("finetune.qat_steps"))
-    if find_task(given.get("task", "classification")).head_modules == ():
+    continues = given.get("adapter.init_from") is not None
+    if continues or find_task(given.get("task", "classification")).head_modules == ():
         recipe["finetune.head_steps"] = 0
+    if continues:
+        recipe["finetune.align_steps"] = 0
     if "adapter.r_max" in given:
         recipe["policy.constant_rank"] = given["adapter.r_max"]
     return recipe | dict(given)

@@ -156,6 +156,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _start_keeps_the_adapter(self) -> Self:
+        if self.adapter.init_from is not None:
+            required = {"adapter.form": "free", "finetune.head_steps": 0, "finetune.align_steps": 0}
+            for key, value in required.items():
+                if (found := value_at(self.model_dump(), key)) != value:
+                    raise ValueError(f"{key} = {found!r}: allowed is {value!r} with adapter.init_from")
+        return self
+
+    @model_validator(mode="after")
     def _constant_rank_fits(self) -> Self:
         if self.policy.constant_rank > self.adapter.r_max:
             raise ValueError(

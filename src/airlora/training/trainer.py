@@ -27,6 +27,7 @@ from airlora.training.context import build_context
 from airlora.training.early_stopping import EarlyStopping
 from airlora.training.finetune import FineTuner
 from airlora.training.frozen import frozen_env, frozen_objective, make_env
+from airlora.training.init_from import init_from
 from airlora.training.interrupts import Interrupted, InterruptHandler
 from airlora.training.links import decide_for_link, reference_link
 from airlora.training.metrics import MetricsLog
@@ -118,6 +119,8 @@ class Trainer:
                 "env.objective", "live", f"frozen with policy.name = {settings.policy.name!r}, which needs an adapter"
             )
         self.context = build_context(settings)
+        if settings.adapter.init_from is not None:
+            init_from(self.context, settings.adapter.init_from)
         self._form = seeded_form(self.context, settings)
         self.finetuner = FineTuner(self.context.adapted, self.context.train, settings, self.context.device, self._form)
         self.link = reference_link(settings.channel)

@@ -79,7 +79,7 @@ FINEST_DISTORTION = 0.002
 
 FIXED_BITS: tuple[BitWidth, ...] = (32, 8, 4)
 
-_NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update"}
+_NOT_FOR_PEFT = {"orthogonality_weight", "nested_probability", "ffn_update", "init_from"}
 """Settings of the adapter that PEFT's adapters do not have."""
 
 _LEARNING_RATES = {"learning_rate", "adalora_learning_rate", "lora_learning_rate"}
@@ -187,7 +187,9 @@ def fingerprint_of(folder: RunFolder, plan: CurvePlan, job: str) -> str:
         tuned = with_values(settings, {**seeded_recipe(int(job.split()[1])), **plan.overrides})
         relevant += [
             tuned.model_dump(
-                mode="json", include={"seed": True, "model": True, "adapter": True, "data": _data_fields(tuned)}
+                mode="json",
+                include={"seed": True, "model": True, "adapter": True, "data": _data_fields(tuned)},
+                exclude={"adapter": {"init_from"}},
             ),
             tuned.finetune.model_dump(mode="json", exclude={"steps", "eval_every"}),
             plan.steps(str(folder.path)),
@@ -196,7 +198,12 @@ def fingerprint_of(folder: RunFolder, plan: CurvePlan, job: str) -> str:
     else:
         relevant += [
             settings.model_dump(
-                mode="json", exclude={"num_threads": True, "data": _unset_data_fields(settings, "name")}
+                mode="json",
+                exclude={
+                    "num_threads": True,
+                    "data": _unset_data_fields(settings, "name"),
+                    "adapter": {"init_from"} if settings.adapter.init_from is None else set(),
+                },
             ),
             hashlib.sha256(read_bytes(folder.adapter_path, "adapter", CheckpointError)).hexdigest(),
         ]

@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from airlora.adapters.components import canonical_svd
+from airlora.adapters.components import fill_update, thin_svd
 from airlora.adapters.injection import AdaptedModel
 from airlora.adapters.peft.config import PREFIX, WEIGHTS_NAME, PeftConfig, read_peft_config
 from airlora.adapters.projections import NEVER_ADAPTED, sites_of
 from airlora.adapters.state import open_safetensors
-from airlora.adapters.svd import SVDUpdate
 from airlora.errors import AdapterError, RankPatternError
 from airlora.ranks import ModuleShape, RankPattern
 
@@ -177,7 +176,7 @@ def load_peft(adapted: AdaptedModel, folder: Path | str) -> PeftAdapter:
     with torch.no_grad():
         for name, update in adapted.updates.items():
             if name in components:
-                _fill(update, *components[name])
+                fill_update(update, *components[name])
             else:
                 update.lam.zero_()
         for target, tensor in head:
@@ -235,36 +234,8 @@ def _components(adapter: PeftAdapter, folder: Path | str) -> dict[str, Component
             blocks = torch.split(B, [site.shape.d_out for site in sites])
         except (RankPatternError, RuntimeError) as error:
             raise AdapterError.of(f"PEFT adapter {folder}: width of {module}", len(B), "that of q, k and v") from error
-        components |= {site.name: _thin_svd(block, A) for site, block in zip(sites, blocks, strict=True)}
+        components |= {site.name: thin_svd(block, A) for site, block in zip(sites, blocks, strict=True)}
     return components
-
-
-def _thin_svd(B: Tensor, A: Tensor) -> Components:
-    B, A = B.double(), A.double()
-    d_out, d_in = len(B), A.shape[1]
-    if len(A) > min(d_out, d_in):
-        # With a rank above the dimensions, the product is no larger than the factors.
-        product = B @ A
-        B, A = (torch.eye(d_out).double(), product) if d_out <= d_in else (product, torch.eye(d_in).double())
-    U, s, Vt = canonical_svd(B, torch.ones(len(A)), A)
-    # The tolerance of numpy.linalg.matrix_rank separates zeros from rounding error.
-    rank = int((s > s.max() * max(d_out, d_in) * torch.finfo(s.dtype).eps).sum()) if len(s) else 0
-    return U[:, :rank], s[:rank], Vt[:rank]
-
-
-def _fill(update: SVDUpdate, U: Tensor, s: Tensor, Vt: Tensor) -> None:
-    update.P.copy_(_completed(U, update.P))
-    update.Q.copy_(_completed(Vt.T, update.Q.T).T)
-    update.lam.zero_()
-    update.lam[: len(s)] = s / update.scale
-
-
-def _completed(columns: Tensor, spare: Tensor) -> Tensor:
-    """Return `columns` and further orthonormal columns, as many as `spare` has in total."""
-    basis: Tensor = torch.linalg.qr(torch.cat([columns, spare.detach().cpu().double()], dim=1))[0]
-    basis = basis[:, : spare.shape[1]]
-    basis[:, : columns.shape[1]] = columns
-    return basis
 
 
 def _fitting_head(adapted: AdaptedModel, adapter: PeftAdapter, folder: Path | str) -> list[tuple[Tensor, Tensor]]:
