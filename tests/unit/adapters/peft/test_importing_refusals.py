@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from airlora.adapters import AdaptedModel, inject
-from airlora.adapters.peft import load_peft, peft_requirements
+from airlora.adapters.peft import load_peft
 from airlora.errors import AdapterError
 
 Tiny = Callable[..., nn.Module]
