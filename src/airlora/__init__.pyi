@@ -16,6 +16,7 @@ from .channel import budget_params as budget_params
 from .channel import capacity_bps as capacity_bps
 from .channel import communication_cost as communication_cost
 from .channel import transfer_time_s as transfer_time_s
+from .delivery import attach as attach
 from .env import AnalyticObjective as AnalyticObjective
 from .env import FrozenObjective as FrozenObjective
 from .env import LiveObjective as LiveObjective
@@ -50,3 +51,7 @@ from .version import __version__ as __version__
 from .workflows.demo import run_demo as run_demo
 from .workflows.evaluate import evaluate_run as evaluate_run
 from .workflows.inspect import inspect_run as inspect_run
+from .workflows.library import export as export
+from .workflows.library import load_stream as load_stream
+from .workflows.library import pack as pack
+from .workflows.library import wrap as wrap

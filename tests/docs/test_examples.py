@@ -66,6 +66,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(
     tiny_model: Path,
+    tiny_decoder: Path,
     tiny_data: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -76,6 +77,7 @@ def folder(
         made.mkdir()
         monkeypatch.chdir(made)
         shutil.copytree(tiny_model, "base-model")
+        shutil.copytree(tiny_decoder, "tiny-decoder")
         for name in ("train.tsv", "dev.tsv", "test.tsv"):
             shutil.copy(tiny_data[name != "train.tsv"], name)
         record = package.train(package.load_settings("quick", overrides=RUN), "runs/mine")

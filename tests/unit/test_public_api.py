@@ -28,6 +28,7 @@ PUBLIC = [
     "Settings",
     "TextDataset",
     "__version__",
+    "attach",
     "base_fingerprint",
     "budget_params",
     "canonicalise",
@@ -37,6 +38,7 @@ PUBLIC = [
     "decide_for_link",
     "embedded_corpus",
     "evaluate_run",
+    "export",
     "find_projections",
     "inject",
     "inspect_run",
@@ -46,9 +48,11 @@ PUBLIC = [
     "load_dataset",
     "load_policy",
     "load_settings",
+    "load_stream",
     "make_policy",
     "oov_rate",
     "open_run",
+    "pack",
     "project_ranks",
     "run_demo",
     "save_adapter",
@@ -56,6 +60,7 @@ PUBLIC = [
     "save_settings",
     "train",
     "transfer_time_s",
+    "wrap",
 ]
 
 

@@ -40,6 +40,7 @@ class AdaptedModel:
         head_names: Full names of the head's modules.
         was_trainable: Parameters of the base model that required gradients before. `eject` makes them require
             gradients again.
+        target_modules: Selection of the projections that `inject` was given.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AdaptedModel:
         updates: Mapping[str, SVDUpdate],
         head_names: Sequence[str],
         was_trainable: Iterable[nn.Parameter] = (),
+        target_modules: Sequence[str] | str | None = None,
     ) -> None:
         self.model = model
         self.sites = tuple(sites)
@@ -56,6 +58,7 @@ class AdaptedModel:
         self.head_names = tuple(head_names)
         self.shapes: dict[str, ModuleShape] = {site.name: site.shape for site in self.sites}
         self._was_trainable = list(was_trainable)
+        self.target_modules = target_modules
 
     @property
     def drawn_modules(self) -> tuple[str, ...]:
@@ -228,7 +231,7 @@ def inject(
         model.set_submodule(module_name, _layer(base, by_suffix).train(base.training))
     for name in head_names:
         model.get_submodule(name).requires_grad_(True)
-    return AdaptedModel(model, sites, updates, head_names, was_trainable)
+    return AdaptedModel(model, sites, updates, head_names, was_trainable, target_modules)
 
 
 def dense_reference(adapted: AdaptedModel) -> nn.Module:

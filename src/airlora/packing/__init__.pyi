@@ -4,6 +4,10 @@ from .encoder_input import make_encoder_input as make_encoder_input
 from .importance import IMPORTANCE_MEASURES as IMPORTANCE_MEASURES
 from .importance import measure_explained_variance as measure_explained_variance
 from .importance import measure_importance as measure_importance
+from .installation import adapt_for_stream as adapt_for_stream
+from .installation import drawn_modules as drawn_modules
+from .installation import head_modules_of as head_modules_of
+from .installation import update_form as update_form
 from .pack import Packing as Packing
 from .pack import pack_adapter as pack_adapter
 from .seeded import RATE_UPDATE_INTERVAL as RATE_UPDATE_INTERVAL

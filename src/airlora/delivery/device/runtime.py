@@ -26,10 +26,10 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,13 @@ from airlora.adapters import (
     LowRankUpdate,
     base_fingerprint,
     draw_modules,
-    inject,
     install_updates,
 )
 from airlora.codec import DecodedStream, StreamHeader
 from airlora.delivery.device.state import InstalledAdapter, StateFolder
 from airlora.delivery.device.transport import printable
 from airlora.errors import AdapterError, CodecError
+from airlora.packing import adapt_for_stream, drawn_modules, head_modules_of, update_form
 
 __all__ = ["AttachedModel", "attach"]
 
@@ -202,36 +202,21 @@ class AttachedModel:
 
     def _install(self, decoded: DecodedStream) -> None:
         header = decoded.header
-        chosen = header.metadata.get("set", {})
-        if not isinstance(chosen, dict):
-            raise AdapterError(f"adapter: its header has settings {chosen!r}: allowed is an object")
-        targets, heads = (_module_names(chosen, name) for name in ("target_modules", "head_modules"))
-        form = _ffn_update(chosen)
-        self._draw(header.metadata.get("drawn", []))
-        self._verify_base(header.base_fingerprint, heads)
+        form = update_form(header)
+        self._draw(drawn_modules(header))
+        self._verify_base(header.base_fingerprint, head_modules_of(header))
         updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
         if self._adapted is None or form != self._form or not _fits(self._adapted, header):
             self._eject()
-            adapted = inject(
-                self.model,
-                r_max=header.r_max,
-                seed=0,
-                scale=1.0,
-                target_modules=targets,
-                head_modules=heads,
-                ffn_update=form,
-            )
+            adapted = adapt_for_stream(self.model, header)
             self._adapted, self._form = adapted, form
-            adapted.set_ranks([0] * len(adapted.shapes))
             self._base_head = {name: value.detach().clone() for name, value in adapted.head_state().items()}
         # A tensor that the release does not contain is the model's own, not that of the release before.
         own = {name: value.float().cpu().numpy() for name, value in self._base_head.items()}
         install_updates(self._adapted, updates, {**own, **decoded.tensors})
 
-    def _draw(self, names: Any) -> None:
-        """Give modules that the files of the base model lack, such as a pooler, the weights that the sender has."""
-        if not isinstance(names, list) or not all(isinstance(own, str) and "pooler" in own.split(".") for own in names):
-            raise AdapterError(f"adapter: its header has drawn modules {names!r}: allowed is a list of poolers")
+    def _draw(self, names: list[str]) -> None:
+        """Give poolers that the files of the base model lack the weights that the sender has."""
         if tuple(names) == tuple(self._drawn):
             return
         modules = dict(self.model.named_modules())
@@ -267,20 +252,6 @@ class AttachedModel:
             raise AdapterError(
                 f"adapter: made for the base model {wanted[:12]}, this is {self._fingerprints[key][:12]}"
             )
-
-
-def _ffn_update(chosen: Mapping[str, Any]) -> FfnUpdate:
-    found = chosen.get("adapter.ffn_update", "weight")
-    if found in get_args(FfnUpdate):
-        return cast(FfnUpdate, found)
-    raise AdapterError(f"adapter: its header has ffn_update = {found!r}: allowed is 'weight' or 'residual'")
-
-
-def _module_names(chosen: Mapping[str, Any], name: str) -> list[str] | None:
-    found = chosen.get(f"adapter.{name}")
-    if found is not None and not (isinstance(found, list) and all(isinstance(part, str) for part in found)):
-        raise AdapterError(f"adapter: its header has {name} = {found!r}: allowed is a list of names")
-    return found
 
 
 def _fits(adapted: AdaptedModel, header: StreamHeader) -> bool:

@@ -1,0 +1,192 @@
+"""The adapter in your own training loop: wrap a model, pack its adapter, load a stream, export it.
+
+These functions take models of `transformers` that are in memory, and no run. `airlora train` does more: a policy, QAT,
+and importance on samples that were kept from training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from airlora.adapters import (
+    AdaptedModel,
+    AdapterSettings,
+    LowRankUpdate,
+    base_fingerprint,
+    draw_modules,
+    inject,
+    install_updates,
+)
+from airlora.adapters.peft import PeftExport, export_peft, export_uniform
+from airlora.codec import BitWidth, decode_stream
+from airlora.errors import AdapterError, ModelError, SettingsError
+from airlora.packing import Packing, adapt_for_stream, drawn_modules, head_modules_of, pack_adapter
+from airlora.tasks import CausalLM, Classification, ComputeOptions, EncodedData, Task
+from airlora.tasks.base import TARGETS
+from airlora.training import load_settings, stream_header
+
+__all__ = ["export", "load_stream", "pack", "wrap"]
+
+_DEFAULTS = AdapterSettings()
+
+
+def wrap(
+    model: nn.Module,
+    *,
+    r_max: int = _DEFAULTS.r_max,
+    scale: float = _DEFAULTS.scale,
+    target_modules: Sequence[str] | str | None = None,
+    seed: int = 0,
+) -> AdaptedModel:
+    """Freeze a model, add a trainable adapter to its projections in place, and return the handle.
+
+    Only the adapter and the classification head, if there is one, require gradients afterwards. The handle has
+    `set_ranks` for ranks that change while you train, `updates` and `head_parameters`.
+
+    Args:
+        model: Model of `transformers`.
+        r_max: Number of components per module.
+        scale: Factor of every update, the same at every rank.
+        target_modules: Selection of the projections as in PEFT. None selects those of the model's family.
+        seed: Seed of the initial components. The update is zero.
+
+    Raises:
+        ModelError: The model already carries an adapter, or has no projections.
+        RankPatternError: `r_max` is larger than a module's dimension.
+        SettingsError: Another value is not allowed.
+    """
+    return inject(model, r_max=r_max, scale=scale, target_modules=target_modules, seed=seed)
+
+
+def pack(
+    adapted: AdaptedModel,
+    *,
+    max_bytes: int | None = None,
+    max_distortion: float | None = None,
+    bits: BitWidth = "auto",
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    base_model: str | None = None,
+) -> bytes:
+    """Return the adapter as a stream, most important components first. Every prefix of it is an adapter, too.
+
+    Args:
+        adapted: Model with its adapter, a classifier or a causal language model. It keeps its values and ranks.
+        max_bytes: Size of the stream, bytes. None takes `max_distortion`.
+        max_distortion: Share of the components' importance that may be lost. None stands for 0.1.
+        bits: Bits per parameter, or "auto" for the best precision of each component.
+        calibration: Batches as the model is called with: `input_ids`, `attention_mask` and `labels`. The importance of
+            components is measured on them. They should not be training data. None takes singular values.
+        base_model: Name of the base model for receivers. None takes that of its configuration.
+
+    Raises:
+        AdapterError: The adapter holds values that are not finite.
+        ModelError: The model is neither a classifier nor a causal language model.
+        SettingsError: A value is not allowed, or both a size and a distortion are given.
+    """
+    if max_bytes is not None and max_distortion is not None:
+        raise SettingsError.of("max_distortion", max_distortion, "none beside max_bytes")
+    task = _task_of(adapted.model)
+    config: Any = adapted.model.config
+    overrides: dict[str, Any] = {"task": task.name, "model.name": base_model or config.name_or_path or "unknown"}
+    if adapted.target_modules is not None:
+        overrides["adapter.target_modules"] = list(dict.fromkeys(site.module_name for site in adapted.sites))
+    settings = load_settings(overrides=overrides)
+    header = stream_header(adapted, settings, base_fingerprint(adapted.model), task)
+    data = None if calibration is None else _encoded(task, calibration)
+    packing = Packing(
+        bits=bits,
+        max_bytes=max_bytes,
+        max_distortion=Packing().max_distortion if max_distortion is None else max_distortion,
+        importance="singular_value" if data is None else None,
+    )
+    compute = ComputeOptions(next(adapted.model.parameters()).device, 0, 8, 8, "float32")
+    return pack_adapter(adapted, header, packing, compute, calibration=data)
+
+
+def load_stream(model: nn.Module, data: bytes) -> AdaptedModel:
+    """Add the adapter in a stream, or in a prefix of one, to its base model in place, and return the handle.
+
+    Args:
+        model: Base model of `transformers`.
+        data: Stream, or its first bytes.
+
+    Raises:
+        CodecError: The stream is damaged, or the prefix lacks a tensor of the classification head.
+        AdapterError: The model is another one than that of the stream.
+        ModelError: The model already carries an adapter.
+    """
+    decoded = decode_stream(data)
+    header = decoded.header
+    if missing := [name for name in header.tensors if name not in decoded.tensors]:
+        raise AdapterError(f"stream: its first {decoded.bytes_used} bytes lack {missing[0]} of the classification head")
+    modules = dict(model.named_modules())
+    drawn = drawn_modules(header)
+    if unknown := [name for name in drawn if name not in modules]:
+        raise AdapterError(f"stream: draws the module {unknown[0]}, which the model does not have")
+    draw_modules(model, drawn)
+    found = base_fingerprint(model, head_modules=head_modules_of(header))
+    if found != header.base_fingerprint:
+        raise AdapterError(f"stream: made for the base model {header.base_fingerprint[:12]}, this is {found[:12]}")
+    adapted = adapt_for_stream(model, header)
+    updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+    install_updates(adapted, updates, decoded.tensors)
+    return adapted
+
+
+def export(
+    adapted: AdaptedModel,
+    folder: Path | str,
+    *,
+    for_: Literal["peft", "vllm", "llama.cpp"] = "peft",
+    base_model: str | None = None,
+) -> PeftExport:
+    """Write the adapter at its current ranks as a LoRA, and return a summary.
+
+    Args:
+        adapted: Model with its adapter.
+        folder: Folder to write to.
+        for_: Reader of the files. vLLM and llama.cpp read one rank for all modules and no head.
+        base_model: Name or folder of the base model. None takes that of its configuration.
+
+    Raises:
+        AirloraError: The adapter cannot be exported for this reader, or the files cannot be written.
+    """
+    config: Any = adapted.model.config
+    name = base_model or str(config.name_or_path)
+    if for_ == "peft":
+        return export_peft(adapted, folder, base_model=name)
+    return export_uniform(adapted, folder, for_=for_, base_model=name)
+
+
+def _task_of(model: nn.Module) -> Task:
+    name, config = type(model).__name__, model.config
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return CausalLM()
+    if name.endswith("ForSequenceClassification") and getattr(config, "num_labels", 0) > 1:
+        labels: Any = config.id2label  # type: ignore[union-attr]
+        return Classification(label_names=tuple(str(labels[number]) for number in sorted(labels)))
+    raise ModelError(
+        f"{name}: streams are for classifiers with two outputs or more (ForSequenceClassification) and causal language "
+        "models (ForCausalLM)"
+    )
+
+
+def _encoded(task: Task, batches: Iterable[Mapping[str, Tensor]]) -> EncodedData:
+    """Return the samples of batches without their padding."""
+    columns: dict[str, list[Any]] = {}
+    for batch in batches:
+        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool().cpu()
+        for name, values in batch.items():
+            if name != "attention_mask":
+                rows = values.cpu()
+                own = columns.setdefault(TARGETS if name == "labels" else name, [])
+                own += [row[kept].numpy() if row.dim() else row.item() for row, kept in zip(rows, mask, strict=True)]
+    if not columns.get(TARGETS):
+        raise SettingsError("calibration: allowed are batches with input_ids and labels, one or more")
+    return EncodedData(task, columns, np.zeros((len(columns[TARGETS]), 2), dtype=np.float32), pad_token_id=0)
