@@ -40,6 +40,7 @@ from .text import lexical_entropy_nats as lexical_entropy_nats
 from .text import load_dataset as load_dataset
 from .text import oov_rate as oov_rate
 from .training import OpenRun as OpenRun
+from .training import RankPolicyCallback as RankPolicyCallback
 from .training import RunFolder as RunFolder
 from .training import Settings as Settings
 from .training import decide_for_link as decide_for_link

@@ -23,6 +23,7 @@ PUBLIC = [
     "RankAllocationEnv",
     "RankPattern",
     "RankPolicy",
+    "RankPolicyCallback",
     "RunFolder",
     "SVDLinear",
     "Settings",

@@ -1,6 +1,7 @@
 from .algorithm1 import Algorithm1 as Algorithm1
 from .algorithm1 import StepRecord as StepRecord
 from .algorithm1 import is_learner as is_learner
+from .callback import RankPolicyCallback as RankPolicyCallback
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .context import RunContext as RunContext

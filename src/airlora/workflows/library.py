@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from airlora.adapters import (
@@ -26,6 +27,7 @@ from airlora.adapters import (
 from airlora.adapters.peft import PeftExport, export_peft, export_uniform
 from airlora.codec import BitWidth, decode_stream
 from airlora.errors import AdapterError, ModelError, SettingsError
+from airlora.files import make_folder, write_bytes
 from airlora.packing import Packing, adapt_for_stream, drawn_modules, head_modules_of, pack_adapter
 from airlora.tasks import CausalLM, Classification, ComputeOptions, EncodedData, Task
 from airlora.tasks.base import TARGETS
@@ -47,7 +49,8 @@ def wrap(
     """Freeze a model, add a trainable adapter to its projections in place, and return the handle.
 
     Only the adapter and the classification head, if there is one, require gradients afterwards. The handle has
-    `set_ranks` for ranks that change while you train, `updates` and `head_parameters`.
+    `set_ranks` for ranks that change while you train, `updates` and `head_parameters`. `save_pretrained` of the model
+    writes adapter and head alone from then on, so that checkpoints of a trainer are small and resume exactly.
 
     Args:
         model: Model of `transformers`.
@@ -61,7 +64,36 @@ def wrap(
         RankPatternError: `r_max` is larger than a module's dimension.
         SettingsError: Another value is not allowed.
     """
-    return inject(model, r_max=r_max, scale=scale, target_modules=target_modules, seed=seed)
+    adapted = inject(model, r_max=r_max, scale=scale, target_modules=target_modules, seed=seed)
+    _save_adapter_alone(adapted)
+    return adapted
+
+
+def _save_adapter_alone(adapted: AdaptedModel) -> None:
+    """Let `save_pretrained` write adapter and head alone, without a configuration.
+
+    The base model would otherwise be saved under names that `from_pretrained` does not know, and it would draw all
+    weights at random. Without a configuration it refuses the folder.
+    """
+    model: Any = adapted.model
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = {names[id(parameter)] for update in adapted.updates.values() for parameter in update.parameters()}
+    head = tuple(f"{name}." for name in adapted.head_names)
+
+    def save_pretrained(save_directory: str, *, state_dict: Any = None, **options: Any) -> None:  # noqa: ARG001
+        given = model.state_dict() if state_dict is None else state_dict
+        kept = {
+            name: value.detach().cpu().contiguous()
+            for name, value in given.items()
+            if name in own or (head and name.startswith(head))
+        }
+        write_bytes(make_folder(save_directory) / "model.safetensors", save(kept, metadata={"format": "pt"}))
+
+    model.save_pretrained = save_pretrained
+    # The trainer would warn of them when it resumes.
+    model._keys_to_ignore_on_save = {
+        name for name in model.state_dict() if name not in own and not (head and name.startswith(head))
+    }
 
 
 def pack(
