@@ -82,6 +82,24 @@ def test_chosen_projections_are_found_by_the_receiver(tiny_decoder: Path) -> Non
         torch.testing.assert_close(received.model(tokens()).logits, model(tokens()).logits, atol=1e-4, rtol=1e-4)
 
 
+def test_a_base_model_in_bfloat16_is_accepted_unless_it_has_to_be_exact(tiny_decoder: Path) -> None:
+    adapted = airlora.wrap(AutoModelForCausalLM.from_pretrained(tiny_decoder), r_max=2)
+    adapted.set_ranks([2] * len(adapted.shapes))
+    with torch.no_grad():
+        for update in adapted.updates.values():
+            update.P.normal_(std=0.1)
+    stream, half = (
+        airlora.pack(adapted, bits=32),
+        AutoModelForCausalLM.from_pretrained(tiny_decoder, dtype=torch.bfloat16),
+    )
+    with pytest.raises(AdapterError, match="made for the base model"):
+        airlora.load_stream(half, stream, accept="exact")
+    received = airlora.load_stream(half, stream)
+    with torch.no_grad():
+        wanted, found = adapted.model(tokens()).logits, received.model(tokens()).logits.float()
+    assert (wanted - found).abs().max() < 0.05 * wanted.abs().max()
+
+
 def test_models_and_streams_that_do_not_fit_are_refused(
     tiny_model: Path, tiny_decoder: Path, batch: dict[str, torch.Tensor]
 ) -> None:

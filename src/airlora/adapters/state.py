@@ -34,6 +34,7 @@ from airlora.adapters.projections import find_head
 from airlora.adapters.svd import SVDLayer
 from airlora.errors import AdapterError, RankPatternError, SettingsError
 from airlora.files import write_bytes
+from airlora.identity import is_same_base
 from airlora.ranks import RankPattern
 from airlora.version import __version__
 
@@ -73,21 +74,24 @@ class AdapterMetadata:
 
 
 def base_fingerprint(model: nn.Module, *, head_modules: Sequence[str] | None = None) -> str:
-    """Return the SHA-256 of the base model's parameters and saved buffers, 64 hexadecimal digits.
+    """Return the fingerprint of the base model's parameters and saved buffers, 64 hexadecimal digits.
 
-    The digest covers name, dtype, shape and bytes of every tensor, sorted by name, without the head. It is the same
-    before and after `inject`, for any values of the updates, and on every device.
+    It joins the first halves of two SHA-256 digests, see `airlora.identity`. Each covers name, dtype, shape and bytes
+    of every tensor, sorted by name, without the head. For the second one, floating-point tensors are rounded to
+    bfloat16. The fingerprint is the same before and after `inject`, for any values of the updates, and on every device.
 
     Args:
         model: Model with or without updates.
         head_modules: Selection of the head, see `find_head`.
     """
-    digest = hashlib.sha256()
+    exact, rounded = hashlib.sha256(), hashlib.sha256()
     for name, tensor in sorted(_base_tensors(model, find_head(model, head_modules)).items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        # Viewing the tensor as bytes covers bfloat16 too, which NumPy lacks.
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        half = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for digest, own in ((exact, tensor), (rounded, half)):
+            digest.update(json.dumps([name, str(own.dtype), list(own.shape)]).encode())
+            # Viewing the tensor as bytes covers bfloat16 too, which NumPy lacks.
+            digest.update(own.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return exact.hexdigest()[:32] + rounded.hexdigest()[:32]
 
 
 def _base_tensors(model: nn.Module, head_names: Sequence[str]) -> dict[str, Tensor]:
@@ -273,7 +277,7 @@ def _verify_tensors(file: Any, targets: Mapping[str, Tensor], path: Path | str) 
 
 def _verify_base(metadata: AdapterMetadata, adapted: AdaptedModel, path: Path | str) -> None:
     fingerprint = base_fingerprint(adapted.model, head_modules=adapted.head_names)
-    if metadata.base_fingerprint != fingerprint:
+    if not is_same_base(metadata.base_fingerprint, fingerprint):
         raise AdapterError(
             f"adapter {path}: belongs to base model {metadata.base_fingerprint[:12]}, this is {fingerprint[:12]}"
         )

@@ -13,6 +13,7 @@ import typer
 
 from airlora.cli.app import app, is_quiet, make_console
 from airlora.cli.edge import (
+    AcceptBase,
     Base,
     Deadline,
     Health,
@@ -27,6 +28,7 @@ from airlora.cli.options import Json
 from airlora.cli.releases import Keys, Repo, open_with_keys
 from airlora.errors import AirloraError, SettingsError
 from airlora.files import read_bytes
+from airlora.identity import parse_level
 from airlora.settings.sizes import parse_size
 
 __all__ = ["cast", "listen"]
@@ -128,6 +130,7 @@ def listen(
     min_accuracy_gain: MinAccuracyGain = None,
     tenant: Tenant = None,
     base: Base = None,
+    accept_base: AcceptBase = "bfloat16",
     health: Health = None,
     as_json: Json = False,
 ) -> None:
@@ -152,6 +155,7 @@ def listen(
         tenant=tenant,
         target=DownloadTarget(None if max_bytes is None else parse_size(max_bytes), min_accuracy_gain),
         base_fingerprint=base,
+        accept_base=parse_level(accept_base),
         checks=[command_check(text) for text in health or []],
     )
     limits = DownloadLimits(stall_timeout_s=stall_s, max_attempts=1 if once else 2)

@@ -16,6 +16,7 @@ from airlora.cli.app import app, make_console
 from airlora.cli.options import Json, Model
 from airlora.errors import AirloraError, SettingsError, TrustError
 from airlora.files import read_bytes
+from airlora.identity import parse_level
 from airlora.settings.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ Base = Annotated[
         show_default="any",
     ),
 ]
+AcceptBase = Annotated[
+    str,
+    typer.Option(
+        "--accept-base",
+        metavar="LEVEL",
+        help="Level at which --base is compared: `exact`, or `bfloat16` for weights that are equal after rounding.",
+    ),
+]
 Health = Annotated[
     list[str] | None,
     typer.Option(metavar="CMD", help="Command that must exit with 0 for the candidate AIRLORA_ADAPTER; repeatable."),
@@ -104,6 +113,7 @@ def run(
     min_accuracy_gain: MinAccuracyGain = None,
     tenant: Tenant = None,
     base: Base = None,
+    accept_base: AcceptBase = "bfloat16",
     health: Health = None,
     probe: Annotated[
         Path | None,
@@ -167,6 +177,7 @@ def run(
         tenant=tenant,
         target=DownloadTarget(None if max_bytes is None else parse_size(max_bytes), min_accuracy_gain),
         base_fingerprint=base,
+        accept_base=parse_level(accept_base),
         checks=checks,
         device=device,
     )

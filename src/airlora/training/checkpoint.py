@@ -10,6 +10,7 @@ import torch
 
 from airlora.errors import CheckpointError
 from airlora.files import seal, unseal, write_bytes
+from airlora.identity import is_same_base
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -47,7 +48,7 @@ def load_checkpoint(path: Path | str, *, fingerprint: str) -> dict[str, Any]:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"checkpoint {path}: damaged or not a checkpoint ({type(error).__name__})") from error
-    if value["fingerprint"] != fingerprint:
+    if not is_same_base(value["fingerprint"], fingerprint):
         raise CheckpointError(
             f"checkpoint {path}: made for the base model {value['fingerprint'][:12]}, this one is {fingerprint[:12]}"
         )

@@ -11,6 +11,7 @@ from airlora.adapters import fill_update, load_adapter, thin_svd
 from airlora.adapters.peft import load_peft
 from airlora.codec import decode_stream
 from airlora.errors import AdapterError
+from airlora.identity import is_same_base
 from airlora.training.context import RunContext
 from airlora.training.opening import read_stream_bytes
 from airlora.training.run import RunFolder
@@ -51,7 +52,7 @@ def init_from(context: RunContext, source: Path | str) -> None:
 def _load_stream(context: RunContext, path: Path) -> None:
     adapted, decoded = context.adapted, decode_stream(read_stream_bytes(path))
     header = decoded.header
-    if header.base_fingerprint != context.fingerprint:
+    if not is_same_base(header.base_fingerprint, context.fingerprint, "bfloat16"):
         wanted, found = header.base_fingerprint[:12], context.fingerprint[:12]
         raise AdapterError(f"stream {path}: made for the base model {wanted}, this is {found}")
     if dict(header.modules) != adapted.shapes:

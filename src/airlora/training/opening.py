@@ -12,6 +12,7 @@ from airlora.adapters import EMBEDDED_MODEL, AdaptedModel, LowRankUpdate, instal
 from airlora.codec import DecodedStream, decode_stream, truncate
 from airlora.errors import AdapterError, CodecError, ModelError
 from airlora.files import read_bytes
+from airlora.identity import is_same_base
 from airlora.ranks import RankPattern
 from airlora.tasks import Dataset, EncodedData, Predictions, Task, load_adapted, make_vocabulary, predict
 from airlora.training.run import RunFolder, RunRecord
@@ -77,7 +78,7 @@ def open_run(path: Path | str) -> OpenRun:
     folder = RunFolder(path)
     settings, record = folder.settings(), folder.record()
     adapted, tokenizer, fingerprint, device = load_adapted(settings, record.task)
-    if fingerprint != record.fingerprint:
+    if not is_same_base(record.fingerprint, fingerprint):
         raise AdapterError(
             f"{folder.path}: made for the base model {record.fingerprint[:12]}, {settings.model.name} is now "
             f"{fingerprint[:12]}"
@@ -145,7 +146,8 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
     """Return a stream, or a prefix of one, loaded into its base model.
 
     The metadata of a stream name its base model. Only the embedded model is loaded by that name; the caller must name
-    any other, so that a stream cannot cause a download.
+    any other, so that a stream cannot cause a download. The base model may be one whose weights are those of the sender
+    after rounding to bfloat16.
 
     Args:
         data: Stream or prefix of a stream.
@@ -187,7 +189,7 @@ def open_stream(data: bytes, *, model: str | None = None, base: DecodedStream | 
         },
     )
     adapted, tokenizer, fingerprint, device = load_adapted(settings, task)
-    if fingerprint != header.base_fingerprint:
+    if not is_same_base(header.base_fingerprint, fingerprint, "bfloat16"):
         wanted = header.base_fingerprint[:12]
         raise AdapterError(f"stream: made for the base model {wanted}, {settings.model.name} is {fingerprint[:12]}")
     if dict(header.modules) != adapted.shapes:

@@ -28,6 +28,7 @@ from airlora.adapters.peft import PeftExport, export_peft, export_uniform
 from airlora.codec import BitWidth, decode_stream
 from airlora.errors import AdapterError, ModelError, SettingsError
 from airlora.files import make_folder, write_bytes
+from airlora.identity import BaseLevel, is_same_base
 from airlora.packing import Packing, adapt_for_stream, drawn_modules, head_modules_of, pack_adapter
 from airlora.tasks import CausalLM, Classification, ComputeOptions, EncodedData, Task
 from airlora.tasks.base import TARGETS
@@ -141,12 +142,14 @@ def pack(
     return pack_adapter(adapted, header, packing, compute, calibration=data)
 
 
-def load_stream(model: nn.Module, data: bytes) -> AdaptedModel:
+def load_stream(model: nn.Module, data: bytes, *, accept: BaseLevel = "bfloat16") -> AdaptedModel:
     """Add the adapter in a stream, or in a prefix of one, to its base model in place, and return the handle.
 
     Args:
         model: Base model of `transformers`.
         data: Stream, or its first bytes.
+        accept: Level at which the model has to be that of the stream: "exact", or "bfloat16" for weights that are equal
+            after rounding to bfloat16.
 
     Raises:
         CodecError: The stream is damaged, or the prefix lacks a tensor of the classification head.
@@ -163,7 +166,7 @@ def load_stream(model: nn.Module, data: bytes) -> AdaptedModel:
         raise AdapterError(f"stream: draws the module {unknown[0]}, which the model does not have")
     draw_modules(model, drawn)
     found = base_fingerprint(model, head_modules=head_modules_of(header))
-    if found != header.base_fingerprint:
+    if not is_same_base(header.base_fingerprint, found, accept):
         raise AdapterError(f"stream: made for the base model {header.base_fingerprint[:12]}, this is {found[:12]}")
     adapted = adapt_for_stream(model, header)
     updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}

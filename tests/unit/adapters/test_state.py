@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from airlora.adapters import AdaptedModel, base_fingerprint, inject, load_adapter, read_adapter_metadata, save_adapter
 from airlora.errors import AdapterError, SettingsError, StorageError
+from airlora.identity import is_same_base
 from airlora.version import __version__
 
 Make = Callable[..., AdaptedModel]
@@ -278,7 +279,27 @@ def test_fingerprint_computed_by_hand() -> None:
     nn.init.ones_(layer.weight)
     # 1.0 in float32, little-endian
     text = b'["weight", "torch.float32", [1, 1]]' + bytes([0, 0, 0x80, 0x3F])
-    assert base_fingerprint(layer) == hashlib.sha256(text).hexdigest()
+    rounded = b'["weight", "torch.bfloat16", [1, 1]]' + bytes([0x80, 0x3F])
+    halves = [hashlib.sha256(own).hexdigest()[:32] for own in (text, rounded)]
+    assert base_fingerprint(layer) == "".join(halves)
+
+
+def test_fingerprints_tell_at_which_level_two_models_are_the_same(tiny: Tiny) -> None:
+    model, half, other = tiny("opt"), tiny("opt").to(torch.bfloat16), tiny("opt", seed=1)
+    own, rounded, foreign = (base_fingerprint(each) for each in (model, half, other))
+    assert is_same_base(own, base_fingerprint(tiny("opt")))
+    assert not is_same_base(own, rounded)
+    assert is_same_base(own, rounded, "bfloat16")
+    assert is_same_base(rounded, base_fingerprint(half.float()), "bfloat16")
+    assert not is_same_base(own, foreign, "bfloat16")
+    # The digest that was a fingerprint before the second level.
+    digest = hashlib.sha256()
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("score.")}
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.numpy().tobytes())
+    assert is_same_base(digest.hexdigest(), own)
+    assert not is_same_base(digest.hexdigest(), rounded, "bfloat16")
 
 
 @pytest.mark.parametrize("head_modules", [None, (), ("pooler", "classifier")])

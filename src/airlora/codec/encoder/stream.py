@@ -23,6 +23,7 @@ from airlora.codec.format.items import Layout
 from airlora.codec.format.limits import Limits
 from airlora.codec.format.reader import DecodedStream
 from airlora.errors import CodecError
+from airlora.identity import is_same_base
 
 __all__ = ["EncodeOptions", "PrecisionOptions", "StreamEncoder", "encode_delta", "encode_stream", "verify_base_stream"]
 
@@ -128,7 +129,7 @@ def verify_base_stream(old: bytes, header: StreamHeader, *, limits: Limits | Non
         CodecError: The stream is damaged, truncated, a delta stream or for another base model.
     """
     base = decode_stream(old, limits=limits, strict=True)
-    if base.header.base_fingerprint != header.base_fingerprint:
+    if not is_same_base(base.header.base_fingerprint, header.base_fingerprint):
         raise CodecError(
             f"delta: the base stream belongs to base model {base.header.base_fingerprint[:12]},"
             f" the new adapter to {header.base_fingerprint[:12]}"

@@ -11,6 +11,7 @@ from airlora.delivery.device.state import DeviceState, InstalledAdapter
 from airlora.delivery.protocol import verify_device_name
 from airlora.delivery.repository.manifest import Manifest
 from airlora.errors import AdapterError, SettingsError, TrustError
+from airlora.identity import BaseLevel, is_same_base
 
 __all__ = [
     "AgentConfig",
@@ -58,6 +59,7 @@ class AgentConfig:
         tenant: Tenant whose releases the device installs. None for the releases without a tenant.
         target: Part of a stream to download.
         base_fingerprint: Fingerprint of the device's base model. None accepts releases for every base model.
+        accept_base: Level at which the base model of a release is that of the device.
         checks: Health checks that a candidate must pass, besides `parameter_check`.
         device: Name under which the device reports and asks for its turn. None does neither.
 
@@ -70,6 +72,7 @@ class AgentConfig:
     tenant: str | None = None
     target: DownloadTarget = field(default_factory=DownloadTarget)
     base_fingerprint: str | None = None
+    accept_base: BaseLevel = "bfloat16"
     checks: Sequence[HealthCheck] = ()
     device: str | None = None
 
@@ -93,10 +96,10 @@ def verify_manifest(manifest: Manifest, state: DeviceState, config: AgentConfig)
     version, digest = manifest.version, manifest.stream.digest
     if version < state.newest_version or (version == state.newest_version and digest != state.newest_digest):
         raise TrustError.of("version of the release", version, f"above {state.newest_version}, the newest version seen")
-    if config.base_fingerprint not in (None, manifest.base_fingerprint):
+    own = config.base_fingerprint
+    if own is not None and not is_same_base(own, manifest.base_fingerprint, config.accept_base):
         raise AdapterError(
-            f"release {version}: made for the base model {manifest.base_fingerprint[:12]}, the device has "
-            f"{(config.base_fingerprint or '')[:12]}"
+            f"release {version}: made for the base model {manifest.base_fingerprint[:12]}, the device has {own[:12]}"
         )
     if manifest.stream.format_version > FORMAT_VERSION:
         raise AdapterError.of(

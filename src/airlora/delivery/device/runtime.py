@@ -46,6 +46,7 @@ from airlora.codec import DecodedStream, StreamHeader
 from airlora.delivery.device.state import InstalledAdapter, StateFolder
 from airlora.delivery.device.transport import printable
 from airlora.errors import AdapterError, CodecError
+from airlora.identity import BaseLevel, is_same_base
 from airlora.packing import adapt_for_stream, drawn_modules, head_modules_of, update_form
 
 __all__ = ["AttachedModel", "attach"]
@@ -65,9 +66,11 @@ class AttachedModel:
     The model's `forward` method is replaced by one that looks for a new adapter and waits while it is installed.
 
     Args:
-        model: Classifier of `transformers`. Its projections are replaced by layers that add the adapter's update.
+        model: Classifier or causal language model of `transformers`. Its projections are replaced by layers that add
+            the adapter's update.
         state_dir: State folder of the device.
         check_every_s: Minimum seconds between two looks for a new adapter.
+        accept: Level at which the model has to be that of the release, see `airlora.identity`.
 
     Attributes:
         error: Error of the last attempt to install an adapter. None if it succeeded.
@@ -77,8 +80,11 @@ class AttachedModel:
         ModelError: The architecture of the model is unknown, or the model carries an adapter already.
     """
 
-    def __init__(self, model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0, accept: BaseLevel = "bfloat16"
+    ) -> None:
         self.model = model
+        self._accept = accept
         self.error: Exception | None = None
         self._folder, self._check_every_s = StateFolder(Path(state_dir)), check_every_s
         self._adapted: AdaptedModel | None = None
@@ -248,7 +254,7 @@ class AttachedModel:
         key = None if heads is None else tuple(heads)
         if key not in self._fingerprints:
             self._fingerprints[key] = base_fingerprint(self.model, head_modules=heads)
-        if self._fingerprints[key] != wanted:
+        if not is_same_base(wanted, self._fingerprints[key], self._accept):
             raise AdapterError(
                 f"adapter: made for the base model {wanted[:12]}, this is {self._fingerprints[key][:12]}"
             )
@@ -304,16 +310,20 @@ class _PassGate:
                 self._changed.notify_all()
 
 
-def attach(model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0) -> AttachedModel:
+def attach(
+    model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0, accept: BaseLevel = "bfloat16"
+) -> AttachedModel:
     """Return a model that computes with the adapter that the device runs from now on.
 
     Args:
-        model: Classifier of `transformers`. It is changed in place.
+        model: Classifier or causal language model of `transformers`. It is changed in place.
         state_dir: State folder of the device.
         check_every_s: Minimum seconds between two looks for a new adapter.
+        accept: Level at which the model has to be that of the release: "exact", or "bfloat16" for weights that are
+            equal after rounding to bfloat16.
 
     Raises:
         AdapterError: The device's adapter belongs to another base model, or the model has other modules.
         ModelError: The architecture of the model is unknown, or the model carries an adapter already.
     """
-    return AttachedModel(model, state_dir, check_every_s=check_every_s)
+    return AttachedModel(model, state_dir, check_every_s=check_every_s, accept=accept)

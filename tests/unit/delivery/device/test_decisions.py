@@ -150,3 +150,12 @@ def test_a_segment_is_requested_if_its_missing_bytes_arrive_before_the_deadline(
     num_bytes: int, rate_bps: float | None, left_s: float, *, expected: bool
 ) -> None:
     assert is_in_time(num_bytes, rate_bps, left_s) == expected
+
+
+def test_the_device_chooses_the_level_at_which_base_models_are_compared() -> None:
+    own = "d" * 32 + BASE[32:]
+    verify_manifest(manifest_of(), DeviceState(), AgentConfig("http://x", base_fingerprint=own))
+    with pytest.raises(AdapterError, match="made for the base model"):
+        verify_manifest(
+            manifest_of(), DeviceState(), AgentConfig("http://x", base_fingerprint=own, accept_base="exact")
+        )

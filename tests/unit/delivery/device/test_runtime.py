@@ -171,6 +171,19 @@ def test_an_adapter_for_another_base_model_is_refused(repository: SignedReposito
         attach(make_model(seed=1), folder.folder)
 
 
+def test_a_base_model_in_bfloat16_is_accepted_unless_it_has_to_be_exact(
+    repository: SignedRepository, tmp_path: Path
+) -> None:
+    folder = StateFolder(tmp_path / "state")
+    update(repository, folder)
+    with pytest.raises(AdapterError, match="made for the base model"):
+        attach(make_model().to(torch.bfloat16), folder.folder, accept="exact")
+    full, half = make_model(), make_model().to(torch.bfloat16)
+    assert attach(full, folder.folder, accept="exact").version == attach(half, folder.folder).version == 1
+    wanted, found = logits(full), logits(half).float()
+    assert (wanted - found).abs().max() < 0.05 * wanted.abs().max()
+
+
 def test_a_pass_does_not_fail_because_of_an_unusable_adapter(repository: SignedRepository, tmp_path: Path) -> None:
     folder, stream = StateFolder(tmp_path / "state"), make_stream(1)
     update(repository, folder)
