@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 import transformers as hf
@@ -28,8 +29,8 @@ from torch import Tensor, nn
 from airlora.adapters import AdaptedModel, LowRankUpdate, base_fingerprint, inject, install_updates
 from airlora.adapters.peft import export_peft
 from airlora.codec import StreamHeader, decode_stream, encode_stream
-from airlora.packing import Packing, make_encoder_input
-from airlora.tasks import ComputeOptions
+from airlora.packing import Packing, make_encoder_input, pack_adapter
+from airlora.tasks import CausalLM, Classification, ComputeOptions, EncodedData, Task
 
 VOCABULARY, TOKENS, RANK, STEPS = 60, 9, 2, 12
 END = 1
@@ -123,6 +124,7 @@ class FamilyResult:
         skipped: Warnings on layers that are not adapted.
         loss_ratio: Loss after training, relative to the loss before.
         effect: Largest change of the logits by the components, relative to the largest logit.
+        qat_components: Number of components in a stream after two steps of quantisation-aware fine-tuning.
         stream_error: Largest difference of the logits after a stream of 32 bits, relative to the largest logit.
         peft_error: The same after the export to stock PEFT.
     """
@@ -133,13 +135,15 @@ class FamilyResult:
     skipped: list[str]
     loss_ratio: float
     effect: float
+    qat_components: int
     stream_error: float
     peft_error: float
 
     @property
     def is_right(self) -> bool:
         """Whether the model learnt, the components have an effect, and both ways kept the logits."""
-        return self.loss_ratio < 1.0 and self.effect > 0.05 and max(self.stream_error, self.peft_error) < 1e-4
+        is_adapted = self.loss_ratio < 1.0 and self.effect > 0.05 and self.qat_components > 0
+        return is_adapted and max(self.stream_error, self.peft_error) < 1e-4
 
 
 class _Warnings(logging.Handler):
@@ -200,6 +204,7 @@ def measure(family: str, task: str) -> FamilyResult | None:
     without = _logits(adapted.model)
     adapted.set_ranks([RANK] * len(adapted.shapes))
     streamed = _through_stream(adapted, family, task, fingerprint)
+    fine_tuned = _through_qat(adapted, task, fingerprint)
     with tempfile.TemporaryDirectory() as folder:
         export_peft(adapted, folder, base_model=family)
         exported = _logits(peft.PeftModel.from_pretrained(_fresh(family, task), folder).eval())
@@ -211,6 +216,7 @@ def measure(family: str, task: str) -> FamilyResult | None:
         heard.messages,
         after / before,
         (wanted - without).abs().max().item() / scale,
+        fine_tuned,
         (streamed - wanted).abs().max().item() / scale,
         (exported - wanted).abs().max().item() / scale,
     )
@@ -250,6 +256,21 @@ def _train(adapted: AdaptedModel, task: str) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
     return losses[0], losses[-1]
+
+
+def _through_qat(adapted: AdaptedModel, task: str, fingerprint: str) -> int:
+    """Return the number of components in a stream after some steps of quantisation-aware fine-tuning."""
+    batch = make_batch()
+    ids = [row.numpy() for row in batch["input_ids"]]
+    own: Task = CausalLM() if task == "causal-lm" else Classification(label_names=("no", "yes"))
+    columns = {"input_ids": ids, "labels": ids if task == "causal-lm" else [0, 1, 0, 1]}
+    data = EncodedData(own, columns, np.zeros((len(ids), 2), dtype=np.float32), pad_token_id=0)
+    tensors = {name: tuple(value.shape) for name, value in adapted.head_state().items()}
+    header = StreamHeader(fingerprint, adapted.shapes, tensors, r_max=RANK, scale=adapted.scale)
+    compute = ComputeOptions(torch.device("cpu"), 0, 4, 4, "float32")
+    packing = Packing(max_bytes=6000, qat_steps=2, whole=True)
+    stream = pack_adapter(adapted, header, packing, compute, calibration=data, train=data)
+    return decode_stream(stream, strict=True).num_components
 
 
 def _through_stream(adapted: AdaptedModel, family: str, task: str, fingerprint: str) -> Tensor:

@@ -24,6 +24,7 @@ def test_stream_and_export_keep_the_logits(family: str, task: str, roles: dict[s
     assert found.skipped == []
     assert found.loss_ratio < 0.95
     assert found.effect > 0.05
+    assert found.qat_components > 0
     assert max(found.stream_error, found.peft_error) < 1e-5
 
 

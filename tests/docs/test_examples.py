@@ -32,7 +32,7 @@ from commands import TINY, airlora
 
 ROOT = Path(__file__).parents[2]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```" in page.read_text()]
-RECORDS = ROOT / "docs" / "results"
+RECORDS = (ROOT / "docs" / "results", ROOT / "docs" / "archive")
 
 RUN = TINY | {
     "policy.name": "greedy",
@@ -154,7 +154,7 @@ def runs(example: Example, command: str = "") -> bool:
     """Whether an example runs: it is no record, and no comment above the block excludes it."""
     found = NOT_RUN.search(example.document.text[: example.start])
     excluded = found is not None and (not found["commands"] or command in found["commands"].split(", "))
-    return not excluded and not Path(example.path).is_relative_to(RECORDS)
+    return not excluded and not any(Path(example.path).is_relative_to(folder) for folder in RECORDS)
 
 
 def evaluate_python(example: Example) -> None:

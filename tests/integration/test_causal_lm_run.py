@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from airlora.codec import decode_stream
 from airlora.delivery import ReportStore, ServerPlan, make_app
+from airlora.tasks import GenerateOptions, complete, prompt_of
 from airlora.testing.local_server import serving
+from airlora.text import Completion
 from commands import airlora, refused
 
 SETTINGS = {
@@ -105,8 +107,12 @@ def test_the_adapter_is_packed_and_planned_like_that_of_a_classifier(
 
 
 def test_a_size_needs_no_head(tiny_decoder: Path, tiny_prompts: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text('task = "causal-lm"\n')
     for size in (1500, 4000):
-        result = train(tmp_path / f"run{size}", tiny_decoder, tiny_prompts, "--size", size, "--steps", 10)
+        settings = [flag for key, value in SETTINGS.items() for flag in ("--set", f"{key}={value}")]
+        files = ("--train", tiny_prompts[0], "--eval", tiny_prompts[1], "--model", tiny_decoder)
+        more = ("--config", tmp_path / "task.toml", "--size", size, "--steps", 10)
+        result = airlora("train", "--out", tmp_path / f"run{size}", *files, *settings, *more)
         assert result.returncode == 0, result.stderr
         assert (tmp_path / f"run{size}" / "stream.airs").stat().st_size <= size
 
@@ -138,6 +144,26 @@ def test_stock_peft_loads_the_export(language_run: Path, tiny_decoder: Path, tmp
     found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
     expected = completion(language_run, "--prompt", "film great food :")["adapted"]
     assert tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True) == expected
+
+
+def test_the_defaults_of_a_model_do_not_change_the_most_probable_tokens(tiny_decoder: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_decoder), AutoTokenizer.from_pretrained(tiny_decoder)
+    prompt = prompt_of(Completion("film great food :", ""), tokenizer)
+    plain = complete(model, tokenizer, prompt, GenerateOptions(12), torch.device("cpu"))
+    model.generation_config.update(do_sample=True, repetition_penalty=9.0, top_k=3)
+    assert complete(model, tokenizer, prompt, GenerateOptions(12), torch.device("cpu")) == plain
+    assert model.generation_config.repetition_penalty == 9.0
+
+
+def test_references_of_a_prompt_are_collected_from_all_samples(
+    language_run: Path, tiny_prompts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [("film :", " good"), ("plot :", " bad"), ("film :", " fine")]
+    lines = [json.dumps({"prompt": prompt, "completion": text}) for prompt, text in rows]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
+    assert completion(language_run, "--data", tmp_path / "data.jsonl", "--num", 1)["references"] == [" good", " fine"]
+    refused(airlora("generate", language_run, "--prompt", "film :", "--score"), "no references")
+    refused(airlora("generate", language_run, "--prompt", "film :", "--model", "x"), "leave --model out")
 
 
 def test_conversations_are_trained_and_completed(tiny_decoder: Path, tmp_path: Path) -> None:

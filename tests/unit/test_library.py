@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import airlora
+from airlora.adapters import dense_reference, draw_modules
 from airlora.codec import decode_stream
-from airlora.errors import AdapterError, AirloraError, ModelError, SettingsError
+from airlora.errors import AdapterError, CodecError, ModelError, SettingsError
 
 
 def tokens() -> torch.Tensor:
@@ -52,6 +53,50 @@ def test_a_stream_and_an_export_have_the_logits_of_the_loop(
     torch.testing.assert_close(found.diff(dim=1), wanted.diff(dim=1), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(wanted, classifier(tiny_model)(**inputs).logits, atol=1e-2)
     assert airlora.export(received, tmp_path / "peft").has_head
+
+
+def test_packing_leaves_the_loop_where_it_was(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    adapted = trained(tiny_model, batch)
+    adapted.model.train()
+    adapted.model(**batch).loss.backward()
+    before = [None if own.grad is None else own.grad.clone() for own in adapted.model.parameters()]
+    airlora.pack(adapted, max_bytes=3000, calibration=[batch])
+    assert adapted.model.training
+    for own, gradient in zip(adapted.model.parameters(), before, strict=True):
+        assert (own.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(own.grad, gradient)
+
+
+def test_a_model_without_its_adapter_is_saved_whole(
+    tiny_model: Path, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    adapted = trained(tiny_model, batch)
+    merged = dense_reference(adapted)
+    merged.save_pretrained(tmp_path / "merged")
+    inputs = {name: own for name, own in batch.items() if name != "labels"}
+    with torch.no_grad():
+        wanted = adapted.model(**inputs).logits
+        found = classifier(tmp_path / "merged")(**inputs).logits
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        adapted.model.save_pretrained(tmp_path / "second", is_main_process=False)
+        assert not (tmp_path / "second").exists()
+        base = adapted.eject()
+        base.save_pretrained(tmp_path / "base")
+        torch.testing.assert_close(classifier(tmp_path / "base")(**inputs).logits, base(**inputs).logits)
+
+
+def test_samples_are_padded_as_the_model_expects(tiny_decoder: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_decoder, num_labels=2).eval()
+    model.config.pad_token_id = 3
+    adapted = airlora.wrap(model, r_max=2)
+    ids, mask = tokens()[:2], torch.ones(2, 9, dtype=torch.int64)
+    ids[1, 5:], mask[1, 5:] = 3, 0
+    both = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1])}
+    apart = [{name: own[row : row + 1] for name, own in both.items()} for row in (0, 1)]
+    apart[1] = {name: own[:, :5] if own.dim() == 2 else own for name, own in apart[1].items()}
+    assert airlora.pack(adapted, max_bytes=2000, calibration=[both]) == airlora.pack(
+        adapted, max_bytes=2000, calibration=apart
+    )
 
 
 def test_calibration_samples_decide_the_order(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
@@ -109,12 +154,35 @@ def test_models_and_streams_that_do_not_fit_are_refused(
         next(other.parameters()).add_(1.0)
     with pytest.raises(AdapterError, match="made for the base model"):
         airlora.load_stream(other, stream)
-    with pytest.raises(AirloraError, match="lack|header"):
-        airlora.load_stream(classifier(tiny_model), stream[:300])
+    with pytest.raises(CodecError, match="stream"):
+        airlora.load_stream(classifier(tiny_model), stream[:60])
+    with pytest.raises(SettingsError, match="accept_base = 'bf16'"):
+        airlora.load_stream(classifier(tiny_model), stream, accept="bf16")
+    several = classifier(tiny_model)
+    several.config.problem_type = "multi_label_classification"
+    with pytest.raises(ModelError, match="classifiers with one label"):
+        airlora.pack(airlora.wrap(several))
     with pytest.raises(ModelError, match="streams are for classifiers"):
         airlora.pack(airlora.wrap(AutoModel.from_pretrained(tiny_model)))
     adapted = airlora.wrap(AutoModelForCausalLM.from_pretrained(tiny_decoder), r_max=2)
     with pytest.raises(SettingsError, match="max_distortion = 0.2: allowed is none beside max_bytes"):
         airlora.pack(adapted, max_bytes=3000, max_distortion=0.2)
-    with pytest.raises(SettingsError, match="calibration: allowed are batches"):
+    with pytest.raises(SettingsError, match="calibration: tensors of a batch = 'input_ids': allowed is input_ids and"):
         airlora.pack(adapted, calibration=[{"input_ids": tokens()}])
+
+
+def test_a_refused_stream_leaves_the_model_as_it_was(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    sender = classifier(tiny_model)
+    draw_modules(sender, ["bert.pooler.dense"])
+    stream = airlora.pack(airlora.wrap(sender, r_max=2), max_bytes=3000)
+    other = classifier(tiny_model)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(AdapterError, match="made for the base model"):
+        airlora.load_stream(other, stream)
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert not other.drawn_modules
+    # With the pooler of the sender, another one in the file does not matter.
+    received = airlora.load_stream(classifier(tiny_model), stream)
+    assert received.drawn_modules == ("bert.pooler.dense",)

@@ -253,6 +253,9 @@ def _replace_layers(model: nn.Module, replacement: Callable[[SVDLayer], nn.Modul
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, SVDLayer)]
     for name, layer in layers:
         model.set_submodule(name, replacement(layer))
+    # Without an adapter, a model that `airlora.wrap` has changed is saved whole again.
+    for name in ("save_pretrained", "_keys_to_ignore_on_save"):
+        vars(model).pop(name, None)
 
 
 def _verify_head(model: nn.Module, head_names: Sequence[str]) -> None:

@@ -244,7 +244,8 @@ def _verify_weights(model: nn.Module, info: Any, name: str) -> None:
     """Raise `ModelError` if tensors other than those of head and pooler are missing and were drawn at random."""
     heads = tuple(f"{head}." for head in find_head(model))
     absent = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
-    missing = sorted(key for key in absent if not key.startswith(heads) and "pooler" not in key.split("."))
+    poolers = {key for key in info["missing_keys"] if "pooler" in key.split(".")}
+    missing = sorted(key for key in absent if not key.startswith(heads) and key not in poolers)
     if missing:
         raise ModelError(f"model {name}: its weights lack {len(missing)} tensors of the model, such as {missing[0]}")
 

@@ -61,6 +61,7 @@ def generate(
             max_prompts=None if prompt else num,
             options=options,
             with_base=base,
+            needs_references=score,
             max_bytes=parse_upto(upto),
             model=model,
             since=since,

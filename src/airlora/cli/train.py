@@ -151,7 +151,7 @@ def train(
         "task": task,
         "model.name": model,
         "policy.name": policy,
-        "adapter.init_from": None if init_from is None else str(init_from),
+        "adapter.init_from": None if init_from is None else str(init_from.resolve()),
         "finetune.steps": steps,
         "seed": seed,
     }
@@ -166,9 +166,11 @@ def train(
         channel = load_settings(preset, config, given).channel
         sizes = [Link(snr_db, bandwidth_hz).carried_bytes(channel, 1.0 if deadline_s is None else deadline_s)]
     if sizes:
-        num_steps = load_settings(preset, config, given).finetune.steps
+        base = load_settings(preset, config, given)
         given.pop("finetune.steps", None)
-        given = recipe_for_sizes(*sizes, steps=num_steps, given=given)
+        # The recipe depends on them, and a file may set them.
+        given = {"task": base.task, "adapter.init_from": base.adapter.init_from} | given
+        given = recipe_for_sizes(*sizes, steps=base.finetune.steps, given=given)
     if policy is not None:
         import_policy(policy)
     classes = given.keys() & {"channel.process", "policy.name"}

@@ -14,6 +14,10 @@ from airlora.errors import AdapterError
 __all__ = ["adapt_for_stream", "drawn_modules", "head_modules_of", "update_form"]
 
 
+MAX_DRAWN = 4
+"""Largest number of poolers in a header. Each takes time to draw."""
+
+
 def adapt_for_stream(model: nn.Module, header: StreamHeader) -> AdaptedModel:
     """Add the updates to a base model that a stream has components for, at rank 0.
 
@@ -53,10 +57,13 @@ def update_form(header: StreamHeader) -> FfnUpdate:
 
 def drawn_modules(header: StreamHeader) -> list[str]:
     """Return the poolers that the sender has drawn, see `draw_modules`; raises `AdapterError` for other modules."""
-    names = header.metadata.get("drawn", [])
-    if not isinstance(names, list) or not all(isinstance(own, str) and "pooler" in own.split(".") for own in names):
-        raise AdapterError(f"adapter: its header has drawn modules {names!r}: allowed is a list of poolers")
-    return names
+    names: Any = header.metadata.get("drawn", [])
+    is_list = isinstance(names, list) and all(isinstance(own, str) and "pooler" in own.split(".") for own in names)
+    if not is_list or len(set(names)) < len(names) or len(names) > MAX_DRAWN:
+        raise AdapterError(
+            f"adapter: its header has drawn modules {names!r}: allowed is a list of up to {MAX_DRAWN} different poolers"
+        )
+    return list(names)
 
 
 def _settings(header: StreamHeader) -> Mapping[str, Any]:

@@ -93,6 +93,7 @@ def run_qat(
         min_prefix_bytes: Smallest size of a drawn prefix, bytes.
         whole_stream_share: Probability that a step trains the whole stream, 0 to 1.
         feature_weight: beta, weight of the distance between layer outputs in steps that train the whole stream, >= 0.
+            Models with encoder and decoder are trained without this term.
         on_step: Function that is called after each step with its number, from 1, and its task loss, nats.
 
     Raises:
@@ -120,6 +121,8 @@ def run_qat(
             options = {**model_inputs(batch), "output_hidden_states": follows_layers}
             with torch.no_grad(), autocast():
                 whole = adapted.model(**options)
+            # Models with encoder and decoder have no single list of layer outputs.
+            follows_layers = follows_layers and getattr(whole, "hidden_states", None) is not None
             adapted.set_ranks(student.ranks(num_items))
             with autocast():
                 output = functional_call(adapted.model, student.state(num_items), kwargs=options)

@@ -18,6 +18,7 @@ from .generation import Prompt as Prompt
 from .generation import complete as complete
 from .generation import prompt_of as prompt_of
 from .generation import score_completions as score_completions
+from .generation import verify_scorers as verify_scorers
 from .loading import head_modules as head_modules
 from .loading import hidden_size as hidden_size
 from .loading import load_adapted as load_adapted

@@ -7,9 +7,10 @@ Notation: x_n tokens; the sum runs over the N tokens that count, see `Completion
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 from airlora.errors import DataError, ModelError
 from airlora.observation import IntArray
 from airlora.tasks.base import IGNORED, LOSS, TARGETS, Batch, EncodedData, Metric, Task
+from airlora.tasks.chat import ASSISTANT, render_chat
 from airlora.tasks.next_token import shifted_targets, token_losses
 from airlora.tasks.settings import DataSettings
 from airlora.text import (
@@ -33,6 +35,8 @@ from airlora.text import (
 )
 
 __all__ = ["CausalLM"]
+
+log = logging.getLogger(__name__)
 
 _Encoded = tuple[IntArray, IntArray]
 """Token ids of a sample, and its targets: the ids that count, and `IGNORED` elsewhere."""
@@ -91,12 +95,19 @@ class CausalLM(Task):
         completion, and longer samples lose their last tokens.
 
         Raises:
-            DataError: No token of a sample counts, since its prompt takes all `max_length` tokens.
+            DataError: No token of a sample counts, for example since its prompt takes all `max_length` tokens, or the
+                chat template refuses a conversation.
             ModelError: The model has no fast tokenizer, or no chat template for conversations.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"tokenizer {type(tokenizer).__name__}: has no fast version, which the task requires")
-        whole = [_encoded(sample, tokenizer) for sample in data.samples]
+        whole = []
+        for number, sample in enumerate(data.samples):
+            try:
+                whole.append(_encoded(sample, tokenizer))
+            except DataError as error:
+                raise DataError(f"{data.name}, sample {number}: {error}") from error
+        _warn_of_shared_tokens(data)
         texts = [sample.text for sample in data.samples]
         if self.packing:
             whole = _packed(whole, max_length)
@@ -107,8 +118,8 @@ class CausalLM(Task):
                 raise DataError.of(
                     f"{data.name}, sample {number}: tokens",
                     len(ids),
-                    f"samples of which one token or more that counts is among the first {max_length}; raise "
-                    "data.max_length",
+                    f"two or more, of which one that counts, after the first, is among the first {max_length}; the "
+                    "limit is data.max_length",
                 )
         states = [sample_complexity(text, vocabulary) for text in texts]
         return EncodedData(
@@ -175,7 +186,8 @@ def _encoded(sample: Completion | Conversation, tokenizer: Any) -> _Encoded:
         text, spans = sample.text, [(len(sample.prompt), len(sample.text))]
         found = tokenizer(text, return_offsets_mapping=True)
     ids, offsets = found["input_ids"], found["offset_mapping"]
-    counts = [any(start <= first < end for start, end in spans) for first, _ in offsets]
+    # A token that begins in the prompt and ends in the completion counts.
+    counts = [any(first < end and start < last for start, end in spans) for first, last in offsets]
     if not isinstance(sample, Conversation) and tokenizer.eos_token_id is not None:
         if ids and ids[-1] == tokenizer.eos_token_id:
             counts[-1] = True
@@ -185,23 +197,29 @@ def _encoded(sample: Completion | Conversation, tokenizer: Any) -> _Encoded:
     return tokens, np.where(counts, tokens, IGNORED)
 
 
-def _rendered(sample: Conversation, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Return a conversation in the model's chat template, and start and end of the assistant's messages in it."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            "the model's tokenizer has no chat template: allowed are a model with one, or data with prompt and "
-            "completion"
+def _warn_of_shared_tokens(data: CompletionDataset) -> None:
+    """Warn if prompts end in white space, which a tokenizer may join with the completion."""
+    prompts = [own for own in data.samples if isinstance(own, Completion) and own.prompt]
+    shared = [own for own in prompts if own.prompt[-1].isspace() and not own.completion[0].isspace()]
+    if shared:
+        log.warning(
+            "%s: %d of %d prompts end in white space. Tokenizers may join it with the completion, so that generation "
+            "sees other tokens than training. Begin the completions with the white space instead.",
+            data.name,
+            len(shared),
+            len(prompts),
         )
+
+
+def _rendered(sample: Conversation, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """Return a conversation in the model's chat template, and start and end of the messages that count in it."""
     messages = sample.as_dicts()
-
-    def rendered(count: int, *, asks: bool = False) -> str:
-        return cast("str", tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks))
-
-    text = rendered(len(messages))
+    text = render_chat(tokenizer, messages)
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            before, after = rendered(index, asks=True), rendered(index + 1)
+        if message["role"] == ASSISTANT and index >= sample.num_prompt:
+            before = render_chat(tokenizer, messages[:index], asks=True)
+            after = render_chat(tokenizer, messages[: index + 1])
             if not (text.startswith(before) and text.startswith(after)):
                 raise ModelError(
                     "the chat template of the model changes earlier messages of a conversation: allowed is data with "

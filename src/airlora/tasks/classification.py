@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -26,6 +27,10 @@ EMBEDDED_CORPUS_SEED = 42
 
 MIN_SAMPLES_OF_UNIQUE_LABELS = 20
 """Number of samples from which on labels have to repeat."""
+
+
+MIN_WORDS_OF_ANSWERS = 4
+"""Number of words of a usual label from which on it may be an answer."""
 
 
 class Classification(Task):
@@ -130,11 +135,13 @@ def _with_other_task(error: DataError, source: str) -> DataError:
 
 
 def _verify_repeated(data: TextDataset, column: str) -> None:
-    """Raise `DataError` if most labels occur once: they are answers or numbers, and no classes."""
-    if len(data) >= MIN_SAMPLES_OF_UNIQUE_LABELS and 2 * data.num_labels > len(data):
+    """Raise `DataError` if most labels occur once and are texts: they are answers, and no classes."""
+    present = {data.label_names[label] for label in data.labels}
+    are_texts = statistics.median(len(name.split()) for name in present) >= MIN_WORDS_OF_ANSWERS
+    if are_texts and len(data) >= MIN_SAMPLES_OF_UNIQUE_LABELS and 2 * len(present) > len(data):
         raise DataError(
-            f"{data.name}, column {column}: {data.num_labels} classes in {len(data)} samples: allowed is one class for "
-            "two samples or more; for free text as the answer pass --task causal-lm, for numbers --task regression"
+            f"{data.name}, column {column}: {len(present)} classes in {len(data)} samples: allowed is one class for "
+            "two samples or more; for free text as the answer pass --task causal-lm"
         )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import transformers
 
-from airlora.errors import DataError, MissingDependencyError, ModelError, SettingsError
+from airlora.errors import DataError, MissingDependencyError, SettingsError
+from airlora.tasks.chat import ASSISTANT, render_chat
 from airlora.text import Completion, Conversation
 
-__all__ = ["GenerateOptions", "Prompt", "complete", "prompt_of", "score_completions"]
+__all__ = ["GenerateOptions", "Prompt", "complete", "prompt_of", "score_completions", "verify_scorers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,13 @@ def prompt_of(sample: Completion | Conversation, tokenizer: Any) -> Prompt:
     The prompt of a plain text is the text, without a reference.
 
     Raises:
-        DataError: The prompt has no token.
+        DataError: The prompt has no token, or the chat template refuses the conversation.
         ModelError: The model has no chat template for a conversation.
     """
     if isinstance(sample, Conversation):
-        if not getattr(tokenizer, "chat_template", None):
-            raise ModelError("the model's tokenizer has no chat template: allowed are prompts as text")
         messages = sample.as_dicts()
-        last = max((n for n, own in enumerate(messages) if own["role"] == "assistant"), default=len(messages))
-        text = tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True)
+        last = max((n for n, own in enumerate(messages) if own["role"] == ASSISTANT), default=len(messages))
+        text = render_chat(tokenizer, messages[:last], asks=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         reference = messages[last]["content"] if last < len(messages) else None
     else:
@@ -111,11 +110,20 @@ def complete(model: Any, tokenizer: Any, prompt: Prompt, options: GenerateOption
         eos_token_id=sorted({*own_ends, tokenizer.eos_token_id} - {None}) or None,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
+        num_beams=1,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
     )
     ids = torch.tensor([prompt.ids], device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        # The model's own defaults, such as a penalty of repetitions, would fill what the configuration leaves open.
+        before, model.generation_config = model.generation_config, config
+        try:
+            found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        finally:
+            model.generation_config = before
     text: str = tokenizer.decode(found[0, len(prompt.ids) :], skip_special_tokens=True)
     return text
 
@@ -144,6 +152,12 @@ def score_completions(completions: Sequence[str], references: Sequence[Sequence[
         "bleu": float(bleu.corpus_bleu(list(completions), columns).score) / 100,
         "rouge_l": float(sum(best) / len(best)),
     }
+
+
+def verify_scorers() -> None:
+    """Raise `MissingDependencyError` unless the packages that score completions are installed."""
+    for module in ("sacrebleu", "rouge_score.rouge_scorer"):
+        _optional(module)
 
 
 def _optional(module: str) -> ModuleType:

@@ -64,7 +64,7 @@ def load_adapted(settings: LoadSettings, task: Task) -> tuple[AdaptedModel, Any,
     set_threads(settings.num_threads)
     device = pick_device(settings.device)
     model, tokenizer = load_base(settings, task)
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and settings.data.max_length > longest:
         raise SettingsError.of("data.max_length", settings.data.max_length, f"1 to {longest}, the model's longest text")
     adapter, head = settings.adapter, head_modules(settings, task)
@@ -88,4 +88,4 @@ def load_adapted(settings: LoadSettings, task: Task) -> tuple[AdaptedModel, Any,
 def hidden_size(model: torch.nn.Module) -> int:
     """Return the hidden size d_h of a model of `transformers`."""
     config: Any = model.config
-    return int(config.hidden_size)
+    return int(config.get_text_config().hidden_size)

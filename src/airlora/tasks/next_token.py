@@ -7,6 +7,7 @@ the last layer computes only the logits of tokens that count, in chunks. The bac
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from airlora.tasks.base import IGNORED, TARGETS, Batch, model_inputs
 
 __all__ = ["shifted_targets", "token_losses"]
+
+_HEAD_IS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a model returns the outputs of its last layer unchanged, for models that were seen before."""
 
 CHUNK_LOGITS = 1 << 25
 """Largest number of logits that are computed at once. In float32 they take 134 MB."""
@@ -70,9 +74,12 @@ def _losses_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _hidden_states(model: Any, batch: Batch) -> tuple[Tensor, nn.Module | None]:
     """Return the inputs of the last layer and that layer, or the logits and None if the model changes its outputs.
 
-    Some models scale or bound their logits after the last layer. The logits of the first token tell.
+    Some models scale or bound their logits after the last layer. The logits of the first token tell. Such a model takes
+    one more forward pass, the first time, and computes all logits.
     """
     head, kept = model.get_output_embeddings(), []
+    if not _HEAD_IS_LAST.get(model, True):
+        head = None
 
     def keep_first(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
         kept.append(arguments[0])
@@ -87,6 +94,7 @@ def _hidden_states(model: Any, batch: Batch) -> tuple[Tensor, nn.Module | None]:
         if len(kept) == 1 and kept[0].dim() == 3:
             with torch.no_grad():
                 is_last = torch.equal(first, head(kept[0][:, :1]).to(first.dtype))
+            _HEAD_IS_LAST[model] = is_last
             if is_last:
                 return kept[0], head
     logits: Tensor = model(**model_inputs(batch)).logits

@@ -42,8 +42,8 @@ class Regression(Task):
         Metric("loss", higher_is_better=False, digits=4),
     )
 
-    mean: float
-    deviation: float = Field(gt=0)
+    mean: float = Field(allow_inf_nan=False)
+    deviation: float = Field(gt=0, allow_inf_nan=False)
 
     @property
     def num_outputs(self) -> int:
@@ -55,10 +55,14 @@ class Regression(Task):
         """Return the task and the training data; `data.train` or a folder `data.name` is required."""
         source = settings.required_sources(cls.name).train
         data = load_scored(source, **settings.columns, max_samples=settings.max_train_samples)
-        deviation = float(np.std(data.values))
-        if not deviation > 0:
+        if min(data.values) == max(data.values):
             raise DataError(f"{data.name}, column {settings.label_column}: all numbers are {data.values[0]:g}")
-        return cls(mean=float(np.mean(data.values)), deviation=deviation), data
+        with np.errstate(over="ignore"):
+            mean, deviation = float(np.mean(data.values)), float(np.std(data.values))
+        if not (np.isfinite(mean) and 0 < deviation < np.inf):
+            largest = max(map(abs, data.values))
+            raise DataError.of(f"{data.name}, column {settings.label_column}: largest number", largest, "below 1e150")
+        return cls(mean=mean, deviation=deviation), data
 
     def read(self, settings: DataSettings, source: str | None = None) -> ScoredDataset:
         """Return held-out texts with their numbers; see `Task.read`."""

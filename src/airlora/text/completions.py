@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from airlora.errors import DataError
-from airlora.text.datasets import checked_text
+from airlora.text.datasets import checked_text, verify_unicode
 from airlora.text.readers import Column, open_rows, read_columns
 
 __all__ = ["Completion", "CompletionDataset", "CompletionFormat", "Conversation", "load_completions"]
@@ -51,9 +51,11 @@ class Conversation:
 
     Args:
         messages: Role and content of each message, in order.
+        num_prompt: Number of messages at the beginning that are a prompt, whose tokens do not count.
     """
 
     messages: tuple[tuple[str, str], ...]
+    num_prompt: int = 0
 
     @property
     def text(self) -> str:
@@ -129,7 +131,7 @@ def load_completions(
             elif chosen == "messages":
                 samples.append(_conversation(row.values[0], f"{where}{messages_column}"))
             elif isinstance(row.values[0], list) and isinstance(row.values[1], list):
-                samples.append(_conversation(row.values[0] + row.values[1], f"{where}{completion_column}"))
+                samples.append(_conversation(row.values[1], f"{where}{completion_column}", prompt=row.values[0]))
             else:
                 prompt, completion = (
                     checked_text(value, row.place, str(source), name)
@@ -161,17 +163,21 @@ def _only_format(source: str | Path, columns: Mapping[CompletionFormat, tuple[Co
     return fitting[0]
 
 
-def _conversation(value: object, where: str) -> Conversation:
+def _conversation(value: object, where: str, *, prompt: Sequence[object] = ()) -> Conversation:
+    """Return a conversation. Its list of messages, without the prompt, holds one of the assistant."""
     if not isinstance(value, list) or not value:
         raise DataError.of(where, value, "a list of messages, each with role and content")
-    messages = []
-    for message in value:
-        found: Any = message if isinstance(message, Mapping) else {}
-        role, content = found.get("role"), found.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError.of(where, message, "a message with role and content, both texts")
-        messages.append((role, content))
+    messages = [_message(message, where) for message in value]
     if not any(role == _ASSISTANT and content.strip() for role, content in messages):
         roles = ", ".join(dict.fromkeys(role for role, _ in messages))
         raise DataError.of(f"{where}: roles", roles, f"one message with content of the role {_ASSISTANT!r} or more")
-    return Conversation(tuple(messages))
+    return Conversation((*(_message(message, where) for message in prompt), *messages), num_prompt=len(prompt))
+
+
+def _message(value: object, where: str) -> tuple[str, str]:
+    found: Any = value if isinstance(value, Mapping) else {}
+    role, content = found.get("role"), found.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError.of(where, value, "a message with role and content, both texts")
+    verify_unicode(content, where)
+    return role, content

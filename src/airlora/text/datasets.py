@@ -12,7 +12,7 @@ from airlora.errors import DataError, SettingsError
 from airlora.text.labels import LabelMapping, infer_labels
 from airlora.text.readers import Column, open_rows
 
-__all__ = ["TextDataset", "checked_text", "load_dataset"]
+__all__ = ["TextDataset", "checked_text", "load_dataset", "verify_unicode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,20 @@ def checked_text(value: object, place: str, source: str, column: Column) -> str:
         raise DataError.of(where, value, "text")
     if not value.strip():
         raise DataError(f"{where}: the text is empty")
-    if "\0" in value:
+    verify_unicode(value, where)
+    return value
+
+
+def verify_unicode(text: str, where: str) -> None:
+    """Raise `DataError` if a text holds a NUL character, or half a surrogate pair.
+
+    Args:
+        text: Text to verify.
+        where: Place of the text, for the message.
+    """
+    if "\0" in text:
         raise DataError(f"{where}: the text holds a NUL character")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:  # A JSON escape can encode half a surrogate pair.
         raise DataError(f"{where}: the text holds half a surrogate pair, which is no Unicode text") from error
-    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -84,10 +85,10 @@ def load_scored(
 
 
 def _number(value: object, where: str) -> float:
-    is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | Decimal | str) and not isinstance(value, bool)
     try:
         found = float(value) if is_number else math.nan  # type: ignore[arg-type]
-    except ValueError:
+    except (ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise DataError.of(where, value, "a finite number")

@@ -11,7 +11,7 @@ import transformers
 from airlora.adapters import AdaptedModel
 from airlora.allocation import project_ranks
 from airlora.channel import ChannelSettings, Link, budget_params
-from airlora.errors import SettingsError
+from airlora.errors import ChannelError, SettingsError
 from airlora.observation import IntArray, Observation
 from airlora.policy import RankPolicy
 from airlora.text import TextComplexity
@@ -23,7 +23,8 @@ class RankPolicyCallback(transformers.TrainerCallback):  # type: ignore[misc]  #
     """Callback that sets the ranks of an adapter before training steps, as a policy decides them for a link.
 
     With several processes, the first one decides, and the others use its ranks. Evaluation uses the ranks of the last
-    step. Wrap the model by `airlora.wrap`, whose `save_pretrained` writes checkpoints of the adapter alone.
+    step. Wrap the model by `airlora.wrap`, whose `save_pretrained` writes checkpoints of the adapter alone. The state
+    of the policy is not in them.
 
     Args:
         adapted: Wrapped model that the trainer trains.
@@ -38,7 +39,7 @@ class RankPolicyCallback(transformers.TrainerCallback):  # type: ignore[misc]  #
 
     Raises:
         SettingsError: `every` is below 1.
-        ChannelError: The link is out of range.
+        ChannelError: The link is out of range, or carries no component before the deadline.
     """
 
     def __init__(
@@ -63,11 +64,19 @@ class RankPolicyCallback(transformers.TrainerCallback):  # type: ignore[misc]  #
             bits_per_param=channel.bits_per_param,
             head_params=adapted.head_params,
         )
-        self._has_deadline = channel.deadline_mode == "project"
+        self._has_deadline, self._has_decided = channel.deadline_mode == "project", False
+        smallest = min(shape.params_per_rank for shape in adapted.shapes.values())
+        if self._has_deadline and self._budget < smallest:
+            raise ChannelError.of(
+                "parameters that the link carries before the deadline",
+                self._budget,
+                f"{smallest} or more, one component; set a larger bandwidth or deadline",
+            )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:  # noqa: ARG002
         """Set the ranks of the next training step."""
-        if state.global_step % self._every == 0:
+        if state.global_step % self._every == 0 or not self._has_decided:
+            self._has_decided = True
             self.ranks = self._shared(self._decide() if _is_first_process() else self.ranks)
         self._adapted.set_ranks(self.ranks.tolist())
 

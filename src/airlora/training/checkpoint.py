@@ -23,7 +23,7 @@ def save_checkpoint(path: Path | str, state: dict[str, Any], *, fingerprint: str
     Args:
         path: Path of the file.
         state: Nested dicts and lists of tensors, numbers, strings and None.
-        fingerprint: SHA-256 of the base model's weights. `load_checkpoint` refuses any other model.
+        fingerprint: Fingerprint of the base model. `load_checkpoint` refuses any other model.
 
     Raises:
         StorageError: The file cannot be written. An earlier checkpoint is unchanged.
@@ -38,7 +38,7 @@ def load_checkpoint(path: Path | str, *, fingerprint: str) -> dict[str, Any]:
 
     Args:
         path: Path of the file.
-        fingerprint: SHA-256 of the base model's weights.
+        fingerprint: Fingerprint of the base model.
 
     Raises:
         CheckpointError: The file is missing, damaged, foreign, of another version or for another base model.

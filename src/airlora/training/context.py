@@ -33,7 +33,7 @@ class RunContext:
         task: Task of the run.
         adapted: Base model with its adapter, on `device`.
         tokenizer: Tokenizer of the model.
-        fingerprint: SHA-256 of the base model's weights.
+        fingerprint: Fingerprint of the base model.
         train: Training samples.
         calibration: Training samples held out from fine-tuning, for measuring losses and importance.
         eval: Evaluation samples. They influence no choice but early stopping.

@@ -63,6 +63,8 @@ def _load_stream(context: RunContext, path: Path) -> None:
         if len(s) > adapted.r_max:
             raise AdapterError.of(f"stream {path}: rank of {name}", len(s), f"at most adapter.r_max = {adapted.r_max}")
     head = adapted.head_state()
+    if missing := [name for name in header.tensors if name not in decoded.tensors]:
+        raise AdapterError(f"stream {path}: lacks {missing[0]} of the classification head; give the whole stream")
     if wrong := [name for name, own in decoded.tensors.items() if name not in head or head[name].shape != own.shape]:
         raise AdapterError(f"stream {path}: its tensor {wrong[0]} is none of the model's head")
     for name, update in adapted.updates.items():

@@ -28,7 +28,7 @@ class RunRecord:
 
     Args:
         model: Name of the base model.
-        fingerprint: SHA-256 of the base model's weights.
+        fingerprint: Fingerprint of the base model.
         modules: `d_in`, `d_out`, `role` and `layer` of each adapted module by name, in order.
         policy: Name of the policy.
         rank_pattern: Ranks that the policy sends over the reference link.

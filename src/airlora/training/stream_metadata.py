@@ -60,7 +60,7 @@ def stream_header(adapted: AdaptedModel, settings: Settings, fingerprint: str, t
     Args:
         adapted: Model with the adapter that is sent.
         settings: Settings of the run.
-        fingerprint: SHA-256 of the base model's weights.
+        fingerprint: Fingerprint of the base model.
         task: Task of the run.
     """
     own, drawn = settings.adapter, adapted.drawn_modules

@@ -64,7 +64,7 @@ def train(
         settings = folder.settings()
     else:
         folder.verify_free()
-    trainer = Trainer(settings, folder, progress or SilentProgress())
+    trainer = Trainer(settings, folder, progress or SilentProgress(), is_new=not resume)
     if not resume:
         folder.create(settings)
     return trainer.run(resume=resume)
@@ -105,12 +105,15 @@ class Trainer:
         settings: Settings of the run.
         folder: Folder of the run.
         progress: Reporter of the progress.
+        is_new: Whether the run begins. A checkpoint replaces the adapter that `adapter.init_from` names.
 
     Raises:
         AirloraError: Settings, data or model are invalid.
     """
 
-    def __init__(self, settings: Settings, folder: RunFolder, progress: ProgressReporter) -> None:
+    def __init__(
+        self, settings: Settings, folder: RunFolder, progress: ProgressReporter, *, is_new: bool = True
+    ) -> None:
         self.settings = settings
         self.folder = folder
         self.is_live = settings.env.objective == "live"
@@ -119,7 +122,7 @@ class Trainer:
                 "env.objective", "live", f"frozen with policy.name = {settings.policy.name!r}, which needs an adapter"
             )
         self.context = build_context(settings)
-        if settings.adapter.init_from is not None:
+        if settings.adapter.init_from is not None and is_new:
             init_from(self.context, settings.adapter.init_from)
         self._form = seeded_form(self.context, settings)
         self.finetuner = FineTuner(self.context.adapted, self.context.train, settings, self.context.device, self._form)

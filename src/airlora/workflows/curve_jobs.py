@@ -184,7 +184,7 @@ def fingerprint_of(folder: RunFolder, plan: CurvePlan, job: str) -> str:
             [settings.env.frozen_batches, settings.env.frozen_batch_size],
         ]
     elif name == "seeded":
-        tuned = with_values(settings, {**seeded_recipe(int(job.split()[1])), **plan.overrides})
+        tuned = with_values(settings, {**_seeded_recipe(job), **plan.overrides})
         relevant += [
             tuned.model_dump(
                 mode="json",
@@ -338,11 +338,16 @@ def _measure_peft(
     return [point(label, own.bits, own.payload_bytes, 0, own.evaluation) for own in few]
 
 
+def _seeded_recipe(job: str) -> dict[str, Any]:
+    """Return the settings of a seeded adapter for the size of a job. It does not continue from another adapter."""
+    return {**seeded_recipe(int(job.split()[1])), "adapter.init_from": None}
+
+
 def _measure_seeded(
     run: str, job: str, plan: CurvePlan, settings: Settings, count_step: Callable[[], None]
 ) -> list[CurvePoint]:
     """Return the point of a seeded adapter that is trained for the size of the job."""
-    recipe = seeded_recipe(int(job.split()[1]))
+    recipe = _seeded_recipe(job)
     settings = with_values(settings, {**recipe, "finetune.steps": plan.steps(run), **plan.overrides})
     bench = build_context(settings)
     held_out = read_held_out(bench, settings, plan.data) or bench.eval

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airlora.errors import SettingsError
 from airlora.ranks import RankPattern
-from airlora.tasks import CausalLM, GenerateOptions, Prompt, complete, prompt_of, score_completions
+from airlora.tasks import CausalLM, GenerateOptions, Prompt, complete, prompt_of, score_completions, verify_scorers
 from airlora.text import Completion, CompletionDataset, Conversation
 from airlora.training import OpenRun, OpenStream
 from airlora.workflows.open_source import open_source, read_data
@@ -41,6 +41,7 @@ def generate_completions(
     max_prompts: int | None = None,
     options: GenerateOptions | None = None,
     with_base: bool = True,
+    needs_references: bool = False,
     max_bytes: int | None = None,
     model: str | None = None,
     since: Path | str | None = None,
@@ -56,6 +57,7 @@ def generate_completions(
         max_prompts: Largest number of different prompts of the data. None takes all.
         options: Length and sampling. None takes the defaults.
         with_base: Whether the base model completes the prompts, too.
+        needs_references: Whether prompts without a reference, or without the packages that score them, are refused.
         max_bytes: For a stream: size of the prefix to read, bytes.
         model: For a stream: name or folder of the base model.
         since: For a delta: file of the complete stream that it refers to.
@@ -69,6 +71,8 @@ def generate_completions(
         raise SettingsError("give --prompt or --data, not both")
     if max_prompts is not None and max_prompts < 1:
         raise SettingsError.of("number of prompts", max_prompts, "a whole number, 1 or more")
+    if model is not None and not Path(source).is_file():
+        raise SettingsError(f"model = {model!r}: {source} is a run, which names its base model; leave --model out")
     opened = open_source(source, max_bytes=max_bytes, model=model, since=since)
     if not isinstance(opened.task, CausalLM):
         raise SettingsError(f"{source}: has the task {opened.task.name}; only runs of causal-lm complete prompts")
@@ -76,9 +80,13 @@ def generate_completions(
     for sample in _samples(opened, opened.task, prompts, data):
         prompt = prompt_of(sample, opened.tokenizer)
         if prompt.ids not in groups and len(groups) == max_prompts:
-            break
+            continue
         references = groups.setdefault(prompt.ids, (prompt, []))[1]
         references += [] if prompt.reference is None else [prompt.reference]
+    if needs_references:
+        if not groups or not all(references for _, references in groups.values()):
+            raise SettingsError("BLEU and ROUGE-L: the prompts have no references; give data with completions")
+        verify_scorers()
     own = (opened.decoded if isinstance(opened, OpenStream) else opened.record).rank_pattern
     none = RankPattern.constant(opened.adapted.shapes, 0)
     found = []
@@ -96,12 +104,12 @@ def generate_completions(
 def score_generated(found: Sequence[Generated]) -> dict[str, float]:
     """Return BLEU and ROUGE-L of the completions, those of the base model under `base_bleu` and `base_rouge_l`.
 
+    Args:
+        found: Completions of prompts that all have references.
+
     Raises:
-        SettingsError: A prompt has no reference.
         MissingDependencyError: A package is not installed.
     """
-    if not found or not all(own.references for own in found):
-        raise SettingsError("BLEU and ROUGE-L: the prompts have no references; give data with completions")
     references = [own.references for own in found]
     scores = score_completions([own.adapted for own in found], references)
     base = [own.base for own in found if own.base is not None]

@@ -28,7 +28,7 @@ from airlora.adapters.peft import PeftExport, export_peft, export_uniform
 from airlora.codec import BitWidth, decode_stream
 from airlora.errors import AdapterError, ModelError, SettingsError
 from airlora.files import make_folder, write_bytes
-from airlora.identity import BaseLevel, is_same_base
+from airlora.identity import BaseLevel, is_same_base, parse_level
 from airlora.packing import Packing, adapt_for_stream, drawn_modules, head_modules_of, pack_adapter
 from airlora.tasks import CausalLM, Classification, ComputeOptions, EncodedData, Task
 from airlora.tasks.base import TARGETS
@@ -52,6 +52,9 @@ def wrap(
     Only the adapter and the classification head, if there is one, require gradients afterwards. The handle has
     `set_ranks` for ranks that change while you train, `updates` and `head_parameters`. `save_pretrained` of the model
     writes adapter and head alone from then on, so that checkpoints of a trainer are small and resume exactly.
+
+    If the files of the model lack its pooler, as those of DeBERTa-v3 do, load it by `airlora.load_base_model`. Then
+    every receiver has the same pooler.
 
     Args:
         model: Model of `transformers`.
@@ -81,7 +84,18 @@ def _save_adapter_alone(adapted: AdaptedModel) -> None:
     own = {names[id(parameter)] for update in adapted.updates.values() for parameter in update.parameters()}
     head = tuple(f"{name}." for name in adapted.head_names)
 
-    def save_pretrained(save_directory: str, *, state_dict: Any = None, **options: Any) -> None:  # noqa: ARG001
+    def save_pretrained(
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        *_: Any,
+        push_to_hub: bool = False,
+        **__: Any,
+    ) -> None:
+        if push_to_hub:
+            raise SettingsError.of("push_to_hub", push_to_hub, "False; `airlora.export` writes a folder for the Hub")
+        if not is_main_process:
+            return
         given = model.state_dict() if state_dict is None else state_dict
         kept = {
             name: value.detach().cpu().contiguous()
@@ -109,7 +123,8 @@ def pack(
     """Return the adapter as a stream, most important components first. Every prefix of it is an adapter, too.
 
     Args:
-        adapted: Model with its adapter, a classifier or a causal language model. It keeps its values and ranks.
+        adapted: Model with its adapter, a classifier or a causal language model. It keeps its values, ranks, gradients
+            and mode.
         max_bytes: Size of the stream, bytes. None takes `max_distortion`.
         max_distortion: Share of the components' importance that may be lost. None stands for 0.1.
         bits: Bits per parameter, or "auto" for the best precision of each component.
@@ -119,7 +134,7 @@ def pack(
 
     Raises:
         AdapterError: The adapter holds values that are not finite.
-        ModelError: The model is neither a classifier nor a causal language model.
+        ModelError: The model is neither a classifier of one label each nor a causal language model.
         SettingsError: A value is not allowed, or both a size and a distortion are given.
     """
     if max_bytes is not None and max_distortion is not None:
@@ -131,7 +146,8 @@ def pack(
         overrides["adapter.target_modules"] = list(dict.fromkeys(site.module_name for site in adapted.sites))
     settings = load_settings(overrides=overrides)
     header = stream_header(adapted, settings, base_fingerprint(adapted.model), task)
-    data = None if calibration is None else _encoded(task, calibration)
+    text_config = config.get_text_config()
+    data = None if calibration is None else _encoded(task, calibration, getattr(text_config, "pad_token_id", None) or 0)
     packing = Packing(
         bits=bits,
         max_bytes=max_bytes,
@@ -139,7 +155,15 @@ def pack(
         importance="singular_value" if data is None else None,
     )
     compute = ComputeOptions(next(adapted.model.parameters()).device, 0, 8, 8, "float32")
-    return pack_adapter(adapted, header, packing, compute, calibration=data)
+    is_training = adapted.model.training
+    gradients = [(parameter, parameter.grad) for parameter in adapted.model.parameters()]
+    try:
+        return pack_adapter(adapted, header, packing, compute, calibration=data)
+    finally:
+        # A training loop goes on where it was.
+        adapted.model.train(is_training)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def load_stream(model: nn.Module, data: bytes, *, accept: BaseLevel = "bfloat16") -> AdaptedModel:
@@ -152,11 +176,13 @@ def load_stream(model: nn.Module, data: bytes, *, accept: BaseLevel = "bfloat16"
             after rounding to bfloat16.
 
     Raises:
-        CodecError: The stream is damaged, or the prefix lacks a tensor of the classification head.
-        AdapterError: The model is another one than that of the stream.
+        CodecError: The stream is damaged.
+        AdapterError: The model is another one than that of the stream, or the prefix lacks a tensor of the
+            classification head. The model is unchanged then.
         ModelError: The model already carries an adapter.
+        SettingsError: The level is unknown.
     """
-    decoded = decode_stream(data)
+    level, decoded = parse_level(accept), decode_stream(data)
     header = decoded.header
     if missing := [name for name in header.tensors if name not in decoded.tensors]:
         raise AdapterError(f"stream: its first {decoded.bytes_used} bytes lack {missing[0]} of the classification head")
@@ -164,13 +190,23 @@ def load_stream(model: nn.Module, data: bytes, *, accept: BaseLevel = "bfloat16"
     drawn = drawn_modules(header)
     if unknown := [name for name in drawn if name not in modules]:
         raise AdapterError(f"stream: draws the module {unknown[0]}, which the model does not have")
-    draw_modules(model, drawn)
-    found = base_fingerprint(model, head_modules=head_modules_of(header))
-    if not is_same_base(header.base_fingerprint, found, accept):
-        raise AdapterError(f"stream: made for the base model {header.base_fingerprint[:12]}, this is {found[:12]}")
-    adapted = adapt_for_stream(model, header)
-    updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
-    install_updates(adapted, updates, decoded.tensors)
+    before = {name: {key: own.clone() for key, own in modules[name].state_dict().items()} for name in drawn}
+    adapted = None
+    try:
+        draw_modules(model, drawn)
+        found = base_fingerprint(model, head_modules=head_modules_of(header))
+        if not is_same_base(header.base_fingerprint, found, level):
+            raise AdapterError(f"stream: made for the base model {header.base_fingerprint[:12]}, this is {found[:12]}")
+        adapted = adapt_for_stream(model, header)
+        updates = {name: LowRankUpdate(U, V) for name, (U, V) in decoded.modules.items()}
+        install_updates(adapted, updates, decoded.tensors)
+    except BaseException:
+        if adapted is not None:
+            adapted.eject()
+        for name, state in before.items():
+            modules[name].load_state_dict(state)
+        draw_modules(model, ())
+        raise
     return adapted
 
 
@@ -203,25 +239,30 @@ def _task_of(model: nn.Module) -> Task:
     name, config = type(model).__name__, model.config
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return CausalLM()
-    if name.endswith("ForSequenceClassification") and getattr(config, "num_labels", 0) > 1:
+    kind = getattr(config, "problem_type", None)
+    is_single = kind in (None, "single_label_classification") and getattr(config, "num_labels", 0) > 1
+    if name.endswith("ForSequenceClassification") and is_single:
         labels: Any = config.id2label  # type: ignore[union-attr]
         return Classification(label_names=tuple(str(labels[number]) for number in sorted(labels)))
     raise ModelError(
-        f"{name}: streams are for classifiers with two outputs or more (ForSequenceClassification) and causal language "
-        "models (ForCausalLM)"
+        f"{name}: streams are for classifiers with one label of two or more (ForSequenceClassification) and causal "
+        "language models (ForCausalLM)"
     )
 
 
-def _encoded(task: Task, batches: Iterable[Mapping[str, Tensor]]) -> EncodedData:
+def _encoded(task: Task, batches: Iterable[Mapping[str, Tensor]], pad_token_id: int) -> EncodedData:
     """Return the samples of batches without their padding."""
     columns: dict[str, list[Any]] = {}
     for batch in batches:
+        if not {"input_ids", "labels"} <= batch.keys():
+            found = ", ".join(batch) or "none"
+            raise SettingsError.of("calibration: tensors of a batch", found, "input_ids and labels, and attention_mask")
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool().cpu()
         for name, values in batch.items():
             if name != "attention_mask":
                 rows = values.cpu()
                 own = columns.setdefault(TARGETS if name == "labels" else name, [])
                 own += [row[kept].numpy() if row.dim() else row.item() for row, kept in zip(rows, mask, strict=True)]
-    if not columns.get(TARGETS):
-        raise SettingsError("calibration: allowed are batches with input_ids and labels, one or more")
-    return EncodedData(task, columns, np.zeros((len(columns[TARGETS]), 2), dtype=np.float32), pad_token_id=0)
+    if not columns:
+        raise SettingsError.of("calibration: batches", 0, "one or more")
+    return EncodedData(task, columns, np.zeros((len(columns[TARGETS]), 2), dtype=np.float32), pad_token_id=pad_token_id)

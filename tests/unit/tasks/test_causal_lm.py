@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from airlora.errors import DataError, ModelError
 from airlora.tasks import CausalLM, EncodedData, evaluate, predict, token_losses
@@ -55,6 +56,37 @@ def test_the_messages_of_the_assistant_count(tokenizer: Any) -> None:
     assert words(tokenizer, data.columns["input_ids"][0])[:3] == ["<user>", "film", "</s>"]
 
 
+def test_answers_in_a_prompt_do_not_count(tokenizer: Any) -> None:
+    turns = (("user", "film"), ("assistant", "good ."), ("user", "plot"), ("assistant", "bad"))
+    data = encoded(tokenizer, Conversation(turns, num_prompt=3), task=CausalLM(sample_format="prompt-completion"))
+    assert words(tokenizer, data.targets[0]) == ["bad", "</s>"]
+
+
+def test_a_template_that_refuses_a_conversation_is_named(tokenizer: Any) -> None:
+    strict = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    strict.chat_template = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}x"
+    with pytest.raises(DataError, match=r"data, sample 0: the chat template .* roles system, assistant: user first"):
+        encoded(strict, Conversation((("system", "a"), ("assistant", "b"))))
+
+
+def test_a_conversation_may_begin_with_the_assistant(tokenizer: Any) -> None:
+    data = encoded(tokenizer, Conversation((("assistant", "good"), ("user", "film"), ("assistant", "bad"))))
+    assert words(tokenizer, data.targets[0])[-2:] == ["bad", "</s>"]
+
+
+def test_a_token_that_spans_prompt_and_completion_counts(caplog: pytest.LogCaptureFixture) -> None:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained = trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    inner.train_from_iterator(["label: positive"] * 50, trained)
+    special = {"eos_token": "<end>", "pad_token": "<end>"}
+    bytes_tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    data = encoded(bytes_tokenizer, Completion("label: ", "positive"), Completion("label:", " positive"))
+    assert "1 of 2 prompts end in white space" in caplog.text
+    for targets in data.targets:
+        assert bytes_tokenizer.convert_ids_to_tokens(targets[targets >= 0].tolist()) == ["Ġpositive", "<end>"]
+
+
 def test_a_template_that_changes_earlier_messages_is_refused(tokenizer: Any) -> None:
     changed = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     changed.chat_template = "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -66,7 +98,7 @@ def test_a_template_that_changes_earlier_messages_is_refused(tokenizer: Any) -> 
 
 
 def test_a_prompt_that_takes_all_tokens_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"data, sample 1: tokens = 7.*raise data.max_length"):
+    with pytest.raises(DataError, match=r"data, sample 1: tokens = 7.*among the first 5; the limit is data.max_length"):
         encoded(tokenizer, Completion("a", " film"), Completion("the film is :", " good"), max_length=5)
 
 
@@ -112,8 +144,9 @@ def test_a_model_that_scales_its_logits_keeps_its_loss(tokenizer: Any, model: An
 
     batch = encoded(tokenizer, *(Completion(*pair) for pair in PAIRS)).batch([0, 1, 2], CPU)
     inputs = {name: own for name, own in batch.items() if name != "labels"}
-    wanted = TASK.loss(3.0 * model(**inputs).logits, batch)
-    torch.testing.assert_close(token_losses(Scaled(), batch)[0].mean(), wanted)
+    wanted, scaled = TASK.loss(3.0 * model(**inputs).logits, batch), Scaled()
+    for _ in range(2):
+        torch.testing.assert_close(token_losses(scaled, batch)[0].mean(), wanted)
 
 
 def test_metrics_are_means_over_tokens(tokenizer: Any, model: Any) -> None:

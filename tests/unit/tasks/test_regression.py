@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from airlora.errors import DataError
 from airlora.tasks import DataSettings, Regression, find_task
+from airlora.text import load_scored
 
 
 def settings(folder: Path, *lines: str) -> DataSettings:
@@ -49,6 +51,13 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path: Path, line: str, messa
         Regression.from_data(settings(tmp_path, "a\t1.0", line))
 
 
-def test_equal_numbers_are_refused(tmp_path: Path) -> None:
+def test_equal_and_too_large_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"all numbers are 0.1"):
+        Regression.from_data(settings(tmp_path, "a\t0.1", "b\t0.1", "c\t0.1"))
+    with pytest.raises(DataError, match=r"largest number = 1e\+300"):
+        Regression.from_data(settings(tmp_path, "a\t1e300", "b\t-1e300"))
+    (tmp_path / "big.jsonl").write_text(json.dumps({"text": "a", "label": 10**400}) + "\n")
+    with pytest.raises(DataError, match=r"allowed is a finite number"):
+        load_scored(tmp_path / "big.jsonl")
     with pytest.raises(DataError, match=r"all numbers are 2"):
         Regression.from_data(settings(tmp_path, "a\t2", "b\t2"))

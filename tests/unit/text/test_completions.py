@@ -26,7 +26,7 @@ def test_the_columns_decide_the_format(tmp_path: Path) -> None:
     assert (talk.format, talk.samples) == ("messages", (expected,))
     assert expected.as_dicts() == MESSAGES
     lists = load_completions(written(file, {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}))
-    assert lists.samples == (expected,)
+    assert lists.samples == (Conversation(expected.messages, num_prompt=1),)
 
 
 def test_tables_hold_texts_and_completions(tmp_path: Path) -> None:
@@ -45,6 +45,8 @@ def test_tables_hold_texts_and_completions(tmp_path: Path) -> None:
         ({"prompt": "a", "completion": 3}, r"line 1, column completion = 3"),
         ({"messages": "hello"}, r"column messages = 'hello': allowed is a list of messages"),
         ({"messages": [{"role": "user"}]}, r"allowed is a message with role and content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, r"half a surrogate pair"),
+        ({"prompt": MESSAGES, "completion": MESSAGES[:1]}, r"column completion: roles = 'user'"),
         ({"messages": MESSAGES[:1]}, r"roles = 'user': allowed is one message with content of the role 'assistant'"),
     ],
 )

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import airlora
 from airlora.channel import Link
-from airlora.errors import SettingsError
+from airlora.errors import ChannelError, SettingsError
 
 
 class Tokens(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -95,6 +95,8 @@ def test_a_checkpoint_holds_the_adapter_and_resumes_exactly(
         AutoModelForCausalLM.from_pretrained(checkpoint)
 
 
-def test_a_number_of_steps_below_one_is_refused(tiny_decoder: Path, tmp_path: Path) -> None:
+def test_links_that_carry_no_component_and_numbers_below_one_are_refused(tiny_decoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChannelError, match="carries before the deadline = .*one component"):
+        trainer(tiny_decoder, tmp_path, Link(-5.0, 1e3))
     with pytest.raises(SettingsError, match="every = 0"):
         trainer(tiny_decoder, tmp_path, Link(10.0, 1e6), every=0)

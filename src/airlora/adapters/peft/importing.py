@@ -240,8 +240,12 @@ def _components(adapter: PeftAdapter, folder: Path | str) -> dict[str, Component
 
 def _fitting_head(adapted: AdaptedModel, adapter: PeftAdapter, folder: Path | str) -> list[tuple[Tensor, Tensor]]:
     """Return pairs of a head tensor of the model and the folder's tensor for it."""
-    targets = adapted.head_state()
-    for name, tensor in adapter.head.items():
+    targets, drawn = adapted.head_state(), tuple(f"{name}." for name in adapted.drawn_modules)
+    given = {name: tensor for name, tensor in adapter.head.items() if not (drawn and name.startswith(drawn))}
+    for name in adapter.head.keys() - given.keys():
+        if not torch.equal(adapter.head[name], adapted.model.get_parameter(name).float().cpu()):
+            raise AdapterError(f"PEFT adapter {folder}: {name} differs from that of the base model")
+    for name, tensor in given.items():
         if name not in targets:
             raise AdapterError(
                 f"PEFT adapter {folder}: holds {name}, which is not in the model's head"
@@ -253,4 +257,4 @@ def _fitting_head(adapted: AdaptedModel, adapter: PeftAdapter, folder: Path | st
     for name in targets:
         if name not in adapter.head and name.startswith(tuple(f"{module}." for module in adapter.head_modules)):
             raise AdapterError(f"PEFT adapter {folder}: lacks {name} of the head")
-    return [(targets[name], tensor) for name, tensor in adapter.head.items()]
+    return [(targets[name], tensor) for name, tensor in given.items()]

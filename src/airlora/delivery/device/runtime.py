@@ -46,7 +46,7 @@ from airlora.codec import DecodedStream, StreamHeader
 from airlora.delivery.device.state import InstalledAdapter, StateFolder
 from airlora.delivery.device.transport import printable
 from airlora.errors import AdapterError, CodecError
-from airlora.identity import BaseLevel, is_same_base
+from airlora.identity import BaseLevel, is_same_base, parse_level
 from airlora.packing import adapt_for_stream, drawn_modules, head_modules_of, update_form
 
 __all__ = ["AttachedModel", "attach"]
@@ -84,7 +84,7 @@ class AttachedModel:
         self, model: nn.Module, state_dir: Path | str, *, check_every_s: float = 1.0, accept: BaseLevel = "bfloat16"
     ) -> None:
         self.model = model
-        self._accept = accept
+        self._accept = parse_level(accept)
         self.error: Exception | None = None
         self._folder, self._check_every_s = StateFolder(Path(state_dir)), check_every_s
         self._adapted: AdaptedModel | None = None
@@ -238,6 +238,8 @@ class AttachedModel:
     def _undo_draw(self) -> None:
         for name, state in self._drawn.items():
             self.model.get_submodule(name).load_state_dict(state)
+        if self._drawn:
+            draw_modules(self.model, ())
         self._drawn = {}
         self._fingerprints.clear()
 
@@ -325,5 +327,6 @@ def attach(
     Raises:
         AdapterError: The device's adapter belongs to another base model, or the model has other modules.
         ModelError: The architecture of the model is unknown, or the model carries an adapter already.
+        SettingsError: The level is unknown.
     """
     return AttachedModel(model, state_dir, check_every_s=check_every_s, accept=accept)
