@@ -114,6 +114,6 @@ def test_an_adapter_that_does_not_fit_is_refused(
         attempt(stock, "--set", "adapter.r_max=2", "--set", "policy.constant_rank=2"), "rank of", "at most r_max, 2"
     )
     refused(attempt(tmp_path / "none"), str(tmp_path / "none"), "no such file")
-    refused(attempt(run), "belongs to", "adapter.safetensors")
+    refused(attempt(run), "adapter.safetensors: adapts other modules")
     refused(attempt(stock, "--set", "finetune.align_steps=4"), "finetune.align_steps = 4", "adapter.init_from")
     assert not out.exists()
