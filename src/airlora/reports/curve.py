@@ -70,6 +70,9 @@ _STYLES = {
 """Colour and marker by method."""
 
 
+LABEL_WIDTH = 8
+"""Widest name of a size in the terminal, characters."""
+
 TABLE_SIZES = (1500, 2000, 3000, 4000, 6000, 8000, 11_000, 16_000, 32_000)
 """Sizes at which methods are compared, bytes."""
 
@@ -183,7 +186,9 @@ def curve_table(rows: Sequence[CurveRow]) -> Table:
     for name in ("series", "size", "bytes", "components", rows[0].metric.heading, "loss"):
         table.add_column(name, justify="left" if name in ("series", "size") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        series, label, *others = _cells(row)
+        # Names such as "theta_d_length 40000" are too wide for a terminal.
+        table.add_row(series, label if len(label) <= LABEL_WIDTH else label.split()[-1], *others)
     return table
 
 

@@ -1,5 +1,6 @@
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,11 @@ def test_the_widest_table_fits_into_eighty_columns() -> None:
     screen = io.StringIO()
     Console(file=screen, width=80).print(curve_table([widest]))
     for cell in ("constant 32 bit", "11314 B", "1,332,437", "288", "87.35 ± 21.94", "0.321 ± 0.129"):
+        assert cell in screen.getvalue()
+    screen = io.StringIO()
+    named = replace(widest, series="fourierft 32 bit", label="n_frequency 1000")
+    Console(file=screen, width=80).print(curve_table([named]))
+    for cell in ("fourierft 32 bit", " 1000 ", "1,332,437", "87.35 ± 21.94", "0.321 ± 0.129"):
         assert cell in screen.getvalue()
 
 
