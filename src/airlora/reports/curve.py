@@ -238,7 +238,7 @@ def _draw(axis: Axes, rows: Sequence[CurveRow], quantity: str) -> None:
             axis.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
     axis.set_xscale("log")
     axis.set_xlabel("bytes sent, classification head included")
-    axis.xaxis.set_major_locator(LogLocator(numticks=12))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=12))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
@@ -278,7 +278,7 @@ def write_curve_report(rows: Sequence[CurveRow], out: Path | str, *, command: st
         rows=[[*_cells(row), f"{row.cpu_seconds:,.0f}"] for row in rows],
         size_headings=headings,
         size_lines=lines,
-        methods=CURVE_METHODS,
+        methods={name: text for name, text in CURVE_METHODS.items() if any(row.method == name for row in rows)},
         num_runs=max(row.num_runs for row in rows),
         has_full=any(row.series == "full 32 bit" for row in rows),
     )
