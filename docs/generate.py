@@ -1,4 +1,4 @@
-"""Write the pages that come from the code: docs/settings.md and docs/cli.md.
+"""Write what the code and measured points say: docs/settings.md, docs/cli.md, and the tables of docs/results/bytes.md.
 
 `make docs` runs this program before it builds the pages. The pages are kept in the repository, so that they can be read
 where the repository is browsed and a changed default shows in a review. A test fails if they are out of date.
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import typer
@@ -19,6 +20,9 @@ from typer.testing import CliRunner
 
 from airlora import Settings, load_settings
 from airlora.cli import app
+from airlora.reports.curve import STREAMS, TABLE_SIZES, size_table
+from airlora.reports.curve_points import CURVE_METHODS, CurvePoint, byte_saving, summarise_curve
+from airlora.tasks import Classification
 
 FOLDER = Path(__file__).parent
 PRESETS = ("quick", "standard", "paper-literal", "paper")
@@ -52,14 +56,35 @@ code 2. Sizes are written as `4096`, `20kB` or `1.5MiB`. `airlora COMMAND --help
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write all pages."""
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
     """Return the text of each generated page by its file name."""
-    return {"settings.md": settings_page(), "cli.md": cli_page()}
+    return {"settings.md": settings_page(), "cli.md": cli_page(), "results/bytes.md": bytes_page()}
+
+
+def bytes_page() -> str:
+    """Return the page of losses against bytes, with tables of the points in `bytes.jsonl`."""
+    points = [CurvePoint(**json.loads(line)) for line in (FOLDER / "results/bytes.jsonl").read_text().splitlines()]
+    rows = summarise_curve(points, Classification.metrics[0])
+    headings, lines = size_table(rows)
+    losses = [row(headings), row(["---", *["---:"] * len(TABLE_SIZES)]), *map(row, lines)]
+    methods = dict.fromkeys(own.method for own in rows)
+    costs = [row(["method", "what it trains", "bytes that streams save", "CPU, s"]), "|---|---|---:|---:|"]
+    for method in methods:
+        saving = None if method in STREAMS else byte_saving(rows, STREAMS, [method], quantity="loss")
+        saved = "–" if saving is None else f"{saving.mean:.0%} ± {100 * (saving.interval or 0):.0f}"
+        jobs = {(point.run, point.job): point.cpu_seconds for point in points if point.job.split()[0] == method}
+        costs.append(row([f"`{method}`", CURVE_METHODS[method], saved, f"{fmean(jobs.values()):.0f}"]))
+    text = (FOLDER / "results/bytes.md").read_text(encoding="utf-8")
+    for name, table in (("losses", losses), ("costs", costs)):
+        start, end = f"<!-- {name}: written by docs/generate.py from bytes.jsonl -->", f"<!-- end of {name} -->"
+        before, rest = text.split(start)
+        text = "\n".join([before + start, "", *table, "", end]) + rest.split(end)[1]
+    return text
 
 
 def settings_page() -> str:
