@@ -89,7 +89,7 @@ def complete(model: Any, tokenizer: Any, prompt: Prompt, options: GenerateOption
 
     Args:
         model: Causal language model of `transformers`, with or without an adapter.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         prompt: Prompt to complete.
         options: Length and sampling.
         device: Device of the model.
