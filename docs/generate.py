@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import typer
 from pydantic import BaseModel
+from scipy.interpolate import PchipInterpolator
 from typer.testing import CliRunner
 
 from airlora import Settings, load_settings
 from airlora.cli import app
 from airlora.reports.curve import STREAMS, TABLE_SIZES, size_table
-from airlora.reports.curve_points import CURVE_METHODS, CurvePoint, byte_saving, summarise_curve
+from airlora.reports.curve_points import CURVE_METHODS, CurvePoint, CurveRow, byte_saving, pareto_front, summarise_curve
 from airlora.tasks import Classification
 
 FOLDER = Path(__file__).parent
@@ -79,12 +81,24 @@ def bytes_page() -> str:
         saved = "–" if saving is None else f"{saving.mean:.0%} ± {100 * (saving.interval or 0):.0f}"
         jobs = {(point.run, point.job): point.cpu_seconds for point in points if point.job.split()[0] == method}
         costs.append(row([f"`{method}`", CURVE_METHODS[method], saved, f"{fmean(jobs.values()):.0f}"]))
+    equal = ["| loss, nats | stream, bytes | Uni-LoRA, bytes | ratio |", "|---:|---:|---:|---:|"]
+    ours, theirs = (bytes_at(rows, chosen) for chosen in (STREAMS, ["unilora"]))
+    for loss in (0.35, 0.34, 0.33):
+        own, other = float(ours(loss)), float(theirs(loss))
+        equal.append(row([f"{loss:.2f}", f"{own:,.0f}", f"{other:,.0f}", f"{own / other:.2f}"]))
     text = (FOLDER / "results/bytes.md").read_text(encoding="utf-8")
-    for name, table in (("losses", losses), ("costs", costs)):
+    for name, table in (("losses", losses), ("equal", equal), ("costs", costs)):
         start, end = f"<!-- {name}: written by docs/generate.py from bytes.jsonl -->", f"<!-- end of {name} -->"
         before, rest = text.split(start)
         text = "\n".join([before + start, "", *table, "", end]) + rest.split(end)[1]
     return text
+
+
+def bytes_at(rows: list[CurveRow], methods: Collection[str]) -> Callable[[float], float]:
+    """Return the bytes of the best rows of some methods as a function of the loss, interpolated in their logarithm."""
+    front = pareto_front([own for own in rows if own.method in methods])[::-1]
+    curve = PchipInterpolator([own.loss for own in front], [math.log(own.payload_bytes) for own in front])
+    return lambda loss: math.exp(curve(loss))
 
 
 def settings_page() -> str:

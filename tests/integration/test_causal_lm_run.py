@@ -189,4 +189,5 @@ def test_files_for_a_language_model_are_not_taken_for_labels(
     refused(airlora("train", "--out", tmp_path / "run", "--task", "causal-lm"), "the embedded corpus")
     refused(airlora("train", "--out", tmp_path / "run", "--task", "poetry"), "task = 'poetry'", "causal-lm")
     refused(airlora("generate", run, "--prompt", "film"), "has the task classification")
+    refused(airlora("generate", run, "--prompt", " "), "prompt = ''", "not empty")
     assert not (tmp_path / "run").exists()

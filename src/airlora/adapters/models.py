@@ -247,7 +247,10 @@ def _verify_weights(model: nn.Module, info: Any, name: str) -> None:
     poolers = {key for key in info["missing_keys"] if "pooler" in key.split(".")}
     missing = sorted(key for key in absent if not key.startswith(heads) and key not in poolers)
     if missing:
-        raise ModelError(f"model {name}: its weights lack {len(missing)} tensors of the model, such as {missing[0]}")
+        raise ModelError(
+            f"model {name}: its weights lack {len(missing)} tensors of {type(model).__name__}, such as {missing[0]}; "
+            "give a model that was trained for the task"
+        )
 
 
 @contextlib.contextmanager

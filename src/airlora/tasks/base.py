@@ -217,6 +217,13 @@ class Task(Section, ABC):
         """Return the number of targets in a batch, over which `loss` is the mean."""
         return len(batch[TARGETS])
 
+    def verify_model(self, model: nn.Module) -> None:
+        """Raise `ModelError` if a base model is not of the kind that the task needs.
+
+        Args:
+            model: Base model, without an adapter, on the CPU in evaluation mode.
+        """
+
     def quality(self, values: Mapping[str, float]) -> float:
         """Return the quality from 0 to 1 that releases state and devices compare.
 

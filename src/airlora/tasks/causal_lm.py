@@ -129,6 +129,21 @@ class CausalLM(Task):
             pad_token_id=tokenizer.pad_token_id,
         )
 
+    @torch.no_grad()
+    def verify_model(self, model: torch.nn.Module) -> None:
+        """Raise `ModelError` if the model reads the tokens that it is to predict, as encoders do.
+
+        The logits at a token of a causal model do not depend on the next one.
+        """
+        tokens = torch.tensor([[1, 2, 3], [1, 2, 4]])
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, :2]
+        first, second = logits.float()
+        # Masked tokens have the weight 0, so that what is left is rounding.
+        if (first - second).abs().max() > 8 * torch.finfo(logits.dtype).eps * first.abs().max():
+            raise ModelError(
+                f"{type(model).__name__} reads later tokens, as an encoder does: task {self.name} needs a causal model"
+            )
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, nats per token that counts.
 

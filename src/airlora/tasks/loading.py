@@ -48,6 +48,7 @@ def load_base(settings: LoadSettings, task: Task) -> tuple[Any, Any]:
         attn_implementation=settings.model.attn_implementation,
         init=settings.model.init,
     )
+    task.verify_model(model)
     if not settings.model.dropout:
         remove_dropout(model)
     return model, tokenizer

@@ -69,6 +69,8 @@ def generate_completions(
     """
     if prompts and data is not None:
         raise SettingsError("give --prompt or --data, not both")
+    if not all(prompt.strip() for prompt in prompts):
+        raise SettingsError.of("prompt", "", "text that is not empty")
     if max_prompts is not None and max_prompts < 1:
         raise SettingsError.of("number of prompts", max_prompts, "a whole number, 1 or more")
     if model is not None and not Path(source).is_file():

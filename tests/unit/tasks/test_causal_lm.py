@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 from airlora.errors import DataError, ModelError
 from airlora.tasks import CausalLM, EncodedData, evaluate, predict, token_losses
@@ -187,3 +187,17 @@ def test_the_format_of_the_training_data_is_that_of_held_out_data(
         CausalLM.from_data(settings.model_copy(update={"packing": True}))
     with pytest.raises(DataError, match=r"task causal-lm: the embedded corpus"):
         CausalLM.from_data(DataSettings())
+
+
+def test_a_model_that_reads_later_tokens_is_refused(model: Any) -> None:
+    TASK.verify_model(model)
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        is_decoder=False,
+    )
+    with pytest.raises(ModelError, match="BertLMHeadModel reads later tokens"):
+        TASK.verify_model(BertLMHeadModel(config).eval())
